@@ -1,0 +1,59 @@
+"""Packaging: what is needed to run, and extras for accelerators and for testing."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+_ROOT = Path(__file__).parent
+_VERSION = re.search(r'__version__ = "(.+)"', (_ROOT / "awcl_jax" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="awcl_jax",
+    version=_VERSION,
+    description="Anatomy-aware contrastive pretraining for ultrasound, on JAX",
+    long_description=(_ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["awcl_jax*", "configs*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.89",
+        "flax>=0.12",
+        "grain>=0.2.12",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.10",
+        "jaxtyping>=0.3",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "requests>=2.31",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "threadpoolctl>=3.5",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "test": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+        ],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
