@@ -1,0 +1,148 @@
+"""Frames by their position in the index: decoded, grey, square, and kept in memory when all of them fit."""
+
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool, Int, UInt8
+
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.errors import InputError
+
+_PICTURES = ("image", "mask")
+
+
+class FrameReader:
+    """Reads the frames of an index; safe to use from many threads.
+
+    Args:
+      index: which frames; positions below count along it.
+      size: edge of the squares that frames are resized to. The aspect ratio is not kept.
+      cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
+
+    Raises:
+      InputError: `size` is less than 1 pixel or `cache_mb` less than 0.
+    """
+
+    def __init__(self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024) -> None:
+        if size < 1:
+            raise InputError(f"Frames are resized to at least 1 pixel; got size={size}.")
+        if cache_mb < 0:
+            raise InputError(f"The cache has 0 megabytes (none) or more; got cache_mb={cache_mb}.")
+        self.index = index
+        self.size = size
+        self._lock = threading.Lock()
+        self._sources: dict[int, Any] = {}
+        self._builder: tfds.core.DatasetBuilder | None = None
+        self._kept: dict[str, _Kept] = {}
+        self._keep = len(index) * size**2 <= cache_mb * 2**20
+
+    def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
+        """Images of the frames at these positions of the index.
+
+        Returns:
+          images [b, size, size], grey.
+
+        Raises:
+          InputError: a record cannot be read or decoded, or the dataset has changed since the index was made.
+          IndexError: a position is outside of the index.
+        """
+        return self._read("image", frames)
+
+    def read_masks(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
+        """Masks of the frames at these positions of the index; each pixel takes the class of the nearest one.
+
+        Returns:
+          masks [b, size, size], a class id for each pixel.
+
+        Raises:
+          InputError: as `read`, or the dataset has no masks.
+          IndexError: a position is outside of the index.
+        """
+        if not self.has_masks:
+            raise InputError(f"The dataset {self.index.path} has no masks.")
+        return self._read("mask", frames)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the dataset has masks."""
+        return "mask" in self._open().info.features
+
+    def _read(self, picture: str, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
+        if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
+            raise IndexError(f"Frames are 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
+        images = np.empty((len(frames), self.size, self.size), np.uint8)
+        kept = self._kept_of(picture)
+        for row, frame in enumerate(frames.tolist()):
+            if kept is not None and kept.filled[frame]:
+                images[row] = kept.images[frame]
+                continue
+            images[row] = self._decode(picture, frame)
+            if kept is not None:
+                # In this order: another thread that sees `filled` finds the whole image.
+                kept.images[frame] = images[row]
+                kept.filled[frame] = True
+        return images
+
+    def _decode(self, picture: str, frame: int) -> UInt8[np.ndarray, "h w"]:
+        split, record = int(self.index.splits[frame]), int(self.index.records[frame])
+        frame_id = str(self.index.frame_ids[frame])
+        place = f"frame {frame_id!r} (record {record} of split {self.index.split_names[split]!r}) of {self.index.path}"
+        try:
+            fields = self._source(split)[record]
+        except Exception as error:  # array_record raises whatever its C++ side does
+            raise InputError(f"Cannot read {place}: {str(error).strip() or type(error).__name__}.") from error
+        if fields["frame_id"].decode() != frame_id:
+            raise InputError(
+                f"Cannot read {place}: {fields['frame_id'].decode()!r} is there. The dataset was prepared anew since "
+                "its index was made: start again."
+            )
+        flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
+        image = cv2.imdecode(np.frombuffer(fields[picture], np.uint8), flag)
+        if image is None or image.dtype != np.uint8 or image.ndim != 2:
+            raise InputError(f"Cannot read {place}: its {picture} is not an 8-bit grey PNG. Prepare the dataset again.")
+        return self._resize(picture, image)
+
+    def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
+        if image.shape == (self.size, self.size):
+            return image
+        if picture == "mask":
+            # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
+            how = cv2.INTER_NEAREST_EXACT
+        else:
+            how = cv2.INTER_AREA if self.size <= min(image.shape) else cv2.INTER_LINEAR
+        return cv2.resize(image, (self.size, self.size), interpolation=how)
+
+    def _open(self) -> tfds.core.DatasetBuilder:
+        with self._lock:
+            if self._builder is None:
+                self._builder = tfds.builder_from_directory(self.index.path)
+            return self._builder
+
+    def _source(self, split: int) -> Any:
+        builder = self._open()
+        with self._lock:
+            if split not in self._sources:
+                # cv2 decodes faster than TFDS and lets other threads run meanwhile.
+                skipped = {name: tfds.decode.SkipDecoding() for name in _PICTURES if name in builder.info.features}
+                name = self.index.split_names[split]
+                self._sources[split] = builder.as_data_source(name, decoders=skipped)
+            return self._sources[split]
+
+    def _kept_of(self, picture: str) -> "_Kept | None":
+        if not self._keep:
+            return None
+        with self._lock:
+            if picture not in self._kept:
+                self._kept[picture] = _Kept(len(self.index), self.size)
+            return self._kept[picture]
+
+
+class _Kept:
+    """Decoded frames; memory is taken page by page as they are filled."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.images: UInt8[np.ndarray, "n h w"] = np.empty((count, size, size), np.uint8)
+        self.filled: Bool[np.ndarray, " n"] = np.zeros(count, bool)

@@ -1,0 +1,330 @@
+"""The labels of every frame as integer arrays: whose it is, which scan, what it shows, which split."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool, Int, Int32, Shaped
+
+from awcl_jax.errors import InputError
+
+_CACHE = "scan_index.npz"
+_CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
+_ARRAYS = ("frame_ids", "scans", "patients", "machines", "fine", "coarse", "splits", "records")
+_NAMES = ("scan_names", "patient_names", "machine_names", "fine_names", "coarse_names", "split_names")
+_FEATURES = ("image", "frame_id", "scan_id", "patient_id", "machine", "anatomy_fine", "anatomy_coarse")
+_CHUNK = 1024  # records in memory at a time while labels are read
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScanIndex:
+    """Labels of n frames, without their images.
+
+    A part of an index (`split`, `take`, `holdout`) keeps all names, so that ids mean the same in every part.
+
+    Attributes:
+      path: folder of the prepared dataset (TFDS's version folder).
+      frame_ids: [n] names of the frames, each its own.
+      scans: [n] scan of each frame, into `scan_names`.
+      patients: [n] patient, into `patient_names`.
+      machines: [n] ultrasound machine, into `machine_names`.
+      fine: [n] fine anatomy, into `fine_names`, or UNLABELLED.
+      coarse: [n] coarse anatomy, into `coarse_names`, or UNLABELLED.
+      splits: [n] split, into `split_names`.
+      records: [n] position of the frame within its split's data source.
+      scan_names, patient_names, machine_names: sorted.
+      fine_names, coarse_names: the dataset's anatomies, in its order.
+      split_names: the dataset's splits, in its order.
+    """
+
+    path: Path
+    frame_ids: Shaped[np.ndarray, " n"]
+    scans: Int32[np.ndarray, " n"]
+    patients: Int32[np.ndarray, " n"]
+    machines: Int32[np.ndarray, " n"]
+    fine: Int32[np.ndarray, " n"]
+    coarse: Int32[np.ndarray, " n"]
+    splits: Int32[np.ndarray, " n"]
+    records: Int32[np.ndarray, " n"]
+    scan_names: tuple[str, ...]
+    patient_names: tuple[str, ...]
+    machine_names: tuple[str, ...]
+    fine_names: tuple[str, ...]
+    coarse_names: tuple[str, ...]
+    split_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            # A view that cannot be written: an index is shared by sampler, pipeline and evaluators.
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+
+    @classmethod
+    def from_dataset(cls, path: str | os.PathLike[str]) -> "ScanIndex":
+        """Read the labels of a prepared dataset; from the cache beside it when that is of this very dataset.
+
+        Args:
+          path: folder of the prepared dataset, or one above that holds exactly one (such as ingest's `--out`).
+
+        Returns:
+          The index of all its frames, split after split, in the order of the records.
+
+        Raises:
+          InputError: no or several datasets are there, one is damaged or not of this package's record, frame ids are
+            not unique, or a patient is in two splits.
+        """
+        path = find_dataset(path)
+        key = _dataset_key(path)
+        index = cls._from_cache(path, key)
+        if index is None:
+            index = cls._from_labels(path)
+            _check(index)
+            index._to_cache(key)
+        return index
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    def split(self, name: str) -> "ScanIndex":
+        """The frames of one split.
+
+        Raises:
+          InputError: there is no such split.
+        """
+        if name not in self.split_names:
+            raise InputError(f"{self.path} has no split {name!r}; it has {', '.join(self.split_names)}.")
+        return self.take(self.splits == self.split_names.index(name))
+
+    def take(self, frames: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "ScanIndex":
+        """The frames at these positions, in this order; or those marked True."""
+        assert frames.dtype != bool or len(frames) == len(self), "a mask has a value for each frame"
+        return dataclasses.replace(self, **{name: getattr(self, name)[frames] for name in _ARRAYS})
+
+    def holdout(self, fraction: float | int, seed: int) -> tuple["ScanIndex", "ScanIndex"]:
+        """Set some patients apart, with all their frames.
+
+        Whether a patient is held out is drawn from the seed and the patient's name; a patient held out at a fraction is
+        so at every greater one.
+
+        Args:
+          fraction: share of the patients, rounded; from 0 to less than 1. Above 0, it is one patient at least.
+          seed: the draw.
+
+        Returns:
+          (the rest, the frames held out)
+
+        Raises:
+          InputError: `fraction` is out of range or leaves no patient in the rest.
+        """
+        if not 0.0 <= fraction < 1.0:
+            raise InputError(f"The share of patients held out is from 0 to less than 1; got {fraction}.")
+        present = np.unique(self.patients).tolist()
+        count = max(round(fraction * len(present)), int(fraction > 0))
+        if count and count >= len(present):
+            raise InputError(
+                f"Holding out {fraction} of {len(present)} patient(s) leaves none for training: lower the share or "
+                "give more patients."
+            )
+
+        def draw(patient: int) -> str:
+            return hashlib.sha256(f"{seed}:{self.patient_names[patient]}".encode()).hexdigest()
+
+        held_out = np.isin(self.patients, np.array(sorted(present, key=draw)[:count], np.int32))
+        return self.take(~held_out), self.take(held_out)
+
+    def labels(self, granularity: str) -> Int32[np.ndarray, " n"]:
+        """Anatomy of each frame, fine or coarse, or UNLABELLED.
+
+        Raises:
+          InputError: `granularity` is neither.
+        """
+        if granularity not in ("fine", "coarse"):
+            raise InputError(f"The granularity is 'fine' or 'coarse'; got {granularity!r}.")
+        return self.fine if granularity == "fine" else self.coarse
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that tell which frames with which labels these are, wherever the dataset lies."""
+        digest = hashlib.sha256()
+        for name in _NAMES:
+            digest.update(json.dumps([name, getattr(self, name)]).encode())
+        digest.update(json.dumps(self.frame_ids.tolist()).encode())
+        for name in ("scans", "patients", "machines", "fine", "coarse", "splits"):
+            digest.update(getattr(self, name).astype("<i4").tobytes())
+        return digest.hexdigest()[:16]
+
+    @classmethod
+    def _from_labels(cls, path: Path) -> "ScanIndex":
+        builder = _open(path)
+        split_names = tuple(builder.info.splits)
+        columns: dict[str, list[Any]] = {name: [] for name in (*_FEATURES[1:], "split", "record")}
+        for split, name in enumerate(split_names):
+            for position, record in enumerate(_read_labels(builder, path, name)):
+                for feature in _FEATURES[1:]:
+                    columns[feature].append(record[feature])
+                columns["split"].append(split)
+                columns["record"].append(position)
+        scan_names, scans = _number(columns["scan_id"])
+        patient_names, patients = _number(columns["patient_id"])
+        machine_names, machines = _number(columns["machine"])
+        return cls(
+            path=path,
+            frame_ids=np.array([_text(frame_id) for frame_id in columns["frame_id"]], dtype=np.str_),
+            scans=scans,
+            patients=patients,
+            machines=machines,
+            fine=np.array(columns["anatomy_fine"], np.int32),
+            coarse=np.array(columns["anatomy_coarse"], np.int32),
+            splits=np.array(columns["split"], np.int32),
+            records=np.array(columns["record"], np.int32),
+            scan_names=scan_names,
+            patient_names=patient_names,
+            machine_names=machine_names,
+            fine_names=tuple(builder.info.features["anatomy_fine"].names),
+            coarse_names=tuple(builder.info.features["anatomy_coarse"].names),
+            split_names=split_names,
+        )
+
+    @classmethod
+    def _from_cache(cls, path: Path, key: str) -> "ScanIndex | None":
+        """The cached index, or None where there is none of this very dataset."""
+        try:
+            with np.load(path / _CACHE, allow_pickle=False) as stored:
+                if str(stored["key"]) != key:
+                    return None
+                fields: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+                fields |= {name: tuple(stored[name].tolist()) for name in _NAMES}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return cls(path=path, **fields)
+
+    def _to_cache(self, key: str) -> None:
+        # Renamed when complete, so that no other process reads half of it.
+        part = self.path / f".{_CACHE}.{uuid.uuid4().hex}.part"
+        fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        fields |= {name: np.array(getattr(self, name), dtype=np.str_) for name in _NAMES}
+        # A dataset on a read-only disk is as good, only slower to open.
+        with contextlib.suppress(OSError):
+            try:
+                with part.open("xb") as file:
+                    np.savez(file, key=np.array(key), **fields)
+                part.replace(self.path / _CACHE)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def find_dataset(path: str | os.PathLike[str]) -> Path:
+    """The one prepared dataset at or below a folder.
+
+    Raises:
+      InputError: there is no such folder, or no or several datasets are in it.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise InputError(
+            f"There is no folder {root}. `python -m awcl_jax.ingest --help` says how to prepare a dataset."
+        )
+    found = sorted(_prepared(root, depth=3))
+    if not found:
+        raise InputError(
+            f"{root} holds no prepared dataset. `python -m awcl_jax.ingest --help` says how to prepare one."
+        )
+    if len(found) > 1:
+        raise InputError(f"{root} holds {len(found)} datasets; give the folder of one: {', '.join(map(str, found))}.")
+    return found[0].absolute()
+
+
+def _prepared(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders with a dataset_info.json; TFDS lays them out as name/config/version."""
+    if (folder / "dataset_info.json").is_file():
+        yield folder
+        return
+    if depth == 0:
+        return
+    for child in folder.iterdir():
+        # TFDS writes to incomplete.* and renames it at the end; what is left of a run that was killed is no dataset.
+        if child.is_dir() and child.name != "downloads" and not child.name.startswith((".", "incomplete.")):
+            yield from _prepared(child, depth - 1)
+
+
+def _dataset_key(path: Path) -> str:
+    """Changes whenever the files of the dataset change.
+
+    The time of change is part of it: a corrected label may leave every size as it was.
+    """
+    digest = hashlib.sha256(_CACHE_FORMAT.encode())
+    for file in sorted(path.iterdir()):
+        if file.is_file() and ".array_record" in file.name:
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        elif file.name in ("dataset_info.json", "features.json") or file.name.endswith(".labels.txt"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _open(path: Path) -> tfds.core.DatasetBuilder:
+    try:
+        builder = tfds.builder_from_directory(path)
+    except Exception as error:  # TFDS and protobuf raise many kinds here
+        raise InputError(f"The dataset {path} cannot be opened ({_first_line(error)}): prepare it again.") from error
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        stored = builder.info.file_format.value
+        raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")
+    if absent := [name for name in _FEATURES if name not in builder.info.features]:
+        raise InputError(
+            f"The dataset {path} lacks {', '.join(absent)}; see awcl_jax.data.datasets.frames for the record."
+        )
+    return builder
+
+
+def _read_labels(builder: tfds.core.DatasetBuilder, path: Path, split: str) -> Iterator[dict[str, Any]]:
+    skipped = {name: tfds.decode.SkipDecoding() for name in ("image", "mask") if name in builder.info.features}
+    try:
+        source = builder.as_data_source(split, decoders=skipped)
+        for start in range(0, len(source), _CHUNK):
+            yield from source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
+    except Exception as error:  # array_record raises whatever its C++ side does
+        raise InputError(
+            f"The {split} split of the dataset {path} is damaged ({_first_line(error)}): prepare it again."
+        ) from error
+
+
+def _check(index: ScanIndex) -> None:
+    names, counts = np.unique(index.frame_ids, return_counts=True)
+    if repeated := names[counts > 1].tolist():
+        raise InputError(
+            f"{index.path} has {len(repeated)} frame id(s) more than once, the first {repeated[0]!r}: a frame has an "
+            "id of its own."
+        )
+    pairs = np.unique(np.stack([index.patients, index.splits]), axis=1)
+    patients, counts = np.unique(pairs[0], return_counts=True)
+    if shared := patients[counts > 1].tolist():
+        splits = [index.split_names[split] for split in pairs[1][pairs[0] == shared[0]]]
+        raise InputError(
+            f"{index.path} has {len(shared)} patient(s) in several splits, the first "
+            f"{index.patient_names[shared[0]]!r} in {' and '.join(splits)}: split the data by patient."
+        )
+
+
+def _number(texts: list[bytes | str]) -> tuple[tuple[str, ...], Int32[np.ndarray, " n"]]:
+    """Sorted distinct names, and the position of each text among them."""
+    names, ids = np.unique(np.array([_text(text) for text in texts], dtype=np.str_), return_inverse=True)
+    return tuple(names.tolist()), ids.astype(np.int32)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
