@@ -1,0 +1,227 @@
+"""Prepare a dataset: `python -m awcl_jax.ingest fetal_planes_db --source=DIR --out=DIR`.
+
+It becomes TFDS records, which every other command reads. What is in them is printed at the end.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool
+
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.data.datasets.fetal_planes_db import CSV_NAME, FetalPlanesDb
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.errors import InputError
+
+
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare the dataset that the arguments name and print what is in it."""
+    args = _parser().parse_args(argv)
+    out = Path(args.out).expanduser()
+    builder = args.make_builder(args, out)
+    if _is_prepared(builder):
+        print(f"{builder.data_dir} is prepared already: nothing to do.")
+    else:
+        _prepare(builder, out)
+    print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
+
+
+def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:
+    """Frames, scans, patients and anatomy by split, as a table.
+
+    Args:
+      index: the labels of a dataset.
+      skipped: sentences on what was left out.
+
+    Returns:
+      Lines of text; the last names the folder to train on.
+    """
+    in_split = [index.splits == split for split in range(len(index.split_names))]
+    columns = [*in_split, np.ones(len(index), bool)]
+    rows = [("", [*index.split_names, "total"])]
+    rows.append(("frames", [_count(column) for column in columns]))
+    for title, ids in (("scans", index.scans), ("patients", index.patients)):
+        rows.append((title, [f"{np.unique(ids[column]).size:,}" for column in columns]))
+    rows.extend((title, [_count(column & frames) for column in columns]) for title, frames in _anatomies(index))
+    first = max(len(title) for title, _ in rows)
+    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(columns))]
+    table = [
+        "  ".join(
+            [title.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))]
+        ).rstrip()
+        for title, cells in rows
+    ]
+    return "\n".join(["", *table, "", *skipped, f"Train on it with --config.data.path={index.path}"])
+
+
+def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
+    """The coarse anatomies, under each its fine ones, and the frames that show them; none that no frame shows."""
+    for coarse, name in enumerate([*index.coarse_names, "no anatomy"]):
+        of_group = index.coarse == (coarse if coarse < len(index.coarse_names) else UNLABELLED)
+        if not of_group.any():
+            continue
+        yield name, of_group
+        fine = np.unique(index.fine[of_group]).tolist()
+        names = [index.fine_names[anatomy] if anatomy != UNLABELLED else "no fine anatomy" for anatomy in fine]
+        if names not in ([name], ["no fine anatomy"]):
+            for anatomy, fine_name in zip(fine, names, strict=True):
+                yield f"  {fine_name}", of_group & (index.fine == anatomy)
+
+
+def _count(frames: Bool[np.ndarray, " n"]) -> str:
+    return f"{int(frames.sum()):,}"
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the dataset is there as asked for.
+
+    Raises:
+      InputError: it is there with other settings, or is not whole.
+    """
+    folder = Path(builder.data_dir)
+    if not folder.exists():
+        return False
+    remedy = "Choose another --out, or delete that folder."
+    if not builder.is_prepared():
+        raise InputError(f"{folder} exists but is no complete dataset. {remedy}")
+    if not isinstance(builder, FetalPlanesDb):
+        return True  # a phantom's preset is part of its folder
+    was = builder.info.metadata.get("settings", {})
+    # Without a source, what was downloaded is not looked at again: the settings given by flags are compared.
+    now = builder.settings(builder.source) if builder.source else builder.flags()
+    if changed := [name for name, value in now.items() if was.get(name) != value]:
+        listed = "; ".join(f"{name} was {was.get(name)} and now is {now[name]}" for name in changed)
+        raise InputError(f"{folder} was prepared with other settings: {listed}. {remedy}")
+    return True
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, out: Path) -> None:
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(builder.data_dir)
+    try:
+        with _only_writer(out):
+            _remove_leftovers(folder)
+            print(f"Preparing {folder}")
+            # TFDS says on stdout that it downloads an unknown size, whatever it does; its progress bars are on stderr.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
+    except RuntimeError as error:
+        # What array_record makes of a disk that is full.
+        if "write() failed" in str(error):
+            raise OSError(str(error)) from error
+        raise
+    finally:
+        # Folders that TFDS makes and nobody filled.
+        for empty in (out / "downloads" / "extracted", out / "downloads", *_parents(folder, out), *made):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def _parents(folder: Path, out: Path) -> list[Path]:
+    """The folders between a version folder and `out`, the inner ones first."""
+    return [parent for parent in folder.parents if parent.is_relative_to(out) and parent != out]
+
+
+@contextlib.contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Hold `out` for this process; the system lets go of it even when the process is killed."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process prepares a dataset in {out}: wait for it, or choose another --out."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what runs left that were killed: TFDS writes into incomplete.*_VERSION and renames that at the end."""
+    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        print(f"Removing {leftover}, which an interrupted run left.")
+        shutil.rmtree(leftover)
+
+
+def _skipped(builder: tfds.core.DatasetBuilder) -> list[str]:
+    """Sentences on the frames that were left out."""
+    skipped = (builder.info.metadata or {}).get("skipped", {})
+    why = {"missing": "no image is there", "broken": "the image is broken or empty"}
+    return [
+        f"Skipped {len(skipped[kind]):,} frame(s) because {reason}, the first {skipped[kind][0]}."
+        for kind, reason in why.items()
+        if skipped.get(kind)
+    ]
+
+
+def _fetal_planes_db(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
+    return FetalPlanesDb(
+        source=None if args.source is None else Path(args.source).expanduser(),
+        csv=args.csv,
+        skip_missing=args.skip_missing,
+        skip_broken=args.skip_broken,
+        data_dir=out,
+    )
+
+
+def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
+    from awcl_jax.data.datasets.phantom import Phantom  # only here: it needs scipy
+
+    if args.preset not in Phantom.builder_configs:
+        raise InputError(f"Unknown preset {args.preset!r}; known are {', '.join(Phantom.builder_configs)}.")
+    return Phantom(config=args.preset, data_dir=out, file_format="array_record")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.ingest",
+        description="Prepare a dataset for training: frames, their scans, patients and anatomy.",
+        epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
+    planes = datasets.add_parser(
+        "fetal_planes_db",
+        help="maternal-fetal screening frames (Burgos-Artizzu et al. 2020, CC BY 4.0)",
+        description="Prepare FETAL_PLANES_DB from a folder in the publisher's layout, or download it (2 GB).",
+        epilog="example: python -m awcl_jax.ingest fetal_planes_db --source=FETAL_PLANES_DB --out=data/fpdb",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    planes.add_argument("--source", metavar="DIR", help="folder with Images/ and the CSV; without it, download")
+    planes.add_argument("--csv", metavar="NAME", default=CSV_NAME, help="the CSV in --source (default: %(default)s)")
+    planes.add_argument("--skip_missing", action="store_true", help="leave out frames whose image is not there")
+    planes.add_argument("--skip_broken", action="store_true", help="leave out frames whose image is broken or empty")
+    planes.set_defaults(make_builder=_fetal_planes_db)
+    phantom = datasets.add_parser(
+        "phantom",
+        help="simulated scans of fourteen planes, with masks; nothing to download",
+        description="Make the phantom: simulated ultrasound scans of the fourteen planes, with masks.",
+        epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    phantom.add_argument("--preset", default="default", help="size: default or tiny (default: %(default)s)")
+    phantom.set_defaults(make_builder=_phantom)
+    for dataset in (planes, phantom):
+        dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
