@@ -1,0 +1,52 @@
+"""What a training run carries from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes; together with the config and the data it determines the rest of the run.
+
+    Attributes:
+      step: number of steps taken, an int32 scalar.
+      params: parameters, by module (`encoder`, `projection`).
+      batch_stats: running statistics of batch norm.
+      opt_state: the optimiser's state.
+    """
+
+    step: Any
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+
+    @classmethod
+    def create(cls, variables: dict[str, PyTree], optimiser: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step, from a model's initial variables."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimiser.init(variables["params"]),
+        )
+
+    def update(self, *, grads: PyTree, batch_stats: PyTree, optimiser: optax.GradientTransformation) -> "TrainState":
+        """The state after a step with these gradients."""
+        updates, opt_state = optimiser.update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+        return TrainState(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """Parameters and running statistics, as the model takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def parameter_count(params: PyTree) -> int:
+    """Number of trained numbers."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
