@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.signal import correlate
 from awcl_jax.errors import InputError
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
-from awcl_jax.models.resnet import Conv, make_resnet
+from awcl_jax.models.resnet import Conv, _max_pool, make_resnet
 from awcl_jax.train_state import parameter_count
 
 
@@ -54,6 +55,18 @@ def test_convolution_pads_as_torchvision_does(size, stride, kernel):
         [[correlate(frame, weights[..., f], mode="valid")[::stride, ::stride, 0] for f in range(5)] for frame in padded]
     ).transpose(0, 2, 3, 1)
     np.testing.assert_allclose(conv.apply(variables, jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_max_pool_is_that_of_the_library(size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+
+    def pooled(pool):
+        return jax.value_and_grad(lambda x: (pool(x) ** 2).sum())(x)
+
+    expected = pooled(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))))
+    for found, wanted in zip(pooled(_max_pool), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_width_factor_scales_the_features():
