@@ -1,0 +1,202 @@
+"""What to watch while a contrastive encoder trains, and the file that keeps it.
+
+A contrastive loss alone says little: an encoder that maps every frame to one point has a loss of log(rows - 1), often
+not far above that of a good one. The monitors tell the two apart.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, UInt8
+from tensorboardX import SummaryWriter
+
+from awcl_jax.errors import InputError
+
+METRICS_FILE = "metrics.jsonl"
+
+# Below this share of the unit sphere's variance, what is left of a covariance is rounding.
+_NO_VARIANCE = 1e-10
+
+
+def spread(z: Float[Array, "v b d"]) -> Float[Array, ""]:
+    """How far the embeddings spread: 1 when uniform on the sphere, 0 when all are one point.
+
+        spread = sqrt(d) mean_j std(z[:, :, j])
+
+    The standard deviation of each dimension as in Chen & He 2021, "Exploring simple Siamese representation learning",
+    Sec. 4.1, here times sqrt(d).
+
+    Args:
+      z: unit embeddings of v views of b frames.
+    """
+    rows = z.reshape(-1, z.shape[-1])
+    return jnp.sqrt(z.shape[-1]) * rows.std(axis=0).mean()
+
+
+def alignment(z: Float[Array, "2 b d"]) -> Float[Array, ""]:
+    """How far apart the two views of a frame are: 0 when equal, 2 when unrelated, 4 when opposite.
+
+        alignment = mean_i ||z[0, i] - z[1, i]||^2
+
+    Wang & Isola 2020, "Understanding contrastive representation learning through alignment and uniformity on the
+    hypersphere", Sec. 4.1.1, with alpha = 2.
+
+    Args:
+      z: unit embeddings of two views of b frames.
+    """
+    return jnp.sum((z[0] - z[1]) ** 2, axis=-1).mean()
+
+
+def uniformity(z: Float[Array, "v b d"]) -> Float[Array, ""]:
+    """How evenly the frames cover the sphere: 0 when all are one point, towards -4 when uniform in many dimensions.
+
+        uniformity = mean over views of log( mean over i != j of exp(-2 ||z_i - z_j||^2) )
+
+    Wang & Isola 2020, Sec. 4.1.2, with t = 2; as in their code the pairs are of different frames in the same view.
+
+    Args:
+      z: unit embeddings of v views of b >= 2 frames.
+    """
+    v, b, _ = z.shape
+    # For unit rows ||x - y||^2 = 2 - 2 x.y. A TPU would multiply in bfloat16 unless told otherwise.
+    cosine = jnp.einsum("vid,vjd->vij", z, z, precision=jax.lax.Precision.HIGHEST)
+    others = jnp.broadcast_to(~jnp.eye(b, dtype=bool), (v, b, b))
+    return (logsumexp(4 * cosine - 4, axis=(1, 2), where=others) - math.log(b * (b - 1))).mean()
+
+
+def effective_rank(z: Float[Array, "v b d"]) -> Float[Array, ""]:
+    """How many dimensions the embeddings use: from 1 to d; 1 also when all are one point.
+
+        effective_rank = exp( -sum_j p_j log p_j ),   p = eigenvalues of the covariance of all v b rows, over their sum
+
+    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality", Definition 1, of the covariance
+    matrix. It cannot exceed the number of rows less one.
+
+    Args:
+      z: unit embeddings of v views of b frames.
+    """
+    rows = z.reshape(-1, z.shape[-1])
+    centred = rows - rows.mean(axis=0)
+    covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / rows.shape[0]
+    eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(covariance), 0)
+    total = eigenvalues.sum()
+    p = jnp.where(total > _NO_VARIANCE, eigenvalues / jnp.maximum(total, _NO_VARIANCE), 0)
+    return jnp.exp(jax.scipy.special.entr(p).sum())
+
+
+def collapsed_loss(contrast_rows: int) -> float:
+    """The contrastive loss, log(contrast_rows - 1), of an encoder that maps everything to one point.
+
+    Every cosine is then the same and the softmax over the other rows is flat, whatever the temperature and positives.
+
+    Args:
+      contrast_rows: embeddings that an anchor is compared with, itself among them: two views of a global batch of 32
+        frames are 64.
+    """
+    return math.log(contrast_rows - 1)
+
+
+class MetricsWriter:
+    """Writes a run's numbers to `metrics.jsonl`, one JSON object a line, and to TensorBoard under `tensorboard/`.
+
+    A line is `{"step": 100, "loss": 4.2, ...}`; a step may have several (training numbers, then an evaluator's).
+    JSON has no nan or infinity, so these are the strings "nan", "inf" and "-inf"; `read_metrics` turns them back.
+
+    A run that dies after its last checkpoint has written steps that the resumed run will take again. Opening with that
+    checkpoint's step therefore cuts later steps, and a line broken off by the death, from the file, and hides them
+    from TensorBoard. Only one process of a run may hold a writer.
+
+        with MetricsWriter(workdir, start_step=0) as metrics:
+            metrics.write(1, {"loss": 4.2})
+
+    Args:
+      workdir: folder of the run; made if it is not there.
+      start_step: the last step that is kept, 0 for a new run.
+
+    Raises:
+      InputError: `metrics.jsonl` is there but is no such file.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / METRICS_FILE
+        _cut_after(path, start_step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds numbers of a step; each value a number or an array of one, and no name is "step"."""
+        assert "step" not in values, "the step is given apart from the numbers"
+        numbers = {name: float(value) for name, value in values.items()}
+        written = {name: number if math.isfinite(number) else str(number) for name, number in numbers.items()}
+        self._lines.write(json.dumps({"step": int(step), **written}, allow_nan=False) + "\n")
+        self._lines.flush()
+        for name, number in numbers.items():
+            self._board.add_scalar(name, number, step)
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w channels"]) -> None:
+        """Adds a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
+        self._board.add_image(name, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
+
+    def close(self) -> None:
+        """Writes what is pending and closes both files; the writer is of no use afterwards."""
+        self._lines.close()
+        self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`: each a dict with the int "step" and floats, nan and infinities among them.
+
+    A last line that has not ended yet (the run died there, or is writing it) is left out.
+
+    Raises:
+      InputError: there is no such file, or a line is no JSON object with a step.
+    """
+    if not path.is_file():
+        raise InputError(f"There are no metrics at {path}: give the {METRICS_FILE} in the folder of a run.")
+    return [_parse(line, number, path) for number, line in enumerate(_whole_lines(path), start=1)]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if line]
+
+
+def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        return {name: float(value) for name, value in record.items()} | {"step": int(record["step"])}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"Line {number} of {path} is no JSON object of numbers with a step: mend or remove it."
+        ) from error
+
+
+def _cut_after(path: Path, step: int) -> None:
+    # Written beside and renamed: a second death while cutting leaves the old file or the new one, never half of one.
+    if not path.is_file():
+        return
+    lines = _whole_lines(path)
+    kept = "".join(f"{line}\n" for i, line in enumerate(lines, start=1) if _parse(line, i, path)["step"] <= step)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,182 @@
+"""Pictures: that they are written, and that what they say is so. How they look, a person must judge."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from awcl_jax import report
+from awcl_jax.errors import InputError
+from awcl_jax.evaluators.scores import Score
+from awcl_jax.metrics import MetricsWriter
+
+NAMES = ("abdomen", "femur", "thorax")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, so that their texts and lines can be read."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, out, **options):
+        figures.append(figure)
+        save(figure, out, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def visible(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
+def test_every_number_of_a_run_is_drawn(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    with MetricsWriter(tmp_path, start_step=0) as writer:
+        for step in range(1, 101):
+            writer.write(step, {"spread": 0.5 + step / 300, "loss": 4 + rng.normal(), "learning_rate": 1e-3 * step})
+        writer.write(100, {"knn/accuracy": 0.5, "knn/macro_f1": 0.4, "broken": float("nan")})
+    report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", collapsed=4.14)
+    assert imread(tmp_path / "loss.png").ndim == 3
+    panels = {ax.get_title(): ax for ax in visible(drawn[0])}
+    assert list(panels) == [
+        "Contrastive loss",
+        "Learning rate",
+        "Spread (1 uniform, 0 collapsed)",
+        "Broken",
+        "Nearest neighbours",
+    ]
+    raw, smooth, collapsed = panels["Contrastive loss"].lines
+    assert len(raw.get_xdata()) == 100
+    # A mean of three neighbours, at the step in the middle.
+    assert smooth.get_xdata()[0] == 2
+    assert smooth.get_ydata()[0] == pytest.approx(raw.get_ydata()[:3].mean())
+    assert set(collapsed.get_ydata()) == {4.14}
+    assert len(panels["Learning rate"].lines) == 1, "a schedule is not smoothed"
+    assert [line.get_label() for line in panels["Nearest neighbours"].lines] == ["accuracy", "macro-F1"]
+    assert panels["Broken"].texts[0].get_text() == "broken: never finite"
+
+
+def test_a_run_without_numbers_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(InputError, match="no numbers"):
+        report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+
+
+def test_montage_of_pairs_shows_both_frames_and_marks_two_scans(tmp_path, drawn):
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 40, 60), dtype=np.uint8)
+    captions = [(f"scan {i}: femur", f"scan {2 * i}: femur") for i in range(5)]
+    cross = np.array([False, True, True, True, True])
+    report.montage_pairs(images, captions, tmp_path / "pairs.png", cross_scan=cross)
+    axes = visible(drawn[0])
+    assert len(axes) == 5
+    assert drawn[0].get_suptitle() == "Positive pairs: 4 of 5 across two scans"
+    for i, ax in enumerate(axes):
+        shown = np.asarray(ax.images[0].get_array())
+        np.testing.assert_array_equal(shown[:, :60], images[i, 0])
+        np.testing.assert_array_equal(shown[:, -60:], images[i, 1])
+        left, right = ax.texts
+        assert (left.get_text(), right.get_text()) == captions[i]
+        assert left.xy[0] < 60 < right.xy[0]
+    assert axes[0].spines["top"].get_edgecolor() != axes[1].spines["top"].get_edgecolor()
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_montage_of_views(tmp_path, drawn, normalised):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 30, 40), dtype=np.uint8)
+    views = rng.integers(0, 256, (2, 3, 24, 24), dtype=np.uint8)
+    views = ((views - 120.0) / 60.0).astype(np.float32) if normalised else views
+    report.montage_views(frames, views, ["scan 1: femur", "scan 2: thorax"], tmp_path / "views.png")
+    axes = np.array(drawn[0].axes).reshape(2, 4)
+    np.testing.assert_array_equal(axes[1, 0].images[0].get_array(), frames[1])
+    np.testing.assert_array_equal(axes[1, 3].images[0].get_array(), views[1, 2])
+    limits = {ax.images[0].get_clim() for ax in axes[:, 1:].flat}
+    assert limits == {(views.min(), views.max()) if normalised else (0, 255)}
+    assert axes[1, 0].get_ylabel() == "scan 2: thorax"
+
+
+def labelled_features(n=60):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, n)
+    features = 5 * np.eye(4, 12)[labels] + 0.3 * rng.normal(size=(n, 12))
+    return features.astype(np.float32), labels, rng.integers(0, 9, n)
+
+
+def test_embedding_map_gathers_what_is_alike(tmp_path, drawn):
+    features, labels, scans = labelled_features()
+    before = np.random.default_rng(1).normal(size=(60, 20)).astype(np.float32)
+    report.embedding_map(features, labels, NAMES, scans, tmp_path / "map.png", before=before)
+    by_anatomy, by_scan = drawn[0].axes[2:]
+    assert by_scan.get_title() == f"trained, by scan ({len(np.unique(scans))} scans)"
+    assert [group.get_label() for group in by_anatomy.collections] == ["unlabelled", *NAMES]
+    groups = [np.asarray(group.get_offsets()) for group in by_anatomy.collections]
+    assert sum(map(len, groups)) == 60
+    # Four groups five deviations apart stay four groups on the map.
+    centres = np.array([group.mean(axis=0) for group in groups])
+    for i, group in enumerate(groups):
+        nearest = np.linalg.norm(group[:, None] - centres, axis=-1).argmin(axis=1)
+        assert (nearest == i).mean() > 0.95
+    untrained = np.concatenate([group.get_offsets() for group in drawn[0].axes[0].collections])
+    assert len(untrained) == 60
+
+
+def test_embedding_map_is_fixed_by_its_seed_and_samples(tmp_path):
+    features, labels, scans = labelled_features()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        report.embedding_map(features, labels, NAMES, scans, tmp_path / name, points=30, seed=seed)
+    a, b, c = (imread(tmp_path / name) for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert a.shape != c.shape or (a != c).any()
+
+
+@pytest.mark.parametrize("n", [4, 60])
+def test_embedding_map_of_a_collapsed_encoder_or_a_handful_of_frames(tmp_path, n):
+    features, labels, scans = (array[:n] for array in labelled_features())
+    report.embedding_map(features, labels, NAMES, scans, tmp_path / "map.png", before=np.ones_like(features[:, :1]))
+    assert (tmp_path / "map.png").stat().st_size > 0
+    with pytest.raises(InputError, match="four frames; got 3"):
+        report.embedding_map(features[:3], labels[:3], NAMES, scans[:3], tmp_path / "map.png")
+
+
+def test_confusion_picture_counts(tmp_path, drawn):
+    labels, predictions = np.array([0, 0, 0, 2]), np.array([0, 0, 2, 2])
+    report.confusion_picture(labels, predictions, NAMES, tmp_path / "confusion.png")
+    ax = drawn[0].axes[0]
+    # Rows true, columns predicted; femur is nowhere.
+    assert [text.get_text() for text in ax.texts] == ["2", "1", "0", "1"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["abdomen (3)", "thorax (1)"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
+    assert ax.get_title() == "Confusion: 3 of 4 frames right"
+
+
+def scores(value, frames=1141):
+    return [
+        Score("knn/accuracy", value, value - 0.02, value + 0.03, frames=frames, patients=241),
+        Score("knn/macro_f1", value / 2, np.nan, np.nan, frames=frames, patients=241),
+    ]
+
+
+def test_results_table_by_hand():
+    table = report.results_table({"untrained": scores(0.5), "trained": [*scores(0.75)[:1]]})
+    assert table == "\n".join(
+        [
+            "|              | untrained              | trained                |",
+            "| ------------ | ---------------------- | ---------------------- |",
+            "| kNN accuracy | 0.500 (0.480 to 0.530) | 0.750 (0.730 to 0.780) |",
+            "| kNN macro-F1 | 0.250 (one patient)    | -                      |",
+            "",
+            "Tested on 1,141 frames of 241 patients; in brackets the 95% interval of a bootstrap over patients.",
+        ]
+    )
+
+
+def test_results_table_tells_other_test_sets_apart_and_takes_other_rows():
+    columns = {"10%": scores(0.5), "50%": scores(0.6), "100%": scores(0.7, frames=9)}
+    table = report.results_table(columns, rows={"Accuracy": "knn/accuracy", "Dice": "dice"})
+    assert "Dice" not in table
+    assert "10%: 1,141 frames of 241 patients" in table
+    assert "100%: 9 frames of 241 patients" in table
+    with pytest.raises(InputError, match="has a score named dice"):
+        report.results_table(columns, rows={"Dice": "dice"})
