@@ -1,0 +1,94 @@
+"""How a step spreads over devices. The only module that names the mesh axis.
+
+A step is written for one device's share of the batch and calls `gather` and `mean` for what it needs of the others;
+`map_step` then runs it on all of them, by `shard_map` or by `pmap`, with the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+AXIS = "devices"
+
+MAPPINGS = ("shard_map", "pmap")
+Step = Callable[[Any, PyTree], tuple[Any, PyTree]]
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes (or those given) in one line."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Rows of all devices, in the order of the global batch: [b, ...] -> [devices * b, ...]. Inside a mapped step."""
+    return jax.tree.map(lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True), tree)
+
+
+def mean(tree: PyTree) -> PyTree:
+    """Mean over devices. Inside a mapped step."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def map_step(step: Step, mesh: Mesh, *, via: str = "shard_map", donate: bool = True) -> Step:
+    """Run `step(state, batch) -> (state, metrics)` on every device of the mesh at once.
+
+    Args:
+      step: body for one device. `state` comes whole, `batch` as the device's share of the leading axis; what it returns
+        must be the same on all devices.
+      mesh: the devices.
+      via: `shard_map`, or `pmap` where an older toolchain asks for it.
+      donate: reuse the state's memory for the new state.
+
+    Returns:
+      A compiled function of a replicated state and a global batch from `place_batch`.
+    """
+    if via == "pmap":
+        return _pmap_step(step, mesh, donate=donate)
+    replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, sharded), out_specs=(replicated, replicated))
+    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+def _pmap_step(step: Step, mesh: Mesh, *, donate: bool) -> Step:
+    devices = mesh.devices.size
+    pmapped = jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=list(mesh.devices.flat),
+        donate_argnums=(),
+    )
+    del donate  # pmap cannot donate an argument that it copies to every device
+
+    def run(state: Any, batch: PyTree) -> tuple[Any, PyTree]:
+        split = jax.tree.map(lambda rows: rows.reshape(devices, rows.shape[0] // devices, *rows.shape[1:]), batch)
+        return pmapped(state, split)
+
+    return run
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same arrays on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def local_copy(tree: PyTree) -> PyTree:
+    """A replicated tree as this process's own arrays, free of the other processes' devices."""
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+
+
+def rows_over_devices(mesh: Mesh) -> NamedSharding:
+    """Placement of an array whose leading axis is spread over the mesh."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def place_batch(local: PyTree, mesh: Mesh) -> PyTree:
+    """This process's rows of a batch -> global arrays, spread over the devices by their leading axis."""
+    sharding = rows_over_devices(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)

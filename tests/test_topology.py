@@ -1,0 +1,125 @@
+"""The same numbers on 1, 2 and 8 devices, by `shard_map` and by `pmap`, and in two processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from awcl_jax import sharding
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.augment import Augmentation
+from awcl_jax.models.heads import Projection
+from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.models.resnet import BasicBlock, ResNet
+from awcl_jax.step import make_step
+from awcl_jax.train_state import TrainState
+
+FRAMES, STEPS = 16, 3
+# SGD: Adam would hide a gradient that is too large by a factor.
+OPTIMISER = optax.sgd(0.1, momentum=0.9)
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        yield {
+            "image": rng.integers(0, 256, (FRAMES, 40, 40), np.uint8),
+            "label": rng.choice([UNLABELLED, 0, 1, 2], FRAMES).astype(np.int32),
+            "row": np.arange(FRAMES, dtype=np.int32),
+        }
+
+
+def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None)):
+    """State, losses and gradient norms after a few steps on the first so many devices."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
+    model = ContrastiveModel(encoder, Projection(embedding=16))
+    body = make_step(
+        model,
+        OPTIMISER,
+        learning_rate=optax.constant_schedule(0.1),
+        augmentation=Augmentation(size=32),
+        temperature=0.1,
+        seed=0,
+        gather=gather,
+    )
+    step = sharding.map_step(body, mesh, via=via)
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))(jax.random.key(0))
+    state = sharding.replicate(TrainState.create(variables, OPTIMISER), mesh)
+    reports = []
+    for batch in batches():
+        local = {name: array[rows] for name, array in batch.items()}
+        state, report = step(state, sharding.place_batch(local, mesh))
+        reports.append(jax.device_get(report))
+    return jax.device_get(state), reports
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return take_steps(1)
+
+
+def difference(tree, other) -> float:
+    """Largest difference of two trees, as a share of the largest number in its array."""
+    return max(
+        np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), 1e-6)
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "via"),
+    [(2, "shard_map"), (1, "pmap"), (8, "pmap"), pytest.param(8, "shard_map", marks=pytest.mark.slow)],
+)
+def test_any_number_of_devices_gives_the_same_numbers(on_one_device, devices, via):
+    state, reports = take_steps(devices, via)
+    expected_state, expected_reports = on_one_device
+    assert difference(reports, expected_reports) < 2e-4
+    assert difference(state.params, expected_state.params) < 2e-4
+    assert difference(state.batch_stats, expected_state.batch_stats) < 2e-4
+    assert difference(state.opt_state, expected_state.opt_state) < 5e-3
+
+
+def test_without_the_gather_the_numbers_depend_on_the_devices(on_one_device):
+    _, reports = take_steps(8, gather=False)
+    # Each device of 2 frames contrasts with 3 other rows instead of 31: log(31 / 3) = 2.3 less to lose.
+    assert on_one_device[1][0]["loss"] - reports[0]["loss"] > 1
+
+
+def test_steps_change_the_state_and_count_on(on_one_device):
+    state, reports = on_one_device
+    assert state.step == STEPS
+    assert len({float(report["loss"]) for report in reports}) == STEPS
+    assert difference(state.batch_stats, jax.tree.map(np.zeros_like, state.batch_stats)) > 0
+
+
+_PROCESS = """
+import sys
+import jax
+process = int(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", 1)
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process)
+import numpy as np
+from tests import test_topology as t
+share = t.FRAMES // 2
+state, reports = t.take_steps(2, rows=slice(process * share, (process + 1) * share))
+if process == 0:
+    np.savez(sys.argv[3], *jax.tree.leaves((state, reports)))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_numbers(on_one_device, tmp_path, unused_port):
+    out = tmp_path / "numbers.npz"
+    root = Path(__file__).parents[1]
+    commands = [[sys.executable, "-c", _PROCESS, str(process), str(unused_port), str(out)] for process in (0, 1)]
+    running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate(timeout=240)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    with np.load(out) as numbers:
+        assert difference([numbers[name] for name in numbers.files], jax.tree.leaves(on_one_device)) < 5e-3
