@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import PLANES_ROWS, speckle
 
 from awcl_jax.data.datasets import download, fetal_planes_db
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb, read_png, read_rows
 from awcl_jax.errors import InputError
+from tests.conftest import PLANES_ROWS, speckle
 
 
 def prepare(source: Path | None, out: Path, **flags) -> dict[str, list[dict]]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from conftest import PLANES_ROWS, FrameSet, frame_record
 
 from awcl_jax import ingest
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.scans import ScanIndex
+from tests.conftest import PLANES_ROWS, FrameSet, frame_record
 
 
 def run(*args: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import frame_record
 
 from awcl_jax.data import scans
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
+from tests.conftest import frame_record
 
 TRAIN = [
     frame_record("f1", "zoe", scan_id="z-2", anatomy_fine="trans-thalamic", anatomy_coarse="head"),

@@ -15,6 +15,9 @@ BUILDERS = {
 """Name of a dataset -> where its builder is; imported when it is wanted."""
 
 
+PHANTOM_PRESETS = ("default", "tiny")
+
+
 def make_builder(name: str, **settings: Any) -> tfds.core.DatasetBuilder:
     """The builder of a dataset, with settings of its own."""
     module, _, builder = BUILDERS[name].partition(":")

@@ -1,0 +1,94 @@
+"""Batches of frames, in the order of the plan, read ahead by Grain."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import grain
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.sampler import BatchPlan, composition
+from awcl_jax.errors import InputError
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Gives the pictures of frames."""
+
+    def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
+        """The frames' pictures, all of one size."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """This host's rows of one batch.
+
+    Attributes:
+      step: the step it is for.
+      arrays: what goes to the devices: `image` uint8 [b, h, w], or [b, 2, h, w] where the second view is of another
+        frame; `label` int32 [b], UNLABELLED for a group of its own; `row` int32 [b], the row in the global batch.
+      composition: what the global batch was composed of, for the metrics.
+    """
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    composition: dict[str, float]
+
+
+def batches(
+    plan: BatchPlan,
+    reader: Reader,
+    *,
+    labels: Int[np.ndarray, " n"],
+    scans: Int[np.ndarray, " n"],
+    start: int,
+    stop: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    read_ahead: int = 4,
+) -> Iterator[Batch]:
+    """Batches of steps `start` to `stop`, of which this process gets its own rows only.
+
+    An element of the Grain dataset is a whole batch, so that neither the number of threads nor of processes can change
+    what it is composed of (Grain's own batching would).
+
+    Args:
+      plan: which frames make up which batch.
+      reader: pictures of the frames that the plan counts.
+      labels: whom the loss pulls together, UNLABELLED for nobody.
+      scans: scan of each frame, for the report of the composition.
+      start: first step.
+      stop: the step after the last.
+      process: this process among `processes`.
+      processes: number of processes that share the batch.
+      threads: threads that read and decode.
+      read_ahead: batches held ready.
+
+    Raises:
+      InputError: the batch does not divide by the number of processes.
+    """
+    if plan.batch_size % processes:
+        raise InputError(
+            f"The batch of {plan.batch_size} frames does not divide by {processes} processes; "
+            f"take a multiple of {processes}."
+        )
+    share = plan.batch_size // processes
+    mine = np.arange(process * share, (process + 1) * share, dtype=np.int32)
+
+    def load(step: int) -> Batch:
+        frames = plan.frames(step)
+        partners = plan.partners(step) if plan.pairs == "cross_scan" else frames
+        image = reader.read(frames[mine])
+        if plan.pairs == "cross_scan":
+            image = np.stack([image, reader.read(partners[mine])], axis=1)
+        rows = np.arange(plan.batch_size)
+        groups = np.where(labels[frames] == UNLABELLED, -1 - rows, labels[frames])
+        arrays = {"image": image, "label": labels[frames[mine]].astype(np.int32), "row": mine}
+        return Batch(step, arrays, composition(groups, np.stack([scans[frames], scans[partners]], axis=1)))
+
+    dataset: Any = grain.MapDataset.range(start, stop).map(load)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
+    return iter(dataset.to_iter_dataset(options))

@@ -1,0 +1,124 @@
+"""Which frames a run trains on, validates and tests on, and whom its loss pulls together."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from awcl_jax.anatomy import UNLABELLED, keep_anatomy_ratio
+from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.errors import InputError
+
+POSITIVES = ("anatomy", "scan", "frame")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Frames of one purpose, with their pictures."""
+
+    index: ScanIndex
+    reader: FrameReader
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+    """Frames of a dataset by purpose; no patient has two.
+
+    Attributes:
+      fingerprint: of the whole dataset.
+      train: frames to pretrain on, and to fit evaluators to.
+      val: frames to choose by.
+      test: frames to report on.
+    """
+
+    fingerprint: str
+    train: Part
+    val: Part
+    test: Part
+
+
+def select(path: Path, *, size: int, cache_mb: float, val_share: float, seed: int) -> Selection:
+    """The splits of a prepared dataset.
+
+    Args:
+      path: folder of the dataset.
+      size: edge in pixels that frames are read at.
+      cache_mb: decoded frames of a split are kept in memory when they fit.
+      val_share: share of the training patients set apart where the dataset has no `val` split.
+      seed: of that draw.
+
+    Raises:
+      InputError: no such dataset, or it has no train or test split.
+    """
+    index = ScanIndex.from_dataset(path)
+    train, test = index.split("train"), index.split("test")
+    if "val" in index.split_names:
+        val = index.split("val")
+    else:
+        train, val = train.holdout(val_share, seed)
+    parts = (Part(part, FrameReader(part, size=size, cache_mb=cache_mb)) for part in (train, val, test))
+    return Selection(index.fingerprint, *parts)
+
+
+def positive_labels(
+    index: ScanIndex, positives: str, *, granularity: str, anatomy_ratio: float, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Whom the loss pulls together: frames of one label. UNLABELLED frames have only their own second view.
+
+    Args:
+      index: the training frames.
+      positives: `anatomy` (AWCL), `scan` (patient metadata) or `frame` (SimCLR).
+      granularity: of the anatomy.
+      anatomy_ratio: share of the labelled frames whose anatomy may be used.
+      seed: of the draw of these.
+    """
+    if positives == "anatomy":
+        return keep_anatomy_ratio(index.labels(granularity), anatomy_ratio, seed=seed)
+    if positives == "scan":
+        return index.scans
+    if positives == "frame":
+        return np.full(len(index), UNLABELLED, np.int32)
+    raise InputError(f"Positives are 'anatomy', 'scan' or 'frame'; got {positives!r}.")
+
+
+def make_plan(
+    index: ScanIndex,
+    labels: Int[np.ndarray, " n"],
+    positives: str,
+    *,
+    batch_size: int,
+    seed: int,
+    mode: str,
+    anatomies: int | None,
+    scans_per_anatomy: int,
+    unlabelled_share: float,
+    pairs: str,
+) -> BatchPlan:
+    """The plan of batches: anatomies x distinct scans or, where a scan is pulled together, scans x distinct frames."""
+    return BatchPlan(
+        classes=labels,
+        units=np.arange(len(index)) if positives == "scan" else index.scans,
+        batch_size=batch_size,
+        seed=seed,
+        mode=mode,
+        anatomies=anatomies,
+        units_per_class=scans_per_anatomy,
+        unlabelled_share=unlabelled_share,
+        pairs=pairs,
+    )
+
+
+def describe(selection: Selection) -> str:
+    """Counts of frames, labelled frames, scans and patients by purpose, a line each."""
+    lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
+    for name in ("train", "val", "test"):
+        index: ScanIndex = getattr(selection, name).index
+        labelled = int((index.fine != UNLABELLED).sum())
+        scans, patients = len(np.unique(index.scans)), len(np.unique(index.patients))
+        lines.append(
+            f"  {name:5} {len(index):6} frames, {labelled:6} of them labelled, {scans:4} scans of {patients:4} patients"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,257 @@
+"""Which frames make up a batch."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.sampler import BatchPlan, composition
+from awcl_jax.errors import InputError
+
+quickly = settings(max_examples=50, deadline=None, derandomize=True)
+
+
+@st.composite
+def tables(draw, largest_class: int = 4):
+    """Class and unit of 8 to 60 frames; a unit may be of several classes, a class of one unit."""
+    n = draw(st.integers(8, 60))
+    classes = draw(st.lists(st.integers(UNLABELLED, largest_class), min_size=n, max_size=n))
+    units = draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
+    return np.array(classes), np.array(units)
+
+
+@pytest.fixture
+def table():
+    """200 frames of 5 classes and 40 scans, a fifth of them unlabelled."""
+    rng = np.random.default_rng(1)
+    return rng.integers(-1, 5, 200), np.sort(rng.integers(0, 40, 200))
+
+
+def may_plan(*args, **kwargs) -> BatchPlan:
+    try:
+        return BatchPlan(*args, **kwargs)
+    except InputError:
+        assume(False)
+        raise
+
+
+def lacks_other_unit(classes, units, frames):
+    """Labelled frames of a batch whose class has two units, but not in this batch. A slow loop."""
+    return [
+        f
+        for f in frames
+        if len({units[g] for g in np.flatnonzero(classes == classes[f])}) > 1
+        and classes[f] != UNLABELLED
+        and not any(classes[g] == classes[f] and units[g] != units[f] for g in frames)
+    ]
+
+
+# Balanced -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_balanced_batch_holds_anatomies_times_distinct_scans_and_the_unlabelled_share(table, step):
+    classes, scans = table
+    plan = BatchPlan(classes, scans, 16, 0, anatomies=3, units_per_class=4, unlabelled_share=0.25)
+    frames = plan.frames(step)
+    assert (classes[frames] == UNLABELLED).sum() == 4
+    for anatomy in (present := set(classes[frames]) - {UNLABELLED}):
+        assert len(set(scans[frames[classes[frames] == anatomy]])) == 4
+    assert len(present) == 3
+
+
+def test_a_class_with_fewer_scans_gives_what_it_has():
+    classes, scans = np.repeat([0, 1], [3, 40]), np.array([0, 1, 2, *range(40)])
+    frames = BatchPlan(classes, scans, 16, 0, units_per_class=8).frames(0)
+    assert sorted(frames[classes[frames] == 0]) == [0, 1, 2]
+    assert len(set(frames)) == 16
+
+
+@quickly
+@given(tables(), st.integers(2, 30), st.integers(2, 4), st.sampled_from([0.0, 0.25, 0.6]), st.integers(0, 1000))
+def test_a_balanced_batch_is_full_and_its_frames_are_distinct(table, batch_size, scans_per_class, share, step):
+    plan = may_plan(*table, batch_size, 3, units_per_class=scans_per_class, unlabelled_share=share)
+    frames = plan.frames(step)
+    assert len(frames) == len(set(frames)) == batch_size
+    assert set(frames) <= set(range(len(table[0])))
+
+
+@quickly
+@given(tables(), st.integers(4, 30), st.integers(2, 4), st.sampled_from([0.0, 0.25]), st.integers(0, 1000))
+def test_every_labelled_anchor_has_a_positive_of_another_scan(table, batch_size, scans_per_class, share, step):
+    plan = may_plan(*table, batch_size, 3, units_per_class=scans_per_class, unlabelled_share=share)
+    assert lacks_other_unit(*table, plan.frames(step)) == []
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_many_small_classes_leave_no_anchor_alone(step):
+    classes, scans = np.repeat(np.arange(20), 2), np.arange(40)
+    frames = BatchPlan(classes, scans, 32, 0, units_per_class=4).frames(step)
+    assert lacks_other_unit(classes, scans, frames) == []
+
+
+def test_frames_of_every_class_are_drawn_about_equally_often(table):
+    classes, scans = table
+    plan = BatchPlan(classes, scans, 12, 0, anatomies=2, units_per_class=4, unlabelled_share=0.3)
+    drawn = np.concatenate([plan.frames(step) for step in range(600)])
+    # Of 12 rows 8 are labelled: over 5 classes 1.6 rows of each a step, 960 in all, with a deviation of about
+    # 4 * sqrt(600 * 0.4 * 0.6) = 48.
+    counts = np.bincount(classes[drawn] + 1)[1:]
+    np.testing.assert_allclose(counts, 960, atol=200)
+    assert set(drawn) == set(range(200))
+
+
+# A function of (seed, step) -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "natural"}, {"pairs": "cross_scan"}], ids=str)
+def test_a_batch_depends_on_seed_and_step_alone(table, options):
+    plan = BatchPlan(*table, 16, 7, **options)
+    forwards = [(plan.frames(step), plan.partners(step)) for step in range(30)]
+    for step in (29, 3, 17, 0, 3):
+        fresh = BatchPlan(*table, 16, 7, **options)
+        np.testing.assert_array_equal(fresh.frames(step), forwards[step][0])
+        np.testing.assert_array_equal(fresh.partners(step), forwards[step][1])
+    assert len({tuple(frames) for frames, _ in forwards}) == 30
+    other = BatchPlan(*table, 16, 8, **options)
+    assert any((other.frames(step) != forwards[step][0]).any() for step in range(30))
+
+
+def test_another_process_composes_the_same_batches():
+    program = (
+        "import numpy as np; from awcl_jax.data.sampler import BatchPlan\n"
+        "classes, scans = np.arange(60) % 4, np.arange(60) % 11\n"
+        "for options in ({}, {'mode': 'natural'}):\n"
+        "    plan = BatchPlan(classes, scans, 16, 5, pairs='cross_scan', **options)\n"
+        "    print([(plan.frames(s).tolist(), plan.partners(s).tolist()) for s in (9, 2)])\n"
+    )
+    here = []
+    for options in ({}, {"mode": "natural"}):
+        plan = BatchPlan(np.arange(60) % 4, np.arange(60) % 11, 16, 5, pairs="cross_scan", **options)
+        here.append(str([(plan.frames(s).tolist(), plan.partners(s).tolist()) for s in (9, 2)]))
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONHASHSEED": "12"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.splitlines() == here
+
+
+# Natural ------------------------------------------------------------------------------------------------------------
+
+
+@quickly
+@given(st.integers(2, 40), st.integers(0, 60), st.integers(0, 100))
+def test_naturally_each_frame_comes_once_an_epoch_and_at_most_once_a_batch(batch_size, more, seed):
+    n, epochs = batch_size + more, 5
+    plan = BatchPlan(np.full(n, UNLABELLED), np.arange(n), batch_size, seed, mode="natural")
+    batches = [plan.frames(step) for step in range(-(-n * epochs // batch_size))]
+    stream = np.concatenate(batches)[: n * epochs].reshape(epochs, n)
+    np.testing.assert_array_equal(np.sort(stream, axis=1), np.tile(np.arange(n), (epochs, 1)))
+    assert [len(set(batch)) for batch in batches] == [batch_size] * len(batches)
+
+
+def test_other_epochs_have_other_orders():
+    plan = BatchPlan(np.full(64, UNLABELLED), np.arange(64), 16, 0, mode="natural")
+    epochs = {tuple(np.concatenate([plan.frames(4 * epoch + i) for i in range(4)])) for epoch in range(10)}
+    assert len(epochs) == 10
+
+
+def test_a_late_epoch_costs_no_more_than_the_first():
+    n = 10
+    plan = BatchPlan(np.full(n, UNLABELLED), np.arange(n), 8, 0, mode="natural")
+    assert len(set(plan.frames(10**9))) == 8
+
+
+# Pairs --------------------------------------------------------------------------------------------------------------
+
+
+@quickly
+@given(tables(), st.sampled_from(["balanced", "natural"]), st.integers(0, 1000))
+def test_a_cross_scan_partner_is_of_the_same_class_and_another_scan_where_there_is_one(table, mode, step):
+    classes, units = table
+    plan = may_plan(*table, 8, 3, mode=mode, pairs="cross_scan", units_per_class=2)
+    for frame, partner in zip(plan.frames(step), plan.partners(step), strict=True):
+        alike = [g for g in np.flatnonzero(classes == classes[frame]) if units[g] != units[frame]]
+        if classes[frame] == UNLABELLED or not alike:
+            assert partner == frame
+        else:
+            assert partner in alike
+
+
+def test_partners_are_drawn_from_all_other_scans():
+    plan = BatchPlan(np.zeros(8, int), np.arange(8) // 2, 8, 0, mode="natural", pairs="cross_scan")
+    seen = {pair for step in range(100) for pair in zip(plan.frames(step), plan.partners(step), strict=True)}
+    assert seen == {(a, b) for a, b in itertools.product(range(8), repeat=2) if a // 2 != b // 2}
+
+
+def test_pairs_of_one_frame_are_the_frame_itself(table):
+    plan = BatchPlan(*table, 16, 0)
+    np.testing.assert_array_equal(plan.partners(4), plan.frames(4))
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"classes": np.full(20, UNLABELLED)}, "No training frame has a label"),
+        ({"units": np.zeros(20, int)}, "No class has frames of two scans"),
+        ({"batch_size": 21}, "A batch of 21 frames is larger than the 20 training frames"),
+        ({"batch_size": 1}, "at least 2 frames to contrast; got 1"),
+        ({"units_per_class": 1}, "at least 2 to pair across scans; got 1"),
+        ({"unlabelled_share": -0.1}, "from 0 to below 1; got -0.1"),
+        ({"unlabelled_share": 1.0}, "from 0 to below 1; got 1.0"),
+        ({"anatomies": 9}, "has 16 labelled ones, too few for 9 anatomies x 2 scans"),
+        ({"anatomies": 0}, "natom.* at least 1; got 0"),
+        ({"anatomies": -1}, "natom.* at least 1; got -1"),
+        ({"mode": "fair"}, "'balanced' or 'natural'; got 'fair'"),
+        ({"pairs": "twins"}, "'frame' or 'cross_scan'; got 'twins'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_bad_input_is_named_in_one_line(changed, message):
+    options = {"classes": np.arange(20) % 3, "units": np.arange(20), "batch_size": 16, "seed": 0, "units_per_class": 2}
+    with pytest.raises(InputError, match=message) as caught:
+        BatchPlan(**(options | changed))
+    assert "\n" not in str(caught.value)
+
+
+def test_natural_batches_of_one_frame_need_no_labels():
+    BatchPlan(np.full(20, UNLABELLED), np.zeros(20, int), 16, 0, mode="natural")
+    with pytest.raises(InputError, match="No training frame has a label"):
+        BatchPlan(np.full(20, UNLABELLED), np.arange(20), 16, 0, mode="natural", pairs="cross_scan")
+
+
+# Composition --------------------------------------------------------------------------------------------------------
+
+
+@quickly
+@given(st.integers(1, 2), st.data())
+def test_composition_agrees_with_a_loop_over_all_pairs_of_anchors(views, data):
+    b = data.draw(st.integers(2, 14))
+    labels = np.array(data.draw(st.lists(st.integers(-1, 3), min_size=b, max_size=b)))
+    scans = np.array(data.draw(st.lists(st.integers(0, 4), min_size=b * views, max_size=b * views))).reshape(b, views)
+    groups = np.where(labels == UNLABELLED, -1 - np.arange(b), labels)
+    anchors = [(row, view) for row in range(b) for view in range(views)]
+    positives = {a: [p for p in anchors if p != a and groups[p[0]] == groups[a[0]]] for a in anchors}
+    cross = {a: [p for p in positives[a] if scans[p] != scans[a]] for a in anchors}
+    shared = [a for a in anchors if any(p[0] != a[0] for p in positives[a])]
+    pairs = sum(map(len, positives.values()))
+    expected = {
+        "positives": pairs / len(anchors),
+        "cross_scan": sum(map(len, cross.values())) / max(pairs, 1),
+        "anatomies": len({groups[a[0]] for a in shared}),
+        "own_view_only": 1 - len(shared) / len(anchors),
+        "no_cross_scan": sum(not cross[a] for a in shared) / max(len(shared), 1),
+    }
+    assert composition(groups, scans) == pytest.approx(expected)
