@@ -106,7 +106,7 @@ def plot_loss(metrics_path: Path, out: Path, *, collapsed: float | None = None) 
 def _series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
     points: dict[str, list[tuple[float, float]]] = {}
     for record in read_metrics(path):
-        for name in record.keys() - {"step"}:
+        for name in record.keys() - {"step", "collapsed_loss"}:
             points.setdefault(name, []).append((record["step"], record[name]))
     if not points:
         raise InputError(f"There are no numbers in {path} yet: let the run take a few steps.")

@@ -12,7 +12,7 @@ from scipy.signal import correlate
 from awcl_jax.errors import InputError
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
-from awcl_jax.models.resnet import Conv, _max_pool, make_resnet
+from awcl_jax.models.resnet import BasicBlock, Bottleneck, Conv, ResNet, _max_pool, make_resnet
 from awcl_jax.train_state import parameter_count
 
 
@@ -77,7 +77,8 @@ def test_width_factor_scales_the_features():
 def test_strides_v1_and_v15_differ_in_place_only():
     v1, v15 = make_resnet("resnet50", strides="v1"), make_resnet("resnet50", strides="v1.5")
     assert jax.tree.map(jnp.shape, shapes_of(v1)) == jax.tree.map(jnp.shape, shapes_of(v15))
-    small = [make_resnet("resnet50", strides=strides, width_factor=0.0625) for strides in ("v1", "v1.5")]
+    blocks = [functools.partial(Bottleneck, strides=strides) for strides in ("v1", "v1.5")]
+    small = [ResNet(stage_sizes=(1, 1), block=block, width=4) for block in blocks]
     frames = jax.random.normal(jax.random.key(1), (1, 64, 64, 1))
     variables = init(small[0], frames, train=False)
     first, second = (jax.jit(functools.partial(model.apply, train=False))(variables, frames) for model in small)
@@ -86,7 +87,7 @@ def test_strides_v1_and_v15_differ_in_place_only():
 
 
 def test_bfloat16_arithmetic_keeps_parameters_and_statistics_in_float32():
-    model = make_resnet("resnet18", width_factor=0.125, dtype=jnp.bfloat16)
+    model = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, dtype=jnp.bfloat16)
     frames = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
     variables = init(model, frames, train=False)
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
@@ -115,11 +116,12 @@ def test_projection_gives_unit_rows_of_the_published_shape():
 
 
 def test_features_are_the_encoders_and_not_the_projections():
-    model = ContrastiveModel(make_resnet("resnet18", width_factor=0.125), Projection(embedding=16))
+    small = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8)
+    model = ContrastiveModel(small, Projection(embedding=16))
     frames = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
     variables = init(model, frames, train=False)
     features = jax.jit(functools.partial(model.apply, method="features"))(variables, frames)
-    assert features.shape == (2, 64)
+    assert features.shape == (2, 16)
     encoder = {name: tree["encoder"] for name, tree in variables.items()}
-    alone = jax.jit(functools.partial(make_resnet("resnet18", width_factor=0.125).apply, train=False))
+    alone = jax.jit(functools.partial(small.apply, train=False))
     np.testing.assert_allclose(features, alone(encoder, frames), rtol=1e-6)

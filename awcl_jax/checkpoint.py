@@ -1,0 +1,80 @@
+"""Checkpoints of a run, by Orbax: written in the background, the latest and the best kept.
+
+The only module that knows Orbax. A checkpoint holds the state of training; what it belongs to (configuration,
+fingerprint of the data) stands in the run's folder.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+_LATEST_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints`.
+
+    Use as a context manager: leaving it waits until the last checkpoint is on disk.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        """Open the run's checkpoints, or begin with none."""
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(_LATEST_KEPT),
+                policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=lambda m: m["score"],
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+        """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+            metrics=None if score is None else {"score": score},
+            force=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint; None without any."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the checkpoint of the highest score; None without any that has one."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, target: Any) -> Any:
+        """The state saved at `step`, with the shapes, types and placement of `target`."""
+        # Without a target on the wanted devices Orbax would look for those that the checkpoint was written from.
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=args)["state"]
+
+    def close(self) -> None:
+        """Wait for the last write, then let go."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

@@ -1,0 +1,246 @@
+"""The default configuration, and everything that can be wrong with one.
+
+Files in `configs/` change a few fields of `default_config()`; any field can be set on the command line
+(`--config.train.steps=500`). `validate` looks at the whole before anything is read or compiled.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from awcl_jax import anatomy, optim, sharding
+from awcl_jax.augment import Augmentation
+from awcl_jax.data import datasets, sampler, selection
+from awcl_jax.errors import InputError
+from awcl_jax.models import resnet
+
+# What may change between the first start of a run and its resumption: none of it touches the numbers.
+FREE_ON_RESUME = (
+    "data.path",
+    "data.cache_mb",
+    "data.threads",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.mapping",
+    "report.pictures",
+    "report.map_frames",
+)
+
+
+def default_config() -> ConfigDict:
+    """AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
+    config = ConfigDict()
+    config.name = "fine"
+    config.seed = 0
+
+    config.positives = "anatomy"  # whom to pull together: anatomy (AWCL), scan (patient metadata), frame (SimCLR)
+    config.granularity = "fine"  # of the anatomy: fine or coarse
+    config.anatomy_ratio = 1.0  # share of the labelled frames whose label pretraining may use
+
+    config.data = ConfigDict()
+    config.data.dataset = "phantom"  # phantom, fetal_planes_db
+    config.data.path = ""  # folder of the prepared dataset; the phantom is made in the user's cache folder
+    config.data.preset = "default"  # of the phantom: default, tiny
+    config.data.size = 96  # edge in pixels of the square that frames are read at
+    config.data.val_share = 0.15  # share of the training patients held out where the dataset has no `val` split
+    config.data.cache_mb = 1024  # decoded frames are kept in memory when all fit into this
+    config.data.threads = 2  # that read and decode
+
+    config.sampler = ConfigDict()
+    config.sampler.mode = "balanced"  # balanced: anatomies x scans; natural: each frame once an epoch
+    config.sampler.batch_size = 32  # frames, over all devices; each is seen in two views
+    config.sampler.anatomies = placeholder(int)  # in a balanced batch; as many as fit by default
+    config.sampler.scans_per_anatomy = 4
+    config.sampler.unlabelled_share = 0.25
+    config.sampler.pairs = "frame"  # second view of the same frame, or of one from another scan: cross_scan
+
+    config.augment = augmentation_fields(Augmentation(size=64))
+
+    config.model = ConfigDict()
+    config.model.arch = "resnet18"  # resnet18, resnet34, resnet50
+    config.model.width_factor = 0.25  # of all layers; 1 is the paper's width
+    config.model.strides = "v1.5"  # v1.5 as torchvision, v1 as He et al. (resnet50 only)
+    config.model.dtype = "float32"  # float32, bfloat16
+    config.model.hidden = placeholder(int)  # width of the projection's hidden layer; the features' own by default
+    config.model.embedding = 128
+
+    config.loss = ConfigDict()
+    config.loss.temperature = 0.1
+    config.loss.block_size = placeholder(int)  # anchors whose similarities are held at a time; all by default
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adam, adamw, lars, sgd
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"  # cosine, constant
+    config.optim.warmup_steps = 20
+    config.optim.weight_decay = 1e-4
+    config.optim.decay_all = False  # decay biases and normalisation, too
+    config.optim.clip_norm = placeholder(float)
+
+    config.train = ConfigDict()
+    config.train.steps = 1000
+    config.train.log_every = 10
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 250
+    config.train.mapping = "shard_map"  # how the step spreads over devices: shard_map, pmap
+
+    config.eval = ConfigDict()
+    config.eval.granularity = "fine"  # of the anatomy that evaluators tell apart, whatever pretraining used
+    config.eval.anatomies = ()  # names of those they tell apart; all by default
+    config.eval.neighbours = 20  # that vote in kNN
+    config.eval.batch_size = 64  # frames encoded at a time
+
+    config.report = ConfigDict()
+    config.report.pictures = True  # curves, montages and the map of embeddings
+    config.report.map_frames = 600  # in the map of embeddings
+    return config
+
+
+def validate(config: ConfigDict, *, devices: int = 1) -> None:
+    """Check a whole configuration.
+
+    Args:
+      config: as from `default_config`, with changes.
+      devices: number of devices that a batch is spread over.
+
+    Raises:
+      InputError: with every problem in one line.
+    """
+    problems = list(itertools.chain(_choices(config), _numbers(config), _fits(config, devices)))
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _choices(config: ConfigDict) -> Iterator[str]:
+    known: dict[str, tuple[str, ...]] = {
+        "positives": selection.POSITIVES,
+        "granularity": anatomy.GRANULARITIES,
+        "eval.granularity": anatomy.GRANULARITIES,
+        "data.dataset": tuple(datasets.BUILDERS),
+        "data.preset": datasets.PHANTOM_PRESETS,
+        "sampler.mode": sampler.MODES,
+        "sampler.pairs": sampler.PAIRS,
+        "model.arch": tuple(resnet.STAGES),
+        "model.strides": resnet.STRIDES,
+        "model.dtype": ("float32", "bfloat16"),
+        "optim.name": optim.OPTIMISERS,
+        "optim.schedule": optim.SCHEDULES,
+        "train.mapping": sharding.MAPPINGS,
+    }
+    for field, names in known.items():
+        if (value := _get(config, field)) not in names:
+            yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
+
+
+def _numbers(config: ConfigDict) -> Iterator[str]:
+    rules: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("anatomy_ratio", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+        ("seed", lambda x: x >= 0, "0 or more"),
+        ("data.size", lambda x: x >= 1, "at least 1 pixel"),
+        ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
+        ("data.cache_mb", lambda x: x >= 0, "0 or more"),
+        ("report.map_frames", lambda x: x >= 1, "at least 1"),
+        ("data.threads", lambda x: x >= 1, "at least 1"),
+        ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
+        ("sampler.anatomies", lambda x: x is None or x >= 1, "at least 1"),
+        ("sampler.scans_per_anatomy", lambda x: x >= 2, "at least 2"),
+        ("sampler.unlabelled_share", lambda x: 0 <= x < 1, "from 0 to below 1"),
+        ("model.width_factor", lambda x: x > 0, "above 0"),
+        ("model.hidden", lambda x: x is None or x >= 1, "at least 1"),
+        ("model.embedding", lambda x: x >= 2, "at least 2"),
+        ("loss.temperature", lambda x: x > 0, "above 0"),
+        ("loss.block_size", lambda x: x is None or x >= 1, "at least 1"),
+        ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
+        ("optim.learning_rate", lambda x: x > 0, "above 0"),
+        ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
+        ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
+        ("eval.neighbours", lambda x: x >= 1, "at least 1"),
+        ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
+        ("train.steps", lambda x: x >= 1, "at least 1"),
+        ("train.log_every", lambda x: x >= 1, "at least 1"),
+        ("train.eval_every", lambda x: x >= 1, "at least 1"),
+        ("train.checkpoint_every", lambda x: x >= 1, "at least 1"),
+    ]
+    for field, holds, rule in rules:
+        if not holds(value := _get(config, field)):
+            yield f"config.{field} must be {rule}; got {value}"
+    try:
+        augmentation(config)
+    except InputError as error:
+        yield f"config.augment: {error}"
+
+
+def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
+    if config.sampler.batch_size % devices:
+        yield (
+            f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
+            f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
+        )
+    if config.augment.size > config.data.size:
+        yield (
+            f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "
+            f"pixels of config.data.size={config.data.size}"
+        )
+    if 0 < config.train.steps <= config.optim.warmup_steps:
+        yield (
+            f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
+            f"got {config.optim.warmup_steps}"
+        )
+    if config.positives == "frame" and (config.sampler.mode, config.sampler.pairs) != ("natural", "frame"):
+        yield (
+            "config.positives='frame' knows no labels: it takes config.sampler.mode='natural' and "
+            f"config.sampler.pairs='frame'; got {config.sampler.mode!r} and {config.sampler.pairs!r}"
+        )
+    if config.positives == "scan" and config.sampler.pairs == "cross_scan":
+        yield "config.positives='scan' pulls one scan together; config.sampler.pairs='cross_scan' contradicts it"
+
+
+def augmentation_fields(options: Augmentation) -> ConfigDict:
+    """An augmentation as part of a configuration, whose fields it describes; () stands for a range that is off."""
+    return ConfigDict({name: () if value is None else value for name, value in vars(options).items()})
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """The `augment` part of a configuration as the augmentation takes it."""
+    fields: dict[str, Any] = {name: None if value == () else value for name, value in config.augment.to_dict().items()}
+    return Augmentation(**fields)
+
+
+def dtype(config: ConfigDict) -> Any:
+    """The type of the encoder's arithmetic."""
+    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.model.dtype]
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain values, as JSON would give them back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)"."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{field} ({before.get(field)} -> {after.get(field)})"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field) and field not in FREE_ON_RESUME
+    ]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    for key in field.split("."):
+        config = config[key]
+    return config

@@ -1,0 +1,111 @@
+"""The training loop: steps, progress, metrics, and what happens every so often."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from awcl_jax.data.pipeline import Batch
+from awcl_jax.errors import InputError
+
+Metrics = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something done after every `every` steps, and after the last.
+
+    Attributes:
+      every: in steps.
+      run: called with the number of steps taken and the state after them.
+    """
+
+    every: int
+    run: Callable[[int, Any], None]
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether it runs once `done` of `steps` steps are taken."""
+        return done % self.every == 0 or done == steps
+
+
+def train(
+    state: Any,
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    batches: Iterable[Batch],
+    *,
+    place: Callable[[Any], Any],
+    start: int,
+    steps: int,
+    batch_size: int,
+    log_every: int,
+    write: Callable[[int, Metrics], None],
+    events: Sequence[Event] = (),
+    show_progress: bool = True,
+) -> Any:
+    """Take all steps of a run that are not taken yet.
+
+    Args:
+      state: after `start` steps.
+      step: (state, placed batch) -> (state, metrics).
+      batches: of steps `start` to `steps`.
+      place: puts a batch's arrays on the devices.
+      start: number of steps taken.
+      steps: number of steps of the whole run.
+      batch_size: frames in a global batch, for the rate.
+      log_every: steps between two lines of metrics.
+      write: takes a step's metrics.
+      events: in the order in which they run; each sees metrics that are known to be finite.
+      show_progress: draw a bar.
+
+    Returns:
+      The state after `steps` steps.
+
+    Raises:
+      InputError: the loss or the gradient is not finite. No event has run since the step where that happened, so that
+        the last checkpoint is a good one.
+    """
+    log = Event(log_every, lambda *_: None)
+    pending: list[tuple[int, Any]] = []
+    since, waited = time.perf_counter(), 0.0
+    bar = tqdm(initial=start, total=steps, unit="step", disable=not show_progress, dynamic_ncols=True)
+    with bar:
+        before = time.perf_counter()
+        for batch in batches:
+            waited += time.perf_counter() - before
+            state, values = step(state, place(batch.arrays))
+            done = batch.step + 1
+            pending.append((done, values))
+            bar.update()
+            if log.due(done, steps) or any(event.due(done, steps) for event in events):
+                latest = _check_finite(pending)
+                now = time.perf_counter()
+                speed = len(pending) * batch_size / (now - since)
+                bar.set_postfix_str(f"loss {latest['loss']:.3f}, {speed:.0f} frames/s")
+                if log.due(done, steps):
+                    composed = {f"batch/{name}": value for name, value in batch.composition.items()}
+                    timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
+                    write(done, latest | composed | timing)
+                for event in events:
+                    if event.due(done, steps):
+                        event.run(done, state)
+                pending, since, waited = [], time.perf_counter(), 0.0
+            before = time.perf_counter()
+    return state
+
+
+def _check_finite(pending: list[tuple[int, Any]]) -> Metrics:
+    """Metrics of the latest of these steps; raises at the first whose loss or gradient is not finite."""
+    values = jax.device_get([metrics for _, metrics in pending])
+    for (done, _), metrics in zip(pending, values, strict=True):
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(metrics[name]):
+                raise InputError(
+                    f"The {name.replace('_', ' ')} became {float(metrics[name])} at step {done}: stopped, with the "
+                    "last good checkpoint kept. Lower config.optim.learning_rate, lengthen config.optim.warmup_steps "
+                    "or set config.optim.clip_norm, and start in a new folder."
+                )
+    return {name: float(value) for name, value in values[-1].items()}

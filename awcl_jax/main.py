@@ -1,0 +1,73 @@
+"""Pretrain an encoder: `python -m awcl_jax.main --config=configs/fine.py`.
+
+The configuration is a Python file with `get_config()`; a name after a colon is its argument, and any field can be set:
+
+  python -m awcl_jax.main --config=configs/fine.py
+  python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
+  python -m awcl_jax.main --config=configs/coarse.py --config.train.steps=500 --workdir=runs/coarse
+
+The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
+"""
+
+import datetime
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from awcl_jax.cache import cache_folder
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/fine.py[:VARIANT].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one under runs/.")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the configuration says."""
+    if len(argv) > 1:
+        raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
+    if _CONFIG.value is None:
+        raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
+    # Imported here, so that --help does not wait for JAX.
+    import jax
+
+    from awcl_jax import pretrain
+
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint that is saved without a score
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or f"runs/{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    pretrain.run(config, Path(workdir))
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Read the flags; absl ends with 1 after --help, and answers a slip in a field with many lines or a traceback."""
+    try:
+        return list(flags.FLAGS(argv))
+    except SystemExit:
+        sys.exit(0)
+    except (AttributeError, KeyError) as error:
+        # ml_collections wraps the name and, where there is any, the nearest one in one to three exceptions.
+        said: object = error
+        while isinstance(said, Exception):
+            said = said.args[0]
+        raise InputError(f"The configuration has no field {_one_line(str(said))}") from None
+    except flags.Error as error:
+        # Of an error within the configuration's file this is the traceback, as text.
+        said = str(error).strip()
+        if "Traceback (most recent call last):" in said:
+            said = said.splitlines()[-1].partition(": ")[2]
+        raise InputError(_one_line(said)) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.strip('"').splitlines())
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        app.run(main, flags_parser=_parse)

@@ -1,0 +1,106 @@
+"""The pictures of a pretraining run: curves, what was contrasted with what, and a map of what came of it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from awcl_jax import report
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.augment import Augmentation, two_views
+from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.selection import Part, Selection
+from awcl_jax.evaluation import Features
+from awcl_jax.metrics import METRICS_FILE, collapsed_loss
+
+_PAIRS, _VIEWED = 12, 6
+
+
+def write_pictures(
+    workdir: Path,
+    *,
+    selection: Selection,
+    plan: BatchPlan,
+    labels: Int[np.ndarray, " n"],
+    augmentation: Augmentation,
+    seed: int,
+    before: Features,
+    after: Features,
+    map_frames: int,
+) -> None:
+    """Write `loss.png`, `pairs.png`, `views.png` and `embeddings.png` into the run's folder.
+
+    Args:
+      workdir: folder of the run.
+      selection: its data.
+      plan: its batches.
+      labels: whom its loss pulled together.
+      augmentation: of its views.
+      seed: of its views.
+      before: features by the untrained encoder.
+      after: features by the trained one.
+      map_frames: test frames in the map of embeddings.
+    """
+    collapsed = collapsed_loss(2 * plan.batch_size)
+    report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png", collapsed=collapsed)
+    _pairs(selection.train, plan, labels, workdir / "pairs.png")
+    _views(selection.train, plan, augmentation, seed, workdir / "views.png")
+    _map(selection.test, before, after, map_frames, seed, workdir / "embeddings.png")
+
+
+def _pairs(train: Part, plan: BatchPlan, labels: Int[np.ndarray, " n"], out: Path) -> None:
+    """Positive pairs of the first batch: of two scans where it has such, else the two views of one frame."""
+    rows, partners = plan.frames(0), plan.partners(0)
+    scans = train.index.scans
+    pairs: list[tuple[int, int]] = []
+    waiting: dict[int, int] = {}
+    for frame, partner in zip(rows.tolist(), partners.tolist(), strict=True):
+        label = int(labels[frame])
+        if partner != frame or label == UNLABELLED:
+            pairs.append((frame, partner))
+        elif label in waiting:
+            pairs.append((waiting.pop(label), frame))
+        else:
+            waiting[label] = frame
+    pairs.sort(key=lambda pair: scans[pair[0]] == scans[pair[1]])
+    shown = np.array(pairs[:_PAIRS])
+    images = np.stack([train.reader.read(shown[:, side]) for side in (0, 1)], axis=1)
+    captions = [(caption(train.index, left), caption(train.index, right)) for left, right in shown.tolist()]
+    report.montage_pairs(images, captions, out, cross_scan=scans[shown[:, 0]] != scans[shown[:, 1]])
+
+
+def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, out: Path) -> None:
+    """Frames of the first batch beside augmented views, the first two of which are those that the encoder saw."""
+    frames = plan.frames(0)[:_VIEWED]
+    images, rows = train.reader.read(frames), np.arange(frames.size)
+    views = [two_views(images, rows=rows, step=step, seed=seed, options=augmentation) for step in range(3)]
+    shown = np.swapaxes(np.concatenate(jax.device_get(views)), 0, 1)[..., 0]
+    report.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
+
+
+def _map(test: Part, before: Features, after: Features, count: int, seed: int, out: Path) -> None:
+    index = test.index
+    frames = np.random.default_rng(seed).permutation(len(index))[:count]
+    report.embedding_map(
+        after(test.reader, frames),
+        index.fine[frames],
+        index.fine_names,
+        index.scans[frames],
+        out,
+        before=before(test.reader, frames),
+        points=count,
+        seed=seed,
+    )
+
+
+def caption(index: ScanIndex, frame: int) -> str:
+    """Which scan a frame is of, and what it shows."""
+    fine, coarse = int(index.fine[frame]), int(index.coarse[frame])
+    shown = "unlabelled"
+    if fine != UNLABELLED:
+        shown = index.fine_names[fine]
+    elif coarse != UNLABELLED:
+        shown = index.coarse_names[coarse]
+    return f"{index.scan_names[index.scans[frame]]} {shown}"

@@ -1,0 +1,295 @@
+"""A pretraining run, from configuration to results.
+
+The configuration stops here: functions of other modules take plain values.
+"""
+
+import dataclasses
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from awcl_jax import config as configuration
+from awcl_jax import loop, optim, pictures, report, run_folder, sharding
+from awcl_jax.augment import centre_view
+from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.data import datasets, pipeline, selection
+from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.errors import InputError
+from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
+from awcl_jax.evaluators.scores import Score
+from awcl_jax.metrics import MetricsWriter
+from awcl_jax.models.heads import Projection
+from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.models.resnet import make_resnet
+from awcl_jax.step import make_step
+from awcl_jax.train_state import TrainState, parameter_count
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a configuration stands for, made and checked, before the first step."""
+
+    data: selection.Selection
+    labels: Int[np.ndarray, " n"]
+    plan: BatchPlan
+    model: ContrastiveModel
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    evaluation: Evaluation
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Pretrain an encoder, evaluate it against an untrained one, and write down what came of it.
+
+    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
+    the numbers of a run that was never stopped.
+
+    Args:
+      config: as `config.default_config`, with changes.
+      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json` and
+        pictures.
+
+    Returns:
+      What `results.json` holds: the scores of the pixels, the untrained and the trained encoder, speed and memory.
+
+    Raises:
+      InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
+    """
+    mesh = sharding.make_mesh()
+    configuration.validate(config, devices=mesh.size)
+    setup = set_up(config)
+    run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
+    untrained = initial_state(setup, seed=config.seed)
+    _say(selection.describe(setup.data))
+    _say(
+        f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
+        f"{mesh.devices.flat[0].platform} device(s); the run is in {workdir}"
+    )
+    state = _train(config, setup, mesh, untrained, workdir)
+    return _conclude(config, setup, untrained, state, workdir)
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Read the data's labels, plan the batches and make the model; nothing is compiled and nothing written.
+
+    Raises:
+      InputError: the data and the configuration do not fit.
+    """
+    path = Path(config.data.path) if config.data.path else _default_dataset(config)
+    data = selection.select(
+        path, size=config.data.size, cache_mb=config.data.cache_mb, val_share=config.data.val_share, seed=config.seed
+    )
+    labels = selection.positive_labels(
+        data.train.index,
+        config.positives,
+        granularity=config.granularity,
+        anatomy_ratio=config.anatomy_ratio,
+        seed=config.seed,
+    )
+    plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
+    encoder = make_resnet(
+        config.model.arch,
+        width_factor=config.model.width_factor,
+        strides=config.model.strides,
+        dtype=jnp.dtype(config.model.dtype),
+        axis_name=sharding.AXIS,
+    )
+    projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
+    model = ContrastiveModel(encoder=encoder, projection=projection)
+    learning_rate = optim.learning_rate_schedule(
+        peak=config.optim.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.optim.warmup_steps,
+        schedule=config.optim.schedule,
+    )
+    optimiser = optim.make_optimiser(
+        config.optim.name,
+        learning_rate=learning_rate,
+        weight_decay=config.optim.weight_decay,
+        decay_all=config.optim.decay_all,
+        clip_norm=config.optim.clip_norm,
+    )
+    return Setup(data, labels, plan, model, optimiser, learning_rate, _make_evaluation(config, model, data))
+
+
+def _default_dataset(config: ConfigDict) -> Path:
+    if config.data.dataset != "phantom":
+        raise InputError(
+            f"config.data.path is missing: prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
+            "--out=DIR` and give --config.data.path=DIR."
+        )
+    return datasets.prepare_phantom(config.data.preset)
+
+
+def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selection.Selection) -> Evaluation:
+    index = data.train.index
+    names = index.fine_names if config.eval.granularity == "fine" else index.coarse_names
+    if unknown := set(config.eval.anatomies) - set(names):
+        raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
+    told_apart = [name in (config.eval.anatomies or names) for name in names]
+    options = configuration.augmentation(config)
+
+    def labelled(part: selection.Part, purpose: str) -> LabelledFrames:
+        labels = part.index.labels(config.eval.granularity)
+        # The False at the end is what UNLABELLED, -1, points at.
+        frames = np.flatnonzero(np.array([*told_apart, False])[labels])
+        if frames.size == 0:
+            shown = ", ".join(config.eval.anatomies or names)
+            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
+        return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
+
+    @jax.jit
+    def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
+        features = model.apply(variables, centre_view(frames, options=options), method="features")
+        assert isinstance(features, jax.Array)
+        return features
+
+    return Evaluation(
+        encode,
+        config.eval.batch_size,
+        train=labelled(data.train, "train"),
+        val=labelled(data.val, "val"),
+        test=labelled(data.test, "test"),
+        names=names,
+        neighbours=config.eval.neighbours,
+    )
+
+
+def initial_state(setup: Setup, *, seed: int) -> TrainState:
+    """The state before the first step, on the host."""
+    # The parameters do not depend on the size of a frame, and a small one is quickly traced.
+    frame = jnp.zeros((1, 32, 32, 1))
+    variables = jax.jit(lambda key: setup.model.init(key, frame, train=False))(jax.random.key(seed))
+    # On the host, for the step reuses the memory of the state that it is given.
+    return jax.device_get(TrainState.create(variables, setup.optimiser))
+
+
+def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
+    """The training step over these devices."""
+    body = make_step(
+        setup.model,
+        setup.optimiser,
+        learning_rate=setup.learning_rate,
+        augmentation=configuration.augmentation(config),
+        temperature=config.loss.temperature,
+        block_size=config.loss.block_size,
+        seed=config.seed,
+    )
+    return sharding.map_step(body, mesh, via=config.train.mapping)
+
+
+def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
+    """This process's batches from step `start` on."""
+    return pipeline.batches(
+        setup.plan,
+        setup.data.train.reader,
+        labels=setup.labels,
+        scans=setup.data.train.index.scans,
+        start=start,
+        stop=config.train.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+    )
+
+
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, workdir: Path) -> TrainState:
+    """All steps that are not taken yet, with checkpoints, metrics and evaluations along the way."""
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        state, start = sharding.replicate(untrained, mesh), checkpoints.latest_step or 0
+        if start:
+            _say(f"Going on from step {start} of {config.train.steps}.")
+            state = checkpoints.restore(start, state)
+        write = _writer(stack, workdir, start)
+        scores: dict[int, float] = {}
+
+        def evaluate(done: int, state: TrainState) -> None:
+            values = setup.evaluation.validate(state.variables)
+            scores[done] = values["val/knn/macro_f1"]
+            write(done, values)
+
+        def save(done: int, state: TrainState) -> None:
+            checkpoints.save(done, state, score=scores.get(done))
+
+        return loop.train(
+            state,
+            step_on(mesh, config, setup),
+            batches_of(config, setup, start=start),
+            place=lambda arrays: sharding.place_batch(arrays, mesh),
+            start=start,
+            steps=config.train.steps,
+            batch_size=config.sampler.batch_size,
+            log_every=config.train.log_every,
+            write=write,
+            # The evaluation first: its score goes with the checkpoint.
+            events=(loop.Event(config.train.eval_every, evaluate), loop.Event(config.train.checkpoint_every, save)),
+            show_progress=_first_process(),
+        )
+
+
+def _writer(stack: ExitStack, workdir: Path, start: int) -> Callable[[int, loop.Metrics], None]:
+    """Only one process writes metrics."""
+    if not _first_process():
+        return lambda step, values: None
+    return stack.enter_context(MetricsWriter(workdir, start_step=start)).write
+
+
+def _conclude(
+    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, workdir: Path
+) -> dict[str, Any]:
+    """Scores on the test patients; the table, the results and the pictures."""
+    evaluation = setup.evaluation
+    before, after = (evaluation.encoder(s.variables) for s in (untrained, state))
+    columns = {
+        "pixels": evaluation.test_scores(downsampled_pixels),
+        "untrained": evaluation.test_scores(before),
+        "trained": evaluation.test_scores(after),
+    }
+    results = {
+        "steps": config.train.steps,
+        "data": setup.data.fingerprint,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **{column: _as_dict(scores) for column, scores in columns.items()},
+    }
+    if not _first_process():
+        return results
+    run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
+    _say(f"\n{report.results_table(columns)}")
+    if config.report.pictures:
+        pictures.write_pictures(
+            workdir,
+            selection=setup.data,
+            plan=setup.plan,
+            labels=setup.labels,
+            augmentation=configuration.augmentation(config),
+            seed=config.seed,
+            before=before,
+            after=after,
+            map_frames=config.report.map_frames,
+        )
+    _say(f"\nCheckpoints, metrics and pictures are in {workdir}")
+    return results
+
+
+def _as_dict(scores: list[Score]) -> dict[str, dict[str, Any]]:
+    return {score.name: dataclasses.asdict(score) for score in scores}
+
+
+def _first_process() -> bool:
+    return jax.process_index() == 0
+
+
+def _say(message: str) -> None:
+    if _first_process():
+        print(message, flush=True)

@@ -1,0 +1,69 @@
+"""The folder of a run: what it belongs to, and files that are never half written."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from awcl_jax.config import changed_fields
+from awcl_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+
+
+def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str) -> None:
+    """Begin a run in this folder, or make sure that it is the same one that goes on.
+
+    Args:
+      workdir: made where it is not there.
+      config: the configuration as plain values.
+      fingerprint: of the data.
+
+    Raises:
+      InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files.
+      OSError: it cannot be written.
+    """
+    file = workdir / CONFIG_FILE
+    # Listed before the next question: what another process of this run writes comes after its config.json.
+    others = [f for f in workdir.iterdir() if f.suffix != ".part"] if workdir.is_dir() else []
+    if not file.exists():
+        if others:
+            raise InputError(f"{workdir} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"config": config, "data": fingerprint})
+        return
+    before = read_json(file)
+    if not isinstance(before.get("config"), dict):
+        raise InputError(f"{file} holds no configuration; restore the file or give another --workdir.")
+    if before.get("data") != fingerprint:
+        raise InputError(
+            f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
+            "give that data's path or another --workdir."
+        )
+    if changed := changed_fields(before["config"], json.loads(json.dumps(config))):
+        raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new, never half of one."""
+    # A name of its own, since several processes may write the same file at once.
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+      InputError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); restore the file or give another --workdir.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; restore the file or give another --workdir.")
+    return content

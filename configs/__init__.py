@@ -1,0 +1,1 @@
+"""Configurations: the defaults plus a delta each, and variants by an argument (`configs/fine.py:VARIANT`)."""

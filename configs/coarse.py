@@ -1,0 +1,16 @@
+"""AWCL with coarse anatomy: frames of one region (heart, head, spine, ...) attract each other.
+
+python -m awcl_jax.main --config=configs/coarse.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.variants import base
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """As `configs/fine.py`, with coarse anatomy."""
+    config = base(variant)
+    config.name = "coarse"
+    config.granularity = "coarse"
+    return config

@@ -1,0 +1,14 @@
+"""AWCL with fine anatomy: frames of one standard plane attract each other, whichever scan they are of.
+
+python -m awcl_jax.main --config=configs/fine.py
+python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs.variants import base
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The defaults are AWCL fine; `variant` as in `configs.variants.base`."""
+    return base(variant)

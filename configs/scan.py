@@ -1,0 +1,16 @@
+"""Patient metadata as the only knowledge: frames of one scan attract each other.
+
+python -m awcl_jax.main --config=configs/scan.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.variants import base
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """As `configs/fine.py`, with batches of scans x distinct frames of each."""
+    config = base(variant)
+    config.name = "scan"
+    config.positives = "scan"
+    return config

@@ -1,0 +1,75 @@
+"""What a dataset or a publication changes in every configuration."""
+
+from ml_collections import ConfigDict
+
+from awcl_jax.augment import PAPER
+from awcl_jax.config import augmentation_fields, default_config
+from awcl_jax.errors import InputError
+
+
+def base(variant: str | None) -> ConfigDict:
+    """The defaults, changed for a variant: the phantom's without one, `tiny`, `fetal_planes_db`, `paper`.
+
+    Raises:
+      InputError: no such variant.
+    """
+    variants = {"": lambda config: None, "tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper}
+    if (variant or "") not in variants:
+        raise InputError(f"There is no variant {variant!r}; there are {', '.join(filter(None, variants))}.")
+    config = default_config()
+    variants[variant or ""](config)
+    return config
+
+
+def _tiny(config: ConfigDict) -> None:
+    """A run of seconds on a phantom of a few scans: to see that everything works."""
+    config.data.preset = "tiny"
+    config.data.size = 48
+    config.augment.size = 32
+    config.model.width_factor = 0.125
+    config.model.embedding = 32
+    config.sampler.batch_size = 16
+    config.sampler.scans_per_anatomy = 3
+    config.optim.warmup_steps = 5
+    config.train.steps = 30
+    config.train.eval_every = 30
+    config.train.checkpoint_every = 10
+    config.report.map_frames = 100
+
+
+def _fetal_planes_db(config: ConfigDict) -> None:
+    """Real frames of FETAL_PLANES_DB with a ResNet-18."""
+    config.data.dataset = "fetal_planes_db"
+    config.data.size = 128
+    config.augment.size = 112
+    config.model.width_factor = 1.0
+    config.eval.anatomies = (
+        "abdomen",
+        "femur",
+        "thorax",
+        "trans-thalamic",
+        "trans-cerebellum",
+        "trans-ventricular",
+    )
+
+
+def _paper(config: ConfigDict) -> None:
+    """The settings of the published AWCL code, on the phantom's frames of the same fourteen planes.
+
+    ResNet-18 from scratch at 227 pixels, a 512-512-128 projection, batches of 32 as they come, Adam at 1e-3 with weight
+    decay 1e-6 on every parameter, temperature 0.5. Not taken over: the loss's factor t/0.07, which Adam nearly ignores,
+    and the choice of positives for a whole batch by its first label.
+    """
+    config.data.size = 256
+    config.sampler.mode = "natural"
+    config.augment = augmentation_fields(PAPER)
+    config.model.width_factor = 1.0
+    config.model.hidden = 512
+    config.model.embedding = 128
+    config.loss.temperature = 0.5
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "constant"
+    config.optim.warmup_steps = 0
+    config.optim.weight_decay = 1e-6
+    config.optim.decay_all = True

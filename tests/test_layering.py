@@ -1,0 +1,113 @@
+"""Who may import whom."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
+
+# From the top; a module may import those of lower layers, and of its own where that makes no circle.
+LAYERS = (
+    ("main",),
+    ("pretrain", "downstream", "ingest", "embed", "export", "reproduce"),
+    ("pictures", "loop", "checkpoint", "run_folder", "report", "evaluation", "config"),
+    ("evaluators", "step", "encode"),
+    ("data.selection",),
+    ("data.pipeline", "data.sampler", "data.frames"),
+    ("data.scans",),
+    ("data.datasets", "data"),
+    ("augment", "models", "losses", "optim", "train_state"),
+    ("anatomy", "sharding", "metrics", "cli", "cache", "errors"),
+)
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {name_of(file): ast.parse(file.read_text()) for file in MODULES}
+
+
+def layer_of(module: str) -> int:
+    """0 at the top; that of the longest name in LAYERS that the module is or lies in."""
+    inside = module.removeprefix("awcl_jax").lstrip(".")
+    found = [
+        (len(name), depth)
+        for depth, names in enumerate(LAYERS)
+        for name in names
+        if inside == name or inside.startswith(f"{name}.")
+    ]
+    assert found, f"{module} has no layer yet: put it into LAYERS"
+    return max(found)[1]
+
+
+def imports_of(module: str) -> set[str]:
+    """Every module that this one names in an import, wherever it stands."""
+    found = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def inner_imports_of(module: str) -> set[str]:
+    """Modules of this package that this one imports, without the packages they lie in."""
+    found = imports_of(module) & TREES.keys()
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {"awcl_jax"}
+
+
+def names_in(module: str) -> set[str]:
+    tree = TREES[module]
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    }
+
+
+@pytest.mark.parametrize("module", sorted(TREES.keys() - {"awcl_jax"}))
+def test_imports_go_down(module):
+    upwards = {name for name in inner_imports_of(module) if layer_of(name) < layer_of(module)}
+    assert not upwards
+
+
+def test_no_circle():
+    left = {module: inner_imports_of(module) - {module} for module in TREES}
+    while free := {module for module, wanted in left.items() if not wanted & left.keys()}:
+        left = {module: wanted for module, wanted in left.items() if module not in free}
+    assert not left
+
+
+def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
+    (axis,) = (
+        node.value.value
+        for node in TREES["awcl_jax.sharding"].body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "AXIS"
+    )
+    collectives = {"all_gather", "pmean", "psum", "pmax", "pmin", "all_to_all", "ppermute", "psum_scatter"}
+    for module in TREES.keys() - {"awcl_jax.sharding"}:
+        constants = {node.value for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)}
+        assert axis not in constants, module
+        assert not collectives & names_in(module), module
+        assert not {f"jax.lax.{name}" for name in collectives} & imports_of(module), module
+
+
+def test_only_one_module_knows_orbax():
+    knowing = {module for module in TREES if any(re.match(r"orbax\b", name) for name in imports_of(module))}
+    assert knowing == {"awcl_jax.checkpoint"}
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_no_module_imports_tensorflow(module):
+    assert not [name for name in imports_of(module) if re.match(r"tensorflow(\.|$)", name)]
+
+
+def test_the_configuration_stops_at_the_door():
+    doors = {"awcl_jax.config", "awcl_jax.pretrain", "awcl_jax.downstream"}
+    knowing = {m for m in TREES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
+    assert knowing <= doors

@@ -1,0 +1,202 @@
+"""Whole runs on a small phantom: what they learn, what they leave behind, and how they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from awcl_jax import pretrain
+from awcl_jax.data import pipeline
+from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
+from awcl_jax.errors import InputError
+from awcl_jax.metrics import read_metrics
+from configs import fine, scan, simclr
+
+ROOT = Path(__file__).parents[1]
+TIMING = {"frames_per_second", "data_wait_share"}
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """The tiny phantom, prepared."""
+    builder = Phantom(config="tiny", data_dir=tmp_path_factory.mktemp("phantom"), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def tiny(phantom: Path, method=fine, **fields):
+    config = method.get_config("tiny")
+    config.data.path = str(phantom)
+    config.report.pictures = False
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def final_state(workdir: Path, step: int):
+    """All arrays of a checkpoint, as Orbax alone reads them."""
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        return jax.device_get(manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"])
+
+
+def numbers(workdir: Path):
+    """All metrics but the clock's."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(phantom, tmp_path_factory):
+    """Folder and results of a run with everything on."""
+    workdir = tmp_path_factory.mktemp("run") / "fine"
+    config = tiny(phantom, **{"report.pictures": True, "train.steps": 60, "train.eval_every": 30})
+    return workdir, pretrain.run(config, workdir)
+
+
+@pytest.mark.slow
+def test_a_run_learns_anatomy(tmp_path):
+    # The tiny phantom has too few patients to learn from; these are enough to tell apart the planes that differ most.
+    patients = (("train", 24), ("val", 4), ("test", 10))
+    small = PhantomConfig(name="small", patients=patients, frames_per_scan=18, image_size=64)
+    builder = Phantom(config=small, data_dir=tmp_path / "data", file_format="array_record")
+    builder.download_and_prepare()
+    frames = {"data.size": 64, "augment.size": 48, "model.width_factor": 0.25, "sampler.batch_size": 32}
+    training = {"train.steps": 300, "train.eval_every": 300, "train.checkpoint_every": 300, "optim.learning_rate": 2e-3}
+    planes = ("HCP", "FLP", "SPINE_SAG", "PROFILE", "ACP", "KIDNEYS_CORONAL")
+    config = tiny(Path(builder.data_dir), **frames, **training, **{"eval.anatomies": planes})
+    results = pretrain.run(config, tmp_path / "run")
+    losses = [line["loss"] for line in numbers(tmp_path / "run") if "loss" in line]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
+    # 0.51 and 0.48 untrained, 0.71 and 0.71 trained.
+    for score in ("knn/macro_f1", "probe/macro_f1"):
+        assert results["trained"][score]["value"] > results["untrained"][score]["value"] + 0.05
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_a_user_looks_for(trained):
+    workdir, results = trained
+    for name in ("loss.png", "pairs.png", "views.png", "embeddings.png"):
+        assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert list((workdir / "tensorboard").glob("events.*"))
+    lines = numbers(workdir)
+    assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40, 50, 60]
+    assert [line["step"] for line in lines if "val/knn/macro_f1" in line] == [30, 60]
+    composed = next(line for line in lines if "batch/positives" in line)
+    assert composed["batch/cross_scan"] > 0.5
+    assert composed["collapsed_loss"] == pytest.approx(np.log(2 * 16 - 1))
+
+
+@pytest.mark.slow
+def test_the_same_command_again_only_repeats_the_results(trained, phantom, capsys):
+    workdir, results = trained
+    before = numbers(workdir)
+    config = tiny(phantom, **{"train.steps": 60, "train.eval_every": 30})
+    config.report.pictures = True
+    again = pretrain.run(config, workdir)
+    assert again["trained"] == results["trained"]
+    assert numbers(workdir) == before
+    assert "Going on from step 60 of 60" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [simclr, scan], ids=["simclr", "scan"])
+def test_the_other_methods_run(method, phantom, tmp_path):
+    results = pretrain.run(tiny(phantom, method, **{"train.steps": 3, "optim.warmup_steps": 0}), tmp_path / "run")
+    assert 0 <= results["trained"]["probe/macro_f1"]["value"] <= 1
+    composed = next(line for line in numbers(tmp_path / "run") if "batch/positives" in line)
+    if method is simclr:
+        assert composed["batch/positives"] == 1  # its own other view
+        assert composed["batch/own_view_only"] == 1
+    else:
+        assert composed["batch/positives"] > 1
+        assert composed["batch/cross_scan"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_goes_on_bit_for_bit(phantom, tmp_path, monkeypatch):
+    config = tiny(phantom, **{"sampler.pairs": "cross_scan"})
+    pretrain.run(config, tmp_path / "unbroken")
+
+    def broken(*args, **kwargs):
+        for batch in pipeline_batches(*args, **kwargs):
+            if batch.step == 17:
+                raise RuntimeError("the power is gone")
+            yield batch
+
+    pipeline_batches = pipeline.batches
+    monkeypatch.setattr(pipeline, "batches", broken)
+    with pytest.raises(RuntimeError, match="power"):
+        pretrain.run(config, tmp_path / "broken")
+    monkeypatch.undo()
+    pretrain.run(config, tmp_path / "broken")
+    chex.assert_trees_all_equal(final_state(tmp_path / "broken", 30), final_state(tmp_path / "unbroken", 30))
+    assert numbers(tmp_path / "broken") == numbers(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_bit_for_bit(phantom, tmp_path):
+    def start(name):
+        command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny"]
+        options = [f"--config.data.path={phantom}", "--config.train.steps=40", "--config.report.pictures=False"]
+        options += [f"--workdir={tmp_path / name}"]
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+    unbroken = start("unbroken")
+    assert unbroken.wait(timeout=300) == 0, unbroken.stderr.read()
+    for after in (10, 20):
+        killed = start("killed")
+        while killed.poll() is None and not (tmp_path / "killed" / "checkpoints" / str(after)).exists():
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait(timeout=60)
+    final = start("killed")
+    assert final.wait(timeout=300) == 0, final.stderr.read()
+    chex.assert_trees_all_equal(final_state(tmp_path / "killed", 40), final_state(tmp_path / "unbroken", 40))
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(phantom, tmp_path):
+    diverging = {"optim.name": "sgd", "optim.learning_rate": 1e30, "optim.warmup_steps": 0}
+    config = tiny(phantom, **diverging, **{"train.checkpoint_every": 1})
+    with pytest.raises(InputError, match=r"became .* at step .*learning_rate"):
+        pretrain.run(config, tmp_path / "run")
+    kept = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir() if folder.name.isdigit())
+    assert kept
+    chex.assert_tree_all_finite(final_state(tmp_path / "run", kept[0])["params"])
+
+
+@pytest.mark.slow
+def test_real_frames_are_pretrained_on(real_dataset, tmp_path):
+    config = fine.get_config("fetal_planes_db")
+    config.data.path = str(real_dataset)
+    small = {"data.size": 48, "augment.size": 32, "model.width_factor": 0.125, "train.steps": 40}
+    config.update_from_flattened_dict(small | {"report.map_frames": 60})
+    results = pretrain.run(config, tmp_path / "run")
+    losses = [line["loss"] for line in numbers(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert results["trained"]["probe/accuracy"]["frames"] == 563  # test frames of the six anatomies
+    assert results["trained"]["probe/accuracy"]["patients"] == 243
+
+
+def test_a_dataset_without_a_path_says_how_to_prepare_it(tmp_path):
+    config = fine.get_config("fetal_planes_db")
+    with pytest.raises(InputError, match=r"awcl_jax\.ingest fetal_planes_db"):
+        pretrain.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_anatomies_to_tell_apart_are_named(phantom, tmp_path):
+    with pytest.raises(InputError, match=r"toes.*4CH"):
+        pretrain.run(tiny(phantom, **{"eval.anatomies": ("toes",)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
