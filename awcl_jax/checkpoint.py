@@ -4,6 +4,10 @@ The only module that knows Orbax. A checkpoint holds the state of training; what
 fingerprint of the data) stands in the run's folder.
 """
 
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 _LATEST_KEPT = 2
+_OVERHEAD = 2**20  # bytes that a checkpoint takes beside its arrays, generously
 
 
 class Checkpoints:
@@ -29,8 +34,9 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False),
             ]
         )
+        self._folder = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=lambda m: m["score"],
@@ -39,13 +45,19 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
-        """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
-            metrics=None if score is None else {"score": score},
-            force=True,
-        )
+        """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
+
+        Raises:
+          OSError: the disk is full, now or when the checkpoint before was written.
+        """
+        self._check_room(state)
+        with self._full_disk_in_words():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
 
     @property
     def latest_step(self) -> int | None:
@@ -66,8 +78,31 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last write, then let go."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._full_disk_in_words():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def _check_room(self, state: Any) -> None:
+        # Asked beforehand, because Orbax's threads print a page of tracebacks when they run into it.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD
+        if shutil.disk_usage(self._folder).free < needed:
+            raise self._no_room()
+
+    def _no_room(self) -> OSError:
+        step = self.latest_step
+        kept = "there is none yet" if step is None else f"the last one is of step {step}"
+        message = f"No space left for a checkpoint, {kept}; make room and start the same command again"
+        return OSError(errno.ENOSPC, message, str(self._folder))
+
+    @contextlib.contextmanager
+    def _full_disk_in_words(self) -> Iterator[None]:
+        """Tell a full disk as the operating system does; TensorStore has a ValueError of many lines for it."""
+        try:
+            yield
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise self._no_room() from error
 
     def __enter__(self) -> "Checkpoints":
         """Itself."""

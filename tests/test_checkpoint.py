@@ -1,6 +1,8 @@
 """Checkpoints of a run."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -145,3 +147,15 @@ def test_a_checkpoint_is_restored_onto_another_number_of_devices(tmp_path):
         check=True,
     )
     assert done.stdout.splitlines() == ["[3, 3]", f"4 {[float(x) for x in range(12)]}"]
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    state = {"kernel": np.zeros((1000, 1000), np.float32)}
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4_000_000))
+        with pytest.raises(OSError, match=r"No space left .* the last one is of step 1; make room") as told:
+            checkpoints.save(2, state)
+    assert told.value.errno == errno.ENOSPC
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
