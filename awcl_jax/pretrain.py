@@ -4,6 +4,7 @@ The configuration stops here: functions of other modules take plain values.
 """
 
 import dataclasses
+import math
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -283,7 +284,11 @@ def _conclude(
 
 
 def _as_dict(scores: list[Score]) -> dict[str, dict[str, Any]]:
-    return {score.name: dataclasses.asdict(score) for score in scores}
+    # JSON has no NaN: the interval of a score on a single patient's frames is null.
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {score.name: {k: plain(v) for k, v in dataclasses.asdict(score).items() if k != "name"} for score in scores}
 
 
 def _first_process() -> bool:
