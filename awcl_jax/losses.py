@@ -12,7 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.blockwise import log_denominators
 from awcl_jax.errors import InputError
+
+_DENSE_BYTES = 2**24
+_BLOCK = 256
 
 
 def awcl_loss(
@@ -50,8 +54,10 @@ def awcl_loss(
       anchor_groups: group of each anchor.
       contrast_groups: group of each contrast row.
       temperature: t, above 0.
-      block_size: number of anchors whose similarities are held at a time, [block_size, n], forward and backward; all of
-        them by default. The numbers do not depend on it.
+      block_size: number of anchors whose similarities are held at a time, forward and backward; by default all of them
+        where the matrix [a, n] takes up to 16 MiB, else 256. It need not divide a, and the numbers do not depend on it.
+        Where `contrast` and `contrast_ids` are the very objects `anchors` and `anchor_ids`, each block serves the rows
+        of both its sides, in half the time.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
@@ -67,25 +73,55 @@ def awcl_loss(
         raise InputError(f"The temperature must be above 0; got {temperature}.")
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
+    if block_size is None and anchors.shape[0] * contrast.shape[0] * 4 > _DENSE_BYTES:
+        block_size = _BLOCK
+    similarity, positives = _positives(anchors, contrast, anchor_ids, contrast_ids, anchor_groups, contrast_groups)
+    log_denominator = log_denominators(
+        anchors,
+        contrast,
+        anchor_ids=anchor_ids,
+        contrast_ids=contrast_ids,
+        temperature=temperature,
+        block_size=min(block_size or anchors.shape[0], anchors.shape[0]),
+    )
+    # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
+    log_denominator = jnp.where(positives > 0, log_denominator, 0.0)
+    return jnp.where(positives > 0, log_denominator - similarity / temperature, 0.0)
 
-    def anchor_loss(anchor: Float[Array, " d"], own_id: Int[Array, ""], group: Int[Array, ""]) -> Float[Array, ""]:
-        # HIGHEST: a GPU or TPU would round float32 factors to 10 or 8 bits, which a temperature of 0.07 makes visible.
-        similarity = jnp.matmul(
-            contrast, anchor, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-        )
-        logits = similarity / temperature
-        other = contrast_ids != own_id
-        positive = other & (contrast_groups == group)
-        positives = positive.sum()
-        log_denominator = jax.nn.logsumexp(logits, where=other)
-        pulled = jnp.where(positive, logits, 0.0).sum() / jnp.maximum(positives, 1)
-        # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
-        return jnp.where(positives > 0, jnp.where(positives > 0, log_denominator, 0.0) - pulled, 0.0)
 
-    rows = (anchors, anchor_ids, anchor_groups)
-    if block_size is None or block_size >= anchors.shape[0]:
-        return jax.vmap(anchor_loss)(*rows)
-    return jax.lax.map(jax.checkpoint(lambda row: anchor_loss(*row)), rows, batch_size=block_size)
+def _positives(
+    anchors: Float[Array, "a d"],
+    contrast: Float[Array, "n d"],
+    anchor_ids: Int[Array, " a"],
+    contrast_ids: Int[Array, " n"],
+    anchor_groups: Int[Array, " a"],
+    contrast_groups: Int[Array, " n"],
+) -> tuple[Float[Array, " a"], Int[Array, " a"]]:
+    """Mean of z_i.z_a over A(i), and |A(i)|, without a similarity matrix.
+
+    The sum over a group is one product, z_i . sum of the group's z, less z_i.z_i where the anchor itself is in the sum.
+    """
+    n = contrast.shape[0]
+    rows, contrast_rows = anchors.astype(jnp.float32), contrast.astype(jnp.float32)
+    # A group's slot is where its rows begin in the order of groups.
+    ordered = jnp.sort(contrast_groups)
+    slots = jnp.searchsorted(ordered, contrast_groups)
+    sums = jax.ops.segment_sum(contrast_rows, slots, num_segments=n)
+    sizes = jax.ops.segment_sum(jnp.ones_like(slots), slots, num_segments=n)
+    at = jnp.minimum(jnp.searchsorted(ordered, anchor_groups), n - 1)
+    known = ordered[at] == anchor_groups
+    order = jnp.argsort(contrast_ids)
+    own = order[jnp.minimum(jnp.searchsorted(contrast_ids[order], anchor_ids), n - 1)]
+    in_own_group = (contrast_ids[own] == anchor_ids) & (contrast_groups[own] == anchor_groups)
+    positives = jnp.where(known, sizes[at], 0) - in_own_group
+    total = jnp.where(known, _rows_dot(rows, sums[at]), 0.0) - jnp.where(
+        in_own_group, _rows_dot(rows, contrast_rows[own]), 0.0
+    )
+    return total / jnp.maximum(positives, 1), positives
+
+
+def _rows_dot(a: Float[Array, "a d"], b: Float[Array, "a d"]) -> Float[Array, " a"]:
+    return (a * b).sum(axis=-1)
 
 
 def groups_from_labels(labels: Int[Array, " b"], rows: Int[Array, " b"]) -> Int[Array, " b"]:

@@ -25,7 +25,12 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Rows of all devices, in the order of the global batch: [b, ...] -> [devices * b, ...]. Inside a mapped step."""
+    """Rows of all devices, in the order of the global batch: [b, ...] -> [devices * b, ...]. Inside a mapped step.
+
+    On a single device these are the very arrays that were given, so that a loss can make use of it.
+    """
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree
     return jax.tree.map(lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True), tree)
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("data.scans",),
     ("data.datasets", "data"),
     ("augment", "models", "losses", "optim", "train_state"),
-    ("anatomy", "sharding", "metrics", "cli", "cache", "errors"),
+    ("anatomy", "blockwise", "sharding", "metrics", "cli", "cache", "errors"),
 )
 
 

@@ -34,7 +34,7 @@ def batches():
         }
 
 
-def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None)):
+def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None), block_size=None):
     """State, losses and gradient norms after a few steps on the first so many devices."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
@@ -47,6 +47,7 @@ def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None)):
         temperature=0.1,
         seed=0,
         gather=gather,
+        block_size=block_size,
     )
     step = sharding.map_step(body, mesh, via=via)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))(jax.random.key(0))
@@ -83,6 +84,13 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, devices, vi
     assert difference(state.params, expected_state.params) < 2e-4
     assert difference(state.batch_stats, expected_state.batch_stats) < 2e-4
     assert difference(state.opt_state, expected_state.opt_state) < 5e-3
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_blocks_give_the_same_numbers(on_one_device, devices):
+    state, reports = take_steps(devices, block_size=3)
+    assert difference(reports, on_one_device[1]) < 2e-4
+    assert difference(state.params, on_one_device[0].params) < 2e-4
 
 
 def test_without_the_gather_the_numbers_depend_on_the_devices(on_one_device):
