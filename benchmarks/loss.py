@@ -1,0 +1,178 @@
+"""The loss and its gradient: time, extra memory and share of the machine's peak, against the published way in PyTorch.
+
+python -m benchmarks.loss --out=DIR
+python -m benchmarks.loss --rows=1024,8192 --methods=torch,symmetric
+
+Methods: `torch`, the dense matrix in eager PyTorch as SupContrast writes it; `dense`, the whole matrix in one block;
+`blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides. Each
+measurement is a process of its own; extra memory is what its peak rises by over what it held before the first call. The
+peak is that of a float32 matrix product in the same process; the work is counted as 3 x 2 n^2 d operations.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.errors import InputError
+
+METHODS = ("torch", "dense", "blocks", "symmetric")
+EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
+_SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are left out where a few of them take more than this
+
+
+def main() -> None:
+    """Measure every method at every size, one after the other, and write a table and a plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="512,1024,2048,4096,8192,16384", help="sizes, with commas between")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods, with commas between")
+    parser.add_argument("--repeats", type=int, default=3, help="calls after the first; the fastest counts")
+    parser.add_argument("--out", type=Path, help="folder for loss.md and loss.png")
+    parser.add_argument("--measure", nargs=2, metavar=("METHOD", "ROWS"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(_measure(args.measure[0], int(args.measure[1]), args.repeats)))
+        return
+    methods = args.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        raise InputError(f"Unknown methods {sorted(unknown)}; known are {', '.join(METHODS)}.")
+    results = []
+    for n in map(int, args.rows.split(",")):
+        for method in methods:
+            if method in ("torch", "dense") and 6 * 4 * n * n > _SQUARE_BYTES:
+                continue
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.loss",
+                "--measure",
+                method,
+                str(n),
+                f"--repeats={args.repeats}",
+            ]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results.append({"method": method, "rows": n} | json.loads(done.stdout.splitlines()[-1]))
+            print(_row(results[-1]), flush=True)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "loss.md").write_text("\n".join([_row(None), *map(_row, results)]) + "\n")
+        _plot(results, args.out / "loss.png")
+
+
+def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(n, EMBEDDING)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    groups = rng.integers(0, GROUPS, n)
+    make = _torch if method == "torch" else _jax
+    call, product = make(method, z, groups)
+    edge = 2048
+    peak = 2 * edge**3 / _fastest(product, repeats)
+    # Linux forgets the peak so far (the compiler's, for one), and what is held now counts as nothing.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _memory("VmRSS")
+    seconds = _fastest(call, repeats)
+    work = 3 * 2 * n**2 * EMBEDDING
+    return {"seconds": seconds, "extra_mb": _memory("VmHWM") - before, "share_of_peak": work / seconds / peak}
+
+
+def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], object], Callable[[], object]]:
+    import jax
+    import jax.numpy as jnp
+
+    from awcl_jax.losses import awcl_loss
+
+    ids, group = jnp.arange(len(z)), jnp.asarray(groups)
+
+    def mean_loss(z: jax.Array) -> jax.Array:
+        other = z if method == "symmetric" else jnp.array(z, copy=True)
+        return awcl_loss(
+            z,
+            other,
+            anchor_ids=ids,
+            contrast_ids=ids,
+            anchor_groups=group,
+            contrast_groups=group,
+            temperature=TEMPERATURE,
+            block_size=len(z) if method == "dense" else BLOCK,
+        ).mean()
+
+    rows = jnp.asarray(z)
+    # Compiled beforehand, so that the compiler's memory is not counted.
+    compiled = jax.jit(jax.value_and_grad(mean_loss)).lower(rows).compile()
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(compiled(rows)), lambda: jax.block_until_ready(product(square, square))
+
+
+def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], object], Callable[[], object]]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
+    del method
+    rows, labels = torch.from_numpy(z), torch.from_numpy(groups)
+
+    def call() -> object:
+        leaf = rows.clone().requires_grad_()
+        logits = leaf @ leaf.T / TEMPERATURE
+        logits = logits - logits.max(dim=1, keepdim=True).values.detach()
+        other = torch.ones_like(logits) - torch.eye(len(z))
+        positive = torch.eq(labels[:, None], labels[None, :]).float() * other
+        log_probability = logits - torch.log((torch.exp(logits) * other).sum(1, keepdim=True))
+        loss = -((positive * log_probability).sum(1) / positive.sum(1)).mean()
+        loss.backward()
+        return leaf.grad
+
+    square = torch.ones(2048, 2048)
+    return call, lambda: square @ square
+
+
+def _fastest(call: Callable[[], object], repeats: int) -> float:
+    call()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _memory(field: str) -> float:
+    """Megabytes that this process holds (`VmRSS`) or has held at most (`VmHWM`), on Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
+def _row(result: dict | None) -> str:
+    if result is None:
+        return "| rows | method | ms | extra MB | share of peak |\n|---|---|---|---|---|"
+    return (
+        f"| {result['rows']} | {result['method']} | {result['seconds'] * 1e3:.1f} | {result['extra_mb']:.0f} | "
+        f"{result['share_of_peak']:.0%} |"
+    )
+
+
+def _plot(results: list[dict], out: Path) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = (("seconds", "seconds, forward and backward"), ("extra_mb", "extra memory, MB"))
+    for ax, (field, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for method in dict.fromkeys(result["method"] for result in results):
+            points = [(r["rows"], r[field]) for r in results if r["method"] == method and r[field] > 0]
+            ax.loglog(*zip(*points, strict=True), marker="o", label=method)
+        ax.set(title=title, xlabel="rows")
+        ax.grid(alpha=0.3)
+    ax.legend()
+    figure.savefig(out, dpi=120)
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main()
