@@ -222,6 +222,23 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def from_dict(values: dict[str, Any]) -> ConfigDict:
+    """The configuration that `to_dict` gave as plain values.
+
+    Raises:
+      InputError: these are no values of a configuration of this version.
+    """
+    config = default_config()
+    fields = {field: tuple(value) if isinstance(value, list) else value for field, value in _flatten(values)}
+    if unknown := sorted(fields.keys() - dict(_flatten(to_dict(config))).keys()):
+        raise InputError(f"This configuration is not one of this version, which has no {', '.join(unknown)}.")
+    try:
+        config.update_from_flattened_dict(fields)
+    except TypeError as error:
+        raise InputError(f"This configuration is not one of this version: {error}.") from None
+    return config
+
+
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)"."""
     before, after = dict(_flatten(old)), dict(_flatten(new))

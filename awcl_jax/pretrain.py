@@ -21,10 +21,11 @@ from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
 from awcl_jax import loop, optim, pictures, report, run_folder, sharding
-from awcl_jax.augment import centre_view
+from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import datasets, pipeline, selection
 from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
 from awcl_jax.evaluators.scores import Score
@@ -70,7 +71,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     configuration.validate(config, devices=mesh.size)
     setup = set_up(config)
     run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
-    untrained = initial_state(setup, seed=config.seed)
+    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed)
     _say(selection.describe(setup.data))
     _say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
@@ -98,6 +99,13 @@ def set_up(config: ConfigDict) -> Setup:
         seed=config.seed,
     )
     plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
+    model = make_model(config)
+    learning_rate, optimiser = make_optimiser(config)
+    return Setup(data, labels, plan, model, optimiser, learning_rate, _make_evaluation(config, model, data))
+
+
+def make_model(config: ConfigDict) -> ContrastiveModel:
+    """Encoder and projection, without parameters."""
     encoder = make_resnet(
         config.model.arch,
         width_factor=config.model.width_factor,
@@ -106,7 +114,11 @@ def set_up(config: ConfigDict) -> Setup:
         axis_name=sharding.AXIS,
     )
     projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
-    model = ContrastiveModel(encoder=encoder, projection=projection)
+    return ContrastiveModel(encoder=encoder, projection=projection)
+
+
+def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by step, and the optimiser that follows it."""
     learning_rate = optim.learning_rate_schedule(
         peak=config.optim.learning_rate,
         steps=config.train.steps,
@@ -120,7 +132,19 @@ def set_up(config: ConfigDict) -> Setup:
         decay_all=config.optim.decay_all,
         clip_norm=config.optim.clip_norm,
     )
-    return Setup(data, labels, plan, model, optimiser, learning_rate, _make_evaluation(config, model, data))
+    return learning_rate, optimiser
+
+
+def make_encode(model: ContrastiveModel, options: Augmentation) -> EncodeFn:
+    """The compiled way from frames to features: no augmentation, running statistics of batch norm."""
+
+    @jax.jit
+    def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
+        features = model.apply(variables, centre_view(frames, options=options), method="features")
+        assert isinstance(features, jax.Array)
+        return features
+
+    return encode
 
 
 def _default_dataset(config: ConfigDict) -> Path:
@@ -138,7 +162,6 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     if unknown := set(config.eval.anatomies) - set(names):
         raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
     told_apart = [name in (config.eval.anatomies or names) for name in names]
-    options = configuration.augmentation(config)
 
     def labelled(part: selection.Part, purpose: str) -> LabelledFrames:
         labels = part.index.labels(config.eval.granularity)
@@ -149,14 +172,8 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
             raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
 
-    @jax.jit
-    def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
-        features = model.apply(variables, centre_view(frames, options=options), method="features")
-        assert isinstance(features, jax.Array)
-        return features
-
     return Evaluation(
-        encode,
+        make_encode(model, configuration.augmentation(config)),
         config.eval.batch_size,
         train=labelled(data.train, "train"),
         val=labelled(data.val, "val"),
@@ -166,13 +183,13 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     )
 
 
-def initial_state(setup: Setup, *, seed: int) -> TrainState:
+def initial_state(model: ContrastiveModel, optimiser: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step, on the host."""
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
     frame = jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(lambda key: setup.model.init(key, frame, train=False))(jax.random.key(seed))
+    variables = jax.jit(lambda key: model.init(key, frame, train=False))(jax.random.key(seed))
     # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(TrainState.create(variables, setup.optimiser))
+    return jax.device_get(TrainState.create(variables, optimiser))
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:

@@ -106,14 +106,10 @@ class FrameReader:
         return self._resize(picture, image)
 
     def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
-        if image.shape == (self.size, self.size):
-            return image
-        if picture == "mask":
-            # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
-            how = cv2.INTER_NEAREST_EXACT
-        else:
-            how = cv2.INTER_AREA if self.size <= min(image.shape) else cv2.INTER_LINEAR
-        return cv2.resize(image, (self.size, self.size), interpolation=how)
+        if picture == "image":
+            return resize_frame(image, self.size)
+        # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
+        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
 
     def _open(self) -> tfds.core.DatasetBuilder:
         with self._lock:
@@ -138,6 +134,14 @@ class FrameReader:
             if picture not in self._kept:
                 self._kept[picture] = _Kept(len(self.index), self.size)
             return self._kept[picture]
+
+
+def resize_frame(frame: UInt8[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """A grey frame as a square of this edge, averaging where it shrinks; the aspect ratio is not kept."""
+    if frame.shape == (size, size):
+        return frame
+    how = cv2.INTER_AREA if size <= min(frame.shape) else cv2.INTER_LINEAR
+    return cv2.resize(frame, (size, size), interpolation=how)
 
 
 class _Kept:

@@ -1,0 +1,87 @@
+"""The encoder of a run gives the features that the run evaluated."""
+
+import jax
+import numpy as np
+import pytest
+
+from awcl_jax import pretrain
+from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.config import from_dict, to_dict
+from awcl_jax.embed import load_encoder
+from awcl_jax.errors import InputError
+from awcl_jax.run_folder import claim
+from configs import fine
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder of a run with two checkpoints that differ, and the states of both."""
+    folder = tmp_path_factory.mktemp("run") / "fine"
+    config = fine.get_config("tiny")
+    config.model.arch, config.model.width_factor = "resnet18", 0.0625
+    claim(folder, config=to_dict(config), fingerprint="f00d")
+    model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
+    states = {}
+    with Checkpoints(folder) as checkpoints:
+        for step, seed in ((10, 1), (20, 2)):
+            states[step] = pretrain.initial_state(model, optimiser, seed=seed)
+            checkpoints.save(step, jax.device_put(states[step]))
+    return folder, config, model, states
+
+
+def features_of(run, step, frames):
+    _, config, model, states = run
+    encode = pretrain.make_encode(model, pretrain.configuration.augmentation(config))
+    return np.asarray(encode(states[step].variables, frames))
+
+
+def test_a_run_gives_the_features_of_its_latest_checkpoint(run):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    features = load_encoder(run[0])(frames)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, features_of(run, 20, frames), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(features, features_of(run, 10, frames), rtol=1e-2)
+
+
+def test_a_checkpoint_gives_its_own_features(run):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    features = load_encoder(run[0] / "checkpoints" / "10")(frames)
+    np.testing.assert_allclose(features, features_of(run, 10, frames), rtol=1e-5, atol=1e-6)
+
+
+def test_floats_channels_and_sizes_are_taken(run):
+    encode = load_encoder(run[0])
+    frames = np.random.default_rng(0).integers(0, 256, (2, 96, 96), np.uint8)
+    small = frames.reshape(2, 48, 2, 48, 2).mean(axis=(2, 4))  # what averaging by two gives, before it is rounded
+    expected = encode(frames)
+    np.testing.assert_array_equal(encode(frames[..., None]), expected)
+    np.testing.assert_array_equal(encode(frames / np.float32(255)), expected)
+    np.testing.assert_allclose(encode(np.floor(small + 0.5).astype(np.uint8)), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        (np.zeros((48, 48), np.uint8), "b, h, w"),
+        (np.zeros((1, 48, 48, 3), np.uint8), "grey"),
+        (np.full((1, 48, 48), 2.0), "from 0 to 1"),
+        (np.zeros((1, 48, 48), np.int32), "uint8"),
+    ],
+)
+def test_other_frames_are_bad_input(run, frames, said):
+    with pytest.raises(InputError, match=said):
+        load_encoder(run[0])(frames)
+
+
+def test_what_is_no_run_is_bad_input(run, tmp_path):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        load_encoder(tmp_path)
+    with pytest.raises(InputError, match="no checkpoint of step 30"):
+        load_encoder(run[0] / "checkpoints" / "30")
+
+
+def test_a_configuration_survives_json():
+    config = fine.get_config("paper")
+    assert from_dict(to_dict(config)).to_dict() == config.to_dict()
+    with pytest.raises(InputError, match="not one of this version"):
+        from_dict({"model": {"archh": "resnet18"}})
