@@ -31,6 +31,7 @@ setup(
         "opencv-python-headless>=4.10",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "pillow>=10",
         "requests>=2.31",
         "scikit-learn>=1.5",
         "scipy>=1.13",

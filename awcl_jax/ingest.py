@@ -4,11 +4,6 @@ It becomes TFDS records, which every other command reads. What is in them is pri
 """
 
 import argparse
-import contextlib
-import fcntl
-import io
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +14,7 @@ from jaxtyping import Bool
 
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.data.datasets import prepare
 from awcl_jax.data.datasets.fetal_planes_db import CSV_NAME, FetalPlanesDb
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
@@ -33,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _is_prepared(builder):
         print(f"{builder.data_dir} is prepared already: nothing to do.")
     else:
-        _prepare(builder, out)
+        prepare(builder, out)
     print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
 
 
@@ -104,57 +100,6 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
         listed = "; ".join(f"{name} was {was.get(name)} and now is {now[name]}" for name in changed)
         raise InputError(f"{folder} was prepared with other settings: {listed}. {remedy}")
     return True
-
-
-def _prepare(builder: tfds.core.DatasetBuilder, out: Path) -> None:
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    folder = Path(builder.data_dir)
-    try:
-        with _only_writer(out):
-            _remove_leftovers(folder)
-            print(f"Preparing {folder}")
-            # TFDS says on stdout that it downloads an unknown size, whatever it does; its progress bars are on stderr.
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()
-    except RuntimeError as error:
-        # What array_record makes of a disk that is full.
-        if "write() failed" in str(error):
-            raise OSError(str(error)) from error
-        raise
-    finally:
-        # Folders that TFDS makes and nobody filled.
-        for empty in (out / "downloads" / "extracted", out / "downloads", *_parents(folder, out), *made):
-            with contextlib.suppress(OSError):
-                empty.rmdir()
-
-
-def _parents(folder: Path, out: Path) -> list[Path]:
-    """The folders between a version folder and `out`, the inner ones first."""
-    return [parent for parent in folder.parents if parent.is_relative_to(out) and parent != out]
-
-
-@contextlib.contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    """Hold `out` for this process; the system lets go of it even when the process is killed."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process prepares a dataset in {out}: wait for it, or choose another --out."
-            ) from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what runs left that were killed: TFDS writes into incomplete.*_VERSION and renames that at the end."""
-    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        print(f"Removing {leftover}, which an interrupted run left.")
-        shutil.rmtree(leftover)
 
 
 def _skipped(builder: tfds.core.DatasetBuilder) -> list[str]:
