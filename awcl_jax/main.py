@@ -31,12 +31,13 @@ def main(argv: list[str]) -> None:
         raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
     if _CONFIG.value is None:
         raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
+    # Orbax warns of every checkpoint that is saved without a score, Matplotlib tells of its fonts when it is imported.
+    logging.set_verbosity(logging.ERROR)
     # Imported here, so that --help does not wait for JAX.
     import jax
 
     from awcl_jax import pretrain
 
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint that is saved without a score
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
     config = _CONFIG.value

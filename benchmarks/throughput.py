@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from awcl_jax import config as configuration
@@ -21,11 +21,13 @@ from awcl_jax.cli import exit_on_bad_input
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/fine.py[:VARIANT].")
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of each measurement.", lower_bound=2)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times that each measurement is taken.", lower_bound=1)
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     """Print a table."""
     del argv
+    logging.set_verbosity(logging.ERROR)  # TFDS tells of every dataset that it opens
     config, steps = _CONFIG.value, _STEPS.value
     config.train.steps = max(config.train.steps, steps + 1)
     mesh = sharding.make_mesh()
