@@ -14,7 +14,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+ABSENT = np.iinfo(np.int32).min
+"""As the id of a contrast row: there is no row, whoever looks. As a group: there is none."""
 
 # exp((z_i.z_k - 1) / t) spans exp(-2 / t) to 1. Down to this temperature all of it is within float32, and 1 / t stands
 # in for the row's greatest similarity, which a block of the row does not know.
@@ -37,8 +40,8 @@ def log_denominators(
     Args:
       anchors: unit rows.
       contrast: unit rows. If this is the very object `anchors`, and the ids likewise, symmetry is made use of.
-      anchor_ids: a contrast row of the same id is the anchor itself.
-      contrast_ids: likewise.
+      anchor_ids: contrast rows of the same id are the anchor's own and left out.
+      contrast_ids: likewise; rows of id ABSENT are left out for all.
       temperature: t, above 0.
       block_size: anchors whose similarities are held at a time; those of the last block are padded and cut off.
     """
@@ -71,8 +74,39 @@ def _rectangular_forward(
 def _rectangular_backward(
     temperature: float, block_size: int, kept: tuple[Array, ...], gradient: Array
 ) -> tuple[Array, Array, None, None]:
-    # dD(i)/dz_i = 1/t sum_k P(i, k) z_k and dD(i)/dz_k = 1/t P(i, k) z_i, with P(i, k) = exp(z_i.z_k / t - D(i)).
-    anchors, contrast, anchor_ids, contrast_ids, denominators = kept
+    anchors, contrast, *ids_and_denominators = kept
+    to_anchors, to_contrast = denominator_gradients(
+        gradient, anchors, contrast, *ids_and_denominators, temperature=temperature, block_size=block_size
+    )
+    return to_anchors.astype(anchors.dtype), to_contrast.astype(contrast.dtype), None, None
+
+
+_rectangular.defvjp(_rectangular_forward, _rectangular_backward)
+
+
+def denominator_gradients(
+    gradient: Float[Array, " a"],
+    anchors: Float[Array, "a d"],
+    contrast: Float[Array, "n d"],
+    anchor_ids: Int[Array, " a"],
+    contrast_ids: Int[Array, " n"],
+    denominators: Float[Array, " a"],
+    *,
+    temperature: float,
+    block_size: int,
+) -> tuple[Float[Array, "a d"], Float[Array, "n d"]]:
+    """From the gradient with respect to D(i), what comes of it by these contrast rows, in float32.
+
+        dD(i)/dz_i = 1/t sum_k P(i, k) z_k,   dD(i)/dz_k = 1/t P(i, k) z_i,   P(i, k) = exp(z_i.z_k / t - D(i))
+
+    Args:
+      gradient: of the result, for each anchor.
+      anchors, contrast, anchor_ids, contrast_ids, temperature, block_size: as of `log_denominators`.
+      denominators: D(i), over these contrast rows or over more than these.
+
+    Returns:
+      (gradient of the anchors, gradient of the contrast rows)
+    """
     finite = jnp.isfinite(denominators)
     weights = jnp.where(finite, gradient, 0.0) / temperature
     denominators = jnp.where(finite, denominators, 0.0)
@@ -85,11 +119,7 @@ def _rectangular_backward(
 
     blocks = tuple(_split(array, block_size) for array in (anchors, anchor_ids, weights, denominators))
     total, to_anchors = jax.lax.scan(of_block, _zeros(contrast), blocks)
-    to_anchors = to_anchors.reshape(-1, anchors.shape[1])[: anchors.shape[0]]
-    return to_anchors.astype(anchors.dtype), total.astype(contrast.dtype), None, None
-
-
-_rectangular.defvjp(_rectangular_forward, _rectangular_backward)
+    return to_anchors.reshape(-1, anchors.shape[1])[: anchors.shape[0]], total
 
 
 # Rows against themselves: the blocks on and above the diagonal. -------------------------------------------------------
@@ -145,7 +175,7 @@ def _exponentials(
     rows: Array, ids: Array, valid: Array, others: Array, other_ids: Array, other_valid: Array, temperature: float
 ) -> Array:
     """exp((z_i.z_j - 1) / t) of two blocks; 0 where i = j and where either is padding."""
-    counted = (ids[:, None] != other_ids) & valid[:, None] & other_valid
+    counted = ~_left_out(ids, other_ids) & valid[:, None] & other_valid
     return jnp.where(counted, jnp.exp((_product(rows, others.T) - 1) / temperature), 0.0)
 
 
@@ -157,7 +187,11 @@ def _pairs(blocks: int) -> Int[Array, "pairs 2"]:
 
 
 def _logits(rows: Array, ids: Array, contrast: Array, contrast_ids: Array, temperature: float) -> Array:
-    return jnp.where(ids[:, None] == contrast_ids, -jnp.inf, _product(rows, contrast.T) / temperature)
+    return jnp.where(_left_out(ids, contrast_ids), -jnp.inf, _product(rows, contrast.T) / temperature)
+
+
+def _left_out(ids: Array, contrast_ids: Array) -> Bool[Array, "a n"]:
+    return (ids[:, None] == contrast_ids) | (contrast_ids == ABSENT)
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -5,18 +5,29 @@ Every embedding belongs to a *group*, and embeddings of one group attract each o
     AWCL        the frame's anatomy (fine or coarse); a group of its own where the frame has no label
     scan        the frame's scan (patient metadata)
     SimCLR      a group per frame, so that only its own second view is positive
+
+An embedding may be in several groups: of fine and of coarse anatomy, or of all the structures that its frame shows.
 """
+
+import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
 from jaxtyping import Array, Float, Int
 
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.blockwise import log_denominators
+from awcl_jax.blockwise import ABSENT, log_denominators
 from awcl_jax.errors import InputError
+from awcl_jax.positives import group_similarity
+
+__all__ = ["ABSENT", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
+_UNIT_TOLERANCE = 1e-2  # of a squared length: rows in bfloat16 are unit rows, too
 
 
 def awcl_loss(
@@ -25,10 +36,11 @@ def awcl_loss(
     *,
     anchor_ids: Int[Array, " a"],
     contrast_ids: Int[Array, " n"],
-    anchor_groups: Int[Array, " a"],
-    contrast_groups: Int[Array, " n"],
+    anchor_groups: Int[Array, " a"] | Int[Array, "a m"],
+    contrast_groups: Int[Array, " n"] | Int[Array, "n m"],
     temperature: float,
     block_size: int | None = None,
+    group_weights: Sequence[float] | None = None,
 ) -> Float[Array, " a"]:
     r"""Anatomy-aware contrastive loss of every anchor.
 
@@ -40,98 +52,182 @@ def awcl_loss(
     al. (2020, Eq. 2). The choice falls anchor by anchor: an unlabelled frame in a batch of labelled ones keeps its own
     other view as only positive. Neither the factor t/0.07 nor any other scales the loss.
 
+    With several groups c = 1..m an embedding, A_c(i) are the other embeddings that are in the c-th group of i, and
+
+        L(i) = sum_c w_c L_c(i) / sum_c w_c,   L_c(i) = -1/|A_c(i)| sum_{a in A_c(i)} log( ... as above ... )
+
+    over the groups that i has. All share the denominator, so one pass over the similarities serves them. With the
+    groups (fine, coarse) this is the weighted sum of the two losses; with the structures that a frame shows it treats
+    each structure as a label of its own (as MulSupCon, Zhang & Wu 2024).
+
     Example (two views of one device's batch, as rows 0..b-1 and b..2b-1):
 
         ids, groups = jnp.arange(2 * b), jnp.tile(groups_from_labels(labels, rows), 2)
         loss = awcl_loss(z, z, anchor_ids=ids, contrast_ids=ids, anchor_groups=groups, contrast_groups=groups,
                          temperature=0.1).mean()
 
+    Called outside `jit`, it warns of anchors without a positive and refuses rows that are not of unit length; under
+    `jax.experimental.checkify` the latter is checked within `jit`, too.
+
     Args:
       anchors: unit embeddings z_i of the anchors; on several devices this device's share.
       contrast: unit embeddings z_k to compare with; on several devices the gathered rows, the anchors' own among them.
-      anchor_ids: which embedding each anchor is; a contrast row of the same id is the anchor itself and left out.
-      contrast_ids: likewise for the contrast rows, without repetition.
-      anchor_groups: group of each anchor.
-      contrast_groups: group of each contrast row.
+      anchor_ids: which embedding each anchor is; contrast rows of the same id are its own and left out.
+      contrast_ids: likewise for the contrast rows; ABSENT where there is no row yet, as in a queue that is not full.
+        Rows of one id have the same groups.
+      anchor_groups: group of each anchor; or m groups, distinct, ABSENT where it has fewer.
+      contrast_groups: likewise, of each contrast row.
       temperature: t, above 0.
       block_size: number of anchors whose similarities are held at a time, forward and backward; by default all of them
         where the matrix [a, n] takes up to 16 MiB, else 256. It need not divide a, and the numbers do not depend on it.
         Where `contrast` and `contrast_ids` are the very objects `anchors` and `anchor_ids`, each block serves the rows
         of both its sides, in half the time.
+      group_weights: w_c, one for each of the m groups; equal by default.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
 
     Raises:
-      InputError: the temperature or the block size is not positive.
+      InputError: the temperature or the block size is not positive, the shapes do not belong together, or (outside
+        `jit`) rows are not of unit length.
 
     References:
       Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
       Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
+      Zhang and Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
-    if not temperature > 0:
-        raise InputError(f"The temperature must be above 0; got {temperature}.")
-    if block_size is not None and block_size < 1:
-        raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
-    if block_size is None and anchors.shape[0] * contrast.shape[0] * 4 > _DENSE_BYTES:
-        block_size = _BLOCK
-    similarity, positives = _positives(anchors, contrast, anchor_ids, contrast_ids, anchor_groups, contrast_groups)
+    check_settings(temperature, block_size)
+    anchor_groups, contrast_groups = as_columns(anchor_groups), as_columns(contrast_groups)
+    _check_lengths("anchors", anchors, anchor_ids, anchor_groups)
+    _check_lengths("contrast", contrast, contrast_ids, contrast_groups)
+    weights = group_weights_of(group_weights, anchor_groups, contrast_groups)
+    for name, rows in (("anchors", anchors), ("contrast", contrast)):
+        _check_unit(name, rows)
+    total, count = group_similarity(
+        anchors,
+        contrast,
+        anchor_ids=anchor_ids,
+        contrast_ids=contrast_ids,
+        anchor_groups=anchor_groups,
+        contrast_groups=contrast_groups,
+    )
+    _warn_of_lone_anchors(count)
     log_denominator = log_denominators(
         anchors,
         contrast,
         anchor_ids=anchor_ids,
         contrast_ids=contrast_ids,
         temperature=temperature,
-        block_size=min(block_size or anchors.shape[0], anchors.shape[0]),
+        block_size=choose_block_size(block_size, anchors.shape[0], contrast.shape[0]),
     )
+    return combine(log_denominator, total, count, groups=anchor_groups, group_weights=weights, temperature=temperature)
+
+
+def combine(
+    log_denominator: Float[Array, " a"],
+    total: Float[Array, "a m"],
+    count: Int[Array, "a m"],
+    *,
+    groups: Int[Array, "a m"],
+    group_weights: Float[Array, " m"],
+    temperature: float,
+) -> Float[Array, " a"]:
+    """L(i) from its parts: log sum_k exp(z_i.z_k / t), and the sum and number of the similarities to each group."""
     # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
-    log_denominator = jnp.where(positives > 0, log_denominator, 0.0)
-    return jnp.where(positives > 0, log_denominator - similarity / temperature, 0.0)
+    log_denominator = jnp.where(count.any(axis=1), log_denominator, 0.0)[:, None]
+    of_group = jnp.where(count > 0, log_denominator - total / jnp.maximum(count, 1) / temperature, 0.0)
+    weights = jnp.where(groups != ABSENT, group_weights, 0.0)
+    return (weights * of_group).sum(axis=1) / jnp.maximum(weights.sum(axis=1), jnp.finfo(jnp.float32).tiny)
 
 
-def _positives(
-    anchors: Float[Array, "a d"],
-    contrast: Float[Array, "n d"],
-    anchor_ids: Int[Array, " a"],
-    contrast_ids: Int[Array, " n"],
-    anchor_groups: Int[Array, " a"],
-    contrast_groups: Int[Array, " n"],
-) -> tuple[Float[Array, " a"], Int[Array, " a"]]:
-    """Mean of z_i.z_a over A(i), and |A(i)|, without a similarity matrix.
-
-    The sum over a group is one product, z_i . sum of the group's z, less z_i.z_i where the anchor itself is in the sum.
-    """
-    n = contrast.shape[0]
-    rows, contrast_rows = anchors.astype(jnp.float32), contrast.astype(jnp.float32)
-    # A group's slot is where its rows begin in the order of groups.
-    ordered = jnp.sort(contrast_groups)
-    slots = jnp.searchsorted(ordered, contrast_groups)
-    sums = jax.ops.segment_sum(contrast_rows, slots, num_segments=n)
-    sizes = jax.ops.segment_sum(jnp.ones_like(slots), slots, num_segments=n)
-    at = jnp.minimum(jnp.searchsorted(ordered, anchor_groups), n - 1)
-    known = ordered[at] == anchor_groups
-    order = jnp.argsort(contrast_ids)
-    own = order[jnp.minimum(jnp.searchsorted(contrast_ids[order], anchor_ids), n - 1)]
-    in_own_group = (contrast_ids[own] == anchor_ids) & (contrast_groups[own] == anchor_groups)
-    positives = jnp.where(known, sizes[at], 0) - in_own_group
-    total = jnp.where(known, _rows_dot(rows, sums[at]), 0.0) - jnp.where(
-        in_own_group, _rows_dot(rows, contrast_rows[own]), 0.0
-    )
-    return total / jnp.maximum(positives, 1), positives
-
-
-def _rows_dot(a: Float[Array, "a d"], b: Float[Array, "a d"]) -> Float[Array, " a"]:
-    return (a * b).sum(axis=-1)
-
-
-def groups_from_labels(labels: Int[Array, " b"], rows: Int[Array, " b"]) -> Int[Array, " b"]:
+def groups_from_labels(
+    labels: Int[Array, " b"] | Int[Array, "b m"], rows: Int[Array, " b"]
+) -> Int[Array, " b"] | Int[Array, "b m"]:
     """Group of each frame: its label, or a negative group of its own where it has none.
 
     Args:
-      labels: anatomy (or scan) of each frame, UNLABELLED (-1) where there is none.
+      labels: anatomy (or scan) of each frame, UNLABELLED (-1) where there is none; with m columns (fine and coarse
+        anatomy), each falls back for itself, and no label is in two columns.
       rows: the frame's row in the global batch, from 0; distinct over all devices.
 
     Returns:
-      groups [b]: the label, or -1 - row.
+      groups, as `labels`; in column c of m, -1 - (m row + c) where there is no label.
     """
-    return jnp.where(labels == UNLABELLED, -1 - rows, labels)
+    columns = as_columns(labels)
+    m = columns.shape[1]
+    own = -1 - (m * rows[:, None] + jnp.arange(m, dtype=rows.dtype))
+    return jnp.where(columns == UNLABELLED, own, columns).reshape(labels.shape)
+
+
+def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) -> Int[Array, "b m"]:
+    """Groups of frames that show up to m structures: their labels, or a negative group of its own for a frame of none.
+
+    Args:
+      labels: the structures of each frame, distinct, filled up with UNLABELLED (-1).
+      rows: the frame's row in the global batch, from 0; distinct over all devices.
+
+    Returns:
+      groups [b, m], filled up with ABSENT; a frame without any label has -1 - row in the first column.
+    """
+    groups = jnp.where(labels == UNLABELLED, ABSENT, labels)
+    own = jnp.where((labels == UNLABELLED).all(axis=1), -1 - rows, groups[:, 0])
+    return groups.at[:, 0].set(own)
+
+
+def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> int:
+    """`block_size` of `awcl_loss`, or its default."""
+    if block_size is None and anchors * contrast * 4 > _DENSE_BYTES:
+        block_size = _BLOCK
+    return min(block_size or anchors, anchors)
+
+
+def check_settings(temperature: float, block_size: int | None) -> None:
+    """Refuse what no loss can be computed with."""
+    if not temperature > 0:
+        raise InputError(f"The temperature must be above 0; got {temperature}.")
+    if block_size is not None and block_size < 1:
+        raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
+
+
+def as_columns(groups: Array) -> Array:
+    return groups[:, None] if groups.ndim == 1 else groups
+
+
+def _check_lengths(name: str, rows: Array, ids: Array, groups: Array) -> None:
+    if not len(rows) == len(ids) == len(groups):
+        raise InputError(
+            f"Each row of {name} has one id and one entry of groups; got {len(rows)} rows, {len(ids)} ids and "
+            f"{len(groups)} entries of groups."
+        )
+
+
+def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> Float[Array, " m"]:
+    (m, other) = (columns.shape[1] for columns in groups)
+    weights = (1.0,) * m if group_weights is None else tuple(group_weights)
+    if not m == other == len(weights):
+        raise InputError(
+            f"Anchors, contrast rows and group_weights have the same number of groups; got {m}, {other} and "
+            f"{len(weights)}."
+        )
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise InputError(f"group_weights are 0 or more, and not all 0; got {weights}.")
+    return jnp.asarray(weights, jnp.float32)
+
+
+def _check_unit(name: str, rows: Array) -> None:
+    lengths = (rows.astype(jnp.float32) ** 2).sum(axis=1)
+    unit = jnp.abs(lengths - 1) < _UNIT_TOLERANCE
+    if isinstance(lengths, jax.core.Tracer):
+        checkify.debug_check(unit.all(), f"awcl_loss takes unit rows, and some of {name} are not")
+    elif not unit.all():
+        wrong = int(np.flatnonzero(~np.asarray(unit))[0])
+        raise InputError(
+            f"awcl_loss takes unit rows; row {wrong} of {name} has the length {float(lengths[wrong]) ** 0.5:.3g}."
+        )
+
+
+def _warn_of_lone_anchors(count: Int[Array, "a m"]) -> None:
+    if isinstance(count, jax.core.Tracer):
+        return
+    if lone := int((~count.any(axis=1)).sum()):
+        warnings.warn(f"{lone} of {len(count)} anchors have no positive; their loss is 0.", stacklevel=3)

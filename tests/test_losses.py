@@ -1,16 +1,18 @@
 """The loss against loops in float64 that are written straight from the formula."""
 
 import functools
+import inspect
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.errors import InputError
-from awcl_jax.losses import awcl_loss, groups_from_labels
+from awcl_jax.losses import ABSENT, awcl_loss, groups_from_label_sets, groups_from_labels
 
 
 def unit_rows(n: int, d: int = 16, seed: int = 0) -> np.ndarray:
@@ -194,3 +196,156 @@ def test_an_anchor_alone_in_the_world_costs_nothing_and_pulls_nowhere():
 def test_bad_settings_are_named(options, what):
     with pytest.raises(InputError, match=what):
         loss_of(unit_rows(4), [0, 0, 1, 1], **options)
+
+
+# Several groups, several rows of one id, rows that are not there. ----------------------------------------------------
+
+
+def slow_general(z, anchors, ids, groups, weights, t) -> np.ndarray:
+    """L(i) of the anchors among rows with sets of groups, one logarithm at a time."""
+    losses = []
+    for i in anchors:
+        others = [k for k in range(len(z)) if ids[k] != ids[i] and ids[k] != ABSENT]
+        denominator = sum(math.exp(z[i] @ z[k] / t) for k in others)
+        weighted, all_weights = 0.0, 0.0
+        for group, weight in zip(groups[i], weights, strict=True):
+            if group == ABSENT:
+                continue
+            logs = [math.log(math.exp(z[i] @ z[k] / t) / denominator) for k in others if group in groups[k]]
+            weighted += weight * (-sum(logs) / len(logs) if logs else 0.0)
+            all_weights += weight
+        losses.append(weighted / all_weights if all_weights else 0.0)
+    return np.array(losses)
+
+
+def general(z, anchors, ids, groups, weights, t, block_size=None):
+    return awcl_loss(
+        z[anchors],
+        z,
+        anchor_ids=ids[anchors],
+        contrast_ids=ids,
+        anchor_groups=groups[anchors],
+        contrast_groups=groups,
+        group_weights=weights,
+        temperature=t,
+        block_size=block_size,
+    )
+
+
+def label_sets() -> np.ndarray:
+    """Two views of frames that show two structures, one, none or three."""
+    labels = np.array([[0, 1, -1], [1, -1, -1], [-1, -1, -1], [2, 0, 1], [-1, -1, -1], [2, -1, -1], [3, -1, -1]])
+    return np.tile(np.asarray(groups_from_label_sets(jnp.asarray(labels), jnp.arange(7))), (2, 1))
+
+
+def fine_and_coarse() -> np.ndarray:
+    labels = np.array([[0, 10], [1, 10], [0, 10], [-1, 11], [2, 11], [-1, -1], [-1, -1]])
+    return np.tile(np.asarray(groups_from_labels(jnp.asarray(labels), jnp.arange(7))), (2, 1))
+
+
+GENERAL = {
+    "structures": (label_sets(), np.arange(14), (1.0, 1.0, 1.0)),
+    "fine and coarse": (fine_and_coarse(), np.arange(14), (0.75, 0.25)),
+    "one of two counts": (fine_and_coarse(), np.arange(14), (0.0, 1.0)),
+    "a queue of keys, two of them of one frame, two not there yet": (
+        fine_and_coarse(),
+        np.array([0, 1, 2, 3, 4, 5, 6, 0, 1, 7, 0, 5, ABSENT, ABSENT]),
+        (1.0, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+@pytest.mark.parametrize("case", GENERAL)
+def test_several_groups_are_the_weighted_sum_of_their_losses(case, block_size):
+    groups, ids, weights = GENERAL[case]
+    z = unit_rows(14, d=4)
+    if "queue" in case:
+        groups[[7, 10]], groups[8], groups[11] = groups[0], groups[1], groups[5]  # one frame, one set of groups
+    anchors = np.array([0, 1, 3, 4, 5, 6])
+    expected_losses = slow_general(z, anchors, ids, groups, weights, 0.2)
+
+    @jax.jit
+    def summed(z):
+        losses = general(z, anchors, jnp.asarray(ids), jnp.asarray(groups), weights, 0.2, block_size)
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(summed, has_aux=True)(jnp.asarray(z, jnp.float32))
+    np.testing.assert_allclose(losses, expected_losses, rtol=3e-6, atol=3e-6)
+    direction, step = np.random.default_rng(1).normal(size=z.shape), 1e-5
+    there, back = (slow_general(z + s * direction, anchors, ids, groups, weights, 0.2).sum() for s in (step, -step))
+    assert (np.asarray(gradient) * direction).sum() == pytest.approx((there - back) / (2 * step), rel=1e-4)
+
+
+def test_rows_compared_with_themselves_may_be_absent_too():
+    groups, ids = fine_and_coarse(), np.arange(14)
+    ids[[3, 9]] = ABSENT
+    z = unit_rows(14, d=4)
+    present = np.flatnonzero(ids != ABSENT)
+    ids, groups, rows = jnp.asarray(ids), jnp.asarray(groups), jnp.asarray(z, jnp.float32)
+    losses = awcl_loss(
+        rows, rows, anchor_ids=ids, contrast_ids=ids, anchor_groups=groups, contrast_groups=groups, temperature=0.2
+    )
+    expected_losses = slow_general(z, present, np.asarray(ids), np.asarray(groups), (1, 1), 0.2)
+    np.testing.assert_allclose(losses[present], expected_losses, rtol=3e-6, atol=3e-6)
+    assert np.isfinite(losses).all()
+
+
+def test_groups_of_label_sets_by_hand():
+    labels, rows = jnp.array([[4, 7], [7, -1], [-1, -1]]), jnp.array([5, 6, 7])
+    np.testing.assert_array_equal(groups_from_label_sets(labels, rows), [[4, 7], [7, ABSENT], [-8, ABSENT]])
+    np.testing.assert_array_equal(groups_from_labels(labels, rows), [[4, 7], [7, -14], [-15, -16]])
+
+
+# Bad input. ----------------------------------------------------------------------------------------------------------
+
+
+def lone(z):
+    ids = jnp.arange(len(z))
+    return awcl_loss(z, z, anchor_ids=ids, contrast_ids=ids, anchor_groups=ids, contrast_groups=ids, temperature=0.1)
+
+
+def test_no_anchor_with_a_positive_costs_nothing_and_is_said():
+    z = jnp.asarray(unit_rows(4), jnp.float32)
+    with pytest.warns(UserWarning, match="^4 of 4 anchors have no positive"):
+        np.testing.assert_array_equal(lone(z), 0)
+    np.testing.assert_array_equal(jax.grad(lambda z: lone(z).sum())(z), 0)
+
+
+def test_rows_that_are_not_of_unit_length_are_refused_where_they_are_seen():
+    z = jnp.asarray(unit_rows(4), jnp.float32).at[2].multiply(3)
+    with pytest.raises(InputError, match=r"row 2 of anchors has the length 3\.$"):
+        lone(z)
+    jax.jit(lone)(z)  # not looked at
+    error, _ = checkify.checkify(jax.jit(lone))(z)
+    with pytest.raises(checkify.JaxRuntimeError, match="unit rows"):
+        error.throw()
+    checkify.checkify(jax.jit(lone))(z.at[2].divide(3))[0].throw()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contrast_groups": np.zeros(3, int)}, "contrast has one id .* 4 rows, 4 ids and 3 entries"),
+        ({"anchor_ids": np.arange(5)}, "anchors has one id .* 4 rows, 5 ids and 4 entries"),
+        ({"anchor_groups": np.zeros((4, 2), int)}, "same number of groups; got 2, 1 and 2"),
+        ({"group_weights": (1.0, 1.0)}, "same number of groups; got 1, 1 and 2"),
+        ({"group_weights": (-1.0,)}, "0 or more"),
+        ({"group_weights": (0.0,)}, "not all 0"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": float("nan")}, "above 0"),
+        ({"block_size": 0}, "at least 1"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change, message):
+    z = jnp.asarray(unit_rows(4), jnp.float32)
+    settings = {
+        "anchor_ids": np.arange(4),
+        "contrast_ids": np.arange(4),
+        "anchor_groups": np.zeros(4, int),
+        "contrast_groups": np.zeros(4, int),
+        "temperature": 0.1,
+    }
+    given = {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in (settings | change).items()}
+    with pytest.raises(InputError, match=message):
+        inspect.unwrap(awcl_loss)(z, z, **given)  # before the annotations are looked at
