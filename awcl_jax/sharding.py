@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 AXIS = "devices"
 
@@ -32,6 +33,39 @@ def gather(tree: PyTree) -> PyTree:
     if jax.lax.axis_size(AXIS) == 1:
         return tree
     return jax.tree.map(lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True), tree)
+
+
+def in_row_order(tree: PyTree, rows: Int[Array, " b"], *, count: int) -> PyTree:
+    """Rows of all devices, the same on each and known to be so: [b, ...] -> [count, ...]. Inside a mapped step.
+
+    Args:
+      tree: arrays with an entry for each of this device's rows.
+      rows: the rows' numbers in the global batch.
+      count: rows with lower numbers are given, each at the place of its number.
+    """
+
+    def collect(values: Array) -> Array:
+        # All but one of the terms are 0, so that the sum is exact.
+        placed = jnp.zeros((count, *values.shape[1:]), values.dtype).at[rows].set(values, mode="drop")
+        return jax.lax.psum(placed, AXIS)
+
+    return jax.tree.map(collect, tree)
+
+
+def device_count() -> int:
+    """Devices that share the batch. Inside a mapped step."""
+    return jax.lax.axis_size(AXIS)
+
+
+def pass_on(tree: PyTree) -> PyTree:
+    """What the device before has, in a ring of all devices. Inside a mapped step."""
+    count = device_count()
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, [(i, (i + 1) % count) for i in range(count)]), tree)
+
+
+def vary(tree: PyTree) -> PyTree:
+    """A replicated tree as each device's own, whose gradients are summed over devices once. Inside a mapped step."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
 
 
 def mean(tree: PyTree) -> PyTree:

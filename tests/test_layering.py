@@ -15,12 +15,13 @@ LAYERS = (
     ("pretrain", "downstream", "ingest", "embed", "export", "reproduce"),
     ("pictures", "loop", "checkpoint", "run_folder", "report", "evaluation", "config"),
     ("evaluators", "step", "encode"),
+    ("train_state",),
     ("data.selection",),
     ("data.pipeline", "data.sampler", "data.frames"),
     ("data.scans",),
     ("data.datasets", "data"),
-    ("augment", "models", "losses", "optim", "train_state"),
-    ("anatomy", "blockwise", "sharding", "metrics", "cli", "cache", "errors"),
+    ("augment", "models", "losses", "ring", "momentum", "optim"),
+    ("anatomy", "blockwise", "positives", "sharding", "metrics", "cli", "cache", "errors"),
 )
 
 
