@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from awcl_jax.momentum import Momentum, Queue
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -18,28 +20,40 @@ class TrainState:
       params: parameters, by module (`encoder`, `projection`).
       batch_stats: running statistics of batch norm.
       opt_state: the optimiser's state.
+      momentum: the momentum encoder and its queue, where the method has them.
     """
 
     step: Any
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
+    momentum: Momentum | None = None
 
     @classmethod
-    def create(cls, variables: dict[str, PyTree], optimiser: optax.GradientTransformation) -> "TrainState":
-        """The state before the first step, from a model's initial variables."""
+    def create(
+        cls, variables: dict[str, PyTree], optimiser: optax.GradientTransformation, *, queue: Queue | None = None
+    ) -> "TrainState":
+        """The state before the first step, from a model's initial variables; with a queue, for a momentum encoder."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             opt_state=optimiser.init(variables["params"]),
+            momentum=None if queue is None else Momentum.create(variables, queue),
         )
 
-    def update(self, *, grads: PyTree, batch_stats: PyTree, optimiser: optax.GradientTransformation) -> "TrainState":
+    def update(
+        self,
+        *,
+        grads: PyTree,
+        batch_stats: PyTree,
+        optimiser: optax.GradientTransformation,
+        momentum: Momentum | None = None,
+    ) -> "TrainState":
         """The state after a step with these gradients."""
         updates, opt_state = optimiser.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
-        return TrainState(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        return TrainState(self.step + 1, params, batch_stats, opt_state, momentum)
 
     @property
     def variables(self) -> dict[str, PyTree]:
