@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from awcl_jax import anatomy, optim, sharding
+from awcl_jax import anatomy, optim, sharding, step
 from awcl_jax.augment import Augmentation
 from awcl_jax.data import datasets, sampler, selection
 from awcl_jax.errors import InputError
@@ -40,7 +40,7 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.positives = "anatomy"  # whom to pull together: anatomy (AWCL), scan (patient metadata), frame (SimCLR)
-    config.granularity = "fine"  # of the anatomy: fine or coarse
+    config.granularity = "fine"  # of the anatomy: fine, coarse, or both as a weighted sum of the two losses
     config.anatomy_ratio = 1.0  # share of the labelled frames whose label pretraining may use
 
     config.data = ConfigDict()
@@ -72,7 +72,15 @@ def default_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.temperature = 0.1
-    config.loss.block_size = placeholder(int)  # anchors whose similarities are held at a time; all by default
+    config.loss.block_size = placeholder(
+        int
+    )  # anchors whose similarities are held at a time; as many as fit by default
+    config.loss.coarse_weight = 0.5  # share of the coarse anatomy's loss where granularity is both
+    config.loss.exchange = "gather"  # how devices see each other's embeddings: gather, or ring, which holds fewer
+
+    config.queue = ConfigDict()
+    config.queue.size = 0  # keys of a momentum encoder to contrast with (MoCo v2); 0 for the batch's own two views
+    config.queue.momentum = 0.99  # share of its old parameters that the momentum encoder keeps at each step
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adam, adamw, lars, sgd
@@ -88,6 +96,7 @@ def default_config() -> ConfigDict:
     config.train.log_every = 10
     config.train.eval_every = 250
     config.train.checkpoint_every = 250
+    config.train.encode_chunks = 1  # parts that a batch is encoded in, for batches beyond the encoder's memory
     config.train.mapping = "shard_map"  # how the step spreads over devices: shard_map, pmap
 
     config.eval = ConfigDict()
@@ -120,7 +129,7 @@ def validate(config: ConfigDict, *, devices: int = 1) -> None:
 def _choices(config: ConfigDict) -> Iterator[str]:
     known: dict[str, tuple[str, ...]] = {
         "positives": selection.POSITIVES,
-        "granularity": anatomy.GRANULARITIES,
+        "granularity": selection.GRANULARITIES,
         "eval.granularity": anatomy.GRANULARITIES,
         "data.dataset": tuple(datasets.BUILDERS),
         "data.preset": datasets.PHANTOM_PRESETS,
@@ -129,6 +138,7 @@ def _choices(config: ConfigDict) -> Iterator[str]:
         "model.arch": tuple(resnet.STAGES),
         "model.strides": resnet.STRIDES,
         "model.dtype": ("float32", "bfloat16"),
+        "loss.exchange": step.EXCHANGES,
         "optim.name": optim.OPTIMISERS,
         "optim.schedule": optim.SCHEDULES,
         "train.mapping": sharding.MAPPINGS,
@@ -156,6 +166,9 @@ def _numbers(config: ConfigDict) -> Iterator[str]:
         ("model.embedding", lambda x: x >= 2, "at least 2"),
         ("loss.temperature", lambda x: x > 0, "above 0"),
         ("loss.block_size", lambda x: x is None or x >= 1, "at least 1"),
+        ("loss.coarse_weight", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+        ("queue.size", lambda x: x >= 0, "0 or more"),
+        ("queue.momentum", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
         ("optim.learning_rate", lambda x: x > 0, "above 0"),
         ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
@@ -163,6 +176,7 @@ def _numbers(config: ConfigDict) -> Iterator[str]:
         ("eval.neighbours", lambda x: x >= 1, "at least 1"),
         ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
         ("train.steps", lambda x: x >= 1, "at least 1"),
+        ("train.encode_chunks", lambda x: x >= 1, "at least 1"),
         ("train.log_every", lambda x: x >= 1, "at least 1"),
         ("train.eval_every", lambda x: x >= 1, "at least 1"),
         ("train.checkpoint_every", lambda x: x >= 1, "at least 1"),
@@ -182,6 +196,18 @@ def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
             f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
             f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
         )
+    elif config.sampler.batch_size % (devices * max(config.train.encode_chunks, 1)):
+        yield (
+            f"config.sampler.batch_size must divide by config.train.encode_chunks={config.train.encode_chunks} on each "
+            f"of the {devices} devices; got {config.sampler.batch_size}"
+        )
+    if 0 < config.queue.size < config.sampler.batch_size:
+        yield (
+            "config.queue.size must be 0 or at least config.sampler.batch_size="
+            f"{config.sampler.batch_size}, for a queue holds whole batches; got {config.queue.size}"
+        )
+    if config.queue.size and config.loss.exchange == "ring":
+        yield "config.loss.exchange='ring' passes a batch around; the queue of config.queue.size is on every device"
     if config.augment.size > config.data.size:
         yield (
             f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from tensorboardX import SummaryWriter
 
 from awcl_jax.errors import InputError
@@ -93,16 +93,15 @@ def effective_rank(z: Float[Array, "v b d"]) -> Float[Array, ""]:
     return jnp.exp(jax.scipy.special.entr(p).sum())
 
 
-def collapsed_loss(contrast_rows: int) -> float:
-    """The contrastive loss, log(contrast_rows - 1), of an encoder that maps everything to one point.
+def collapsed_loss(others: int | Int[Array, ""]) -> Float[Array, ""]:
+    """The contrastive loss, log(others), of an encoder that maps everything to one point.
 
     Every cosine is then the same and the softmax over the other rows is flat, whatever the temperature and positives.
 
     Args:
-      contrast_rows: embeddings that an anchor is compared with, itself among them: two views of a global batch of 32
-        frames are 64.
+      others: embeddings that an anchor is compared with: of two views of a batch of 32 frames, 63.
     """
-    return math.log(contrast_rows - 1)
+    return jnp.log(jnp.asarray(others, jnp.float32))
 
 
 class MetricsWriter:

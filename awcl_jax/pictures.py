@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from awcl_jax import report
 from awcl_jax.anatomy import UNLABELLED
@@ -13,7 +12,7 @@ from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import Part, Selection
 from awcl_jax.evaluation import Features
-from awcl_jax.metrics import METRICS_FILE, collapsed_loss
+from awcl_jax.metrics import METRICS_FILE
 
 _PAIRS, _VIEWED = 12, 6
 
@@ -23,7 +22,6 @@ def write_pictures(
     *,
     selection: Selection,
     plan: BatchPlan,
-    labels: Int[np.ndarray, " n"],
     augmentation: Augmentation,
     seed: int,
     before: Features,
@@ -36,28 +34,26 @@ def write_pictures(
       workdir: folder of the run.
       selection: its data.
       plan: its batches.
-      labels: whom its loss pulled together.
       augmentation: of its views.
       seed: of its views.
       before: features by the untrained encoder.
       after: features by the trained one.
       map_frames: test frames in the map of embeddings.
     """
-    collapsed = collapsed_loss(2 * plan.batch_size)
-    report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png", collapsed=collapsed)
-    _pairs(selection.train, plan, labels, workdir / "pairs.png")
+    report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
+    _pairs(selection.train, plan, workdir / "pairs.png")
     _views(selection.train, plan, augmentation, seed, workdir / "views.png")
     _map(selection.test, before, after, map_frames, seed, workdir / "embeddings.png")
 
 
-def _pairs(train: Part, plan: BatchPlan, labels: Int[np.ndarray, " n"], out: Path) -> None:
+def _pairs(train: Part, plan: BatchPlan, out: Path) -> None:
     """Positive pairs of the first batch: of two scans where it has such, else the two views of one frame."""
     rows, partners = plan.frames(0), plan.partners(0)
     scans = train.index.scans
     pairs: list[tuple[int, int]] = []
     waiting: dict[int, int] = {}
     for frame, partner in zip(rows.tolist(), partners.tolist(), strict=True):
-        label = int(labels[frame])
+        label = int(plan.classes[frame])
         if partner != frame or label == UNLABELLED:
             pairs.append((frame, partner))
         elif label in waiting:

@@ -33,6 +33,7 @@ from awcl_jax.metrics import MetricsWriter
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import make_resnet
+from awcl_jax.momentum import Queue
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
 
@@ -42,7 +43,7 @@ class Setup:
     """All that a configuration stands for, made and checked, before the first step."""
 
     data: selection.Selection
-    labels: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
     plan: BatchPlan
     model: ContrastiveModel
     optimiser: optax.GradientTransformation
@@ -71,7 +72,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     configuration.validate(config, devices=mesh.size)
     setup = set_up(config)
     run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
-    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed)
+    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=make_queue(config, setup.labels))
     _say(selection.describe(setup.data))
     _say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
@@ -183,17 +184,27 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     )
 
 
-def initial_state(model: ContrastiveModel, optimiser: optax.GradientTransformation, *, seed: int) -> TrainState:
+def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> Queue | None:
+    """The empty queue of a momentum encoder, where the method has one."""
+    if not config.queue.size:
+        return None
+    return Queue.empty(config.queue.size, config.model.embedding, columns=labels.shape[1:])
+
+
+def initial_state(
+    model: ContrastiveModel, optimiser: optax.GradientTransformation, *, seed: int, queue: Queue | None = None
+) -> TrainState:
     """The state before the first step, on the host."""
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
     frame = jnp.zeros((1, 32, 32, 1))
     variables = jax.jit(lambda key: model.init(key, frame, train=False))(jax.random.key(seed))
     # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(TrainState.create(variables, optimiser))
+    return jax.device_get(TrainState.create(variables, optimiser, queue=queue))
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
     """The training step over these devices."""
+    weight = config.loss.coarse_weight
     body = make_step(
         setup.model,
         setup.optimiser,
@@ -201,6 +212,10 @@ def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
         augmentation=configuration.augmentation(config),
         temperature=config.loss.temperature,
         block_size=config.loss.block_size,
+        group_weights=(1 - weight, weight) if setup.labels.ndim == 2 else None,
+        exchange=config.loss.exchange,
+        chunks=config.train.encode_chunks,
+        momentum=config.queue.momentum if config.queue.size else None,
         seed=config.seed,
     )
     return sharding.map_step(body, mesh, via=config.train.mapping)
@@ -289,7 +304,6 @@ def _conclude(
             workdir,
             selection=setup.data,
             plan=setup.plan,
-            labels=setup.labels,
             augmentation=configuration.augmentation(config),
             seed=config.seed,
             before=before,

@@ -69,20 +69,21 @@ TABLE_ROWS: Mapping[str, str] = {
 """The rows of a results table: title -> name of the score."""
 
 
-def plot_loss(metrics_path: Path, out: Path, *, collapsed: float | None = None) -> None:
+def plot_loss(metrics_path: Path, out: Path) -> None:
     """Every number of a run over its steps, one small panel for each: the loss first, then the monitors and evaluators.
 
-    Names that share all before their last slash (`knn/accuracy`, `knn/macro_f1`) share a panel.
+    Names that share all before their last slash (`knn/accuracy`, `knn/macro_f1`) share a panel. The loss of an encoder
+    that maps everything to one point (`metrics.collapsed_loss`) is drawn dashed beside the loss.
 
     Args:
       metrics_path: the run's `metrics.jsonl`.
       out: the PNG to write.
-      collapsed: loss of an encoder that maps everything to one point (`metrics.collapsed_loss`), drawn dashed.
 
     Raises:
       InputError: the file is not there or has no numbers yet.
     """
     series = _series(metrics_path)
+    collapsed = series.pop("collapsed_loss", None)
     panels: dict[str, list[str]] = {}
     for name in sorted(series, key=_reading_order):
         panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
@@ -96,7 +97,7 @@ def plot_loss(metrics_path: Path, out: Path, *, collapsed: float | None = None) 
             _draw_series(ax, {name: series[name] for name in names})
             ax.set_title(_MEANINGS.get(title, title.replace("_", " ").capitalize()))
             if title == "loss" and collapsed is not None:
-                ax.axhline(collapsed, color=_COLOURS[3], linestyle="--", label=f"collapsed encoder, {collapsed:.2f}")
+                ax.plot(*collapsed.T, color=_COLOURS[3], linestyle="--", label="collapsed encoder")
                 ax.legend()
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
@@ -106,7 +107,7 @@ def plot_loss(metrics_path: Path, out: Path, *, collapsed: float | None = None) 
 def _series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
     points: dict[str, list[tuple[float, float]]] = {}
     for record in read_metrics(path):
-        for name in record.keys() - {"step", "collapsed_loss"}:
+        for name in record.keys() - {"step"}:
             points.setdefault(name, []).append((record["step"], record[name]))
     if not points:
         raise InputError(f"There are no numbers in {path} yet: let the run take a few steps.")

@@ -11,7 +11,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from awcl_jax import metrics, sharding
 from awcl_jax.augment import Augmentation, two_views
 from awcl_jax.losses import awcl_loss, groups_from_labels
+from awcl_jax.momentum import Momentum
+from awcl_jax.ring import ring_awcl_loss
 from awcl_jax.train_state import TrainState
+
+EXCHANGES = ("gather", "ring")
+
+_MONITORED = 1024  # frames, of which the signs of collapse are taken
 
 
 def make_step(
@@ -22,8 +28,11 @@ def make_step(
     augmentation: Augmentation,
     temperature: float,
     block_size: int | None = None,
+    group_weights: tuple[float, ...] | None = None,
+    exchange: str = "gather",
+    chunks: int = 1,
+    momentum: float | None = None,
     seed: int,
-    gather: bool = True,
 ) -> sharding.Step:
     """The body of a pretraining step for one device.
 
@@ -37,46 +46,137 @@ def make_step(
       augmentation: how the views are made.
       temperature: of the loss.
       block_size: anchors whose similarities are held at a time.
+      group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
+      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
+        device by itself with `none`, and numbers that depend on how many there are.
+      chunks: parts in which a batch is encoded, one after the other and again for its gradient; see `encode_in_chunks`.
+      momentum: share of the old parameters that the momentum encoder keeps, for a state with `momentum`; None
+        contrasts the two views of each batch instead.
       seed: of the views.
-      gather: contrast with the rows of all devices; without it each device is a batch of its own, and the numbers
-        depend on how many there are.
 
     Returns:
-      A function of (state, batch) for `sharding.map_step`; the batch holds this device's `image`, `label` and `row`.
+      A function of (state, batch) for `sharding.map_step`; the batch holds this device's `image`, `label`, `row` and,
+      for the momentum encoder, `frame`.
     """
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "block_size": block_size,
+        "group_weights": group_weights,
+    }
 
-    def loss_fn(params: PyTree, state: TrainState, batch: dict[str, Array]) -> tuple[Array, Any]:
-        views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
-        z, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            views.reshape(-1, *views.shape[2:]),
-            train=True,
-            mutable=["batch_stats"],
-        )
-        groups = groups_from_labels(batch["label"], batch["row"])
-        anchors = {"z": z, "id": _view_ids(batch["row"]), "group": jnp.tile(groups, 2)}
-        contrast = sharding.gather(anchors) if gather else anchors
+    def two_view_loss(
+        params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks)
+        rows = z.reshape(-1, z.shape[-1])
+        ids, groups = _view_ids(batch["row"]), _per_view(groups_from_labels(batch["label"], batch["row"]))
+        if exchange == "ring":
+            losses = ring_awcl_loss(rows, ids=ids, groups=groups, **settings)
+        else:
+            anchors = rows, ids, groups
+            contrast = sharding.gather(anchors) if exchange == "gather" else anchors
+            losses = awcl_loss(
+                anchors[0],
+                contrast[0],
+                anchor_ids=anchors[1],
+                contrast_ids=contrast[1],
+                anchor_groups=anchors[2],
+                contrast_groups=contrast[2],
+                **settings,
+            )
+        compared = 2 * views.shape[1] * sharding.device_count() - 1
+        return sharding.mean(losses.mean()), {"z": z, "batch_stats": batch_stats, "compared": compared}
+
+    def queue_loss(
+        params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        assert momentum is not None
+        assert state.momentum is not None, "the queue is part of the state from the start"
+        key_params = jax.lax.stop_gradient(state.momentum.follow(params, momentum))
+        keys, key_stats = encode_in_chunks(model, key_params, state.momentum.batch_stats, views[1:], chunks)
+        keys = jax.lax.stop_gradient(keys)
+        batch_size = views.shape[1] * sharding.device_count()
+        new = (keys[0], batch["frame"][:, 1], batch["label"])
+        queue = state.momentum.queue.push(*sharding.in_row_order(new, batch["row"], count=batch_size))
+        ids, groups = queue.contrast(batch_size)
+        queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks)
         losses = awcl_loss(
-            anchors["z"],
-            contrast["z"],
-            anchor_ids=anchors["id"],
-            contrast_ids=contrast["id"],
-            anchor_groups=anchors["group"],
-            contrast_groups=contrast["group"],
-            temperature=temperature,
-            block_size=block_size,
+            queries[0],
+            sharding.vary(queue.z),
+            anchor_ids=batch["frame"][:, 0],
+            contrast_ids=ids,
+            anchor_groups=groups_from_labels(batch["label"], batch["row"]),
+            contrast_groups=groups,
+            **settings,
         )
-        return sharding.mean(losses.mean()), (contrast, updated["batch_stats"])
+        return sharding.mean(losses.mean()), {
+            "z": jnp.concatenate([queries, keys]),
+            "batch_stats": batch_stats,
+            "compared": queue.filled,
+            "momentum": Momentum(key_params, key_stats, queue),
+        }
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (contrast, batch_stats)), grads = grad_fn(state.params, state, batch)
+        views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
+        grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
+        (loss, found), grads = grad_fn(state.params, state, batch, views)
         grads = sharding.mean(grads)
-        report = {"loss": loss, "gradient_norm": optax.tree.norm(grads), **_monitors(contrast)}
-        report["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
-        return state.update(grads=grads, batch_stats=batch_stats, optimiser=optimiser), sharding.mean(report)
+        report = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "collapsed_loss": metrics.collapsed_loss(found["compared"]),
+            **_monitors(found["z"], batch["row"]),
+        }
+        state = state.update(
+            grads=grads,
+            batch_stats=found["batch_stats"],
+            optimiser=optimiser,
+            momentum=found.get("momentum"),
+        )
+        return state, sharding.mean(report)
 
     return step
+
+
+def encode_in_chunks(
+    model: nn.Module, params: PyTree, batch_stats: PyTree, views: Float[Array, "v b h w c"], chunks: int
+) -> tuple[Float[Array, "v b d"], PyTree]:
+    """Embeddings of views, and the running statistics after them; with memory for a part of the frames at a time.
+
+    Gradient caching (Gao et al. 2021, Sec. 3.2): a chunk is encoded without keeping what its gradient needs, and
+    encoded again when the gradient of the loss with respect to its embeddings is known. The batch that is contrasted is
+    then not bounded by the encoder's memory, and the numbers are those of a single pass, but for batch norm: each chunk
+    is normalised by its own statistics, over all devices and both passes alike, and the running statistics take the
+    chunks' mean. A chunk has every `chunks`-th row of the batch, whatever the number of devices.
+
+    Args:
+      model: as in `make_step`.
+      params: its parameters.
+      batch_stats: its running statistics.
+      views: of this device's rows.
+      chunks: parts of the batch; they divide the number of rows b.
+    """
+    v, b, *picture = views.shape
+
+    def encode(params: PyTree, pictures: Float[Array, "n h w c"]) -> tuple[Float[Array, "n d"], PyTree]:
+        z, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats}, pictures, train=True, mutable=["batch_stats"]
+        )
+        return z, updated.get("batch_stats", {})
+
+    if chunks == 1:
+        z, updated = encode(params, views.reshape(v * b, *picture))
+        return z.reshape(v, b, -1), updated
+    assert b % chunks == 0, f"{chunks} chunks must divide the {b} rows of a device"
+    # Row r is in chunk r % chunks: [v, b / chunks, chunks, ...] -> [chunks, v * b / chunks, ...].
+    parts = jnp.moveaxis(views.reshape(v, b // chunks, chunks, *picture), 2, 0)
+    parts = parts.reshape(chunks, v * b // chunks, *picture)
+    # Each device adds up the gradient of all chunks before devices do.
+    own = sharding.vary(params)
+    z, updated = jax.lax.map(jax.checkpoint(lambda part: encode(own, part)), parts)
+    z = jnp.moveaxis(z.reshape(chunks, v, b // chunks, -1), 0, 2).reshape(v, b, -1)
+    return z, jax.tree.map(lambda statistics: statistics.mean(axis=0), updated)
 
 
 def _view_ids(rows: Int[Array, " b"]) -> Int[Array, " 2*b"]:
@@ -84,14 +184,17 @@ def _view_ids(rows: Int[Array, " b"]) -> Int[Array, " 2*b"]:
     return jnp.concatenate([2 * rows, 2 * rows + 1])
 
 
-def _monitors(contrast: dict[str, Array]) -> dict[str, Float[Array, ""]]:
-    """Signs of collapse, over the whole batch; view 0 of each row before view 1."""
-    order = jnp.argsort(contrast["id"])
-    z = contrast["z"][order]
-    z = jax.lax.stop_gradient(jnp.stack([z[0::2], z[1::2]]))
+def _per_view(groups: Array) -> Array:
+    return jnp.concatenate([groups, groups])
+
+
+def _monitors(z: Float[Array, "2 b d"], rows: Int[Array, " b"]) -> dict[str, Float[Array, ""]]:
+    """Signs of collapse, over the batch or its first rows."""
+    frames = jnp.swapaxes(jax.lax.stop_gradient(z), 0, 1)
+    count = min(_MONITORED, frames.shape[0] * sharding.device_count())
+    z = jnp.swapaxes(sharding.in_row_order(frames, rows, count=count), 0, 1)
     return {
         "spread": metrics.spread(z),
         "alignment": metrics.alignment(z),
         "uniformity": metrics.uniformity(z),
-        "collapsed_loss": jnp.asarray(metrics.collapsed_loss(contrast["z"].shape[0])),
     }

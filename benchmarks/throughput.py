@@ -41,7 +41,9 @@ def main(argv: list[str]) -> None:
         return lambda: _exhaust(itertools.islice(pretrain.batches_of(config, fresh), steps))
 
     step = pretrain.step_on(mesh, config, setup)
-    state = sharding.replicate(pretrain.initial_state(setup.model, setup.optimiser, seed=config.seed), mesh)
+    queue = pretrain.make_queue(config, setup.labels)
+    state = pretrain.initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue)
+    state = sharding.replicate(state, mesh)
     batch = next(pretrain.batches_of(config, setup))
     state, _ = jax.block_until_ready(step(state, sharding.place_batch(batch.arrays, mesh)))
 

@@ -35,9 +35,17 @@ def test_every_number_of_a_run_is_drawn(tmp_path, drawn):
     rng = np.random.default_rng(0)
     with MetricsWriter(tmp_path, start_step=0) as writer:
         for step in range(1, 101):
-            writer.write(step, {"spread": 0.5 + step / 300, "loss": 4 + rng.normal(), "learning_rate": 1e-3 * step})
+            writer.write(
+                step,
+                {
+                    "spread": 0.5 + step / 300,
+                    "loss": 4 + rng.normal(),
+                    "learning_rate": 1e-3 * step,
+                    "collapsed_loss": 4.14,
+                },
+            )
         writer.write(100, {"knn/accuracy": 0.5, "knn/macro_f1": 0.4, "broken": float("nan")})
-    report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", collapsed=4.14)
+    report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
     assert imread(tmp_path / "loss.png").ndim == 3
     panels = {ax.get_title(): ax for ax in visible(drawn[0])}
     assert list(panels) == [

@@ -16,6 +16,7 @@ from awcl_jax.augment import Augmentation
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import BasicBlock, ResNet
+from awcl_jax.momentum import Queue
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState
 
@@ -31,10 +32,17 @@ def batches():
             "image": rng.integers(0, 256, (FRAMES, 40, 40), np.uint8),
             "label": rng.choice([UNLABELLED, 0, 1, 2], FRAMES).astype(np.int32),
             "row": np.arange(FRAMES, dtype=np.int32),
+            "frame": np.tile(rng.integers(0, 40, (FRAMES, 1), np.int32), 2),
         }
 
 
-def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None), block_size=None):
+def fine_and_coarse(batch):
+    """The batch with two labels a frame."""
+    label = batch["label"]
+    return batch | {"label": np.stack([label, np.where(label < 0, label, 10 + label // 2)], axis=1)}
+
+
+def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=0, **options):
     """State, losses and gradient norms after a few steps on the first so many devices."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
@@ -46,15 +54,15 @@ def take_steps(devices, via="shard_map", *, gather=True, rows=slice(None), block
         augmentation=Augmentation(size=32),
         temperature=0.1,
         seed=0,
-        gather=gather,
-        block_size=block_size,
+        **options,
     )
     step = sharding.map_step(body, mesh, via=via)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))(jax.random.key(0))
-    state = sharding.replicate(TrainState.create(variables, OPTIMISER), mesh)
+    keys = Queue.empty(queue, 16, columns=(2,) if both else ()) if queue else None
+    state = sharding.replicate(TrainState.create(variables, OPTIMISER, queue=keys), mesh)
     reports = []
     for batch in batches():
-        local = {name: array[rows] for name, array in batch.items()}
+        local = {name: array[rows] for name, array in (fine_and_coarse(batch) if both else batch).items()}
         state, report = step(state, sharding.place_batch(local, mesh))
         reports.append(jax.device_get(report))
     return jax.device_get(state), reports
@@ -93,8 +101,49 @@ def test_blocks_give_the_same_numbers(on_one_device, devices):
     assert difference(state.params, on_one_device[0].params) < 2e-4
 
 
+@pytest.mark.parametrize(("devices", "via"), [(1, "shard_map"), (2, "pmap"), (8, "shard_map")])
+def test_the_ring_gives_the_same_numbers(on_one_device, devices, via):
+    state, reports = take_steps(devices, via, exchange="ring", block_size=3)
+    assert difference(reports, on_one_device[1]) < 2e-4
+    assert difference(state.params, on_one_device[0].params) < 2e-4
+
+
+METHODS = {
+    "fine and coarse": {"both": True, "group_weights": (0.3, 0.7)},
+    "in chunks": {"chunks": 4},
+    "a queue that is not full": {"queue": 3 * FRAMES, "momentum": 0.9},
+    "a full queue, in chunks, of fine and coarse": {
+        "queue": 2 * FRAMES,
+        "momentum": 0.9,
+        "both": True,
+        "chunks": 2,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "devices", "more"),
+    [
+        ("fine and coarse", 4, {"exchange": "ring"}),
+        ("in chunks", 4, {}),
+        ("a queue that is not full", 4, {}),
+        pytest.param("a full queue, in chunks, of fine and coarse", 4, {"via": "pmap"}, marks=pytest.mark.slow),
+        pytest.param("a full queue, in chunks, of fine and coarse", 2, {}, marks=pytest.mark.slow),
+        pytest.param("in chunks", 2, {"via": "pmap", "exchange": "ring"}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_method_gives_the_same_numbers_on_any_number_of_devices(method, devices, more):
+    expected_state, expected_reports = take_steps(1, **METHODS[method])
+    state, reports = take_steps(devices, **METHODS[method], **more)
+    assert difference(reports, expected_reports) < 2e-4
+    assert difference(state.params, expected_state.params) < 2e-4
+    assert difference(state.batch_stats, expected_state.batch_stats) < 2e-4
+    if "queue" in METHODS[method]:
+        assert difference(state.momentum, expected_state.momentum) < 2e-4
+
+
 def test_without_the_gather_the_numbers_depend_on_the_devices(on_one_device):
-    _, reports = take_steps(8, gather=False)
+    _, reports = take_steps(8, exchange="none")
     # Each device of 2 frames contrasts with 3 other rows instead of 31: log(31 / 3) = 2.3 less to lose.
     assert on_one_device[1][0]["loss"] - reports[0]["loss"] > 1
 

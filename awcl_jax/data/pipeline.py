@@ -28,7 +28,8 @@ class Batch:
     Attributes:
       step: the step it is for.
       arrays: what goes to the devices: `image` uint8 [b, h, w], or [b, 2, h, w] where the second view is of another
-        frame; `label` int32 [b], UNLABELLED for a group of its own; `row` int32 [b], the row in the global batch.
+        frame; `label` int32 [b] or [b, m], UNLABELLED for a group of its own; `row` int32 [b], the row in the global
+        batch; `frame` int32 [b, 2], the frames of its two views.
       composition: what the global batch was composed of, for the metrics.
     """
 
@@ -41,7 +42,7 @@ def batches(
     plan: BatchPlan,
     reader: Reader,
     *,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n m"],
     scans: Int[np.ndarray, " n"],
     start: int,
     stop: int,
@@ -85,8 +86,14 @@ def batches(
         if plan.pairs == "cross_scan":
             image = np.stack([image, reader.read(partners[mine])], axis=1)
         rows = np.arange(plan.batch_size)
-        groups = np.where(labels[frames] == UNLABELLED, -1 - rows, labels[frames])
-        arrays = {"image": image, "label": labels[frames[mine]].astype(np.int32), "row": mine}
+        classes = plan.classes[frames]
+        groups = np.where(classes == UNLABELLED, -1 - rows, classes)
+        arrays = {
+            "image": image,
+            "label": labels[frames[mine]].astype(np.int32),
+            "row": mine,
+            "frame": np.stack([frames, partners], axis=1)[mine].astype(np.int32),
+        }
         return Batch(step, arrays, composition(groups, np.stack([scans[frames], scans[partners]], axis=1)))
 
     dataset: Any = grain.MapDataset.range(start, stop).map(load)

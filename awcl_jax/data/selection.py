@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from awcl_jax import anatomy
 from awcl_jax.anatomy import UNLABELLED, keep_anatomy_ratio
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.sampler import BatchPlan
@@ -13,6 +14,7 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
 
 POSITIVES = ("anatomy", "scan", "frame")
+GRANULARITIES = (*anatomy.GRANULARITIES, "both")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,16 +67,20 @@ def select(path: Path, *, size: int, cache_mb: float, val_share: float, seed: in
 
 def positive_labels(
     index: ScanIndex, positives: str, *, granularity: str, anatomy_ratio: float, seed: int
-) -> Int[np.ndarray, " n"]:
+) -> Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]:
     """Whom the loss pulls together: frames of one label. UNLABELLED frames have only their own second view.
+
+    With the granularity `both`, a frame has two labels, the fine one and the coarse one, which count on from it.
 
     Args:
       index: the training frames.
       positives: `anatomy` (AWCL), `scan` (patient metadata) or `frame` (SimCLR).
-      granularity: of the anatomy.
+      granularity: of the anatomy: `fine`, `coarse` or `both`.
       anatomy_ratio: share of the labelled frames whose anatomy may be used.
       seed: of the draw of these.
     """
+    if positives == "anatomy" and granularity == "both":
+        return _both(index, anatomy_ratio, seed)
     if positives == "anatomy":
         return keep_anatomy_ratio(index.labels(granularity), anatomy_ratio, seed=seed)
     if positives == "scan":
@@ -84,9 +90,17 @@ def positive_labels(
     raise InputError(f"Positives are 'anatomy', 'scan' or 'frame'; got {positives!r}.")
 
 
+def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, "n 2"]:
+    """Fine and coarse labels; a frame keeps both or none."""
+    coarse = np.where(index.coarse == UNLABELLED, UNLABELLED, len(index.fine_names) + index.coarse)
+    labels = np.stack([index.fine, coarse], axis=1)
+    kept = keep_anatomy_ratio(labels.max(axis=1), anatomy_ratio, seed=seed) != UNLABELLED
+    return np.where(kept[:, None], labels, UNLABELLED)
+
+
 def make_plan(
     index: ScanIndex,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"],
     positives: str,
     *,
     batch_size: int,
@@ -97,9 +111,12 @@ def make_plan(
     unlabelled_share: float,
     pairs: str,
 ) -> BatchPlan:
-    """The plan of batches: anatomies x distinct scans or, where a scan is pulled together, scans x distinct frames."""
+    """The plan of batches: anatomies x distinct scans or, where a scan is pulled together, scans x distinct frames.
+
+    Where frames have two labels, batches are composed by the first, the fine one.
+    """
     return BatchPlan(
-        classes=labels,
+        classes=labels if labels.ndim == 1 else labels[:, 0],
         units=np.arange(len(index)) if positives == "scan" else index.scans,
         batch_size=batch_size,
         seed=seed,

@@ -1,0 +1,129 @@
+"""Encoding in chunks against encoding at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from awcl_jax import sharding
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.augment import Augmentation
+from awcl_jax.models.heads import Projection
+from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.models.resnet import BasicBlock, ResNet
+from awcl_jax.step import encode_in_chunks, make_step
+from awcl_jax.train_state import TrainState
+from tests.test_momentum import Tiny
+
+FRAMES = 12
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (FRAMES, 10, 10), np.uint8),
+        "label": rng.choice([UNLABELLED, 0, 1], FRAMES).astype(np.int32),
+        "row": np.arange(FRAMES, dtype=np.int32),
+    }
+
+
+def one_step(model, devices: int, chunks: int):
+    optimiser = optax.sgd(1.0)
+    body = make_step(
+        model,
+        optimiser,
+        learning_rate=optax.constant_schedule(1.0),
+        augmentation=Augmentation(size=8),
+        temperature=0.1,
+        chunks=chunks,
+        seed=0,
+    )
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    state = sharding.replicate(TrainState.create(variables, optimiser), mesh)
+    return jax.device_get(sharding.map_step(body, mesh)(state, sharding.place_batch(batch(), mesh)))
+
+
+@pytest.mark.parametrize(("devices", "chunks"), [(1, 2), (1, 12), (2, 3), (4, 3)])
+def test_without_batch_norm_chunks_are_exact(devices, chunks):
+    state, report = one_step(Tiny(), devices, chunks)
+    wanted_state, wanted_report = one_step(Tiny(), 1, 1)
+    for name, value in wanted_report.items():
+        np.testing.assert_allclose(report[name], value, rtol=2e-6, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, wanted_state.params)
+
+
+def resnet() -> ContrastiveModel:
+    encoder = ResNet(stage_sizes=(1,), block=BasicBlock, width=4)
+    return ContrastiveModel(encoder, Projection(embedding=6))
+
+
+def test_with_batch_norm_each_chunk_is_a_batch_of_its_own_of_every_other_row():
+    model, views = resnet(), jax.random.normal(jax.random.key(1), (2, 6, 8, 8, 1))
+    variables = model.init(jax.random.key(0), views[0], train=False)
+    params, statistics = variables["params"], variables["batch_stats"]
+
+    def weighted(params, chunks):
+        mesh = sharding.make_mesh(jax.devices()[:1])
+
+        def body(params, views):
+            z, updated = encode_in_chunks(model, params, statistics, views[0], chunks)
+            return (z * jnp.arange(z.size).reshape(z.shape)).sum(), updated
+
+        # The views' first axis is that of the device.
+        grad_fn = jax.value_and_grad(body, has_aux=True)
+
+        def step(params, views):
+            (value, updated), gradient = grad_fn(params, views)
+            return params, sharding.mean((value, updated, gradient))
+
+        return sharding.map_step(step, mesh, donate=False)(params, views[None])[1]
+
+    def by_hand(params):
+        """Rows 0, 3 / 1, 4 / 2, 5 in both views, each normalised by itself."""
+        weights = jnp.arange(2 * 6 * 6).reshape(2, 6, 6)
+        value, found = 0.0, []
+        for chunk in range(3):
+            part = views[:, chunk::3].reshape(4, 8, 8, 1)
+            z, updated = model.apply(
+                {"params": params, "batch_stats": statistics}, part, train=True, mutable=["batch_stats"]
+            )
+            value += (z.reshape(2, 2, 6) * weights[:, chunk::3]).sum()
+            found.append(updated["batch_stats"])
+        return value, jax.tree.map(lambda *three: sum(three) / 3, *found)
+
+    value, updated, gradient = weighted(params, 3)
+    (wanted, wanted_updated), wanted_gradient = jax.value_and_grad(by_hand, has_aux=True)(params)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+    jax.tree.map(close, updated, wanted_updated)
+    jax.tree.map(close, gradient, wanted_gradient)
+
+
+def activation_bytes(chunks: int) -> int:
+    """Memory beside arguments and results that a step of 64 frames takes."""
+    encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
+    model, optimiser = ContrastiveModel(encoder, Projection(embedding=6)), optax.sgd(1.0)
+    body = make_step(
+        model,
+        optimiser,
+        learning_rate=optax.constant_schedule(1.0),
+        augmentation=Augmentation(size=32),
+        temperature=0.1,
+        chunks=chunks,
+        seed=0,
+    )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False)
+    state = TrainState.create(variables, optimiser)
+    arrays = {
+        "image": np.zeros((64, 32, 32), np.uint8),
+        "label": np.zeros(64, np.int32),
+        "row": np.arange(64, dtype=np.int32),
+    }
+    return sharding.map_step(body, mesh).lower(state, arrays).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_chunks_take_less_memory():
+    assert activation_bytes(8) < 0.5 * activation_bytes(1)
