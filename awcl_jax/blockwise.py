@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from awcl_jax import sharding
+
 ABSENT = np.iinfo(np.int32).min
-"""As the id of a contrast row: there is no row, whoever looks. As a group: there is none."""
+"""As an id: there is no row, whoever looks. As a group: there is none."""
 
 # exp((z_i.z_k - 1) / t) spans exp(-2 / t) to 1. Down to this temperature all of it is within float32, and 1 / t stands
 # in for the row's greatest similarity, which a block of the row does not know.
@@ -47,7 +49,8 @@ def log_denominators(
     """
     if contrast is anchors and contrast_ids is anchor_ids and temperature >= _LEAST_FIXED_SHIFT:
         return _symmetric(anchors, anchor_ids, temperature, block_size)
-    return _rectangular(anchors, contrast, anchor_ids, contrast_ids, temperature, block_size)
+    arrays = sharding.varying_alike(anchors, contrast, anchor_ids, contrast_ids)
+    return _rectangular(*arrays, temperature, block_size)
 
 
 # Anchors against other rows: a block of anchors with all of them. ----------------------------------------------------
@@ -191,7 +194,7 @@ def _logits(rows: Array, ids: Array, contrast: Array, contrast_ids: Array, tempe
 
 
 def _left_out(ids: Array, contrast_ids: Array) -> Bool[Array, "a n"]:
-    return (ids[:, None] == contrast_ids) | (contrast_ids == ABSENT)
+    return (ids[:, None] == contrast_ids) | (ids[:, None] == ABSENT) | (contrast_ids == ABSENT)
 
 
 def _product(a: Array, b: Array) -> Array:

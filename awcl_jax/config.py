@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from awcl_jax import anatomy, optim, sharding, step
+from awcl_jax import anatomy, losses, optim, sharding, step
 from awcl_jax.augment import Augmentation
 from awcl_jax.data import datasets, sampler, selection
 from awcl_jax.errors import InputError
@@ -75,6 +75,7 @@ def default_config() -> ConfigDict:
     config.loss.block_size = placeholder(
         int
     )  # anchors whose similarities are held at a time; as many as fit by default
+    config.loss.kernel = "auto"  # what computes its denominators: blocks (auto too), pallas
     config.loss.coarse_weight = 0.5  # share of the coarse anatomy's loss where granularity is both
     config.loss.exchange = "gather"  # how devices see each other's embeddings: gather, or ring, which holds fewer
 
@@ -138,6 +139,7 @@ def _choices(config: ConfigDict) -> Iterator[str]:
         "model.arch": tuple(resnet.STAGES),
         "model.strides": resnet.STRIDES,
         "model.dtype": ("float32", "bfloat16"),
+        "loss.kernel": losses.KERNELS,
         "loss.exchange": step.EXCHANGES,
         "optim.name": optim.OPTIMISERS,
         "optim.schedule": optim.SCHEDULES,
@@ -198,8 +200,8 @@ def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
         )
     elif config.sampler.batch_size % (devices * max(config.train.encode_chunks, 1)):
         yield (
-            f"config.sampler.batch_size must divide by config.train.encode_chunks={config.train.encode_chunks} on each "
-            f"of the {devices} devices; got {config.sampler.batch_size}"
+            f"config.train.encode_chunks must divide the {config.sampler.batch_size // devices} frames that a device gets "
+            f"of config.sampler.batch_size={config.sampler.batch_size}; got {config.train.encode_chunks}"
         )
     if 0 < config.queue.size < config.sampler.batch_size:
         yield (
@@ -217,6 +219,13 @@ def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
         yield (
             f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
             f"got {config.optim.warmup_steps}"
+        )
+    if config.loss.kernel == "pallas" and config.loss.exchange == "ring":
+        yield "config.loss.exchange='ring' meets its visitors in blocks; it takes config.loss.kernel='auto'"
+    if config.loss.kernel == "pallas" and config.loss.block_size is not None:
+        yield (
+            "config.loss.kernel='pallas' has blocks of its own: leave config.loss.block_size unset; "
+            f"got {config.loss.block_size}"
         )
     if config.positives == "frame" and (config.sampler.mode, config.sampler.pairs) != ("natural", "frame"):
         yield (

@@ -9,8 +9,9 @@ Every embedding belongs to a *group*, and embeddings of one group attract each o
 An embedding may be in several groups: of fine and of coarse anatomy, or of all the structures that its frame shows.
 """
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,9 @@ from awcl_jax.blockwise import ABSENT, log_denominators
 from awcl_jax.errors import InputError
 from awcl_jax.positives import group_similarity
 
-__all__ = ["ABSENT", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+__all__ = ["ABSENT", "KERNELS", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+
+KERNELS = ("auto", "blocks", "pallas")
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
@@ -40,6 +43,7 @@ def awcl_loss(
     contrast_groups: Int[Array, " n"] | Int[Array, "n m"],
     temperature: float,
     block_size: int | None = None,
+    kernel: str = "auto",
     group_weights: Sequence[float] | None = None,
 ) -> Float[Array, " a"]:
     r"""Anatomy-aware contrastive loss of every anchor.
@@ -73,8 +77,8 @@ def awcl_loss(
       anchors: unit embeddings z_i of the anchors; on several devices this device's share.
       contrast: unit embeddings z_k to compare with; on several devices the gathered rows, the anchors' own among them.
       anchor_ids: which embedding each anchor is; contrast rows of the same id are its own and left out.
-      contrast_ids: likewise for the contrast rows; ABSENT where there is no row yet, as in a queue that is not full.
-        Rows of one id have the same groups.
+      contrast_ids: likewise for the contrast rows. Rows of one id have the same groups. Rows of id ABSENT are not
+        there, as in a queue that is not full: they are left out for all and have no loss.
       anchor_groups: group of each anchor; or m groups, distinct, ABSENT where it has fewer.
       contrast_groups: likewise, of each contrast row.
       temperature: t, above 0.
@@ -82,21 +86,24 @@ def awcl_loss(
         where the matrix [a, n] takes up to 16 MiB, else 256. It need not divide a, and the numbers do not depend on it.
         Where `contrast` and `contrast_ids` are the very objects `anchors` and `anchor_ids`, each block serves the rows
         of both its sides, in half the time.
+      kernel: what computes the denominators: `blocks`, XLA's products of blocks; `pallas`, a kernel with blocks of its
+        own (`pallas_denominators`), which a CPU interprets; `auto`, which is `blocks` on every platform as long as the
+        kernel has not been measured on an accelerator.
       group_weights: w_c, one for each of the m groups; equal by default.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
 
     Raises:
-      InputError: the temperature or the block size is not positive, the shapes do not belong together, or (outside
-        `jit`) rows are not of unit length.
+      InputError: the temperature or the block size is not positive, the kernel is none or takes no block size, the
+        shapes do not belong together, or (outside `jit`) rows are not of unit length.
 
     References:
       Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
       Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
       Zhang and Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
-    check_settings(temperature, block_size)
+    check_settings(temperature, block_size, kernel)
     anchor_groups, contrast_groups = as_columns(anchor_groups), as_columns(contrast_groups)
     _check_lengths("anchors", anchors, anchor_ids, anchor_groups)
     _check_lengths("contrast", contrast, contrast_ids, contrast_groups)
@@ -112,13 +119,8 @@ def awcl_loss(
         contrast_groups=contrast_groups,
     )
     _warn_of_lone_anchors(count)
-    log_denominator = log_denominators(
-        anchors,
-        contrast,
-        anchor_ids=anchor_ids,
-        contrast_ids=contrast_ids,
-        temperature=temperature,
-        block_size=choose_block_size(block_size, anchors.shape[0], contrast.shape[0]),
+    log_denominator = denominators_by(kernel, block_size, anchors.shape[0], contrast.shape[0])(
+        anchors, contrast, anchor_ids=anchor_ids, contrast_ids=contrast_ids, temperature=temperature
     )
     return combine(log_denominator, total, count, groups=anchor_groups, group_weights=weights, temperature=temperature)
 
@@ -174,6 +176,16 @@ def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) ->
     return groups.at[:, 0].set(own)
 
 
+def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast: int) -> Callable[..., Array]:
+    """What computes D(i) = log sum_k exp(z_i.z_k / t) of so many anchors and contrast rows."""
+    if kernel == "pallas":
+        # Pallas is experimental, and slow to import: only for those who ask for it.
+        from awcl_jax import pallas_denominators
+
+        return pallas_denominators.log_denominators
+    return functools.partial(log_denominators, block_size=choose_block_size(block_size, anchors, contrast))
+
+
 def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> int:
     """`block_size` of `awcl_loss`, or its default."""
     if block_size is None and anchors * contrast * 4 > _DENSE_BYTES:
@@ -181,12 +193,16 @@ def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> in
     return min(block_size or anchors, anchors)
 
 
-def check_settings(temperature: float, block_size: int | None) -> None:
+def check_settings(temperature: float, block_size: int | None, kernel: str) -> None:
     """Refuse what no loss can be computed with."""
     if not temperature > 0:
         raise InputError(f"The temperature must be above 0; got {temperature}.")
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
+    if kernel not in KERNELS:
+        raise InputError(f"kernel is one of {', '.join(KERNELS)}; got {kernel!r}.")
+    if kernel == "pallas" and block_size is not None:
+        raise InputError(f"kernel='pallas' has blocks of its own: leave block_size out; got {block_size}.")
 
 
 def as_columns(groups: Array) -> Array:

@@ -43,7 +43,7 @@ def group_similarity(
     order = jnp.argsort(contrast_ids)
     own = order[jnp.minimum(jnp.searchsorted(contrast_ids[order], anchor_ids), order.size - 1)]
     in_own = (contrast_ids[own] == anchor_ids)[:, None] & _shared(anchor_groups, groups[own])
-    there = anchor_groups != ABSENT
+    there = (anchor_groups != ABSENT) & (anchor_ids != ABSENT)[:, None]
     similarity = jnp.einsum("id,imd->im", rows, sums[at], precision=jax.lax.Precision.HIGHEST)
     own_similarity = (rows * own_sums[own_at]).sum(axis=1, keepdims=True)
     total = jnp.where(there, similarity - jnp.where(in_own, own_similarity, 0.0), 0.0)

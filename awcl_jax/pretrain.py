@@ -212,6 +212,7 @@ def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
         augmentation=configuration.augmentation(config),
         temperature=config.loss.temperature,
         block_size=config.loss.block_size,
+        kernel=config.loss.kernel,
         group_weights=(1 - weight, weight) if setup.labels.ndim == 2 else None,
         exchange=config.loss.exchange,
         chunks=config.train.encode_chunks,

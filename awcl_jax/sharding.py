@@ -68,6 +68,16 @@ def vary(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
 
 
+def varying_alike(*arrays: Array) -> list[Array]:
+    """The arrays, each varying over whatever mesh axes any of them varies over, as loops and kernels want them."""
+    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    axes = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(array, tuple(axes - own), to="varying") if axes - own else array
+        for array, own in zip(arrays, varying, strict=True)
+    ]
+
+
 def mean(tree: PyTree) -> PyTree:
     """Mean over devices. Inside a mapped step."""
     return jax.lax.pmean(tree, AXIS)

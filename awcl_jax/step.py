@@ -28,6 +28,7 @@ def make_step(
     augmentation: Augmentation,
     temperature: float,
     block_size: int | None = None,
+    kernel: str = "auto",
     group_weights: tuple[float, ...] | None = None,
     exchange: str = "gather",
     chunks: int = 1,
@@ -46,6 +47,7 @@ def make_step(
       augmentation: how the views are made.
       temperature: of the loss.
       block_size: anchors whose similarities are held at a time.
+      kernel: of the loss.
       group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
       exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
         device by itself with `none`, and numbers that depend on how many there are.
@@ -82,6 +84,7 @@ def make_step(
                 contrast_ids=contrast[1],
                 anchor_groups=anchors[2],
                 contrast_groups=contrast[2],
+                kernel=kernel,
                 **settings,
             )
         compared = 2 * views.shape[1] * sharding.device_count() - 1
@@ -102,11 +105,12 @@ def make_step(
         queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks)
         losses = awcl_loss(
             queries[0],
-            sharding.vary(queue.z),
+            queue.z,
             anchor_ids=batch["frame"][:, 0],
             contrast_ids=ids,
             anchor_groups=groups_from_labels(batch["label"], batch["row"]),
             contrast_groups=groups,
+            kernel=kernel,
             **settings,
         )
         return sharding.mean(losses.mean()), {

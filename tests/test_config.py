@@ -84,7 +84,7 @@ def test_the_paper_variant_has_the_published_settings():
     ("field", "value", "rule"),
     [
         ("positives", "plane", "one of anatomy, scan, frame; got 'plane'"),
-        ("granularity", "medium", "one of fine, coarse; got 'medium'"),
+        ("granularity", "medium", "one of fine, coarse, both; got 'medium'"),
         ("eval.granularity", "medium", "one of fine, coarse; got 'medium'"),
         ("data.dataset", "imagenet", "one of phantom, fetal_planes_db; got 'imagenet'"),
         ("sampler.mode", "fair", "one of balanced, natural; got 'fair'"),
@@ -92,6 +92,14 @@ def test_the_paper_variant_has_the_published_settings():
         ("model.arch", "resnet19", "one of resnet18, resnet34, resnet50; got 'resnet19'"),
         ("model.strides", "v2", "one of .*v1.5.*; got 'v2'"),
         ("model.dtype", "float16", "one of float32, bfloat16; got 'float16'"),
+        ("loss.exchange", "scatter", "one of gather, ring; got 'scatter'"),
+        ("loss.coarse_weight", 1.5, "a share from 0 to 1; got 1.5"),
+        ("queue.size", -1, "0 or more; got -1"),
+        ("queue.size", 31, "0 or at least config.sampler.batch_size=32, .*; got 31"),
+        ("queue.momentum", 1.0, "from 0 to below 1; got 1.0"),
+        ("train.encode_chunks", 0, "at least 1; got 0"),
+        ("train.encode_chunks", 5, "divide the 32 frames that a device gets of config.sampler.batch_size=32; got 5"),
+        ("loss.kernel", "triton", "one of auto, blocks, pallas; got 'triton'"),
         ("optim.name", "adan", "one of adam, adamw, lars, sgd; got 'adan'"),
         ("optim.schedule", "linear", "one of cosine, constant; got 'linear'"),
         ("train.mapping", "vmap", "one of shard_map, pmap; got 'vmap'"),
@@ -158,6 +166,20 @@ def test_simclr_takes_natural_batches_of_one_frame(sampler):
 def test_positives_of_a_scan_are_not_of_another_scan():
     with pytest.raises(InputError, match=r"config\.sampler\.pairs='cross_scan' contradicts it"):
         validate(changed(positives="scan", sampler__pairs="cross_scan"))
+
+
+def test_the_ring_takes_no_queue_and_no_kernel():
+    validate(changed(loss__exchange="ring"))
+    with pytest.raises(InputError, match="passes a batch around"):
+        validate(changed(loss__exchange="ring", queue__size=64))
+    with pytest.raises(InputError, match="meets its visitors in blocks"):
+        validate(changed(loss__exchange="ring", loss__kernel="pallas"))
+
+
+def test_the_kernel_has_blocks_of_its_own():
+    validate(changed(loss__kernel="pallas"))
+    with pytest.raises(InputError, match=r"leave config\.loss\.block_size unset; got 64"):
+        validate(changed(loss__kernel="pallas", loss__block_size=64))
 
 
 def test_all_problems_come_in_one_line():

@@ -21,7 +21,7 @@ LAYERS = (
     ("data.scans",),
     ("data.datasets", "data"),
     ("augment", "models", "losses", "ring", "momentum", "optim"),
-    ("anatomy", "blockwise", "positives", "sharding", "metrics", "cli", "cache", "errors"),
+    ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics", "cli", "cache", "errors"),
 )
 
 
