@@ -4,12 +4,16 @@ python -m benchmarks.loss --out=DIR
 python -m benchmarks.loss --rows=1024,8192 --methods=torch,symmetric
 
 Methods: `torch`, the dense matrix in eager PyTorch as SupContrast writes it; `dense`, the whole matrix in one block;
-`blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides. Each
-measurement is a process of its own; extra memory is what its peak rises by over what it held before the first call. The
-peak is that of a float32 matrix product in the same process; the work is counted as 3 x 2 n^2 d operations.
+`blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides; `pallas`, the
+kernel for accelerators, left out on a CPU, where it is interpreted and its time says nothing of it.
+
+Each measurement is a process of its own; extra memory is what its peak rises by over what it held before the first
+call, or on an accelerator what the compiled program asks for beside its input. The peak is that of a float32 matrix
+product in the same process; the work is counted as 3 x 2 n^2 d operations.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -23,7 +27,7 @@ from matplotlib.figure import Figure
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
-METHODS = ("torch", "dense", "blocks", "symmetric")
+METHODS = ("torch", "dense", "blocks", "symmetric", "pallas")
 EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
 _SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are left out where a few of them take more than this
 
@@ -43,6 +47,13 @@ def main() -> None:
     methods = args.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         raise InputError(f"Unknown methods {sorted(unknown)}; known are {', '.join(METHODS)}.")
+    remark = ""
+    if "pallas" in methods and _platform() == "cpu":
+        methods.remove("pallas")
+        remark = "`pallas` is left out: on a CPU the kernel is interpreted, and its time would say nothing of it."
+        if not methods:
+            raise InputError(f"{remark} Nothing else is in --methods.")
+        print(remark, flush=True)
     results = []
     for n in map(int, args.rows.split(",")):
         for method in methods:
@@ -62,8 +73,15 @@ def main() -> None:
             print(_row(results[-1]), flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "loss.md").write_text("\n".join([_row(None), *map(_row, results)]) + "\n")
+        remarks = ["", remark] if remark else []
+        (args.out / "loss.md").write_text("\n".join([_row(None), *map(_row, results), *remarks]) + "\n")
         _plot(results, args.out / "loss.png")
+
+
+def _platform() -> str:
+    """Where JAX computes; asked in another process, for this one would hold on to the accelerator's memory."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
@@ -72,7 +90,7 @@ def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     groups = rng.integers(0, GROUPS, n)
     make = _torch if method == "torch" else _jax
-    call, product = make(method, z, groups)
+    call, product, planned_mb = make(method, z, groups)
     edge = 2048
     peak = 2 * edge**3 / _fastest(product, repeats)
     # Linux forgets the peak so far (the compiler's, for one), and what is held now counts as nothing.
@@ -80,10 +98,15 @@ def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
     before = _memory("VmRSS")
     seconds = _fastest(call, repeats)
     work = 3 * 2 * n**2 * EMBEDDING
-    return {"seconds": seconds, "extra_mb": _memory("VmHWM") - before, "share_of_peak": work / seconds / peak}
+    extra_mb = _memory("VmHWM") - before if planned_mb is None else planned_mb
+    return {"seconds": seconds, "extra_mb": extra_mb, "share_of_peak": work / seconds / peak}
 
 
-def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], object], Callable[[], object]]:
+# The loss with its gradient, the product that shows the peak, and the memory planned for the first on an accelerator.
+_Made = tuple[Callable[[], object], Callable[[], object], float | None]
+
+
+def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     import jax
     import jax.numpy as jnp
 
@@ -92,7 +115,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], o
     ids, group = jnp.arange(len(z)), jnp.asarray(groups)
 
     def mean_loss(z: jax.Array) -> jax.Array:
-        other = z if method == "symmetric" else jnp.array(z, copy=True)
+        other = z if method in ("symmetric", "pallas") else jnp.array(z, copy=True)
         return awcl_loss(
             z,
             other,
@@ -101,18 +124,29 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], o
             anchor_groups=group,
             contrast_groups=group,
             temperature=TEMPERATURE,
-            block_size=len(z) if method == "dense" else BLOCK,
+            block_size={"dense": len(z), "pallas": None}.get(method, BLOCK),
+            kernel="pallas" if method == "pallas" else "blocks",
         ).mean()
 
     rows = jnp.asarray(z)
     # Compiled beforehand, so that the compiler's memory is not counted.
     compiled = jax.jit(jax.value_and_grad(mean_loss)).lower(rows).compile()
     square = jnp.ones((2048, 2048))
-    product = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(compiled(rows)), lambda: jax.block_until_ready(product(square, square))
+    # In float32 as the loss's own, where an accelerator would take fewer bits by default.
+    product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
+    planned = None
+    if jax.default_backend() != "cpu":
+        sizes = compiled.memory_analysis()
+        assert sizes is not None
+        planned = (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
+    return (
+        lambda: jax.block_until_ready(compiled(rows)),
+        lambda: jax.block_until_ready(product(square, square)),
+        planned,
+    )
 
 
-def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[], object], Callable[[], object]]:
+def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     try:
         import torch
     except ImportError:
@@ -132,7 +166,7 @@ def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> tuple[Callable[[],
         return leaf.grad
 
     square = torch.ones(2048, 2048)
-    return call, lambda: square @ square
+    return call, lambda: square @ square, None
 
 
 def _fastest(call: Callable[[], object], repeats: int) -> float:
