@@ -200,8 +200,8 @@ def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
         )
     elif config.sampler.batch_size % (devices * max(config.train.encode_chunks, 1)):
         yield (
-            f"config.train.encode_chunks must divide the {config.sampler.batch_size // devices} frames that a device gets "
-            f"of config.sampler.batch_size={config.sampler.batch_size}; got {config.train.encode_chunks}"
+            f"config.train.encode_chunks must divide the {config.sampler.batch_size // devices} frames that a device "
+            f"gets of config.sampler.batch_size={config.sampler.batch_size}; got {config.train.encode_chunks}"
         )
     if 0 < config.queue.size < config.sampler.batch_size:
         yield (

@@ -4,8 +4,9 @@ python -m benchmarks.loss --out=DIR
 python -m benchmarks.loss --rows=1024,8192 --methods=torch,symmetric
 
 Methods: `torch`, the dense matrix in eager PyTorch as SupContrast writes it; `dense`, the whole matrix in one block;
-`blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides; `pallas`, the
-kernel for accelerators, left out on a CPU, where it is interpreted and its time says nothing of it.
+`blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides; `ring`, blocks
+with rows that travel around all devices (a CPU stands for two); `pallas`, the kernel for accelerators, left out on a
+CPU, where it is interpreted and its time says nothing of it.
 
 Each measurement is a process of its own; extra memory is what its peak rises by over what it held before the first
 call, or on an accelerator what the compiled program asks for beside its input. The peak is that of a float32 matrix
@@ -27,7 +28,7 @@ from matplotlib.figure import Figure
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
-METHODS = ("torch", "dense", "blocks", "symmetric", "pallas")
+METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
 EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
 _SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are left out where a few of them take more than this
 
@@ -35,7 +36,7 @@ _SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are left out where a fe
 def main() -> None:
     """Measure every method at every size, one after the other, and write a table and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="512,1024,2048,4096,8192,16384", help="sizes, with commas between")
+    parser.add_argument("--rows", default="512,1024,2048,4096,8192,16384,65536", help="sizes, with commas between")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods, with commas between")
     parser.add_argument("--repeats", type=int, default=3, help="calls after the first; the fastest counts")
     parser.add_argument("--out", type=Path, help="folder for loss.md and loss.png")
@@ -109,9 +110,14 @@ _Made = tuple[Callable[[], object], Callable[[], object], float | None]
 def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     import jax
     import jax.numpy as jnp
+    from jax.sharding import PartitionSpec
 
+    from awcl_jax import sharding
     from awcl_jax.losses import awcl_loss
+    from awcl_jax.ring import ring_awcl_loss
 
+    if method == "ring":  # no matter on an accelerator
+        jax.config.update("jax_num_cpu_devices", 2)
     ids, group = jnp.arange(len(z)), jnp.asarray(groups)
 
     def mean_loss(z: jax.Array) -> jax.Array:
@@ -128,9 +134,21 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
             kernel="pallas" if method == "pallas" else "blocks",
         ).mean()
 
-    rows = jnp.asarray(z)
+    def mean_loss_around(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:
+        losses = ring_awcl_loss(z, ids=ids, groups=group, temperature=TEMPERATURE, block_size=BLOCK)
+        return sharding.mean(losses.mean())
+
+    arrays = (jnp.asarray(z),)
+    loss_and_gradient = jax.value_and_grad(mean_loss)
+    if method == "ring":
+        mesh = sharding.make_mesh()
+        arrays = sharding.place_batch((z, np.arange(len(z)), groups), mesh)
+        apart = PartitionSpec(sharding.AXIS)
+        loss_and_gradient = jax.shard_map(
+            jax.value_and_grad(mean_loss_around), mesh=mesh, in_specs=apart, out_specs=(PartitionSpec(), apart)
+        )
     # Compiled beforehand, so that the compiler's memory is not counted.
-    compiled = jax.jit(jax.value_and_grad(mean_loss)).lower(rows).compile()
+    compiled = jax.jit(loss_and_gradient).lower(*arrays).compile()
     square = jnp.ones((2048, 2048))
     # In float32 as the loss's own, where an accelerator would take fewer bits by default.
     product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
@@ -140,7 +158,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
         assert sizes is not None
         planned = (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
     return (
-        lambda: jax.block_until_ready(compiled(rows)),
+        lambda: jax.block_until_ready(compiled(*arrays)),
         lambda: jax.block_until_ready(product(square, square)),
         planned,
     )
