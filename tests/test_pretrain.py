@@ -19,7 +19,7 @@ from awcl_jax.data import pipeline
 from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
 from awcl_jax.errors import InputError
 from awcl_jax.metrics import read_metrics
-from configs import fine, scan, simclr
+from configs import fine, moco, scan, simclr
 
 ROOT = Path(__file__).parents[1]
 TIMING = {"frames_per_second", "data_wait_share"}
@@ -108,12 +108,14 @@ def test_the_same_command_again_only_repeats_the_results(trained, phantom, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [simclr, scan], ids=["simclr", "scan"])
+@pytest.mark.parametrize("method", [simclr, scan, moco], ids=["simclr", "scan", "moco"])
 def test_the_other_methods_run(method, phantom, tmp_path):
     results = pretrain.run(tiny(phantom, method, **{"train.steps": 3, "optim.warmup_steps": 0}), tmp_path / "run")
     assert 0 <= results["trained"]["probe/macro_f1"]["value"] <= 1
     composed = next(line for line in numbers(tmp_path / "run") if "batch/positives" in line)
-    if method is simclr:
+    if method is moco:
+        assert composed["collapsed_loss"] < np.log(moco.get_config().queue.size), "the queue is not full yet"
+    if method is not scan:
         assert composed["batch/positives"] == 1  # its own other view
         assert composed["batch/own_view_only"] == 1
     else:
@@ -121,9 +123,13 @@ def test_the_other_methods_run(method, phantom, tmp_path):
         assert composed["batch/cross_scan"] == 0
 
 
+QUEUE = {"queue.size": 48, "granularity": "both", "train.encode_chunks": 2}
+
+
 @pytest.mark.slow
-def test_a_run_that_dies_goes_on_bit_for_bit(phantom, tmp_path, monkeypatch):
-    config = tiny(phantom, **{"sampler.pairs": "cross_scan"})
+@pytest.mark.parametrize("fields", [{"sampler.pairs": "cross_scan"}, QUEUE], ids=["cross-scan", "queue"])
+def test_a_run_that_dies_goes_on_bit_for_bit(fields, phantom, tmp_path, monkeypatch):
+    config = tiny(phantom, **fields)
     pretrain.run(config, tmp_path / "unbroken")
 
     def broken(*args, **kwargs):

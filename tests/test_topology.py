@@ -1,5 +1,6 @@
 """The same numbers on 1, 2 and 8 devices, by `shard_map` and by `pmap`, and in two processes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_steps_change_the_state_and_count_on(on_one_device):
 
 
 _PROCESS = """
+import json
 import sys
 import jax
 process = int(sys.argv[1])
@@ -171,19 +173,22 @@ jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process)
 import numpy as np
 from tests import test_topology as t
 share = t.FRAMES // 2
-state, reports = t.take_steps(2, rows=slice(process * share, (process + 1) * share))
+state, reports = t.take_steps(2, rows=slice(process * share, (process + 1) * share), **json.loads(sys.argv[4]))
 if process == 0:
     np.savez(sys.argv[3], *jax.tree.leaves((state, reports)))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_numbers(on_one_device, tmp_path, unused_port):
+@pytest.mark.parametrize("options", [{}, {"exchange": "ring"}, {"queue": 32, "momentum": 0.9, "chunks": 2}])
+def test_two_processes_give_the_same_numbers(options, tmp_path, unused_port):
     out = tmp_path / "numbers.npz"
     root = Path(__file__).parents[1]
-    commands = [[sys.executable, "-c", _PROCESS, str(process), str(unused_port), str(out)] for process in (0, 1)]
+    arguments = str(unused_port), str(out), json.dumps(options)
+    commands = [[sys.executable, "-c", _PROCESS, str(process), *arguments] for process in (0, 1)]
     running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for command in commands]
     outputs = [process.communicate(timeout=240)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
     with np.load(out) as numbers:
-        assert difference([numbers[name] for name in numbers.files], jax.tree.leaves(on_one_device)) < 5e-3
+        expected = jax.tree.leaves(take_steps(1, **options))
+        assert difference([numbers[name] for name in numbers.files], expected) < 5e-3
