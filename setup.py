@@ -33,6 +33,7 @@ setup(
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
         "requests>=2.31",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "tensorboardX>=2.6",

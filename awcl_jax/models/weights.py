@@ -1,0 +1,286 @@
+"""Weights of an encoder under torchvision's names: read from files for a grey encoder, and given to others.
+
+    torchvision                      here
+    layer1.0.conv1.weight [o,i,h,w]  params       layer1_0 / conv1 / kernel [h,w,i,o]
+    layer1.0.bn1.weight, bias        params       layer1_0 / bn1 / scale, bias
+    layer1.0.bn1.running_mean, _var  batch_stats  layer1_0 / bn1 / mean, var
+    layer1.0.downsample.0, .1        (as these)   layer1_0 / downsample_conv, downsample_bn
+
+timm names its plain ResNets alike. The published AWCL code wraps torchvision's layers in a Sequential (`features.0` is
+conv1, `features.4` layer1) and keeps its projection as `l1` and `l2`.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import traverse_util
+from jaxtyping import PyTree
+from safetensors.numpy import save_file
+
+from awcl_jax.errors import InputError
+from awcl_jax.models.resnet import STAGES, make_resnet
+from awcl_jax.models.torch_zip import read_torch_zip
+
+_LEAVES = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+_AWCL_LAYERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_IGNORED = re.compile(r"(fc|l1|l2)\.(weight|bias)|.*\.num_batches_tracked")  # heads, and counters that nothing reads
+_NORMALISATION = "awcl_jax.normalisation"  # in the metadata of the files that we write
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """How a network's input was made of grey from 0 to 1, channel by channel: (grey - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Of torchvision's weights, most of timm's, and the published AWCL code."""
+
+
+def load_torch_resnet(
+    path: str | os.PathLike[str],
+    arch: str,
+    *,
+    mean: float,
+    std: float,
+    width_factor: float = 1.0,
+    trained: Normalisation | None = None,
+) -> dict[str, PyTree]:
+    """Variables of a grey encoder from a file of PyTorch weights, whose first kernels fold into one channel.
+
+    The file's network was trained on channels x_c = (grey_c - mean_c) / std_c. An ultrasound frame has one grey g,
+    which is each grey_c, and comes to our encoder as n = (g - mean) / std, so that x_c = a_c n + b_c with
+
+        a_c = std / std_c,    b_c = (mean - mean_c) / std_c
+        sum_c W_c * x_c = (sum_c a_c W_c) * n + sum_c b_c (W_c * 1)
+
+    where * is the convolution conv1. The first bracket is the grey kernel. The second sum is one number a feature, and
+    the running mean of bn1 takes it up. Hence the encoder's features are those of the file's network on the frame
+    copied into its channels, with their normalisation:
+
+    - exactly (up to rounding) if every b_c is 0, that is if it was trained with `mean` for all channels;
+    - otherwise but for the edge of the frame. Both pad conv1 with zeros; there these are the mean grey of each channel,
+      here they are `mean`, and no one grey is all of them. It touches the two outermost rows and columns of conv1's
+      maps. With ImageNet's statistics take mean=0.449 and std=0.226 (their averages; `config.augment`): the features
+      of 15 frames of FETAL_PLANES_DB by ImageNet's ResNet-50 at 224 pixels then differ by 4% of their length on
+      average, and by 10% with 0.17 and 0.18; those of two frames differ by 85%. `read_torch_resnet` keeps three
+      channels, and nothing differs.
+
+    Args:
+      path: as of `read_torch_resnet`.
+      arch: "resnet18", "resnet34" or "resnet50". Where a ResNet-50 strides does not show in its weights: torchvision's
+        are for `make_resnet(strides="v1.5")`.
+      mean: of grey from 0 to 1, subtracted from the encoder's frames (`config.augment.mean`).
+      std: likewise, divided by.
+      width_factor: of the encoder (`config.model.width_factor`); 1 for all published weights.
+      trained: normalisation that the file's network was trained with. By default that of a file which
+        `awcl_jax.export` wrote, else ImageNet's for three channels, and `mean`, `std` for one, which is then taken bit
+        for bit.
+
+    Returns:
+      `params` and `batch_stats` in float32 of `make_resnet(arch, width_factor=width_factor)` for frames [b, h, w, 1].
+
+    Raises:
+      InputError, OSError: as `read_torch_resnet`; `trained` has another number of channels.
+    """
+    weights = _read(Path(path))
+    variables = _to_flax(weights.arrays, Path(path), arch, width_factor)
+    kernel = np.asarray(variables["params"]["conv1"]["kernel"], np.float64)
+    channels = kernel.shape[2]
+    ours = Normalisation((mean,) * channels, (std,) * channels)
+    trained = trained or weights.normalisation or (ours if channels == 1 else IMAGENET)
+    if {len(trained.mean), len(trained.std)} != {channels}:
+        raise InputError(f"{path} takes {channels} channel(s); trained= gives {trained.mean} and {trained.std}.")
+    if channels > 1 or trained != ours:
+        stds = np.array(trained.std)
+        shift = (mean - np.array(trained.mean)) / stds
+        running = variables["batch_stats"]["bn1"]
+        running["mean"] = (running["mean"] - np.einsum("hwco,c->o", kernel, shift)).astype(np.float32)
+        folded = np.einsum("hwco,c->hwo", kernel, std / stds)[:, :, None]
+        variables["params"]["conv1"]["kernel"] = folded.astype(np.float32)
+    return variables
+
+
+def read_torch_resnet(path: str | os.PathLike[str], arch: str, *, width_factor: float = 1.0) -> dict[str, PyTree]:
+    """Variables of an encoder from a file of PyTorch weights, with the file's own input channels.
+
+    Args:
+      path: `.safetensors`, or `.pth`, `.pt` of `torch.save` (of a state dict; nothing in it is run, see
+        `awcl_jax.models.torch_zip`), with the names of torchvision, of timm or of the published AWCL code, also under
+        `state_dict` or `model` and behind `module.`. Classifiers and projections are left out.
+      arch: "resnet18", "resnet34" or "resnet50".
+      width_factor: of the encoder; 1 for all published weights.
+
+    Returns:
+      `params` and `batch_stats` in float32 of `make_resnet(arch, width_factor=width_factor)`, for frames
+      [b, h, w, 3] or [b, h, w, 1], normalised as the file's network was trained.
+
+    Raises:
+      InputError: the file is not there, no such file or damaged; it is of another architecture or width (the message
+        says which); names are missing, unknown, or of another shape (all are listed).
+      OSError: it cannot be read.
+    """
+    return _to_flax(_read(Path(path)).arrays, Path(path), arch, width_factor)
+
+
+def to_torch(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+    """Variables of an encoder under torchvision's names and in PyTorch's layout (kernels [out, in, h, w])."""
+    arrays = {}
+    for address, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        array = np.asarray(leaf)
+        arrays[_torch_name(address)] = np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+    return arrays
+
+
+def save_torch_resnet(
+    path: Path, variables: Mapping[str, PyTree], *, mean: float, std: float, channels: int = 1
+) -> None:
+    """Write a grey encoder as safetensors under torchvision's names; `load_torch_resnet` reads it back bit for bit.
+
+    Args:
+      path: the file.
+      variables: `params` and `batch_stats` of the encoder.
+      mean: of grey from 0 to 1, subtracted from the encoder's frames.
+      std: likewise, divided by.
+      channels: of conv1: 1 as trained, or 3 for programs that know no other, of a third of the kernel each, for the
+        same normalised frame in all three.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    arrays = to_torch(variables)
+    if channels != 1:
+        arrays["conv1.weight"] = np.repeat(arrays["conv1.weight"] / channels, channels, axis=1).astype(np.float32)
+    normalisation = Normalisation((mean,) * channels, (std,) * channels)
+    # "pt" is what Hugging Face's libraries look for.
+    save_file(arrays, path, {"format": "pt", _NORMALISATION: json.dumps(dataclasses.asdict(normalisation))})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Weights:
+    """Arrays of a file by torchvision's names, and how the network's input is normalised where the file says so."""
+
+    arrays: dict[str, np.ndarray]
+    normalisation: Normalisation | None = None
+
+
+def _read(path: Path) -> _Weights:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in (".pth", ".pt"):
+        raise InputError(f"Weights are read from .safetensors, .pth and .pt; got {path}.")
+    content = read_torch_zip(path)
+    for outer in ("state_dict", "model"):
+        if isinstance(content.get(outer), dict):
+            content = content[outer]
+    return _Weights(_named(content))
+
+
+def _read_safetensors(path: Path) -> _Weights:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        normalisation = metadata.get(_NORMALISATION)
+        fields = {} if normalisation is None else json.loads(normalisation)
+        return _Weights(_named(arrays), Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None)
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no safetensors file, or is damaged: {error}; fetch it again.") from None
+
+
+def _named(content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a dictionary by torchvision's names."""
+    arrays = {}
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            continue
+        name = name.removeprefix("module.")
+        part = re.match(r"features\.(\d+)\.", name)
+        if part and part[1] in _AWCL_LAYERS:
+            name = f"{_AWCL_LAYERS[part[1]]}.{name[part.end() :]}"
+        if not _IGNORED.fullmatch(name):
+            arrays[name] = value
+    return arrays
+
+
+def _to_flax(arrays: Mapping[str, np.ndarray], path: Path, arch: str, width_factor: float) -> dict[str, PyTree]:
+    model = make_resnet(arch, width_factor=width_factor)
+    if (found := _architecture(arrays)) != (STAGES[arch], arch == "resnet50"):
+        raise InputError(f"{path} {_likeness(arrays, found)}; the encoder is a {arch}.")
+    first = arrays.get("conv1.weight", np.empty((0, 0)))
+    if first.ndim == 4 and first.shape[0] != model.width:
+        raise InputError(
+            f"{path} has {first.shape[0]} features in conv1 (width_factor {first.shape[0] / 64:g}), the encoder "
+            f"{model.width} (width_factor {width_factor:g}); give the width_factor of the file."
+        )
+    channels = 1 if first.shape[1:2] == (1,) else 3
+    frame = jnp.zeros((1, 64, 64, channels))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
+    wanted = {address: leaf.shape for address, leaf in traverse_util.flatten_dict(shapes).items()}
+    if problems := list(_problems(arrays, {_torch_name(address): shape for address, shape in wanted.items()})):
+        raise InputError(f"{path} does not fit a {arch}: {'; '.join(problems)}.")
+    return traverse_util.unflatten_dict({address: _from_torch(arrays[_torch_name(address)]) for address in wanted})
+
+
+def _torch_name(address: tuple[str, ...]) -> str:
+    collection, *modules, leaf = address
+    modules = [re.sub(r"^(layer\d)_", r"\1.", module) for module in modules]
+    modules = [{"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}.get(m, m) for m in modules]
+    return ".".join([*modules, _LEAVES[collection, leaf]])
+
+
+def _from_torch(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array, np.float32)
+
+
+def _architecture(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[int, ...], bool]:
+    """Blocks in each stage, and whether they are bottlenecks, by the names."""
+    blocks = {(int(m[1]), int(m[2])) for name in arrays if (m := re.match(r"layer(\d+)\.(\d+)\.", name))}
+    stages = tuple(sum(stage == s for s, _ in blocks) for stage in sorted({s for s, _ in blocks}))
+    return stages, any(re.fullmatch(r"layer\d+\.\d+\.conv3\.weight", name) for name in arrays)
+
+
+def _likeness(arrays: Mapping[str, np.ndarray], found: tuple[tuple[int, ...], bool]) -> str:
+    stages, bottleneck = found
+    if not stages:
+        names = ", ".join(list(arrays)[:3]) or "no names of weights"
+        return f"holds no ResNet (it begins with {names})"
+    for arch, known in STAGES.items():
+        if (stages, bottleneck) == (known, arch == "resnet50"):
+            return f"looks like a {arch}"
+    kind = "bottleneck" if bottleneck else "basic"
+    return f"has stages of {', '.join(map(str, stages))} {kind} blocks, which is none of {', '.join(STAGES)}"
+
+
+def _problems(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    if missing := [name for name in wanted if name not in arrays]:
+        yield f"missing {', '.join(missing)}"
+    if unknown := [name for name in arrays if name not in wanted]:
+        yield f"unknown {', '.join(unknown)}"
+    for name in (name for name in wanted if name in arrays):
+        has, needs = arrays[name].shape, wanted[name]
+        if len(needs) == 4:
+            needs = (needs[3], needs[2], needs[0], needs[1])
+        if has != needs:
+            yield f"{name} is {list(has)} and not {list(needs)}"
+        elif not np.isfinite(arrays[name]).all():
+            yield f"{name} has numbers that are not finite"
