@@ -26,8 +26,8 @@ class Checkpoints:
     Use as a context manager: leaving it waits until the last checkpoint is on disk.
     """
 
-    def __init__(self, workdir: Path) -> None:
-        """Open the run's checkpoints, or begin with none."""
+    def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
+        """Open the run's checkpoints, or begin with none; with `read_only`, leave a run that is going on alone."""
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(_LATEST_KEPT),
@@ -40,7 +40,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=lambda m: m["score"],
-                cleanup_tmp_directories=True,
+                # A folder without its final name may be what the run is writing this moment.
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
             ),
         )
 

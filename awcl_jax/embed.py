@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from awcl_jax import config as configuration
 from awcl_jax import pretrain, run_folder
@@ -36,15 +36,8 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
     Raises:
       InputError: there is no such run or checkpoint; from the function, if frames are of another shape or range.
     """
-    path = Path(checkpoint)
-    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
-    run = path if step is None else path.parents[1]
-    if not (run / run_folder.CONFIG_FILE).is_file():
-        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
-    config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
-    model = pretrain.make_model(config)
-    variables = _restore(run, step, pretrain.initial_state(model, pretrain.make_optimiser(config)[1], seed=config.seed))
-    encode = pretrain.make_encode(model, configuration.augmentation(config))
+    config, variables = load_run(checkpoint)
+    encode = pretrain.make_encode(pretrain.make_model(config), configuration.augmentation(config))
 
     def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
         return np.asarray(encode(variables, jnp.asarray(_as_read(frames, config.data.size))))
@@ -52,16 +45,31 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
     return features
 
 
-def _restore(run: Path, step: int | None, target: Any) -> Any:
-    with Checkpoints(run) as checkpoints:
-        step = checkpoints.latest_step if step is None else step
-        if step is None or not (run / "checkpoints" / str(step)).is_dir():
-            found = "none" if checkpoints.latest_step is None else f"up to step {checkpoints.latest_step}"
-            raise InputError(
-                f"{run} has no checkpoint {'' if step is None else f'of step {step}'} (there are: {found})."
-            )
+def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
+    """Configuration of a run, and the variables of its whole model; argument and errors as in `load_encoder`."""
+    run, step = find_checkpoint(checkpoint)
+    config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
+    model = pretrain.make_model(config)
+    target = pretrain.initial_state(model, pretrain.make_optimiser(config)[1], seed=config.seed)
+    with Checkpoints(run, read_only=True) as checkpoints:
         state = checkpoints.restore(step, jax.device_put(target))
-    return jax.device_put(state.variables)
+    return config, jax.device_put(state.variables)
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Folder of the run and step of the checkpoint that are meant; argument and errors as in `load_encoder`."""
+    path = Path(checkpoint)
+    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
+    run = path if step is None else path.parents[1]
+    if not (run / run_folder.CONFIG_FILE).is_file():
+        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        latest = checkpoints.latest_step
+    asked = latest if step is None else step
+    if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
+        found = "none" if latest is None else f"up to step {latest}"
+        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there are: {found}).")
+    return run, asked
 
 
 def _as_read(frames: np.ndarray, size: int) -> np.ndarray:

@@ -101,6 +101,20 @@ def test_a_half_written_checkpoint_is_neither_seen_nor_kept(tmp_path):
     assert kept(tmp_path) == [5, 9]
 
 
+def test_who_only_reads_leaves_what_the_run_is_writing_alone(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state_of(5))
+    half = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step == 5
+        assert_same_bits(checkpoints.restore(5, state_of(0)), state_of(5))
+    assert (half / "state").is_dir()
+    with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
+        assert checkpoints.latest_step is None
+    assert not (tmp_path / "none").exists()
+
+
 def test_leaving_by_an_error_still_finishes_the_last_checkpoint(tmp_path):
     def fail() -> None:
         with Checkpoints(tmp_path) as checkpoints:

@@ -76,8 +76,12 @@ def test_other_frames_are_bad_input(run, frames, said):
 def test_what_is_no_run_is_bad_input(run, tmp_path):
     with pytest.raises(InputError, match=r"config\.json is missing"):
         load_encoder(tmp_path)
-    with pytest.raises(InputError, match="no checkpoint of step 30"):
+    with pytest.raises(InputError, match=r"no checkpoint of step 30 \(there are: up to step 20\)"):
         load_encoder(run[0] / "checkpoints" / "30")
+    claim(tmp_path / "begun", config=to_dict(run[1]), fingerprint="f00d")
+    with pytest.raises(InputError, match=r"no checkpoint \(there are: none\)"):
+        load_encoder(tmp_path / "begun")
+    assert [file.name for file in (tmp_path / "begun").iterdir()] == ["config.json"]
 
 
 def test_a_configuration_survives_json():
