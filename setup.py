@@ -44,10 +44,13 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "export": ["onnx>=1.17"],
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

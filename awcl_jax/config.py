@@ -276,12 +276,17 @@ def from_dict(values: dict[str, Any]) -> ConfigDict:
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)"."""
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = deciding_fields(old), deciding_fields(new)
     return [
         f"{field} ({before.get(field)} -> {after.get(field)})"
         for field in sorted(before.keys() | after.keys())
-        if before.get(field) != after.get(field) and field not in FREE_ON_RESUME
+        if before.get(field) != after.get(field)
     ]
+
+
+def deciding_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
+    return {field: value for field, value in _flatten(values) if field not in FREE_ON_RESUME}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -63,7 +63,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         pictures.
 
     Returns:
-      What `results.json` holds: the scores of the pixels, the untrained and the trained encoder, speed and memory.
+      What `results.json` holds: counts of frames, the scores of the pixels, the untrained and the trained encoder,
+      speed and memory.
 
     Raises:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
@@ -292,6 +293,7 @@ def _conclude(
     }
     results = {
         "steps": config.train.steps,
+        "frames": selection.counts(setup.data),
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: _as_dict(scores) for column, scores in columns.items()},

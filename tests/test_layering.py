@@ -13,6 +13,7 @@ MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
 LAYERS = (
     ("main",),
     ("pretrain", "downstream", "ingest", "embed", "export", "reproduce"),
+    ("exporters",),
     ("pictures", "loop", "checkpoint", "run_folder", "report", "evaluation", "config"),
     ("evaluators", "step", "encode"),
     ("train_state",),

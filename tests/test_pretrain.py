@@ -86,6 +86,7 @@ def test_a_run_leaves_what_a_user_looks_for(trained):
     for name in ("loss.png", "pairs.png", "views.png", "embeddings.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
     assert json.loads((workdir / "results.json").read_text()) == results
+    assert results["frames"]["test"] == {"frames": 96, "labelled": 62, "scans": 6, "patients": 6}
     assert list((workdir / "tensorboard").glob("events.*"))
     lines = numbers(workdir)
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40, 50, 60]

@@ -128,14 +128,26 @@ def make_plan(
     )
 
 
+def counts(selection: Selection) -> dict[str, dict[str, int]]:
+    """Numbers of frames, labelled frames, scans and patients by purpose."""
+    parts: dict[str, ScanIndex] = {name: getattr(selection, name).index for name in ("train", "val", "test")}
+    return {
+        name: {
+            "frames": len(index),
+            "labelled": int((index.fine != UNLABELLED).sum()),
+            "scans": len(np.unique(index.scans)),
+            "patients": len(np.unique(index.patients)),
+        }
+        for name, index in parts.items()
+    }
+
+
 def describe(selection: Selection) -> str:
-    """Counts of frames, labelled frames, scans and patients by purpose, a line each."""
+    """What `counts` gives, a line for each purpose."""
     lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
-    for name in ("train", "val", "test"):
-        index: ScanIndex = getattr(selection, name).index
-        labelled = int((index.fine != UNLABELLED).sum())
-        scans, patients = len(np.unique(index.scans)), len(np.unique(index.patients))
-        lines.append(
-            f"  {name:5} {len(index):6} frames, {labelled:6} of them labelled, {scans:4} scans of {patients:4} patients"
-        )
+    lines += [
+        f"  {name:5} {n['frames']:6} frames, {n['labelled']:6} of them labelled, {n['scans']:4} scans of "
+        f"{n['patients']:4} patients"
+        for name, n in counts(selection).items()
+    ]
     return "\n".join(lines)

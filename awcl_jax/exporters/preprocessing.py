@@ -1,0 +1,65 @@
+"""How an encoder's input is made of a frame, for programs that have not this package: `augment.centre_view` in words.
+
+Along each axis, `halvings` times two pixels become their mean (rounded to whole grey), and then a matrix of linear
+weights takes `frame_size >> halvings` pixels to `input_size`.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a frame to the encoder's input.
+
+    Attributes:
+      frame_size: edge in pixels of the square frames, uint8 grey, that a file with its preprocessing inside takes.
+      input_size: edge of the encoder's input.
+      mean: of grey from 0 to 1, subtracted.
+      std: likewise, divided by.
+    """
+
+    frame_size: int
+    input_size: int
+    mean: float
+    std: float
+
+    @property
+    def halvings(self) -> int:
+        """How often the frame is halved before it is interpolated: as brings the two sizes nearest."""
+        possible = int(math.log2(self.frame_size))  # a single pixel is not halved
+        return min(max(0, round(math.log2(self.frame_size / self.input_size))), possible)
+
+    def weights(self) -> Float[np.ndarray, "input_size halved"]:
+        """Linear weights of the halved frame's rows (or columns) in each of the input's; edges are continued."""
+        halved = self.frame_size >> self.halvings
+        centres = (np.arange(self.input_size) + 0.5) / self.input_size * self.frame_size / 2**self.halvings - 0.5
+        centres = np.clip(centres, 0, halved - 1)
+        # A tent of width 1 about each centre: 1 - |distance| where that is positive.
+        return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(halved)))
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, in the order of the steps."""
+        return {
+            "frames": {
+                "layout": "[batch, height, width], grey, uint8 from 0 to 255",
+                "size": self.frame_size,
+                "resize": "to a square, not keeping the aspect ratio: by averaging the area of pixels (OpenCV's "
+                "INTER_AREA), or bilinear (INTER_LINEAR) where height or width grows",
+            },
+            "input": {
+                "layout": "[batch, channel, height, width], float32",
+                "size": self.input_size,
+                "halvings": self.halvings,
+                "resize": "halve `halvings` times (mean of 2 x 2 pixels, floor(mean + 0.5), an odd last row or column "
+                "dropped); then bilinear: pixel i is at (i + 0.5) / size * frames.size / 2**halvings - 0.5, clipped to "
+                "the halved frame",
+                "normalise": "(grey / 255 - mean) / std",
+                "mean": self.mean,
+                "std": self.std,
+            },
+        }
