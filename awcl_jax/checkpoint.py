@@ -78,6 +78,13 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._manager.restore(step, args=args)["state"]
 
+    def restore_variables(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
+        """Of the state saved at `step` only what `TrainState.variables` gives, as `target`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
     def close(self) -> None:
         """Wait for the last write, then let go."""
         with self._full_disk_in_words():

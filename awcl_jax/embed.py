@@ -49,11 +49,9 @@ def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
     """Configuration of a run, and the variables of its whole model; argument and errors as in `load_encoder`."""
     run, step = find_checkpoint(checkpoint)
     config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
-    model = pretrain.make_model(config)
-    target = pretrain.initial_state(model, pretrain.make_optimiser(config)[1], seed=config.seed)
+    target = pretrain.initial_variables(pretrain.make_model(config), seed=config.seed)
     with Checkpoints(run, read_only=True) as checkpoints:
-        state = checkpoints.restore(step, jax.device_put(target))
-    return config, jax.device_put(state.variables)
+        return config, checkpoints.restore_variables(step, jax.device_put(target))
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:

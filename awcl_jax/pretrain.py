@@ -196,11 +196,15 @@ def initial_state(
     model: ContrastiveModel, optimiser: optax.GradientTransformation, *, seed: int, queue: Queue | None = None
 ) -> TrainState:
     """The state before the first step, on the host."""
+    # On the host, for the step reuses the memory of the state that it is given.
+    return jax.device_get(TrainState.create(initial_variables(model, seed=seed), optimiser, queue=queue))
+
+
+def initial_variables(model: ContrastiveModel, *, seed: int) -> dict[str, PyTree]:
+    """Parameters and running statistics before the first step."""
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
     frame = jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(lambda key: model.init(key, frame, train=False))(jax.random.key(seed))
-    # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(TrainState.create(variables, optimiser, queue=queue))
+    return jax.jit(lambda key: model.init(key, frame, train=False))(jax.random.key(seed))
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:

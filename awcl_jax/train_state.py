@@ -20,14 +20,14 @@ class TrainState:
       params: parameters, by module (`encoder`, `projection`).
       batch_stats: running statistics of batch norm.
       opt_state: the optimiser's state.
-      momentum: the momentum encoder and its queue, where the method has them.
+      momentum: the momentum encoder and its queue (`Momentum`), None where the method has none.
     """
 
     step: Any
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
-    momentum: Momentum | None = None
+    momentum: Any = None
 
     @classmethod
     def create(

@@ -19,12 +19,14 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "fine"
     config = fine.get_config("tiny")
     config.model.arch, config.model.width_factor = "resnet18", 0.0625
+    config.queue.size = 32  # of no interest to whoever takes the encoder
     claim(folder, config=to_dict(config), fingerprint="f00d")
     model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
     states = {}
     with Checkpoints(folder) as checkpoints:
         for step, seed in ((10, 1), (20, 2)):
-            states[step] = pretrain.initial_state(model, optimiser, seed=seed)
+            queue = pretrain.make_queue(config, np.zeros(1, np.int32))
+            states[step] = pretrain.initial_state(model, optimiser, seed=seed, queue=queue)
             checkpoints.save(step, jax.device_put(states[step]))
     return folder, config, model, states
 

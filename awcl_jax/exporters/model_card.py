@@ -215,7 +215,11 @@ def model_card(
 def _training(made_of: Provenance) -> str:
     settings = made_of.settings
     optim = settings["optim"]
-    rows = {"method": _METHODS[settings["positives"]].format(**settings)}
+    granularity = "fine and coarse" if settings["granularity"] == "both" else settings["granularity"]
+    rows = {"method": _METHODS[settings["positives"]].format(granularity=granularity)}
+    if settings["queue"]["size"]:
+        queue = settings["queue"]
+        rows["queue"] = f"{queue['size']:,} keys of a momentum encoder (as MoCo v2), momentum {queue['momentum']:g}"
     if settings["positives"] == "anatomy":
         rows["labels that it might use"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
     rows |= {
