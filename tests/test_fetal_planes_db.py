@@ -15,7 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from awcl_jax.data.datasets import download, fetal_planes_db
-from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb, read_png, read_rows
+from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb, read_rows
+from awcl_jax.data.datasets.images import read_png
 from awcl_jax.errors import InputError
 from tests.conftest import PLANES_ROWS, speckle
 

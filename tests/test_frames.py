@@ -95,6 +95,39 @@ def test_masks_where_there_are_none(prepare_frames):
         reader.read_masks(np.array([0]))
 
 
+def test_pixel_sizes_follow_the_resize_on_either_axis(prepare_frames):
+    # 32 x 40 pixels of 0.5 mm are 16 x 20 mm; as 8 x 8 pixels, 2 mm high and 2.5 mm wide.
+    path = prepare_frames(train=[frame_record("x"), frame_record("y", "q", pixel_mm=float("nan"))])
+    sizes = FrameReader(ScanIndex.from_dataset(path), size=8).pixel_sizes(np.array([0, 1, 0]))
+    np.testing.assert_allclose(sizes, [[2.0, 2.5], [np.nan, np.nan], [2.0, 2.5]])
+
+
+def test_an_ellipse_keeps_its_millimetres_in_the_square(prepare_frames):
+    # Semi-axes of 30 and 50 mm, drawn at 0.5 mm on 160 x 240 pixels.
+    rows, columns = (np.indices((160, 240)) - np.array([80, 120])[:, None, None]) * 0.5
+    mask = ((rows / 30) ** 2 + (columns / 50) ** 2 <= 1).astype(np.uint8)
+    path = prepare_frames(masks=True, train=[frame_record("x", image=mask * 200, mask=mask)])
+    reader = FrameReader(ScanIndex.from_dataset(path), size=96)
+    (head,), (size,) = reader.read_masks(np.array([0])), reader.pixel_sizes(np.array([0]))
+    extent = np.array([np.ptp(at) + 1 for at in np.nonzero(head)]) * size
+    np.testing.assert_allclose(extent, [60, 100], atol=size.max())
+    assert head.sum() * size.prod() == pytest.approx(np.pi * 30 * 50, rel=0.01)
+
+
+def test_measures_of_a_dataset_that_has_none(dataset):
+    reader = FrameReader(ScanIndex.from_dataset(dataset), size=8)
+    np.testing.assert_array_equal(reader.measures("hc_mm", np.array([0, 3])), [np.nan, np.nan])
+    for read in (reader.pixel_sizes, lambda frames: reader.measures("hc_mm", frames)):
+        with pytest.raises(IndexError, match="Frames are 0 to 16"):
+            read(np.array([17]))
+
+
+def test_names_of_masks(dataset, prepare_frames):
+    assert FrameReader(ScanIndex.from_dataset(dataset)).mask_names == ("background", "brain")
+    bare = prepare_frames("bare", train=[frame_record("x")])
+    assert FrameReader(ScanIndex.from_dataset(bare)).mask_names == ()
+
+
 @pytest.mark.parametrize("cache_mb", [0, 1])
 def test_threads_agree(dataset, cache_mb):
     index = ScanIndex.from_dataset(dataset)

@@ -1,13 +1,17 @@
 """Frames by their position in the index: decoded, grey, square, and kept in memory when all of them fit."""
 
+import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
+from awcl_jax.data.datasets.frames import PIXEL_HEIGHT
+from awcl_jax.data.datasets.images import png_size
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
 
@@ -65,14 +69,49 @@ class FrameReader:
             raise InputError(f"The dataset {self.index.path} has no masks.")
         return self._read("mask", frames)
 
+    def pixel_sizes(self, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
+        """Height and width in millimetres of a pixel of the squares that `read` and `read_masks` give.
+
+        A frame of h x w pixels of p millimetres becomes size x size: height p h / size, width p w / size. The two
+        differ where a frame is no square, so that lengths are measured with both.
+
+        Returns:
+          (mm_y, mm_x) of each frame [b, 2], NaN where the publisher does not tell.
+
+        Raises:
+          InputError: as `read`.
+          IndexError: a position is outside of the index.
+        """
+        sizes = np.empty((len(frames), 2))
+        for row, fields in enumerate(self._fields(frames)):
+            h, w = png_size(fields["image"])
+            sizes[row] = fields.get(PIXEL_HEIGHT, fields["pixel_mm"]) * h, fields["pixel_mm"] * w
+        return sizes / self.size
+
+    def measures(self, name: str, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+        """A length in millimetres that the publisher measured on each frame, such as `hc_mm`.
+
+        Returns:
+          the lengths [b], NaN where a frame, or the dataset, has none.
+
+        Raises:
+          InputError: as `read`.
+          IndexError: a position is outside of the index.
+        """
+        return np.array([fields.get(name, math.nan) for fields in self._fields(frames)], np.float64)
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """What the values 0, 1, ... of the masks mean; none where the dataset has no masks."""
+        return tuple(self._open().info.features["mask"].names) if self.has_masks else ()
+
     @property
     def has_masks(self) -> bool:
         """Whether the dataset has masks."""
         return "mask" in self._open().info.features
 
     def _read(self, picture: str, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
-        if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
-            raise IndexError(f"Frames are 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
+        self._require_inside(frames)
         images = np.empty((len(frames), self.size, self.size), np.uint8)
         kept = self._kept_of(picture)
         for row, frame in enumerate(frames.tolist()):
@@ -86,7 +125,17 @@ class FrameReader:
                 kept.filled[frame] = True
         return images
 
-    def _decode(self, picture: str, frame: int) -> UInt8[np.ndarray, "h w"]:
+    def _require_inside(self, frames: Int[np.ndarray, " b"]) -> None:
+        if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
+            raise IndexError(f"Frames are 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
+
+    def _fields(self, frames: Int[np.ndarray, " b"]) -> Iterator[dict[str, Any]]:
+        """The records of the frames, with their pictures as they are stored."""
+        self._require_inside(frames)
+        return (self._record(frame)[0] for frame in frames.tolist())
+
+    def _record(self, frame: int) -> tuple[dict[str, Any], str]:
+        """A record, and its place for messages."""
         split, record = int(self.index.splits[frame]), int(self.index.records[frame])
         frame_id = str(self.index.frame_ids[frame])
         place = f"frame {frame_id!r} (record {record} of split {self.index.split_names[split]!r}) of {self.index.path}"
@@ -99,6 +148,10 @@ class FrameReader:
                 f"Cannot read {place}: {fields['frame_id'].decode()!r} is there. The dataset was prepared anew since "
                 "its index was made: start again."
             )
+        return fields, place
+
+    def _decode(self, picture: str, frame: int) -> UInt8[np.ndarray, "h w"]:
+        fields, place = self._record(frame)
         flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
         image = cv2.imdecode(np.frombuffer(fields[picture], np.uint8), flag)
         if image is None or image.dtype != np.uint8 or image.ndim != 2:
