@@ -96,6 +96,12 @@ FETAL_PLANES_DB = Taxonomy(
 )
 """Planes of FETAL_PLANES_DB (Burgos-Artizzu et al. 2020); the brain's three sub-planes are one coarse group."""
 
+HC18 = Taxonomy({"head": ("HCP",)})
+"""The one plane of HC18 (van den Heuvel et al. 2018), named as in FETAL_PLANES_14."""
+
+USGRA_SEG = Taxonomy({"nerve block": ("nerve block",)})
+"""USGRA_SEG does not tell which nerve a frame is for."""
+
 
 def keep_anatomy_ratio(labels: Int[np.ndarray, " n"], ratio: float, *, seed: int) -> Int[np.ndarray, " n"]:
     """Hold back labels until the share `ratio` of the labelled frames keeps its own (the paper's *anatomy ratio*).

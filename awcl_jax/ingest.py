@@ -4,6 +4,7 @@ It becomes TFDS records, which every other command reads. What is in them is pri
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from jaxtyping import Bool
 
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.data.datasets import prepare
-from awcl_jax.data.datasets.fetal_planes_db import CSV_NAME, FetalPlanesDb
+from awcl_jax.data.datasets import make_builder, prepare
+from awcl_jax.data.datasets.fetal_planes_db import CSV_NAME
+from awcl_jax.data.datasets.folder import FolderBuilder
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
 
@@ -91,7 +93,7 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     remedy = "Choose another --out, or delete that folder."
     if not builder.is_prepared():
         raise InputError(f"{folder} exists but is no complete dataset. {remedy}")
-    if not isinstance(builder, FetalPlanesDb):
+    if not isinstance(builder, FolderBuilder):
         return True  # a phantom's preset is part of its folder
     was = builder.info.metadata.get("settings", {})
     # Without a source, what was downloaded is not looked at again: the settings given by flags are compared.
@@ -103,24 +105,29 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def _skipped(builder: tfds.core.DatasetBuilder) -> list[str]:
-    """Sentences on the frames that were left out."""
-    skipped = (builder.info.metadata or {}).get("skipped", {})
-    why = {"missing": "no image is there", "broken": "the image is broken or empty"}
-    return [
+    """Sentences on the frames that were left out, and on those whose size is not known."""
+    metadata = builder.info.metadata or {}
+    skipped = metadata.get("skipped", {})
+    why = {"missing": "a file is not there", "broken": "a file is broken, empty or does not fit"}
+    said = [
         f"Skipped {len(skipped[kind]):,} frame(s) because {reason}, the first {skipped[kind][0]}."
         for kind, reason in why.items()
         if skipped.get(kind)
     ]
+    if unknown := metadata.get("unknown_size"):
+        said.append(
+            f"The pixel size of {len(unknown):,} frame(s) with masks is not known, the first {unknown[0]}: they can be "
+            "compared as shapes (Dice), not in millimetres."
+        )
+    return said
 
 
-def _fetal_planes_db(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
-    return FetalPlanesDb(
-        source=None if args.source is None else Path(args.source).expanduser(),
-        csv=args.csv,
-        skip_missing=args.skip_missing,
-        skip_broken=args.skip_broken,
-        data_dir=out,
-    )
+def _from_folder(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
+    folders = {
+        name: None if getattr(args, name) is None else Path(getattr(args, name)).expanduser() for name in args.folders
+    }
+    flags = {name: getattr(args, name) for name in args.flags}
+    return make_builder(args.dataset, data_dir=out, **folders, **flags)
 
 
 def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
@@ -131,28 +138,58 @@ def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
     return Phantom(config=args.preset, data_dir=out, file_format="array_record")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the help says about a dataset that is prepared from a folder.
+
+    Attributes:
+      help: what is in it, whose it is and under which licence.
+      holds: what the folder holds.
+      csv: name of its CSV, where another can be chosen.
+      masks: what the folder of masks holds, where they lie apart.
+      download: whether it is downloaded without --source, and how large it is.
+    """
+
+    help: str
+    holds: str
+    csv: str | None = None
+    masks: str | None = None
+    download: str | None = None
+
+
+_LAYOUTS = {
+    "fetal_planes_db": _Layout(
+        "maternal-fetal screening frames (Burgos-Artizzu et al. 2020, CC BY 4.0)",
+        "Images/ and the CSV",
+        csv=CSV_NAME,
+        download="2 GB",
+    ),
+    "fetal_head_biometry": _Layout(
+        "brains of FETAL_PLANES_DB with masks (Alzubaidi et al. 2023, CC BY 4.0)",
+        "Images/ and the CSV of FETAL_PLANES_DB",
+        csv=CSV_NAME,
+        masks="masks named after the frames",
+        download="2 GB",
+    ),
+    "hc18": _Layout(
+        "fetal heads with masks and circumference (van den Heuvel et al. 2018, CC BY 4.0)",
+        "training_set/ and its CSV",
+    ),
+    "usgra": _Layout("nerves and vessels with masks (USGRA_SEG, CC BY 4.0)", "train/ and test/"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.ingest",
-        description="Prepare a dataset for training: frames, their scans, patients and anatomy.",
+        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks.",
         epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
-    planes = datasets.add_parser(
-        "fetal_planes_db",
-        help="maternal-fetal screening frames (Burgos-Artizzu et al. 2020, CC BY 4.0)",
-        description="Prepare FETAL_PLANES_DB from a folder in the publisher's layout, or download it (2 GB).",
-        epilog="example: python -m awcl_jax.ingest fetal_planes_db --source=FETAL_PLANES_DB --out=data/fpdb",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    planes.add_argument("--source", metavar="DIR", help="folder with Images/ and the CSV; without it, download")
-    planes.add_argument("--csv", metavar="NAME", default=CSV_NAME, help="the CSV in --source (default: %(default)s)")
-    planes.add_argument("--skip_missing", action="store_true", help="leave out frames whose image is not there")
-    planes.add_argument("--skip_broken", action="store_true", help="leave out frames whose image is broken or empty")
-    planes.set_defaults(make_builder=_fetal_planes_db)
+    for name, layout in _LAYOUTS.items():
+        _add_layout(datasets, name, layout)
     phantom = datasets.add_parser(
         "phantom",
         help="simulated scans of fourteen planes, with masks; nothing to download",
@@ -163,9 +200,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     phantom.add_argument("--preset", default="default", help="size: default or tiny (default: %(default)s)")
     phantom.set_defaults(make_builder=_phantom)
-    for dataset in (planes, phantom):
+    for dataset in datasets.choices.values():
         dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
     return parser
+
+
+def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, layout: _Layout) -> None:
+    download = f", or download it ({layout.download})" if layout.download else ""
+    more = " --masks=MASKS" if layout.masks else ""
+    parser = datasets.add_parser(
+        name,
+        help=layout.help,
+        description=f"Prepare {name.upper()} from a folder in the publisher's layout{download}.",
+        epilog=f"example: python -m awcl_jax.ingest {name} --source={name.upper()}{more} --out=data/{name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    otherwise = "; without it, download" if layout.download else ""
+    parser.add_argument("--source", metavar="DIR", help=f"folder with {layout.holds}{otherwise}")
+    if layout.masks:
+        parser.add_argument("--masks", metavar="DIR", help=f"folder with {layout.masks}")
+    if layout.csv:
+        parser.add_argument(
+            "--csv", metavar="NAME", default=layout.csv, help="the CSV in --source (default: %(default)s)"
+        )
+    parser.add_argument("--skip_missing", action="store_true", help="leave out frames that lack a file")
+    parser.add_argument(
+        "--skip_broken", action="store_true", help="leave out frames with a file that is broken, empty or does not fit"
+    )
+    parser.set_defaults(
+        make_builder=_from_folder,
+        dataset=name,
+        folders=("source", "masks") if layout.masks else ("source",),
+        flags=("csv", "skip_missing", "skip_broken") if layout.csv else ("skip_missing", "skip_broken"),
+    )
 
 
 if __name__ == "__main__":

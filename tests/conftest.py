@@ -145,6 +145,13 @@ def prepare_frames(tmp_path: Path) -> Callable[..., Path]:
     return prepare
 
 
+def decoded_records(builder: tfds.core.DatasetBuilder) -> dict[str, list[dict[str, Any]]]:
+    """Prepare a dataset, open it anew without its builder, and decode all records, split by split."""
+    builder.download_and_prepare()
+    opened = tfds.builder_from_directory(builder.data_dir)
+    return {split: list(opened.as_data_source(split)) for split in opened.info.splits}
+
+
 @pytest.fixture
 def unused_port() -> int:
     """A port of this machine that nothing listens on."""

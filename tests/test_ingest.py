@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from awcl_jax import ingest
+from awcl_jax.data.datasets import BUILDERS
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.scans import ScanIndex
 from tests.conftest import PLANES_ROWS, FrameSet, frame_record
@@ -48,7 +49,7 @@ femur                  0     2      2
 cervix                 0     1      1
 no anatomy             1     0      1
 
-Skipped 1 frame(s) because no image is there, the first m1.
+Skipped 1 frame(s) because a file is not there, the first m1.
 Train on it with --config.data.path={out}/fetal_planes_db/1.0.0
 """
     assert status == 0
@@ -174,11 +175,11 @@ def test_unknown_preset(small_phantom, tmp_path, capsys):
 
 
 def test_unknown_arguments_are_refused(tmp_path, capsys):
-    for args in (["fetal_planes_db"], ["phantom", f"--out={tmp_path}", "--source=x"], ["hc18", "--out=x"], []):
+    for args in (["fetal_planes_db"], ["phantom", f"--out={tmp_path}", "--source=x"], ["hc19", "--out=x"], []):
         assert run(*args, capsys=capsys)[0] == 2
 
 
-@pytest.mark.parametrize("command", [[], ["fetal_planes_db"], ["phantom"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in BUILDERS)])
 def test_help_has_an_example(command, capsys):
     status, printed, _ = run(*command, "--help", capsys=capsys)
     assert status == 0

@@ -18,6 +18,9 @@ from awcl_jax.errors import InputError
 BUILDERS = {
     "phantom": "awcl_jax.data.datasets.phantom:Phantom",
     "fetal_planes_db": "awcl_jax.data.datasets.fetal_planes_db:FetalPlanesDb",
+    "fetal_head_biometry": "awcl_jax.data.datasets.fetal_head_biometry:FetalHeadBiometry",
+    "hc18": "awcl_jax.data.datasets.hc18:Hc18",
+    "usgra": "awcl_jax.data.datasets.usgra:Usgra",
 }
 """Name of a dataset -> where its builder is; imported when it is wanted."""
 
