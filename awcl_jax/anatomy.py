@@ -99,6 +99,9 @@ FETAL_PLANES_DB = Taxonomy(
 HC18 = Taxonomy({"head": ("HCP",)})
 """The one plane of HC18 (van den Heuvel et al. 2018), named as in FETAL_PLANES_14."""
 
+APICAL_VIEWS = Taxonomy({"heart": ("2CH", "4CH")})
+"""Views of an adult's heart from its apex, as in CAMUS (Leclerc et al. 2019): two and four chambers."""
+
 USGRA_SEG = Taxonomy({"nerve block": ("nerve block",)})
 """USGRA_SEG does not tell which nerve a frame is for."""
 

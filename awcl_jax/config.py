@@ -44,9 +44,9 @@ def default_config() -> ConfigDict:
     config.anatomy_ratio = 1.0  # share of the labelled frames whose label pretraining may use
 
     config.data = ConfigDict()
-    config.data.dataset = "phantom"  # phantom, fetal_planes_db
+    config.data.dataset = "phantom"  # a name in data.datasets.BUILDERS
     config.data.path = ""  # folder of the prepared dataset; the phantom is made in the user's cache folder
-    config.data.preset = "default"  # of the phantom: default, tiny
+    config.data.preset = "default"  # of the phantom: default, tiny, heart, heart_tiny
     config.data.size = 96  # edge in pixels of the square that frames are read at
     config.data.val_share = 0.15  # share of the training patients held out where the dataset has no `val` split
     config.data.cache_mb = 1024  # decoded frames are kept in memory when all fit into this

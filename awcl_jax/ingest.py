@@ -192,13 +192,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_layout(datasets, name, layout)
     phantom = datasets.add_parser(
         "phantom",
-        help="simulated scans of fourteen planes, with masks; nothing to download",
-        description="Make the phantom: simulated ultrasound scans of the fourteen planes, with masks.",
+        help="simulated scans of fetuses or hearts, with masks; nothing to download",
+        description="Make the phantom: simulated scans of fourteen fetal planes, or of adult hearts, with masks.",
         epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    phantom.add_argument("--preset", default="default", help="size: default or tiny (default: %(default)s)")
+    phantom.add_argument(
+        "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
+    )
     phantom.set_defaults(make_builder=_phantom)
     for dataset in datasets.choices.values():
         dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")

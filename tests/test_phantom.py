@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from awcl_jax.anatomy import FETAL_PLANES_14, UNLABELLED
-from awcl_jax.data.datasets.phantom import Frame, Phantom, Scan, planes
+from awcl_jax.data.datasets.phantom import Frame, Phantom, Scan, heart, planes
 from awcl_jax.data.datasets.phantom.acoustics import FWHM, Receiver, Transducer, compress, point_spread, transmission
 from awcl_jax.data.datasets.phantom.biometry import draw_biometry, ellipse_circumference
 from awcl_jax.data.datasets.phantom.builder import records
 from awcl_jax.data.datasets.phantom.display import Field
+from awcl_jax.data.datasets.phantom.domains import FETUS, HEART
 from awcl_jax.data.datasets.phantom.examination import MACHINES, address
-from awcl_jax.data.datasets.phantom.outlines import Ellipse, Medium, Polygon, Rod, Tissue
+from awcl_jax.data.datasets.phantom.outlines import Bullet, Ellipse, Medium, Polygon, Rod, Tissue
 from awcl_jax.data.datasets.phantom.planes import BONE, MASKS, PLANES
 
 PROBE = Transducer(frequency_mhz=4.0, cycles=4.0, f_number=4.0, focus=0.5)
@@ -153,8 +154,13 @@ def test_the_picture_is_black_outside_the_field_of_view() -> None:
         (Ellipse((3.0, -2.0), (20.0, 12.0), (1.0, 0.7)), math.pi * 20 * 12),
         (Rod([(-10.0, 0.0), (10.0, 5.0)], 3.0), 2 * 3 * math.hypot(20, 5) + math.pi * 9),
         (Polygon([(-10.0, -10.0), (10.0, -10.0), (0.0, 15.0)]), 0.5 * 20 * 25),
+        # Half an ellipse of 18 x 10, and of one of 14.4 x 10 the part up to the base, 6 from the middle.
+        (
+            Bullet((-6.0, 5.0), (13.2, -9.4), 10.0),
+            math.pi * 18 * 10 / 2 + 14.4 * 10 * (math.asin(6 / 14.4) + 6 / 14.4 * math.sqrt(1 - (6 / 14.4) ** 2)),
+        ),
     ],
-    ids=["ellipse", "rod", "polygon"],
+    ids=["ellipse", "rod", "polygon", "bullet"],
 )
 def test_the_inside_of_an_outline_has_its_area(shape: Any, area: float) -> None:
     at = np.arange(-30, 30, 0.1)
@@ -187,7 +193,7 @@ def test_growth_at_twenty_weeks_is_that_of_the_chart() -> None:
 def test_head_masks_measure_the_patients_head(frames: list[tuple[Scan, Frame]]) -> None:
     whole = 0
     for scan, frame in frames:
-        if frame.plane != "HCP" or _cut_off(scan, frame):
+        if frame.plane != "HCP" or _cut_off(frame):
             continue
         whole += 1
         a, b = scan.size.head_semi_axes
@@ -200,7 +206,7 @@ def test_head_masks_measure_the_patients_head(frames: list[tuple[Scan, Frame]]) 
 
 
 def test_the_femur_mask_is_as_long_as_the_femur(frames: list[tuple[Scan, Frame]]) -> None:
-    whole = [(scan, frame) for scan, frame in frames if frame.plane == "FLP" and not _cut_off(scan, frame)]
+    whole = [(scan, frame) for scan, frame in frames if frame.plane == "FLP" and not _cut_off(frame)]
     assert len(whole) >= 5
     for scan, frame in whole:
         at = np.argwhere(frame.mask == MASKS.index("femur")) * frame.pixel_mm
@@ -208,18 +214,10 @@ def test_the_femur_mask_is_as_long_as_the_femur(frames: list[tuple[Scan, Frame]]
         assert length == pytest.approx(scan.size.femur_length, abs=2 * frame.pixel_mm)
 
 
-def _cut_off(scan: Scan, frame: Frame) -> bool:
+def _cut_off(frame: Frame) -> bool:
     """Whether the mask touches the border of the field of view."""
-    visible = scan.settings.machine.field(_depth_mm(scan, frame), image_size=scan.image_size).visible()
-    inner = cv2.erode(np.pad(visible.astype(np.uint8), 1), np.ones((3, 3)))[1:-1, 1:-1]
+    inner = cv2.erode(np.pad(frame.field.visible().astype(np.uint8), 1), np.ones((3, 3)))[1:-1, 1:-1]
     return bool((frame.mask[inner == 0] != 0).any()) or not frame.mask.any()
-
-
-def _depth_mm(scan: Scan, frame: Frame) -> float:
-    """The depth setting whose pixels have this size."""
-    settings = [10.0 * cm for cm in range(4, 21)]
-    size = [scan.settings.machine.field(depth, image_size=scan.image_size).pixel_mm for depth in settings]
-    return settings[int(np.argmin(np.abs(np.array(size) - frame.pixel_mm)))]
 
 
 def test_only_planes_that_are_measured_have_masks(frames: list[tuple[Scan, Frame]]) -> None:
@@ -244,6 +242,7 @@ def test_no_scan_shows_every_plane(frames: list[tuple[Scan, Frame]]) -> None:
 
 def test_painting_in_windows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scans = [Scan(seed=1, patient=patient, number=0, frame_count=12, image_size=48) for patient in range(6)]
+    scans.append(Scan(seed=1, patient=0, number=0, frame_count=4, image_size=48, domain=HEART))
     windowed = [frame.image for scan in scans for frame in scan.frames()]
     everywhere = slice(0, 10**6), slice(0, 10**6)
     monkeypatch.setattr(planes, "window", lambda *_, **__: everywhere)
@@ -251,9 +250,84 @@ def test_painting_in_windows_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(windowed, whole)
 
 
+# The heart
+
+
+@pytest.fixture(scope="module")
+def hearts() -> list[tuple[Scan, Frame]]:
+    """Frames of twelve scans of a heart each."""
+    scans = [Scan(seed=0, patient=n, number=0, frame_count=5, image_size=96, domain=HEART) for n in range(12)]
+    return [(scan, frame) for scan in scans for frame in scan.frames()]
+
+
+def area(shape: Bullet) -> float:
+    """Half an ellipse, and of the other one the part up to the base."""
+    s = 0.25 / 0.6
+    return shape.length * shape.half_width * (0.375 * math.pi + 0.6 * (math.asin(s) + s * math.sqrt(1 - s * s)))
+
+
+def test_heart_masks_have_the_area_of_the_heart(hearts: list[tuple[Scan, Frame]]) -> None:
+    whole = 0
+    for scan, frame in hearts:
+        (visit,) = (visit for visit in scan.visits if frame.number in visit.frames)
+        now: heart.Heart = scan.size_at(visit)
+        if _cut_off(frame):
+            continue
+        whole += 1
+        shown = {name: (frame.mask == value).sum() * frame.pixel_mm**2 for value, name in enumerate(heart.MASKS)}
+        assert shown["left ventricle"] == pytest.approx(area(now.left_ventricle), rel=0.02)
+        # The ventricle's base leans, and takes a sliver of the atrium.
+        assert shown["left atrium"] == pytest.approx(area(now.left_atrium), rel=0.06)
+        wall = area(now.myocardium) - area(now.left_ventricle)
+        assert shown["myocardium"] == pytest.approx(wall, rel=0.05)
+    assert whole >= 10
+
+
+def test_a_heart_contracts_as_hearts_do() -> None:
+    # Volume of bodies of one shape goes with length x width^2; ejection fractions of 52 to 74 % are normal (Lang et al.
+    # 2015).
+    for seed in range(50):
+        diastole = heart.draw_heart(np.random.default_rng(seed))
+        systole = diastole.at(1.0)
+        volume = [h.ventricle_length * h.ventricle_width**2 for h in (diastole, systole)]
+        assert 0.52 < 1 - volume[1] / volume[0] < 0.74
+        assert area(systole.left_atrium) > area(diastole.left_atrium)
+        # The muscle keeps about its volume, and so, cut along, not much less than its area.
+        muscle = [area(h.myocardium) - area(h.left_ventricle) for h in (diastole, systole)]
+        assert 0.8 < muscle[1] / muscle[0] < 1.2
+        assert diastole.at(0.0) == diastole
+
+
+def test_every_frame_of_a_heart_has_its_structures(hearts: list[tuple[Scan, Frame]]) -> None:
+    assert {frame.plane for _, frame in hearts} == {"4CH"}
+    for _, frame in hearts:
+        assert set(np.unique(frame.mask).tolist()) == {0, 1, 2, 3}
+        blood, muscle = (frame.image[frame.mask == value].mean() for value in (1, 2))
+        assert muscle > blood
+
+
+def test_the_two_domains_share_no_machine() -> None:
+    assert not {machine.name for machine in FETUS.machines} & {machine.name for machine in HEART.machines}
+
+
+def test_the_set_of_hearts(tmp_path: Path) -> None:
+    builder = Phantom(config="heart_tiny", data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    rows = {name: split(builder, name) for name in ("train", "val", "test")}
+    assert {name: len(these) for name, these in rows.items()} == {"train": 24, "val": 12, "test": 20}
+    assert builder.info.features["mask"].names == list(heart.MASKS)
+    names = builder.info.features["anatomy_fine"].names
+    assert {names[row["anatomy_fine"]] for these in rows.values() for row in these} == {"4CH"}
+    whole: Any = Phantom.builder_configs["heart"]
+    assert sum(scan.frame_count for name, _ in whole.patients for scan in whole.scans(name)) == 324
+
+
+# Draws
+
+
 def test_addresses_of_different_draws_differ() -> None:
     # numpy gives [1, 2] and [1, 2, 0] one stream: patient 2 must not share it with its scan 0.
-    places = [(1, 2, scan, frame, purpose) for scan in (-1, 0, 1) for frame in (-1, 0, 1) for purpose in range(6)]
+    places = [(1, 2, scan, frame, purpose) for scan in (-1, 0, 1) for frame in (-1, 0, 1) for purpose in range(7)]
     draws = [address(*place[:4], purpose=place[4]).integers(2**62) for place in places]
     assert len(set(draws)) == len(places)
 
@@ -308,3 +382,11 @@ def test_pixels_are_the_same_on_every_machine() -> None:
     for frame in Scan(0, 0, 0, 18, 96).frames():
         digest.update(frame.image.tobytes() + frame.mask.tobytes())
     assert digest.hexdigest()[:16] == "66c29816ba5c7ed9"
+
+
+def test_pixels_of_a_heart_are_the_same_on_every_machine() -> None:
+    # Taken as above.
+    digest = hashlib.sha256()
+    for frame in Scan(0, 0, 0, 9, 96, HEART).frames():
+        digest.update(frame.image.tobytes() + frame.mask.tobytes())
+    assert digest.hexdigest()[:16] == "e0aeb39eaf8f0584"

@@ -25,7 +25,7 @@ BUILDERS = {
 """Name of a dataset -> where its builder is; imported when it is wanted."""
 
 
-PHANTOM_PRESETS = ("default", "tiny")
+PHANTOM_PRESETS = ("default", "tiny", "heart", "heart_tiny")
 
 
 def make_builder(name: str, **settings: Any) -> tfds.core.DatasetBuilder:

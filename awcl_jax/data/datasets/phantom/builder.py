@@ -11,19 +11,20 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from awcl_jax.anatomy import FETAL_PLANES_14, UNLABELLED
+from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data.datasets.frames import frame_features
 from awcl_jax.data.datasets.phantom import examination
+from awcl_jax.data.datasets.phantom.domains import DOMAINS
 from awcl_jax.data.datasets.phantom.examination import address
-from awcl_jax.data.datasets.phantom.planes import MASKS
 from awcl_jax.data.datasets.phantom.scan import Scan
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class PhantomConfig(tfds.core.BuilderConfig):
-    """How large a set is.
+    """What a set is of, and how large it is.
 
     Attributes:
+      domain: name in DOMAINS.
       patients: number of patients of each split; no patient is in two.
       scans_per_patient: the least and the greatest number of scans of a patient.
       frames_per_scan: number of frames of a scan.
@@ -31,6 +32,7 @@ class PhantomConfig(tfds.core.BuilderConfig):
       seed: another seed, another set.
     """
 
+    domain: str = "fetus"
     patients: tuple[tuple[str, int], ...] = (("train", 48), ("val", 12), ("test", 24))
     scans_per_patient: tuple[int, int] = (1, 2)
     frames_per_scan: int = 18
@@ -45,11 +47,11 @@ class PhantomConfig(tfds.core.BuilderConfig):
             low, high = self.scans_per_patient
             count = address(self.seed, patient, purpose=examination.SCANS).integers(low, high + 1)
             for number in range(int(count)):
-                yield Scan(self.seed, patient, number, self.frames_per_scan, self.image_size)
+                yield Scan(self.seed, patient, number, self.frames_per_scan, self.image_size, DOMAINS[self.domain])
 
 
 class Phantom(tfds.core.GeneratorBasedBuilder):
-    """Synthetic fetal ultrasound: fourteen planes, five machines, frames between planes, exact masks."""
+    """Synthetic ultrasound with exact masks: fourteen planes of the fetus with frames between them, or adult hearts."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First phantom."}  # noqa: RUF012  TFDS reads a plain class attribute
@@ -65,18 +67,36 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
             frames_per_scan=16,
             image_size=48,
         ),
+        PhantomConfig(
+            name="heart",
+            description="36 patients, 36 scans, 324 frames of 96 px: adult hearts in the four-chamber view.",
+            domain="heart",
+            patients=(("train", 20), ("val", 6), ("test", 10)),
+            scans_per_patient=(1, 1),
+            frames_per_scan=9,
+        ),
+        PhantomConfig(
+            name="heart_tiny",
+            description="14 patients, 14 scans, 56 frames of 48 px, for tests.",
+            domain="heart",
+            patients=(("train", 6), ("val", 3), ("test", 5)),
+            scans_per_patient=(1, 1),
+            frames_per_scan=4,
+            image_size=48,
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
+        domain = DOMAINS[self.builder_config.domain]
         return tfds.core.DatasetInfo(
             builder=self,
             description=(
-                "Simulated fetal ultrasound scans. Outlines of anatomy by gestational age are filled with scatterers "
+                "Simulated ultrasound scans. Outlines of anatomy, drawn by growth charts, are filled with scatterers "
                 "and seen through the point spread, attenuation, shadows and compression of an ultrasound machine. No "
                 "real patient is in it, and nothing clinical follows from it."
             ),
-            features=frame_features(FETAL_PLANES_14, mask_names=MASKS),
-            citation="@misc{awcl_jax_phantom, title={The awcl_jax fetal ultrasound phantom}, note={generated data}}",
+            features=frame_features(domain.taxonomy, mask_names=domain.masks),
+            citation="@misc{awcl_jax_phantom, title={The awcl_jax ultrasound phantom}, note={generated data}}",
             license="Apache-2.0",
             disable_shuffling=True,
         )
@@ -97,7 +117,8 @@ def records(scan: Scan) -> Iterator[dict[str, Any]]:
     patient_id = f"P{scan.patient:04d}"
     scan_id = f"{patient_id}-S{scan.number}"
     machine = scan.settings.machine.name
-    fine, coarse = FETAL_PLANES_14.fine, FETAL_PLANES_14.coarse
+    taxonomy = scan.domain.taxonomy
+    fine, coarse = taxonomy.fine, taxonomy.coarse
     for frame in scan.frames():
         yield {
             "image": _png(frame.image),
@@ -106,7 +127,7 @@ def records(scan: Scan) -> Iterator[dict[str, Any]]:
             "patient_id": patient_id,
             "machine": machine,
             "anatomy_fine": fine.index(frame.plane) if frame.plane else UNLABELLED,
-            "anatomy_coarse": coarse.index(FETAL_PLANES_14.coarse_of(frame.plane)) if frame.plane else UNLABELLED,
+            "anatomy_coarse": coarse.index(taxonomy.coarse_of(frame.plane)) if frame.plane else UNLABELLED,
             "pixel_mm": np.float32(frame.pixel_mm),
             "mask": _png(frame.mask),
         }

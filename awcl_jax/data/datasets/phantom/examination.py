@@ -4,15 +4,15 @@ Every draw is made from its address (seed, patient, scan, frame), so that a scan
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from awcl_jax.anatomy import FETAL_PLANES_14
 from awcl_jax.data.datasets.phantom.acoustics import Transducer
 from awcl_jax.data.datasets.phantom.display import Field
 
-PATIENT, SCANS, SETTINGS, VISITS, SPECKLE, DRAWING = range(6)
+PATIENT, SCANS, SETTINGS, VISITS, SPECKLE, DRAWING, MOMENT = range(7)
 
 
 def address(seed: int, patient: int, scan: int = -1, frame: int = -1, *, purpose: int) -> np.random.Generator:
@@ -103,13 +103,13 @@ class Settings:
     contact: tuple[tuple[float, float, float], ...]
 
 
-def draw_settings(rng: np.random.Generator) -> Settings:
+def draw_settings(rng: np.random.Generator, *, machines: Sequence[Machine]) -> Settings:
     """Machine, body wall and sonographer of a scan."""
 
     def uniform(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
 
-    machine = MACHINES[int(rng.integers(len(MACHINES)))]
+    machine = machines[int(rng.integers(len(machines)))]
     return Settings(
         machine=machine,
         wall_mm=uniform(8.0, 22.0),
@@ -146,14 +146,14 @@ class Visit:
     presence: tuple[float, ...]
 
 
-def draw_visits(rng: np.random.Generator, *, frames: int) -> list[Visit]:
-    """The planes a scan visits in random order: up to two frames on the way to each, one to three on it."""
+def draw_visits(rng: np.random.Generator, *, frames: int, planes: Sequence[str], most_away: int = 2) -> list[Visit]:
+    """The planes a scan visits in random order: up to `most_away` frames on the way to each, one to three on it."""
     visits: list[Visit] = []
     order: list[str] = []
     start = 0
     while start < frames:
-        order = order or [str(name) for name in rng.permutation(FETAL_PLANES_14.fine)]
-        away, on = int(rng.integers(3)), 1 + int(rng.integers(3))
+        order = order or [str(name) for name in rng.permutation(planes)]
+        away, on = int(rng.integers(most_away + 1)), 1 + int(rng.integers(3))
         rising = np.sort(rng.uniform(0.1, 0.6, away)).tolist()
         presence = tuple([*rising, *[1.0] * on][: frames - start])
         visits.append(Visit(order.pop(), tuple(range(start, start + len(presence))), presence))

@@ -91,7 +91,55 @@ class Polygon:
         return np.where(inside, -distance, distance)
 
 
-Outline = Ellipse | Rod | Polygon
+@dataclasses.dataclass(frozen=True)
+class Bullet:
+    """Half an ellipse and the start of another, cut off straight: a chamber of the heart.
+
+    It is widest a quarter of the way from the middle of its straight base to its tip, where the two ellipses meet; the
+    one towards the base has a semi-axis of 0.6 of the length, of which the base cuts off the rest.
+
+    Attributes:
+      base: middle of the straight end.
+      tip: the round end.
+      half_width: the greatest.
+    """
+
+    base: Point
+    tip: Point
+    half_width: float
+
+    @property
+    def length(self) -> float:
+        return math.hypot(self.tip[0] - self.base[0], self.tip[1] - self.base[1])
+
+    @property
+    def bounds(self) -> tuple[Point, float]:
+        """Centre and radius of a circle about it."""
+        centre = ((self.base[0] + self.tip[0]) / 2, (self.base[1] + self.tip[1]) / 2)
+        return centre, math.hypot(self.length / 2, self.half_width)
+
+    def distance(self, u: Distance, v: Distance) -> Distance:
+        """The greater of the distances to the straight base and, to first order as for `Ellipse`, to the ellipses."""
+        length, b = self.length, float(self.half_width)
+        c, s = (self.tip[0] - self.base[0]) / length, (self.tip[1] - self.base[1]) / length
+        du, dv = u - float(self.base[0]), v - float(self.base[1])
+        along, across = c * du + s * dv, (c * dv - s * du) / b
+        beyond = along - 0.25 * length
+        a = np.where(beyond > 0, u.dtype.type(0.75 * length), u.dtype.type(0.6 * length))
+        p = beyond / a
+        f = np.sqrt(p * p + across * across)
+        round_end = (f - 1) * f / np.maximum(np.sqrt((p / a) ** 2 + (across / b) ** 2), 1e-6)
+        return np.maximum(round_end, -along)
+
+    def widened(self, by: float) -> "Bullet":
+        """The same, larger by so much on every side."""
+        share = by / self.length
+        du, dv = share * (self.tip[0] - self.base[0]), share * (self.tip[1] - self.base[1])
+        base, tip = (self.base[0] - du, self.base[1] - dv), (self.tip[0] + du, self.tip[1] + dv)
+        return Bullet(base, tip, self.half_width + by)
+
+
+Outline = Ellipse | Rod | Polygon | Bullet
 
 
 def _segment(u: Distance, v: Distance, start: Point, end: Point) -> Distance:

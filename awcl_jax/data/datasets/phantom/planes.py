@@ -9,6 +9,7 @@ draws is lost first.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -91,7 +92,8 @@ def disc(centre: Point, radius: float) -> Rod:
     return Rod([centre], radius)
 
 
-Draw = Callable[[View, Biometry, np.random.Generator], None]
+Draw = Callable[[View, Any, np.random.Generator], None]
+"""Paints a plane of a patient of these sizes: a `Biometry`, or a `heart.Heart`."""
 
 
 def _skull(view: View, a: float, b: float) -> None:
@@ -411,11 +413,13 @@ class Plane:
       draw: paints it.
       reach: half its extent in depth, in millimetres, by which the depth of the picture is set.
       tilt: largest turn away from the textbook position, in radians.
+      stray: how far it lies off the middle, as a share of what is usual.
     """
 
     draw: Draw
-    reach: Callable[[Biometry], float]
+    reach: Callable[[Any], float]
     tilt: float
+    stray: float = 1.0
 
 
 def _head_reach(size: Biometry) -> float:
@@ -452,14 +456,14 @@ MASKS = ("background", "head", "abdomen", "femur")
 """What the values 0, 1, ... of a mask mean: the structures that growth is measured on."""
 
 
-def measured(plane: str, size: Biometry) -> tuple[str, Outline] | None:
-    """Name in MASKS and outline of the structure measured in a plane; None where there is none."""
+def measured(plane: str, size: Biometry) -> list[tuple[str, Outline]]:
+    """Name in MASKS and outline of the structure measured in a plane, if there is one."""
     if plane == "HCP":
-        return "head", Ellipse((0.0, 0.0), size.head_semi_axes)
+        return [("head", Ellipse((0.0, 0.0), size.head_semi_axes))]
     if plane == "SOB":
-        return "head", Ellipse((0.0, 0.0), _tilted_head(size))
+        return [("head", Ellipse((0.0, 0.0), _tilted_head(size)))]
     if plane == "ACP":
-        return "abdomen", Ellipse((0.0, 0.0), size.abdomen_semi_axes)
+        return [("abdomen", Ellipse((0.0, 0.0), size.abdomen_semi_axes))]
     if plane == "FLP":
-        return "femur", femur_outline(size)
-    return None
+        return [("femur", femur_outline(size))]
+    return []

@@ -1,30 +1,26 @@
 """From a patient to the frames of a scan.
 
-A patient is a fetus of some age. A scan puts it before a machine and under a body wall, and visits some planes in some
-order; the frames of a visit drift smoothly and start off the plane, where they carry no label.
+A patient is a fetus of some age, or an adult's heart. A scan puts it before a machine and under a body wall, and visits
+some planes in some order; the frames of a visit drift smoothly and may start off the plane, where they carry no label.
 
     patient -> settings of the scan -> visits of planes -> medium -> echoes -> picture and mask
 """
 
 import dataclasses
-import math
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from awcl_jax.data.datasets.phantom import examination
 from awcl_jax.data.datasets.phantom.acoustics import Receiver, compress, point_spread, transmission
-from awcl_jax.data.datasets.phantom.biometry import Biometry, draw_biometry
 from awcl_jax.data.datasets.phantom.display import Field, draw_overlay
+from awcl_jax.data.datasets.phantom.domains import FETUS, Domain
 from awcl_jax.data.datasets.phantom.examination import Pose, Settings, Visit, address, drift
-from awcl_jax.data.datasets.phantom.outlines import Medium, Rod, Tissue
-from awcl_jax.data.datasets.phantom.planes import BONE, FLUID, MASKS, PLACENTA, PLANES, SOFT, View, measured
-
-FAT = Tissue(-6.0, 0.6, wall=0.8)
-FASCIA = Tissue(5.0, 0.6, wall=2.0)
-MYOMETRIUM = Tissue(-8.0, 0.6, wall=1.2)
-LIMB = Tissue(-5.0, 0.5, wall=1.5)
+from awcl_jax.data.datasets.phantom.outlines import Medium, Outline
+from awcl_jax.data.datasets.phantom.planes import Plane, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +30,20 @@ class Frame:
     Attributes:
       number: within the scan.
       image: the machine's picture.
-      mask: values of MASKS: the ideal outline of what is measured, where the field of view shows it.
+      mask: values of the domain's masks: the ideal outline of what is measured, where the field of view shows it.
       plane: fine anatomy, None between planes.
-      pixel_mm: edge of a pixel.
+      field: the field of view.
     """
 
     number: int
     image: UInt8[np.ndarray, "h w"]
     mask: UInt8[np.ndarray, "h w"]
     plane: str | None
-    pixel_mm: float
+    field: Field
+
+    @property
+    def pixel_mm(self) -> float:
+        return self.field.pixel_mm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Scan:
       number: of the scan among the patient's.
       frame_count: frames in it.
       image_size: edge of the picture in pixels.
+      domain: what is scanned.
     """
 
     seed: int
@@ -63,41 +64,52 @@ class Scan:
     number: int
     frame_count: int
     image_size: int
+    domain: Domain = FETUS
 
     @property
-    def size(self) -> Biometry:
-        return draw_biometry(address(self.seed, self.patient, purpose=examination.PATIENT))
+    def size(self) -> Any:
+        """Sizes of the patient: a `Biometry`, or a `heart.Heart` at end diastole."""
+        return self.domain.draw_sizes(address(self.seed, self.patient, purpose=examination.PATIENT))
 
     @property
     def settings(self) -> Settings:
-        return examination.draw_settings(address(self.seed, self.patient, self.number, purpose=examination.SETTINGS))
+        rng = address(self.seed, self.patient, self.number, purpose=examination.SETTINGS)
+        return examination.draw_settings(rng, machines=self.domain.machines)
 
     @property
     def visits(self) -> list[Visit]:
         rng = address(self.seed, self.patient, self.number, purpose=examination.VISITS)
-        return examination.draw_visits(rng, frames=self.frame_count)
+        planes, most_away = tuple(self.domain.planes), self.domain.most_away
+        return examination.draw_visits(rng, frames=self.frame_count, planes=planes, most_away=most_away)
+
+    def size_at(self, visit: Visit) -> Any:
+        """Sizes at the moment of a visit."""
+        rng = address(self.seed, self.patient, self.number, visit.frames[0], purpose=examination.MOMENT)
+        return self.domain.sizes_at(self.size, rng)
 
     def frames(self) -> Iterator[Frame]:
         """The frames in order."""
-        size, settings = self.size, self.settings
+        settings = self.settings
         for visit in self.visits:
-            yield from self._visit(visit, size=size, settings=settings)
+            yield from self._visit(visit, size=self.size_at(visit), settings=settings)
 
-    def _visit(self, visit: Visit, *, size: Biometry, settings: Settings) -> Iterator[Frame]:
+    def _visit(self, visit: Visit, *, size: Any, settings: Settings) -> Iterator[Frame]:
         rng = address(self.seed, self.patient, self.number, visit.frames[0], purpose=examination.DRAWING)
-        plane = PLANES[visit.plane]
+        plane = self.domain.planes[visit.plane]
         reach_mm = plane.reach(size)
         below_mm = 2 * reach_mm / settings.fill * float(rng.uniform(0.9, 1.15))
         field = settings.machine.field(np.clip(settings.wall_mm + below_mm, 50, 200), image_size=self.image_size)
-        pose = _draw_pose(rng, visit, settings, reach_mm=reach_mm, tilt=plane.tilt, field=field)
-        medium = _mother(rng, settings, pose, field=field, reach_mm=reach_mm)
-        u, v = _warped(rng, visit.plane, pose, size=size, field=field, reach_mm=reach_mm)
+        pose = _draw_pose(rng, visit, settings, reach_mm=reach_mm, plane=plane, field=field)
+        medium = self.domain.surround(rng, settings, pose, field=field, reach_mm=reach_mm)
+        outlines = [(self.domain.masks.index(name), shape) for name, shape in self.domain.measured(visit.plane, size)]
+        within = self.domain.bends_within
+        u, v = _warped(rng, [shape for _, shape in outlines], pose, field=field, reach_mm=reach_mm, within=within)
         presence = np.array(visit.presence, np.float32)[:, None, None]
         plane.draw(View(medium, u, v, presence, field.coarse_mm), size, rng)
         images = self._image(medium, visit, rng, settings=settings, field=field)
-        masks = _masks(visit, pose, size=size, field=field)
+        masks = _masks(visit, outlines, pose, field=field)
         for number, share, image, mask in zip(visit.frames, visit.presence, images, masks, strict=True):
-            yield Frame(number, image, mask, visit.plane if share == 1 else None, field.pixel_mm)
+            yield Frame(number, image, mask, visit.plane if share == 1 else None, field)
 
     def _image(
         self, medium: Medium, visit: Visit, rng: np.random.Generator, *, settings: Settings, field: Field
@@ -128,16 +140,16 @@ class Scan:
 
 
 def _draw_pose(
-    rng: np.random.Generator, visit: Visit, settings: Settings, *, reach_mm: float, tilt: float, field: Field
+    rng: np.random.Generator, visit: Visit, settings: Settings, *, reach_mm: float, plane: Plane, field: Field
 ) -> Pose:
     """The fetus lies as in the rest of the scan, the transducer turns to the plane, and both drift."""
     n = len(visit.frames)
     presence = np.array(visit.presence)
     middle = settings.wall_mm + 0.5 * (field.depth_mm - settings.wall_mm)
     room = max(0.0, 0.5 * (field.depth_mm - settings.wall_mm) - reach_mm)
-    x = reach_mm * (settings.shift + float(rng.uniform(-0.15, 0.15)) + 0.06 * drift(rng, frames=n))
+    x = plane.stray * reach_mm * (settings.shift + float(rng.uniform(-0.15, 0.15)) + 0.06 * drift(rng, frames=n))
     z = middle + room * float(rng.uniform(-0.6, 0.6)) + 0.05 * reach_mm * drift(rng, frames=n)
-    turn = tilt * np.clip(settings.lie + float(rng.uniform(-0.4, 0.4)), -1, 1) + 0.1 * drift(rng, frames=n)
+    turn = plane.tilt * np.clip(settings.lie + float(rng.uniform(-0.4, 0.4)), -1, 1) + 0.1 * drift(rng, frames=n)
     off = (1 - presence) * rng.uniform(-1, 1, (2, 1))
     return Pose(
         x=(x + 0.5 * reach_mm * off[0])[:, None, None],
@@ -146,62 +158,6 @@ def _draw_pose(
         scale=(1 - 0.3 * (1 - presence))[:, None, None],
         mirrored=settings.mirrored,
     )
-
-
-def _mother(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Field, reach_mm: float) -> Medium:
-    """Body wall, uterus, placenta, fluid and neighbouring parts of the fetus, before the plane is painted."""
-    shape = (len(pose.x), *field.samples)
-    medium = Medium(field.step_mm, *(np.zeros(shape, np.float32) for _ in range(3)))
-    medium.amplitude[...], medium.attenuation[...] = FLUID.amplitude, FLUID.attenuation
-    x, z = field.beam_positions()
-    shift = (0.4 * (pose.x - pose.x[:1])).astype(np.float32)
-    x, z = x.astype(np.float32) + shift, np.broadcast_to(z, shape).astype(np.float32)
-    depth = np.broadcast_to((np.arange(shape[1], dtype=np.float32) * np.float32(field.step_mm))[:, None], shape)
-    wave = _wave(rng, x)
-    wall, behind = settings.wall_mm, float(pose.z.mean()) + reach_mm * float(rng.uniform(1.0, 1.35))
-    medium.paint(behind - 4 - depth + wave, FASCIA)
-    medium.paint(behind - depth + wave, MYOMETRIUM)
-    centre, thick = float(pose.z.mean()), settings.placenta_mm
-    if settings.placenta > 0:
-        medium.paint(depth - wall - thick + wave, PLACENTA)
-    else:
-        medium.paint(behind - thick - depth + 1.5 * wave, PLACENTA)
-    for side in (-1, 1):
-        _neighbour(rng, medium, x, z, side=side, centre=(float(pose.x.mean()), centre), reach_mm=reach_mm)
-    rows = slice(0, math.ceil((1.3 * wall + 8) / field.step_mm))
-    for level, tissue in ((1.0, MYOMETRIUM), (0.72, FASCIA), (0.64, FAT), (0.22, FASCIA), (0.12, SOFT)):
-        tissue = dataclasses.replace(tissue, attenuation=settings.wall_attenuation)
-        medium.paint((depth - level * wall + 0.3 * wave)[:, rows], tissue, window=(rows, slice(None)))
-    return medium
-
-
-def _neighbour(
-    rng: np.random.Generator,
-    medium: Medium,
-    x: Float[np.ndarray, "f depth beam"],
-    z: Float[np.ndarray, "f depth beam"],
-    *,
-    side: int,
-    centre: tuple[float, float],
-    reach_mm: float,
-) -> None:
-    """A limb, or the next part of the trunk, beside what is looked at."""
-    radius = reach_mm * float(rng.uniform(0.25, 0.8))
-    at = (
-        centre[0] + side * reach_mm * float(rng.uniform(1.2, 1.9)),
-        centre[1] + reach_mm * float(rng.uniform(-0.8, 0.8)),
-    )
-    slant = reach_mm * float(rng.uniform(-0.7, 0.7))
-    end = (at[0] + side * reach_mm, at[1] + slant)
-    medium.paint(Rod([at, end], radius).distance(x, z), LIMB)
-    if rng.random() < 0.5:
-        medium.paint(Rod([at, end], 1.2).distance(x, z), BONE)
-
-
-def _wave(rng: np.random.Generator, x: Float[np.ndarray, "f depth beam"]) -> Float[np.ndarray, "f depth beam"]:
-    """An undulation of a few millimetres along x: a slope and a parabola, as layers bulge rather than ripple."""
-    bulge, slope = float(rng.uniform(-0.0012, 0.0012)), float(rng.uniform(-0.08, 0.08))
-    return slope * x + bulge * x * x
 
 
 def _contact(settings: Settings, *, beams: int) -> Float[np.ndarray, " beam"]:
@@ -214,15 +170,18 @@ def _contact(settings: Settings, *, beams: int) -> Float[np.ndarray, " beam"]:
 
 
 def _warped(
-    rng: np.random.Generator, plane: str, pose: Pose, *, size: Biometry, field: Field, reach_mm: float
+    rng: np.random.Generator, outlines: list[Outline], pose: Pose, *, field: Field, reach_mm: float, within: bool
 ) -> tuple[Float[np.ndarray, "f depth beam"], Float[np.ndarray, "f depth beam"]]:
     """Coordinates (u, v) of the plane at every sample, bent a little: no two fetuses have their organs in one place.
 
-    The bend fades out towards the outline that is measured and is none beyond it, so that the mask stays exact.
+    The bend fades out towards the outlines that are measured, from within or from about them, and is none on their
+    other side, so that the mask stays exact.
     """
     u, v = (at.astype(np.float32) for at in pose.to_plane(*field.beam_positions()))
-    structure = measured(plane, size)
-    free = 1.0 if structure is None else np.clip(structure[1].distance(u, v) * (-5 / reach_mm), 0, 1)
+    free: Any = 1.0
+    if outlines:
+        distance = functools.reduce(np.minimum, [shape.distance(u, v) for shape in outlines])
+        free = np.clip(distance * ((-5 if within else 5) / reach_mm), 0, 1)
     bend_u, bend_v = (
         (0.06 * reach_mm * _uneven(rng, field, cell_mm=0.6 * reach_mm)).astype(np.float32) for _ in range(2)
     )
@@ -263,14 +222,15 @@ def _receiver(settings: Settings, field: Field, *, gain_db: Float[np.ndarray, " 
     )
 
 
-def _masks(visit: Visit, pose: Pose, *, size: Biometry, field: Field) -> UInt8[np.ndarray, "f h w"]:
-    """The measured structure of the frames on the plane; all else, and every frame between planes, is background."""
+def _masks(
+    visit: Visit, outlines: list[tuple[int, Outline]], pose: Pose, *, field: Field
+) -> UInt8[np.ndarray, "f h w"]:
+    """What is measured on the frames on the plane; all else, and every frame between planes, is background."""
     masks = np.zeros((len(visit.frames), field.image_size, field.image_size), np.uint8)
-    structure = measured(visit.plane, size)
-    if structure is None:
+    if not outlines:
         return masks
-    name, outline = structure
-    distance = outline.distance(*pose.to_plane(*field.pixel_positions()))
-    met = (np.array(visit.presence) == 1)[:, None, None]
-    masks[(distance < 0) & field.visible() & met] = MASKS.index(name)
+    u, v = pose.to_plane(*field.pixel_positions())
+    seen = field.visible() & (np.array(visit.presence) == 1)[:, None, None]
+    for value, shape in outlines:
+        masks[(shape.distance(u, v) < 0) & seen] = value
     return masks
