@@ -48,6 +48,7 @@ def default_config() -> ConfigDict:
     config.data.path = ""  # folder of the prepared dataset; the phantom is made in the user's cache folder
     config.data.preset = "default"  # of the phantom: default, tiny, heart, heart_tiny
     config.data.size = 96  # edge in pixels of the square that frames are read at
+    config.data.mask_overlays = False  # set what lies outside of the sector, where machines write, to 0
     config.data.val_share = 0.15  # share of the training patients held out where the dataset has no `val` split
     config.data.cache_mb = 1024  # decoded frames are kept in memory when all fit into this
     config.data.threads = 2  # that read and decode
@@ -155,6 +156,7 @@ def _numbers(config: ConfigDict) -> Iterator[str]:
         ("anatomy_ratio", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
         ("seed", lambda x: x >= 0, "0 or more"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
+        ("data.mask_overlays", lambda x: isinstance(x, bool), "True or False"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
         ("report.map_frames", lambda x: x >= 1, "at least 1"),

@@ -31,7 +31,7 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
 
     Returns:
       A function of grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or as floats from 0 to 1, to features
-      [b, f] in float32. Frames are resized as in training.
+      [b, f] in float32. Frames are resized, and overlays masked, as in training.
 
     Raises:
       InputError: there is no such run or checkpoint; from the function, if frames are of another shape or range.
@@ -40,7 +40,8 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
     encode = pretrain.make_encode(pretrain.make_model(config), configuration.augmentation(config))
 
     def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
-        return np.asarray(encode(variables, jnp.asarray(_as_read(frames, config.data.size))))
+        as_read = _as_read(frames, config.data.size, mask_overlays=config.data.mask_overlays)
+        return np.asarray(encode(variables, jnp.asarray(as_read)))
 
     return features
 
@@ -70,7 +71,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     return run, asked
 
 
-def _as_read(frames: np.ndarray, size: int) -> np.ndarray:
+def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
     """Frames as the training's reader gives them: uint8, square."""
     if frames.ndim == 4 and frames.shape[-1] == 1:
         frames = frames[..., 0]
@@ -82,4 +83,4 @@ def _as_read(frames: np.ndarray, size: int) -> np.ndarray:
         frames = np.round(frames * 255).astype(np.uint8)
     if frames.dtype != np.uint8:
         raise InputError(f"Frames are uint8, or floats from 0 to 1; got {frames.dtype}.")
-    return np.stack([resize_frame(frame, size) for frame in frames])
+    return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])

@@ -91,7 +91,12 @@ def set_up(config: ConfigDict) -> Setup:
     """
     path = Path(config.data.path) if config.data.path else _default_dataset(config)
     data = selection.select(
-        path, size=config.data.size, cache_mb=config.data.cache_mb, val_share=config.data.val_share, seed=config.seed
+        path,
+        size=config.data.size,
+        cache_mb=config.data.cache_mb,
+        val_share=config.data.val_share,
+        seed=config.seed,
+        mask_overlays=config.data.mask_overlays,
     )
     labels = selection.positive_labels(
         data.train.index,

@@ -135,6 +135,7 @@ def test_the_paper_variant_has_the_published_settings():
         ("model.hidden", 0, "at least 1; got 0"),
         ("loss.block_size", 0, "at least 1; got 0"),
         ("optim.clip_norm", 0.0, "above 0; got 0.0"),
+        ("data.mask_overlays", None, "True or False; got None"),
         ("data.cache_mb", -1, "0 or more; got -1"),
         ("data.preset", "huge", "one of .*default.*; got 'huge'"),
         ("report.map_frames", -5, "got -5"),

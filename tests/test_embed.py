@@ -51,6 +51,22 @@ def test_a_checkpoint_gives_its_own_features(run):
     np.testing.assert_allclose(features, features_of(run, 10, frames), rtol=1e-5, atol=1e-6)
 
 
+def test_overlays_are_masked_as_in_training(run, tmp_path):
+    folder, config, _, states = run
+    config = config.copy_and_resolve_references()
+    config.data.mask_overlays = True
+    claim(tmp_path / "run", config=to_dict(config), fingerprint="f00d")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(20, jax.device_put(states[20]))
+    frame = np.zeros((1, 48, 48), np.uint8)
+    frame[:, 8:44, 6:40] = np.random.default_rng(0).integers(30, 200, (36, 34))
+    written = frame.copy()
+    written[:, 2:4, 2:14] = 255
+    encode = load_encoder(tmp_path / "run")
+    np.testing.assert_array_equal(encode(written), encode(frame))
+    assert not np.allclose(load_encoder(folder)(written), encode(frame), rtol=1e-3)
+
+
 def test_floats_channels_and_sizes_are_taken(run):
     encode = load_encoder(run[0])
     frames = np.random.default_rng(0).integers(0, 256, (2, 96, 96), np.uint8)

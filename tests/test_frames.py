@@ -128,6 +128,23 @@ def test_names_of_masks(dataset, prepare_frames):
     assert FrameReader(ScanIndex.from_dataset(bare)).mask_names == ()
 
 
+def test_overlays_are_masked_on_demand_and_masks_stay(prepare_frames):
+    picture = np.zeros((64, 80), np.uint8)
+    picture[8:60, 20:70] = np.random.default_rng(0).integers(30, 200, (52, 50))
+    written = picture.copy()
+    written[2:4, 2:14] = 255
+    mask = np.ones_like(picture)
+    index = ScanIndex.from_dataset(prepare_frames(masks=True, train=[frame_record("x", image=written, mask=mask)]))
+    for reader, expected in (
+        (FrameReader(index, size=32), written),
+        (FrameReader(index, size=32, mask_overlays=True), picture),
+    ):
+        np.testing.assert_array_equal(
+            reader.read(np.array([0]))[0], cv2.resize(expected, (32, 32), interpolation=cv2.INTER_AREA)
+        )
+        assert reader.read_masks(np.array([0])).all()
+
+
 @pytest.mark.parametrize("cache_mb", [0, 1])
 def test_threads_agree(dataset, cache_mb):
     index = ScanIndex.from_dataset(dataset)

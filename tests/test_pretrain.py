@@ -61,6 +61,15 @@ def trained(phantom, tmp_path_factory):
     return workdir, pretrain.run(config, workdir)
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
+    data = pretrain.set_up(tiny(phantom, **{"data.mask_overlays": on})).data
+    frames = np.arange(len(data.train.index))
+    outside = data.train.reader.read(frames)[:, 0, :]  # the top row, where machines write
+    assert data.test.reader.mask_overlays == on
+    assert (outside.max() > 0) != on
+
+
 @pytest.mark.slow
 def test_a_run_learns_anatomy(tmp_path):
     # The tiny phantom has too few patients to learn from; these are enough to tell apart the planes that differ most.

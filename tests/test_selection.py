@@ -157,6 +157,12 @@ def test_each_part_reads_its_own_frames(prepare_frames):
     assert len({image.tobytes() for image in pictures.values()}) == 15
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_every_part_masks_overlays_or_none(prepare_frames, on):
+    selection = select_from(prepare_frames(train=records_of(*"abcd"), test=records_of("y")), mask_overlays=on)
+    assert [part.reader.mask_overlays for part in (selection.train, selection.val, selection.test)] == [on] * 3
+
+
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_a_dataset_without_train_or_test_is_refused(prepare_frames, missing):
     splits = {name: records_of(name) for name in ("train", "test", "other") if name != missing}

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt8
 
+from awcl_jax.data import sector
 from awcl_jax.data.datasets.frames import PIXEL_HEIGHT
 from awcl_jax.data.datasets.images import png_size
 from awcl_jax.data.scans import ScanIndex
@@ -25,18 +26,22 @@ class FrameReader:
       index: which frames; positions below count along it.
       size: edge of the squares that frames are resized to. The aspect ratio is not kept.
       cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
+      mask_overlays: set what lies outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks stay whole.
 
     Raises:
       InputError: `size` is less than 1 pixel or `cache_mb` less than 0.
     """
 
-    def __init__(self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024) -> None:
+    def __init__(
+        self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024, *, mask_overlays: bool = False
+    ) -> None:
         if size < 1:
             raise InputError(f"Frames are resized to at least 1 pixel; got size={size}.")
         if cache_mb < 0:
             raise InputError(f"The cache has 0 megabytes (none) or more; got cache_mb={cache_mb}.")
         self.index = index
         self.size = size
+        self.mask_overlays = mask_overlays
         self._lock = threading.Lock()
         self._sources: dict[int, Any] = {}
         self._builder: tfds.core.DatasetBuilder | None = None
@@ -160,7 +165,7 @@ class FrameReader:
 
     def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
         if picture == "image":
-            return resize_frame(image, self.size)
+            return resize_frame(image, self.size, mask_overlays=self.mask_overlays)
         # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
         return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
 
@@ -189,8 +194,15 @@ class FrameReader:
             return self._kept[picture]
 
 
-def resize_frame(frame: UInt8[np.ndarray, "h w"], size: int) -> UInt8[np.ndarray, "size size"]:
-    """A grey frame as a square of this edge, averaging where it shrinks; the aspect ratio is not kept."""
+def resize_frame(
+    frame: UInt8[np.ndarray, "h w"], size: int, *, mask_overlays: bool = False
+) -> UInt8[np.ndarray, "size size"]:
+    """A grey frame as a square of this edge, averaging where it shrinks; the aspect ratio is not kept.
+
+    With `mask_overlays`, what lies outside of its sector is set to 0 before.
+    """
+    if mask_overlays:
+        frame = sector.mask_overlays(frame)
     if frame.shape == (size, size):
         return frame
     how = cv2.INTER_AREA if size <= min(frame.shape) else cv2.INTER_LINEAR

@@ -42,7 +42,9 @@ class Selection:
     test: Part
 
 
-def select(path: Path, *, size: int, cache_mb: float, val_share: float, seed: int) -> Selection:
+def select(
+    path: Path, *, size: int, cache_mb: float, val_share: float, seed: int, mask_overlays: bool = False
+) -> Selection:
     """The splits of a prepared dataset.
 
     Args:
@@ -51,6 +53,7 @@ def select(path: Path, *, size: int, cache_mb: float, val_share: float, seed: in
       cache_mb: decoded frames of a split are kept in memory when they fit.
       val_share: share of the training patients set apart where the dataset has no `val` split.
       seed: of that draw.
+      mask_overlays: set what lies outside of a frame's sector to 0 as it is read.
 
     Raises:
       InputError: no such dataset, or it has no train or test split.
@@ -61,7 +64,10 @@ def select(path: Path, *, size: int, cache_mb: float, val_share: float, seed: in
         val = index.split("val")
     else:
         train, val = train.holdout(val_share, seed)
-    parts = (Part(part, FrameReader(part, size=size, cache_mb=cache_mb)) for part in (train, val, test))
+    parts = (
+        Part(part, FrameReader(part, size=size, cache_mb=cache_mb, mask_overlays=mask_overlays))
+        for part in (train, val, test)
+    )
     return Selection(index.fingerprint, *parts)
 
 

@@ -1,0 +1,146 @@
+"""The sector: against the phantom's own field of view, on made-up screens, and on what experts outlined."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from awcl_jax.data.datasets.hc18 import fill_outline
+from awcl_jax.data.datasets.phantom import Frame, Scan
+from awcl_jax.data.datasets.phantom.domains import FETUS, HEART, Domain
+from awcl_jax.data.frames import resize_frame
+from awcl_jax.data.sector import find_sector, mask_overlays
+
+
+def frames_of(domain: Domain) -> list[Frame]:
+    """Two frames of each of thirty scans."""
+    scans = [Scan(seed=0, patient=n, number=0, frame_count=2, image_size=96, domain=domain) for n in range(30)]
+    return [frame for scan in scans for frame in scan.frames()]
+
+
+def convex_hull(region: np.ndarray) -> np.ndarray:
+    hull = np.zeros(region.shape, np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.argwhere(region)[:, ::-1].astype(np.int32)), 1)
+    return hull != 0
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / (one | other).sum()
+
+
+@pytest.mark.parametrize("domain", [FETUS, HEART], ids=["fetus", "heart"])
+def test_the_sector_is_the_phantoms_field_of_view(domain):
+    exact, of_hull, lost, left, written = [], [], [], 0, 0
+    for frame in frames_of(domain):
+        found, field = find_sector(frame.image), frame.field.visible()
+        exact.append(overlap(found, field))
+        of_hull.append(overlap(found, convex_hull(field)))
+        lost.append(frame.image[field & ~found].sum() / frame.image[field].sum())
+        about = cv2.dilate(field.astype(np.uint8), np.ones((3, 3))) == 0  # scan conversion blurs its border by a pixel
+        written += frame.image[about].sum(dtype=int)
+        left += frame.image[about & found].sum(dtype=int)
+    # What lies above the face of a curved array is within the hull of the field, and not in it.
+    assert np.median(exact) > 0.93
+    assert min(exact) > 0.85
+    assert np.median(of_hull) > 0.96
+    assert max(lost) < 0.01, "echoes stay"
+    assert left < 0.05 * written, "writing goes"
+
+
+def screen(height: int = 300, width: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Speckle in a fan, with nothing about it: the picture and the fan."""
+    rows, columns = np.indices((height, width))
+    x, z = columns - width / 2, rows + 60.0
+    fan = (np.abs(np.arctan2(x, z)) < 0.55) & (np.hypot(x, z) > 90) & (np.hypot(x, z) < 330)
+    speckle = 20 * np.random.default_rng(0).rayleigh(size=(height, width))
+    return np.where(fan, np.clip(speckle, 3, 255), 0).astype(np.uint8), fan
+
+
+def write(picture: np.ndarray) -> np.ndarray:
+    """The picture with text, a grey bar and ticks burnt in, some of it up to the fan."""
+    written = picture.copy()
+    for row in range(6):
+        cv2.putText(written, "Cardiac 12.5", (295, 20 + 12 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.35, 200)
+    cv2.putText(written, "OB", (105, 100), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 200)
+    written[40:160, 2:8] = np.linspace(255, 0, 120).astype(np.uint8)[:, None]
+    written[::20, 392:396] = 150
+    return written
+
+
+def test_writing_about_a_fan_goes_and_the_fan_stays():
+    picture, fan = screen()
+    written = write(picture)
+    masked = mask_overlays(written)
+    inner, outer = cv2.erode(fan.astype(np.uint8), np.ones((5, 5))), cv2.dilate(convex_hull(fan) * 1.0, np.ones((9, 9)))
+    np.testing.assert_array_equal(masked[inner > 0], written[inner > 0])
+    assert masked[outer == 0].sum() == 0
+    assert written[outer == 0].sum() > 100_000
+
+
+def test_noise_about_the_fan_changes_little():
+    # As JPEG and video leave it.
+    picture, fan = screen()
+    noise = np.random.default_rng(1).integers(0, 4, picture.shape)
+    assert overlap(find_sector(np.maximum(write(picture), noise).astype(np.uint8)), convex_hull(fan)) > 0.93
+
+
+def test_a_shadow_within_the_sector_is_of_it():
+    picture, fan = screen()
+    picture[150:, 180:230] = 0
+    assert overlap(find_sector(picture), convex_hull(fan)) > 0.97
+
+
+def test_a_rectangle_of_a_linear_array():
+    picture = np.zeros((200, 260), np.uint8)
+    picture[20:180, 40:230] = np.random.default_rng(0).integers(5, 120, (160, 190))
+    expected = np.zeros_like(picture, bool)
+    expected[20:180, 40:230] = True
+    assert overlap(find_sector(picture), expected) > 0.97
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((40, 60), np.uint8),
+        np.full((40, 60), 200, np.uint8),
+        np.pad(np.full((3, 20), 255, np.uint8), ((5, 32), (20, 20))),  # a line of writing
+        np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8),
+        np.full((1, 1), 7, np.uint8),
+    ],
+    ids=["black", "white", "writing", "noise", "a pixel"],
+)
+def test_where_there_is_no_sector_nothing_is_masked(picture):
+    assert find_sector(picture).mean() > 0.97
+    np.testing.assert_array_equal(mask_overlays(picture)[picture.shape[0] // 2], picture[picture.shape[0] // 2])
+
+
+def test_a_large_frame_has_the_sector_of_a_small_one():
+    picture, _ = screen()
+    large = cv2.resize(write(picture), None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR)
+    assert overlap(find_sector(large)[1::3, 1::3], find_sector(write(picture))) > 0.97
+
+
+def test_frames_are_masked_before_they_are_resized():
+    picture, _ = screen()
+    written = write(picture)
+    np.testing.assert_array_equal(
+        resize_frame(written, 64, mask_overlays=True), resize_frame(mask_overlays(written), 64)
+    )
+    assert (resize_frame(written, 64, mask_overlays=True) != resize_frame(written, 64)).any()
+
+
+def test_real_structures_lie_in_the_sector(real_data: Path):
+    folders = {
+        "HC18": (real_data / "HC18/training_set", "*_HC.png", lambda path: path.with_stem(f"{path.stem}_Annotation")),
+        "USGRA": (real_data / "USGRA_SEG/train/images", "*.png", lambda path: path.parents[1] / "masks" / path.name),
+    }
+    for name, (folder, pattern, mask_of) in folders.items():
+        outside = []
+        for path in sorted(folder.glob(pattern))[::10]:
+            mask = cv2.imread(str(mask_of(path)), cv2.IMREAD_GRAYSCALE)
+            inside = fill_outline(mask, path.name) if name == "HC18" else mask != 0
+            sector = find_sector(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+            assert 0.3 < sector.mean() < 1
+            outside.append((inside & ~sector).sum() / inside.sum())
+        assert np.mean(outside) < 0.002, name
