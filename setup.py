@@ -45,10 +45,12 @@ setup(
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "export": ["onnx>=1.17"],
+        "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "nibabel>=5.2",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "pytest>=8.3",

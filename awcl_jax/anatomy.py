@@ -102,6 +102,9 @@ HC18 = Taxonomy({"head": ("HCP",)})
 APICAL_VIEWS = Taxonomy({"heart": ("2CH", "4CH")})
 """Views of an adult's heart from its apex, as in CAMUS (Leclerc et al. 2019): two and four chambers."""
 
+BUSI = Taxonomy({"breast": ("benign", "malignant", "normal")})
+"""BUSI (Al-Dhabyani et al. 2020) shows one organ: what is told apart is the finding."""
+
 USGRA_SEG = Taxonomy({"nerve block": ("nerve block",)})
 """USGRA_SEG does not tell which nerve a frame is for."""
 

@@ -175,6 +175,18 @@ _LAYOUTS = {
         "fetal heads with masks and circumference (van den Heuvel et al. 2018, CC BY 4.0)",
         "training_set/ and its CSV",
     ),
+    "camus": _Layout(
+        "adult hearts with masks of chambers and wall (Leclerc et al. 2019, CC BY-NC-SA 4.0)",
+        "database_nifti/ and database_split/",
+    ),
+    "echonet_dynamic": _Layout(
+        "adult hearts with masks of the left ventricle (Ouyang et al. 2020, research use)",
+        "FileList.csv, VolumeTracings.csv and Videos/",
+    ),
+    "busi": _Layout(
+        "breasts with masks of lesions (Al-Dhabyani et al. 2020)",
+        "benign/, malignant/ and normal/",
+    ),
     "usgra": _Layout("nerves and vessels with masks (USGRA_SEG, CC BY 4.0)", "train/ and test/"),
 }
 

@@ -20,6 +20,9 @@ BUILDERS = {
     "fetal_planes_db": "awcl_jax.data.datasets.fetal_planes_db:FetalPlanesDb",
     "fetal_head_biometry": "awcl_jax.data.datasets.fetal_head_biometry:FetalHeadBiometry",
     "hc18": "awcl_jax.data.datasets.hc18:Hc18",
+    "busi": "awcl_jax.data.datasets.busi:Busi",
+    "camus": "awcl_jax.data.datasets.camus:Camus",
+    "echonet_dynamic": "awcl_jax.data.datasets.echonet_dynamic:EchonetDynamic",
     "usgra": "awcl_jax.data.datasets.usgra:Usgra",
 }
 """Name of a dataset -> where its builder is; imported when it is wanted."""

@@ -50,11 +50,20 @@ def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UIn
       InputError: as `read_grey`, or the mask is of another size, or holds other values.
     """
     mask = read_grey(path)
+    check_mask(mask, names, size=size, path=path)
+    return mask
+
+
+def check_mask(mask: UInt8[np.ndarray, "h w"], names: Sequence[str], *, size: tuple[int, int], path: Path) -> None:
+    """Refuse a mask of another size than its image, or with values that mean nothing.
+
+    Raises:
+      InputError: it is one.
+    """
     require_size(mask, size, path)
     if unknown := np.unique(mask[mask >= len(names)]).tolist():
         meant = ", ".join(f"{value} {name}" for value, name in enumerate(names))
         raise InputError(f"The mask {path} holds {', '.join(map(str, unknown))}; its values mean {meant}.")
-    return mask
 
 
 def require_content(image: UInt8[np.ndarray, "h w"], place: str) -> None:
