@@ -240,6 +240,45 @@ def augment(
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
+def augment_with_masks(
+    images: UInt8[Array, "b h w"],
+    masks: UInt8[Array, "b h w"],
+    *,
+    rows: Int[Array, " b"],
+    step: int | Int[Array, ""],
+    seed: int | Int[Array, ""],
+    options: Augmentation,
+) -> tuple[Float[Array, "b size size 1"], UInt8[Array, "b size size"]]:
+    """One random view of each frame, and its mask placed likewise: by the same crop, flip and rotation.
+
+    A pixel of the mask takes the class of the nearest; what lies outside the frame is 0. Occlusion leaves masks alone:
+    anatomy in a shadow is still there.
+
+    Args:
+      images: grey frames [b, h, w].
+      masks: a class id for each of their pixels.
+      rows: global row number of each frame in its batch.
+      step: training step.
+      seed: of the run, from 0 to 2**31 - 1.
+      options: which augmentations.
+
+    Returns:
+      `augment` with view=0, and masks [b, size, size].
+
+    Raises:
+      InputError: the frames are not uint8.
+    """
+    views = augment(images, rows=rows, view=0, step=step, seed=seed, options=options)
+
+    def place(mask: UInt8[Array, "h w"], key: Key[Array, ""]) -> UInt8[Array, "size size"]:
+        y, x, inside, _ = _positions(mask.shape, _draw(key), options, margin=0)
+        row, column = (jnp.clip(at.astype(jnp.int32), 0, edge - 1) for at, edge in zip((y, x), mask.shape, strict=True))
+        return jnp.where(inside, mask[row, column], jnp.uint8(0))
+
+    return views, jax.vmap(place)(masks, _keys(seed, step, rows, 0))
+
+
+@functools.partial(jax.jit, static_argnames=("options",))
 def two_views(
     images: UInt8[Array, "b h w"] | UInt8[Array, "b 2 h w"],
     *,
@@ -307,13 +346,17 @@ def _keys(
 
 
 def _view(image: UInt8[Array, "h w"], key: Key[Array, ""], options: Augmentation) -> Float[Array, "size size 1"]:
-    draws = dict(zip(_DRAWS, jax.random.uniform(key, (len(_DRAWS),)), strict=True))
+    draws = _draw(key)
     picture = _place(image, draws, options, margin=_blur_reach(options))
     picture = _blur(picture, draws, options)
     picture = _echoes(picture, draws, key, options)
     picture = _grey_map(picture, draws, options)
     picture = _occlude(picture, draws, options)
     return _normalise(picture, options)
+
+
+def _draw(key: Key[Array, ""]) -> _Draws:
+    return dict(zip(_DRAWS, jax.random.uniform(key, (len(_DRAWS),)), strict=True))
 
 
 def _within(bounds: Range, draw: _Scalar) -> _Scalar:
@@ -335,11 +378,21 @@ def _box(area: _Scalar | float, aspect: Range, draw: _Scalar) -> tuple[_Scalar, 
 def _place(
     image: UInt8[Array, "h w"], draws: _Draws, options: Augmentation, *, margin: int
 ) -> Float[Array, "wide wide"]:
-    """Crop, flip and rotation as one affine map from pixels of the view to pixels of the frame: one interpolation.
-
-    The picture is `margin` pixels wider than the view on each side. What lies outside the frame is black.
-    """
+    """The picture in its place, by one interpolation. What lies outside the frame is black."""
     h, w = image.shape
+    y, x, inside, scale = _positions(image.shape, draws, options, margin=margin)
+    return jnp.where(inside, _sample(image, y, x, scale, coarsest=math.sqrt(h * w) / options.size), 0.0)
+
+
+def _positions(
+    shape: tuple[int, ...], draws: _Draws, options: Augmentation, *, margin: int
+) -> tuple[Float[Array, "wide wide"], Float[Array, "wide wide"], Bool[Array, "wide wide"], _Scalar]:
+    """Crop, flip and rotation as one affine map from pixels of the view to (y, x) in pixels of the frame.
+
+    The picture is `margin` pixels wider than the view on each side. Also whether a pixel lies inside the frame, and how
+    many pixels of the frame it spans.
+    """
+    h, w = shape
     height, width, mid_y, mid_x = jnp.ones(()), jnp.ones(()), jnp.full((), 0.5), jnp.full((), 0.5)
     if options.crop_area is not None:
         height, width = _box(_within(options.crop_area, draws["crop_area"]), options.crop_aspect, draws["crop_aspect"])
@@ -354,8 +407,7 @@ def _place(
     y = mid_y * h + jnp.cos(angle) * down - jnp.sin(angle) * right
     x = mid_x * w + jnp.sin(angle) * down + jnp.cos(angle) * right
     inside = (y >= 0) & (y <= h) & (x >= 0) & (x <= w)
-    scale = jnp.sqrt(height * h * width * w) / options.size
-    return jnp.where(inside, _sample(image, y, x, scale, coarsest=math.sqrt(h * w) / options.size), 0.0)
+    return y, x, inside, jnp.sqrt(height * h * width * w) / options.size
 
 
 def _sample(

@@ -6,7 +6,7 @@ Files in `configs/` change a few fields of `default_config()`; any field can be 
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -123,49 +123,103 @@ def validate(config: ConfigDict, *, devices: int = 1) -> None:
     Raises:
       InputError: with every problem in one line.
     """
-    problems = list(itertools.chain(_choices(config), _numbers(config), _fits(config, devices)))
-    if problems:
-        raise InputError("; ".join(problems))
+    refuse(itertools.chain(common_problems(config, devices), _problems(config, devices)))
 
 
-def _choices(config: ConfigDict) -> Iterator[str]:
-    known: dict[str, tuple[str, ...]] = {
-        "positives": selection.POSITIVES,
-        "granularity": selection.GRANULARITIES,
-        "eval.granularity": anatomy.GRANULARITIES,
-        "data.dataset": tuple(datasets.BUILDERS),
-        "data.preset": datasets.PHANTOM_PRESETS,
-        "sampler.mode": sampler.MODES,
-        "sampler.pairs": sampler.PAIRS,
-        "model.arch": tuple(resnet.STAGES),
-        "model.strides": resnet.STRIDES,
-        "model.dtype": ("float32", "bfloat16"),
-        "loss.kernel": losses.KERNELS,
-        "loss.exchange": step.EXCHANGES,
-        "optim.name": optim.OPTIMISERS,
-        "optim.schedule": optim.SCHEDULES,
-        "train.mapping": sharding.MAPPINGS,
-    }
-    for field, names in known.items():
-        if (value := _get(config, field)) not in names:
-            yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
+def refuse(problems: Iterable[str]) -> None:
+    """Raise an InputError of these problems, in one line, if there are any."""
+    if found := list(problems):
+        raise InputError("; ".join(found))
 
 
-def _numbers(config: ConfigDict) -> Iterator[str]:
-    rules: list[tuple[str, Callable[[Any], bool], str]] = [
-        ("anatomy_ratio", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
+    """What is wrong with the fields that every kind of run has; a sentence each."""
+    yield from unknown_names(
+        config,
+        {
+            "data.dataset": tuple(datasets.BUILDERS),
+            "data.preset": datasets.PHANTOM_PRESETS,
+            "model.arch": tuple(resnet.STAGES),
+            "model.strides": resnet.STRIDES,
+            "model.dtype": ("float32", "bfloat16"),
+            "optim.name": optim.OPTIMISERS,
+            "optim.schedule": optim.SCHEDULES,
+            "train.mapping": sharding.MAPPINGS,
+        },
+    )
+    yield from broken_rules(
+        config,
         ("seed", lambda x: x >= 0, "0 or more"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
         ("data.mask_overlays", lambda x: isinstance(x, bool), "True or False"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
-        ("report.map_frames", lambda x: x >= 1, "at least 1"),
         ("data.threads", lambda x: x >= 1, "at least 1"),
         ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
+        ("model.width_factor", lambda x: x > 0, "above 0"),
+        ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
+        ("optim.learning_rate", lambda x: x > 0, "above 0"),
+        ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
+        ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
+        ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
+        ("train.steps", lambda x: x >= 1, "at least 1"),
+        ("train.log_every", lambda x: x >= 1, "at least 1"),
+    )
+    try:
+        augmentation(config)
+    except InputError as error:
+        yield f"config.augment: {error}"
+    if config.sampler.batch_size % devices:
+        yield (
+            f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
+            f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
+        )
+    if config.augment.size > config.data.size:
+        yield (
+            f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "
+            f"pixels of config.data.size={config.data.size}"
+        )
+    if 0 < config.train.steps <= config.optim.warmup_steps:
+        yield (
+            f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
+            f"got {config.optim.warmup_steps}"
+        )
+
+
+def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """A sentence for each of these fields whose value is none of its names."""
+    for field, names in known.items():
+        if (value := _get(config, field)) not in names:
+            yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
+
+
+def broken_rules(config: ConfigDict, *rules: tuple[str, Callable[[Any], bool], str]) -> Iterator[str]:
+    """A sentence for each of these (field, what must hold for its value, that in words) that does not hold."""
+    for field, holds, rule in rules:
+        if not holds(value := _get(config, field)):
+            yield f"config.{field} must be {rule}; got {value}"
+
+
+def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
+    yield from unknown_names(
+        config,
+        {
+            "positives": selection.POSITIVES,
+            "granularity": selection.GRANULARITIES,
+            "eval.granularity": anatomy.GRANULARITIES,
+            "sampler.mode": sampler.MODES,
+            "sampler.pairs": sampler.PAIRS,
+            "loss.kernel": losses.KERNELS,
+            "loss.exchange": step.EXCHANGES,
+        },
+    )
+    yield from broken_rules(
+        config,
+        ("anatomy_ratio", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+        ("report.map_frames", lambda x: x >= 1, "at least 1"),
         ("sampler.anatomies", lambda x: x is None or x >= 1, "at least 1"),
         ("sampler.scans_per_anatomy", lambda x: x >= 2, "at least 2"),
         ("sampler.unlabelled_share", lambda x: 0 <= x < 1, "from 0 to below 1"),
-        ("model.width_factor", lambda x: x > 0, "above 0"),
         ("model.hidden", lambda x: x is None or x >= 1, "at least 1"),
         ("model.embedding", lambda x: x >= 2, "at least 2"),
         ("loss.temperature", lambda x: x > 0, "above 0"),
@@ -173,34 +227,12 @@ def _numbers(config: ConfigDict) -> Iterator[str]:
         ("loss.coarse_weight", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
         ("queue.size", lambda x: x >= 0, "0 or more"),
         ("queue.momentum", lambda x: 0 <= x < 1, "from 0 to below 1"),
-        ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
-        ("optim.learning_rate", lambda x: x > 0, "above 0"),
-        ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
-        ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
-        ("eval.neighbours", lambda x: x >= 1, "at least 1"),
-        ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
-        ("train.steps", lambda x: x >= 1, "at least 1"),
         ("train.encode_chunks", lambda x: x >= 1, "at least 1"),
-        ("train.log_every", lambda x: x >= 1, "at least 1"),
+        ("eval.neighbours", lambda x: x >= 1, "at least 1"),
         ("train.eval_every", lambda x: x >= 1, "at least 1"),
         ("train.checkpoint_every", lambda x: x >= 1, "at least 1"),
-    ]
-    for field, holds, rule in rules:
-        if not holds(value := _get(config, field)):
-            yield f"config.{field} must be {rule}; got {value}"
-    try:
-        augmentation(config)
-    except InputError as error:
-        yield f"config.augment: {error}"
-
-
-def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
-    if config.sampler.batch_size % devices:
-        yield (
-            f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
-            f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
-        )
-    elif config.sampler.batch_size % (devices * max(config.train.encode_chunks, 1)):
+    )
+    if config.sampler.batch_size // devices % max(config.train.encode_chunks, 1):
         yield (
             f"config.train.encode_chunks must divide the {config.sampler.batch_size // devices} frames that a device "
             f"gets of config.sampler.batch_size={config.sampler.batch_size}; got {config.train.encode_chunks}"
@@ -212,16 +244,6 @@ def _fits(config: ConfigDict, devices: int) -> Iterator[str]:
         )
     if config.queue.size and config.loss.exchange == "ring":
         yield "config.loss.exchange='ring' passes a batch around; the queue of config.queue.size is on every device"
-    if config.augment.size > config.data.size:
-        yield (
-            f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "
-            f"pixels of config.data.size={config.data.size}"
-        )
-    if 0 < config.train.steps <= config.optim.warmup_steps:
-        yield (
-            f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
-            f"got {config.optim.warmup_steps}"
-        )
     if config.loss.kernel == "pallas" and config.loss.exchange == "ring":
         yield "config.loss.exchange='ring' meets its visitors in blocks; it takes config.loss.kernel='auto'"
     if config.loss.kernel == "pallas" and config.loss.block_size is not None:

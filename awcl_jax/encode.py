@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from awcl_jax import sharding
 from awcl_jax.data.pipeline import Reader
@@ -14,18 +14,18 @@ EncodeFn = Callable[[PyTree, Array], Array]
 
 def encode_frames(
     encode: EncodeFn, variables: PyTree, reader: Reader, frames: Int[np.ndarray, " n"], *, batch_size: int
-) -> Float[np.ndarray, "n f"]:
-    """Features of frames, a batch at a time.
+) -> Shaped[np.ndarray, "n ..."]:
+    """Features of frames, or what else a model makes of each, a batch at a time.
 
     Args:
-      encode: (variables, uint8 frames [b, h, w]) -> features [b, f], compiled.
+      encode: (variables, uint8 frames [b, h, w]) -> features [b, *f], compiled.
       variables: of the encoder.
       reader: pictures of the frames.
       frames: which frames, as the reader counts them.
       batch_size: frames a time; rounded up to a multiple of this process's devices.
 
     Returns:
-      float32 features [n, f], in the order of `frames`.
+      features [n, *f] of the type that `encode` gives, in the order of `frames`.
     """
     mesh = sharding.make_mesh(jax.local_devices())
     batch_size = -(-batch_size // mesh.size) * mesh.size

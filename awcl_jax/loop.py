@@ -21,11 +21,11 @@ class Event:
 
     Attributes:
       every: in steps.
-      run: called with the number of steps taken and the state after them.
+      run: called with the number of steps taken and the state after them; where it returns True, training ends there.
     """
 
     every: int
-    run: Callable[[int, Any], None]
+    run: Callable[[int, Any], bool | None]
 
     def due(self, done: int, steps: int) -> bool:
         """Whether it runs once `done` of `steps` steps are taken."""
@@ -62,7 +62,7 @@ def train(
       show_progress: draw a bar.
 
     Returns:
-      The state after `steps` steps.
+      The state after `steps` steps, or after those at which an event ended the training.
 
     Raises:
       InputError: the loss or the gradient is not finite. No event has run since the step where that happened, so that
@@ -89,9 +89,9 @@ def train(
                     composed = {f"batch/{name}": value for name, value in batch.composition.items()}
                     timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
                     write(done, latest | composed | timing)
-                for event in events:
-                    if event.due(done, steps):
-                        event.run(done, state)
+                ended = [event.run(done, state) for event in events if event.due(done, steps)]
+                if any(ended):
+                    break
                 pending, since, waited = [], time.perf_counter(), 0.0
             before = time.perf_counter()
     return state

@@ -1,10 +1,11 @@
-"""Pretrain an encoder: `python -m awcl_jax.main --config=configs/fine.py`.
+"""Pretrain an encoder, or put one to use: `python -m awcl_jax.main --config=configs/fine.py`.
 
 The configuration is a Python file with `get_config()`; a name after a colon is its argument, and any field can be set:
 
   python -m awcl_jax.main --config=configs/fine.py
   python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
   python -m awcl_jax.main --config=configs/coarse.py --config.train.steps=500 --workdir=runs/coarse
+  python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
 """
@@ -36,13 +37,14 @@ def main(argv: list[str]) -> None:
     # Imported here, so that --help does not wait for JAX.
     import jax
 
-    from awcl_jax import pretrain
+    from awcl_jax import downstream, pretrain
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
     config = _CONFIG.value
     workdir = _WORKDIR.value or f"runs/{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.name}"
-    pretrain.run(config, Path(workdir))
+    run = downstream.run if "task" in config else pretrain.run
+    run(config, Path(workdir))
 
 
 def _parse(argv: list[str]) -> list[str]:

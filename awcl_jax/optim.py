@@ -62,3 +62,15 @@ def make_optimiser(
         raise InputError(f"Unknown optimiser {name!r}; known are {', '.join(chains)}.")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity()
     return optax.chain(clip, chains[name]())
+
+
+def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax.GradientTransformation:
+    """The same optimiser, under which the parameters of one module stay as they are: no gradient, no decay."""
+
+    def kinds(params: PyTree) -> PyTree:
+        return {
+            module: jax.tree.map(lambda _, kind="frozen" if module == frozen else "trained": kind, part)
+            for module, part in params.items()
+        }
+
+    return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)

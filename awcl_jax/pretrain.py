@@ -4,7 +4,6 @@ The configuration stops here: functions of other modules take plain values.
 """
 
 import dataclasses
-import math
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,11 +27,11 @@ from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
-from awcl_jax.evaluators.scores import Score
+from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.metrics import MetricsWriter
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
-from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.resnet import ResNet, make_resnet
 from awcl_jax.momentum import Queue
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
@@ -74,8 +73,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     setup = set_up(config)
     run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
     untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=make_queue(config, setup.labels))
-    _say(selection.describe(setup.data))
-    _say(
+    say(selection.describe(setup.data))
+    say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
         f"{mesh.devices.flat[0].platform} device(s); the run is in {workdir}"
     )
@@ -89,7 +88,7 @@ def set_up(config: ConfigDict) -> Setup:
     Raises:
       InputError: the data and the configuration do not fit.
     """
-    path = Path(config.data.path) if config.data.path else _default_dataset(config)
+    path = dataset_path(config)
     data = selection.select(
         path,
         size=config.data.size,
@@ -113,15 +112,19 @@ def set_up(config: ConfigDict) -> Setup:
 
 def make_model(config: ConfigDict) -> ContrastiveModel:
     """Encoder and projection, without parameters."""
-    encoder = make_resnet(
+    projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
+    return ContrastiveModel(encoder=make_encoder(config), projection=projection)
+
+
+def make_encoder(config: ConfigDict) -> ResNet:
+    """The encoder, without parameters."""
+    return make_resnet(
         config.model.arch,
         width_factor=config.model.width_factor,
         strides=config.model.strides,
         dtype=jnp.dtype(config.model.dtype),
         axis_name=sharding.AXIS,
     )
-    projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
-    return ContrastiveModel(encoder=encoder, projection=projection)
 
 
 def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
@@ -154,7 +157,14 @@ def make_encode(model: ContrastiveModel, options: Augmentation) -> EncodeFn:
     return encode
 
 
-def _default_dataset(config: ConfigDict) -> Path:
+def dataset_path(config: ConfigDict) -> Path:
+    """Folder of the dataset that the configuration names; the phantom is made where it is not there yet.
+
+    Raises:
+      InputError: it is another dataset, and `data.path` is empty.
+    """
+    if config.data.path:
+        return Path(config.data.path)
     if config.data.dataset != "phantom":
         raise InputError(
             f"config.data.path is missing: prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
@@ -253,9 +263,9 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
         checkpoints = stack.enter_context(Checkpoints(workdir))
         state, start = sharding.replicate(untrained, mesh), checkpoints.latest_step or 0
         if start:
-            _say(f"Going on from step {start} of {config.train.steps}.")
+            say(f"Going on from step {start} of {config.train.steps}.")
             state = checkpoints.restore(start, state)
-        write = _writer(stack, workdir, start)
+        write = metrics_writer(stack, workdir, start)
         scores: dict[int, float] = {}
 
         def evaluate(done: int, state: TrainState) -> None:
@@ -278,13 +288,13 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             write=write,
             # The evaluation first: its score goes with the checkpoint.
             events=(loop.Event(config.train.eval_every, evaluate), loop.Event(config.train.checkpoint_every, save)),
-            show_progress=_first_process(),
+            show_progress=first_process(),
         )
 
 
-def _writer(stack: ExitStack, workdir: Path, start: int) -> Callable[[int, loop.Metrics], None]:
+def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> Callable[[int, loop.Metrics], None]:
     """Only one process writes metrics."""
-    if not _first_process():
+    if not first_process():
         return lambda step, values: None
     return stack.enter_context(MetricsWriter(workdir, start_step=start)).write
 
@@ -305,12 +315,12 @@ def _conclude(
         "frames": selection.counts(setup.data),
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        **{column: _as_dict(scores) for column, scores in columns.items()},
+        **{column: scores_as_json(scores) for column, scores in columns.items()},
     }
-    if not _first_process():
+    if not first_process():
         return results
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
-    _say(f"\n{report.results_table(columns)}")
+    say(f"\n{report.results_table(columns)}")
     if config.report.pictures:
         pictures.write_pictures(
             workdir,
@@ -322,22 +332,16 @@ def _conclude(
             after=after,
             map_frames=config.report.map_frames,
         )
-    _say(f"\nCheckpoints, metrics and pictures are in {workdir}")
+    say(f"\nCheckpoints, metrics and pictures are in {workdir}")
     return results
 
 
-def _as_dict(scores: list[Score]) -> dict[str, dict[str, Any]]:
-    # JSON has no NaN: the interval of a score on a single patient's frames is null.
-    def plain(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {score.name: {k: plain(v) for k, v in dataclasses.asdict(score).items() if k != "name"} for score in scores}
-
-
-def _first_process() -> bool:
+def first_process() -> bool:
+    """Whether this process is the one that writes files and speaks."""
     return jax.process_index() == 0
 
 
-def _say(message: str) -> None:
-    if _first_process():
+def say(message: str) -> None:
+    """Print once, however many processes there are."""
+    if first_process():
         print(message, flush=True)

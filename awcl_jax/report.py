@@ -27,12 +27,12 @@ from awcl_jax.evaluators.scores import Score
 from awcl_jax.metrics import read_metrics
 
 # Okabe & Ito 2008, told apart with every kind of colour blindness; beyond seven the marker changes too.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _MARKERS = ("o", "^", "s", "D")
 _GREY = "#999999"
 _ONE_SCAN, _TWO_SCANS = "#0072B2", "#E69F00"
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -48,7 +48,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 _MEANINGS = {
-    "loss": "Contrastive loss",
+    "loss": "Loss",
     "learning_rate": "Learning rate",
     "spread": "Spread (1 uniform, 0 collapsed)",
     "alignment": "Alignment of two views (0 equal)",
@@ -89,7 +89,7 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
         panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * columns, 2.9 * rows), layout="constrained")
         figure.suptitle("Training run")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -97,7 +97,8 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
             _draw_series(ax, {name: series[name] for name in names})
             ax.set_title(_MEANINGS.get(title, title.replace("_", " ").capitalize()))
             if title == "loss" and collapsed is not None:
-                ax.plot(*collapsed.T, color=_COLOURS[3], linestyle="--", label="collapsed encoder")
+                ax.set_title("Contrastive loss")
+                ax.plot(*collapsed.T, color=COLOURS[3], linestyle="--", label="collapsed encoder")
                 ax.legend()
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
@@ -121,7 +122,7 @@ def _reading_order(name: str) -> tuple[int, str]:
 
 def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) -> None:
     for i, (name, points) in enumerate(series.items()):
-        colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i // len(_COLOURS) % len(_MARKERS)]
+        colour, marker = COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS) % len(_MARKERS)]
         label = name.rpartition("/")[2].replace("_f1", "-F1").replace("_", " ")
         steps, values = points[np.isfinite(points[:, 1])].T
         if not len(values):
@@ -165,7 +166,7 @@ def montage_pairs(
     m, _, h, w = images.shape
     gap = np.full((m, h, max(2, w // 40)), 255, np.uint8)
     joined = np.concatenate([images[:, 0], gap, images[:, 1]], axis=2)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.9 * columns, (3.9 * h / (2 * w) + 0.45) * rows + 0.9), layout="constrained")
         figure.suptitle(f"Positive pairs: {np.count_nonzero(cross_scan)} of {m} across two scans")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -199,7 +200,7 @@ def montage_views(
     """
     m, v = views.shape[:2]
     low, high = (0, 255) if views.dtype == np.uint8 else (float(views.min()), float(views.max()))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(
             figsize=(2.4 * (1 + v), 2.4 * m * frames.shape[1] / frames.shape[2] + 0.8), layout="constrained"
         )
@@ -208,7 +209,7 @@ def montage_views(
         for i, row in enumerate(axes):
             row[0].imshow(frames[i], cmap="gray", vmin=0, vmax=255)
             row[0].set_ylabel("\n".join(textwrap.wrap(captions[i], 26, break_on_hyphens=False)), fontsize=9)
-            _frame(row[0], colour=_COLOURS[6], linestyle="-")
+            _frame(row[0], colour=COLOURS[6], linestyle="-")
             for ax, view in zip(row[1:], views[i], strict=True):
                 ax.imshow(view, cmap="gray", vmin=low, vmax=high)
                 _frame(ax, colour="#FFFFFF", linestyle="-")
@@ -262,7 +263,7 @@ def embedding_map(
     shown = np.sort(np.random.default_rng([seed, 0x3A9]).permutation(len(features))[:points])
     rows = {"trained": features} if before is None else {"untrained": before, "trained": features}
     n_scans = len(np.unique(scans[shown]))
-    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(12, 5.2 * len(rows) + 1.3), layout="constrained")
         figure.suptitle(f"Map of {len(shown):,} frames' features (t-SNE)")
         axes = figure.subplots(len(rows), 2, squeeze=False)
@@ -301,7 +302,7 @@ def _scatter_anatomy(
         if label == UNLABELLED:
             ax.scatter(x, y, s=8, linewidths=0, alpha=0.85, color=_GREY, label="unlabelled")
             continue
-        colour, marker = _COLOURS[label % len(_COLOURS)], _MARKERS[label // len(_COLOURS) % len(_MARKERS)]
+        colour, marker = COLOURS[label % len(COLOURS)], _MARKERS[label // len(COLOURS) % len(_MARKERS)]
         ax.scatter(x, y, s=14, linewidths=0, alpha=0.85, color=colour, marker=marker, label=names[label])
 
 
@@ -332,7 +333,7 @@ def confusion_picture(
     totals = counts.sum(axis=1)
     share = counts / np.maximum(totals, 1)[:, None]
     k = len(present)
-    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(0.75 * k + 3.2, 0.62 * k + 2.4), layout="constrained")
         ax = figure.subplots()
         shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")

@@ -11,7 +11,16 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import ndimage
 
-from awcl_jax.augment import PAPER, RECORDED_RANGE, Augmentation, _checked_range, augment, centre_view, two_views
+from awcl_jax.augment import (
+    PAPER,
+    RECORDED_RANGE,
+    Augmentation,
+    _checked_range,
+    augment,
+    augment_with_masks,
+    centre_view,
+    two_views,
+)
 from awcl_jax.errors import InputError
 
 SIZE = 64
@@ -410,3 +419,43 @@ def test_a_step_may_be_jitted_around_it() -> None:
     images, rows = frames(16), np.arange(16)
     inner = jax.jit(lambda step: augment(images, rows=rows, view=0, step=step, seed=0, options=DEFAULT))(5)
     np.testing.assert_allclose(np.asarray(inner)[..., 0], views(images, DEFAULT, step=5), atol=1e-4)
+
+
+# Masks --------------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_placed_as_their_frames():
+    # A frame that is its own mask: what is inside shows white in the view, up to interpolation at the edges.
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, 40, 56), np.uint8)
+    for mask in masks:
+        y, x = rng.integers(5, 20, 2)
+        mask[y : y + 14, x : x + 18] = 1
+    options = only(32, crop_area=(0.4, 1.0), flip=0.5, rotation=30.0)
+    rows = np.arange(6, dtype=np.int32)
+    views, placed = augment_with_masks(255 * masks, masks, rows=rows, step=3, seed=1, options=options)
+    assert placed.dtype == np.uint8
+    assert placed.shape == (6, 32, 32)
+    expected = augment(255 * masks, rows=rows, view=0, step=3, seed=1, options=options)
+    np.testing.assert_array_equal(views, expected)
+    grey = np.asarray(views)[..., 0]
+    sure = np.abs(grey - 0.5) > 0.45
+    assert sure.mean() > 0.8
+    np.testing.assert_array_equal(np.asarray(placed)[sure], grey[sure] > 0.5)
+    assert np.asarray(placed).any(axis=(1, 2)).all()
+    still = augment_with_masks(255 * masks, masks, rows=rows, step=4, seed=1, options=options)[1]
+    assert not np.array_equal(placed, still)
+
+
+def test_masks_keep_their_classes_and_stay_where_nothing_moves():
+    masks = np.random.default_rng(0).choice(np.array([0, 3, 200], np.uint8), (2, 16, 16))
+    still = Augmentation.off(size=16)
+    _, placed = augment_with_masks(masks, masks, rows=np.arange(2, dtype=np.int32), step=0, seed=0, options=still)
+    np.testing.assert_array_equal(placed, masks)
+    # Shadow, overlay, speckle and the like change the view and leave the mask.
+    grey = Augmentation(size=16, crop_area=None, flip=0.0, rotation=0.0, shadow_probability=1.0, corner_probability=1.0)
+    _, placed = augment_with_masks(masks, masks, rows=np.arange(2, dtype=np.int32), step=0, seed=0, options=grey)
+    np.testing.assert_array_equal(placed, masks)
+    turned = dataclasses.replace(Augmentation.off(size=24), rotation=180.0)
+    _, placed = augment_with_masks(masks, masks, rows=np.arange(2, dtype=np.int32), step=0, seed=0, options=turned)
+    assert set(np.unique(placed)) == {0, 3, 200}

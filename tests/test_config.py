@@ -12,7 +12,7 @@ from awcl_jax.config import FREE_ON_RESUME, changed_fields, default_config, to_d
 from awcl_jax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(file for file in CONFIGS.glob("*.py") if "def get_config(" in file.read_text())
+FILES = sorted(file for file in CONFIGS.glob("*.py") if "import base\n" in file.read_text())
 VARIANTS = ("", "tiny", "fetal_planes_db", "paper")
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.data.sampler import BatchPlan, composition
+from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
 from awcl_jax.errors import InputError
 
 quickly = settings(max_examples=50, deadline=None, derandomize=True)
@@ -255,3 +255,27 @@ def test_composition_agrees_with_a_loop_over_all_pairs_of_anchors(views, data):
         "no_cross_scan": sum(not cross[a] for a in shared) / max(len(shared), 1),
     }
     assert composition(groups, scans) == pytest.approx(expected)
+
+
+# Epochs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 4), (3, 8), (8, 8), (1, 5)])
+def test_every_frame_comes_once_an_epoch(n, batch_size):
+    positions = 100 + 7 * np.arange(n)
+    plan = EpochPlan(positions, batch_size=batch_size, seed=0)
+    steps = 2 * n
+    rows = np.concatenate([plan.frames(step) for step in range(steps)])
+    epochs = rows[: len(rows) // n * n].reshape(-1, n)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(positions, (len(epochs), 1)))
+    if n > 3:
+        assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
+
+
+def test_an_epochs_batches_are_a_function_of_seed_and_step():
+    plan, same, other = (EpochPlan(np.arange(50), batch_size=8, seed=seed) for seed in (1, 1, 2))
+    later = same.frames(1000)
+    for step in (1000, 3, 0):
+        plan.frames(step)
+    np.testing.assert_array_equal(plan.frames(1000), later)
+    assert not np.array_equal(other.frames(1000), later)

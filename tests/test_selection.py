@@ -8,7 +8,7 @@ import pytest
 
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.data.selection import describe, make_plan, positive_labels, select
+from awcl_jax.data.selection import describe, keep_label_fraction, make_plan, positive_labels, select
 from awcl_jax.errors import InputError
 from tests.conftest import frame_record
 
@@ -185,3 +185,33 @@ def test_the_description_counts_frames_labels_scans_and_patients(prepare_frames)
         "val 3 frames, 2 of them labelled, 2 scans of 1 patients",
         "test 3 frames, 2 of them labelled, 2 scans of 1 patients",
     ]
+
+
+# Label fractions ----------------------------------------------------------------------------------------------------
+
+
+def test_label_fractions_are_nested_and_have_every_class():
+    strata = np.random.default_rng(0).choice(5, size=300, p=(0.6, 0.3, 0.05, 0.04, 0.01))
+    kept = {share: keep_label_fraction(strata, share, seed=3) for share in (0.02, 0.1, 0.5, 1.0)}
+    assert {share: positions.size for share, positions in kept.items()} == {0.02: 6, 0.1: 30, 0.5: 150, 1.0: 300}
+    for less, more in itertools.pairwise(kept.values()):
+        assert set(less.tolist()) < set(more.tolist())
+    for positions in kept.values():
+        assert set(strata[positions].tolist()) == set(range(5))
+        assert (np.diff(positions) > 0).all()
+    np.testing.assert_array_equal(kept[0.1], keep_label_fraction(strata, 0.1, seed=3))
+    assert not np.array_equal(kept[0.1], keep_label_fraction(strata, 0.1, seed=4))
+
+
+def test_a_label_fraction_too_low_for_the_classes_comes_with_one_that_does():
+    strata = np.arange(300) % 7
+    with pytest.raises(InputError, match=r"0.01 leaves 3 of 300 training frames, fewer than the 7 classes") as caught:
+        keep_label_fraction(strata, 0.01, seed=0)
+    enough = float(str(caught.value).rpartition("at least ")[2].rstrip("."))
+    assert keep_label_fraction(strata, enough, seed=0).size >= 7
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan")])
+def test_a_label_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(InputError, match="a share above 0, up to 1; got"):
+        keep_label_fraction(np.arange(3), fraction, seed=0)

@@ -1,7 +1,7 @@
 """Batches of frames, in the order of the plan, read ahead by Grain."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.data.sampler import BatchPlan, composition
+from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
 from awcl_jax.errors import InputError
 
 
@@ -71,13 +71,7 @@ def batches(
     Raises:
       InputError: the batch does not divide by the number of processes.
     """
-    if plan.batch_size % processes:
-        raise InputError(
-            f"The batch of {plan.batch_size} frames does not divide by {processes} processes; "
-            f"take a multiple of {processes}."
-        )
-    share = plan.batch_size // processes
-    mine = np.arange(process * share, (process + 1) * share, dtype=np.int32)
+    mine = _rows_of(process, processes, plan.batch_size)
 
     def load(step: int) -> Batch:
         frames = plan.frames(step)
@@ -96,6 +90,55 @@ def batches(
         }
         return Batch(step, arrays, composition(groups, np.stack([scans[frames], scans[partners]], axis=1)))
 
+    return _read_ahead(load, start, stop, threads, read_ahead)
+
+
+def supervised_batches(
+    plan: EpochPlan,
+    columns: Mapping[str, Callable[[Int[np.ndarray, " b"]], np.ndarray]],
+    *,
+    start: int,
+    stop: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    read_ahead: int = 4,
+) -> Iterator[Batch]:
+    """Batches of frames with what is to be learnt of them.
+
+    Args:
+      plan: which frames make up which batch.
+      columns: name of an array -> how it is read for some frames, as `{"image": reader.read}`; `row` is added.
+      start: first step.
+      stop: the step after the last.
+      process: this process among `processes`.
+      processes: number of processes that share the batch.
+      threads: threads that read and decode.
+      read_ahead: batches held ready.
+
+    Raises:
+      InputError: the batch does not divide by the number of processes.
+    """
+    mine = _rows_of(process, processes, plan.batch_size)
+
+    def load(step: int) -> Batch:
+        frames = plan.frames(step)[mine]
+        return Batch(step, {"row": mine} | {name: read(frames) for name, read in columns.items()}, {})
+
+    return _read_ahead(load, start, stop, threads, read_ahead)
+
+
+def _rows_of(process: int, processes: int, batch_size: int) -> Int[np.ndarray, " b"]:
+    if batch_size % processes:
+        raise InputError(
+            f"The batch of {batch_size} frames does not divide by {processes} processes; take a multiple of "
+            f"{processes}."
+        )
+    share = batch_size // processes
+    return np.arange(process * share, (process + 1) * share, dtype=np.int32)
+
+
+def _read_ahead(load: Callable[[int], Batch], start: int, stop: int, threads: int, read_ahead: int) -> Iterator[Batch]:
     dataset: Any = grain.MapDataset.range(start, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
     return iter(dataset.to_iter_dataset(options))

@@ -228,6 +228,35 @@ class BatchPlan:
         return int(rng.choice(others[rng.integers(len(others))]))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EpochPlan:
+    """Batches for supervised training: each frame once an epoch, the epochs' orders laid end to end.
+
+    Unlike `BatchPlan` it may take a frame twice into a batch (at the seam of two epochs, or where there are fewer
+    frames than rows), as nothing is contrasted.
+
+    Attributes:
+      positions: the frames to train on.
+      batch_size: frames in a global batch.
+      seed: the draw.
+    """
+
+    positions: Int[np.ndarray, " n"]
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        assert self.positions.size
+        assert self.batch_size >= 1
+
+    def frames(self, step: int) -> Int[np.ndarray, " b"]:
+        """The frame in every row of the global batch of this step."""
+        n, start = self.positions.size, step * self.batch_size
+        epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), n)
+        parts = [_permutation(n, self.seed, int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+        return self.positions[np.concatenate(parts)]
+
+
 @functools.lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     """The raw order of an epoch; cached because every step of it asks again."""

@@ -104,6 +104,38 @@ def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, 
     return np.where(kept[:, None], labels, UNLABELLED)
 
 
+def keep_label_fraction(strata: Int[np.ndarray, " n"], fraction: float, *, seed: int) -> Int[np.ndarray, " m"]:
+    """Which of the labelled training frames may be learnt from, when labels are scarce.
+
+    The frames are drawn from the seed in an order that begins with one of each class, so that every class is there,
+    and the frames of a lower fraction are among those of a higher one.
+
+    Args:
+      strata: class of each labelled frame.
+      fraction: share of the frames, above 0 to 1; rounded to whole frames.
+      seed: the draw.
+
+    Returns:
+      positions of the kept frames, ascending.
+
+    Raises:
+      InputError: the fraction is out of range, or leaves fewer frames than there are classes.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise InputError(f"The label fraction is a share above 0, up to 1; got {fraction}.")
+    order = np.random.default_rng([seed, 0x1ABE]).permutation(strata.size)
+    classes, first = np.unique(strata[order], return_index=True)
+    count = round(fraction * strata.size)
+    if count < classes.size:
+        raise InputError(
+            f"A label fraction of {fraction} leaves {count} of {strata.size} training frames, fewer than the "
+            f"{classes.size} classes; take at least {np.ceil(1000 * classes.size / strata.size) / 1000:g}."
+        )
+    first.sort()
+    order = np.concatenate([order[first], np.delete(order, first)])
+    return np.sort(order[:count])
+
+
 def make_plan(
     index: ScanIndex,
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"],

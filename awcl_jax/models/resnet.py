@@ -137,9 +137,16 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f"]:
         """Features of each frame, averaged over the picture, in float32."""
+        return self.maps(x, train=train)[-1].astype(jnp.float32).mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, x: Float[Array, "b h w c"], *, train: bool) -> list[Float[Array, "b _ _ _"]]:
+        """The feature maps of every station, fine to coarse: before the pooling at 1/2, then each stage at 1/4, 1/8 ...
+
+        A map's edge is the one before, halved and rounded up.
+        """
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(
             nn.BatchNorm,
@@ -151,13 +158,15 @@ class ResNet(nn.Module):
         )
         x = conv(self.width, (7, 7), stride=2, padding=3, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
+        maps = [x]
         x = _max_pool(x)
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
                 x = self.block(features=self.width * 2**stage, stride=stride, conv=conv, norm=norm, name=name)(x)
-        return x.astype(jnp.float32).mean(axis=(1, 2))
+            maps.append(x)
+        return maps
 
 
 def make_resnet(

@@ -1,0 +1,288 @@
+"""A downstream run, from configuration to results: an encoder put to use, and what that is worth.
+
+The configuration stops here: functions of other modules take plain values.
+"""
+
+import csv
+import dataclasses
+import resource
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from awcl_jax import config as configuration
+from awcl_jax import (
+    downstream_config,
+    downstream_step,
+    downstream_tasks,
+    loop,
+    optim,
+    pretrain,
+    report,
+    run_folder,
+    sharding,
+)
+from awcl_jax.augment import centre_view
+from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.data import pipeline, selection
+from awcl_jax.data.sampler import EpochPlan
+from awcl_jax.encode import EncodeFn
+from awcl_jax.encoder_init import initial_encoder
+from awcl_jax.evaluators.scores import scores_as_json
+from awcl_jax.metrics import METRICS_FILE, read_metrics
+from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.supervised import Classifier, Segmenter
+from awcl_jax.pretrain import first_process, say
+from awcl_jax.train_state import TrainState, parameter_count
+
+FRAMES_FILE = "test_frames.csv"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a configuration stands for, made and checked, before the first step."""
+
+    data: selection.Selection
+    task: downstream_tasks.Planes | downstream_tasks.Segmentation
+    plan: EpochPlan
+    model: nn.Module
+    encoder: PyTree | None
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    predict: EncodeFn
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Train on an encoder, choose the checkpoint on validation patients, and test that one, once.
+
+    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
+    the numbers of a run that was never stopped.
+
+    Args:
+      config: as `downstream_config.default_downstream_config`, with changes.
+      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
+        `test_frames.csv` (what was predicted of each test frame, for paired comparisons) and pictures.
+
+    Returns:
+      What `results.json` holds: `test` and `baseline`, each a dict of scores by name; the step that was chosen and its
+      score on validation patients; counts of frames, and the confusion matrix (counts, a row for each true anatomy).
+
+    Raises:
+      InputError: configuration, data, encoder or folder cannot work; before anything is compiled where that can be
+        known.
+    """
+    mesh = sharding.make_mesh()
+    downstream_config.validate(config, devices=mesh.size)
+    setup = set_up(config)
+    run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
+    start = initial_state(setup, seed=config.seed)
+    say(selection.describe(setup.data))
+    say(
+        f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
+        f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
+        f"{parameter_count(start.params) / 1e6:.2f} M parameters on {mesh.size} {mesh.devices.flat[0].platform} "
+        f"device(s); the run is in {workdir}"
+    )
+    history = _train(config, setup, mesh, start, workdir)
+    return _conclude(config, setup, history, start, workdir)
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Read the data's labels, make model and task, and read the encoder.
+
+    Raises:
+      InputError: the data, the encoder and the configuration do not fit.
+    """
+    data = selection.select(
+        pretrain.dataset_path(config),
+        size=config.data.size,
+        cache_mb=config.data.cache_mb,
+        val_share=config.data.val_share,
+        seed=config.seed,
+    )
+    task = make_task(config, data)
+    encoder = initial_encoder(
+        config.encoder.init,
+        arch=config.model.arch,
+        width_factor=config.model.width_factor,
+        strides=config.model.strides,
+        mean=config.augment.mean,
+        std=config.augment.std,
+    )
+    model = make_model(config, task.classes)
+    learning_rate, optimiser = pretrain.make_optimiser(config)
+    if config.encoder.frozen:
+        optimiser = optim.train_all_but(optimiser, "encoder")
+    plan = EpochPlan(task.train.positions, batch_size=config.sampler.batch_size, seed=config.seed)
+    return Setup(data, task, plan, model, encoder, optimiser, learning_rate, make_predict(config, model))
+
+
+def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
+    """The task that the configuration names, on this data."""
+    if config.task.kind == "planes":
+        return downstream_tasks.planes(
+            data,
+            granularity=config.task.granularity,
+            anatomies=config.task.anatomies,
+            label_fraction=config.task.label_fraction,
+            seed=config.seed,
+        )
+    return downstream_tasks.segmentation(
+        data, head=config.task.head, label_fraction=config.task.label_fraction, seed=config.seed
+    )
+
+
+def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
+    """Encoder and what stands on it, without parameters."""
+    encoder = pretrain.make_encoder(config)
+    if config.task.kind == "planes":
+        return Classifier(encoder, classes, config.encoder.frozen)
+    decoder = UNetDecoder(classes, width=encoder.width, dtype=encoder.dtype, axis_name=sharding.AXIS)
+    return Segmenter(encoder, decoder, config.encoder.frozen)
+
+
+def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
+    """The compiled way from frames to classes, of each frame or of each of its pixels (as many as were read)."""
+    options = configuration.augmentation(config)
+
+    @jax.jit
+    def predict(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Int[Array, " b"] | UInt8[Array, "b h w"]:
+        logits = model.apply(variables, centre_view(frames, options=options), train=False)
+        assert isinstance(logits, jax.Array)
+        if logits.ndim == 2:
+            return logits.argmax(axis=-1)
+        logits = jax.image.resize(logits, (*frames.shape, logits.shape[-1]), "bilinear")
+        return logits.argmax(axis=-1).astype(jnp.uint8)
+
+    return predict
+
+
+def initial_state(setup: Setup, *, seed: int) -> TrainState:
+    """The state before the first step, on the host: random, but for the encoder where one is given."""
+    frame = jnp.zeros((1, 32, 32, 1))
+    variables = jax.jit(lambda key: setup.model.init(key, frame, train=False))(jax.random.key(seed))
+    if setup.encoder is not None:
+        variables = {name: tree | {"encoder": setup.encoder[name]} for name, tree in variables.items()}
+    return jax.device_get(TrainState.create(variables, setup.optimiser))
+
+
+def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
+    """The training step over these devices."""
+    kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
+    objective = kinds[config.task.kind](augmentation=configuration.augmentation(config), seed=config.seed)
+    body = downstream_step.make_step(setup.model, setup.optimiser, objective, learning_rate=setup.learning_rate)
+    return sharding.map_step(body, mesh, via=config.train.mapping)
+
+
+History = dict[int, float]
+"""Step -> score on the validation patients."""
+
+
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState, workdir: Path) -> History:
+    """All steps that are not taken yet; a validation and a checkpoint every so often, until patience runs out."""
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        state, start = sharding.replicate(start_state, mesh), checkpoints.latest_step or 0
+        history = _history(workdir, setup.task.chosen_by, up_to=start)
+        if start:
+            say(f"Going on from step {start} of {config.train.steps}.")
+            state = checkpoints.restore(start, state)
+        write = pretrain.metrics_writer(stack, workdir, start)
+
+        def validate(done: int, state: TrainState) -> bool:
+            values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
+            history[done] = values[setup.task.chosen_by]
+            write(done, values)
+            checkpoints.save(done, state, score=history[done])
+            return out_of_patience(history, config.train.patience)
+
+        if out_of_patience(history, config.train.patience):
+            return history
+        batches = pipeline.supervised_batches(
+            setup.plan,
+            setup.task.columns(),
+            start=start,
+            stop=config.train.steps,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            threads=config.data.threads,
+        )
+        loop.train(
+            state,
+            step_on(mesh, config, setup),
+            batches,
+            place=lambda arrays: sharding.place_batch(arrays, mesh),
+            start=start,
+            steps=config.train.steps,
+            batch_size=config.sampler.batch_size,
+            log_every=config.train.log_every,
+            write=write,
+            events=(loop.Event(config.train.validate_every, validate),),
+            show_progress=first_process(),
+        )
+    return history
+
+
+def _history(workdir: Path, score: str, *, up_to: int) -> History:
+    """Validations of the steps that a resumed run has behind it."""
+    file = workdir / METRICS_FILE
+    lines = read_metrics(file) if up_to and file.is_file() else []
+    return {line["step"]: line[score] for line in lines if score in line and line["step"] <= up_to}
+
+
+def best_step(history: History) -> int:
+    """The step of the highest score, the latest of equals, as `Checkpoints` keeps."""
+    return max(history, key=lambda step: (history[step], step))
+
+
+def out_of_patience(history: History, patience: int | None) -> bool:
+    """Whether so many validations have come since the best."""
+    if patience is None or not history:
+        return False
+    best = best_step(history)
+    return sum(step > best for step in history) >= patience
+
+
+def _conclude(
+    config: ConfigDict, setup: Setup, history: History, start_state: TrainState, workdir: Path
+) -> dict[str, Any]:
+    """Test the chosen checkpoint; the table, the results and the pictures."""
+    chosen = best_step(history)
+    with Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(chosen, jax.device_put(start_state))
+    outcome = setup.task.examine(setup.predict, state.variables, batch_size=config.eval.batch_size)
+    results = {
+        "task": config.task.kind,
+        "encoder": config.encoder.init,
+        "steps": max(history),
+        "chosen_step": chosen,
+        setup.task.chosen_by: history[chosen],
+        "training_frames": int(setup.task.train.positions.size),
+        "data": setup.data.fingerprint,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "test": scores_as_json(outcome.scores),
+        "baseline": scores_as_json(outcome.baseline),
+        **outcome.details,
+    }
+    if not first_process():
+        return results
+    with (workdir / FRAMES_FILE).open("w", newline="") as file:
+        table = csv.DictWriter(file, list(outcome.frames[0]))
+        table.writeheader()
+        table.writerows(outcome.frames)
+    run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
+    columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
+    say(f"\n{report.results_table(columns, rows=dict(setup.task.rows))}")
+    if config.report.pictures:
+        report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
+        outcome.draw(workdir)
+    say(f"\nCheckpoints, metrics and pictures are in {workdir}")
+    return results

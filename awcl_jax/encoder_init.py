@@ -1,0 +1,65 @@
+"""Where a downstream run's encoder comes from."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import PyTree
+
+from awcl_jax import embed, run_folder
+from awcl_jax.errors import InputError
+
+RANDOM = "random"
+WEIGHTS = (".safetensors", ".pth", ".pt")
+
+
+def initial_encoder(
+    init: str, *, arch: str, width_factor: float, strides: str, mean: float, std: float
+) -> dict[str, PyTree] | None:
+    """Variables to start the encoder from.
+
+    Args:
+      init: `random`; the folder of a pretraining run, for its latest checkpoint, or of one checkpoint in it
+        (`RUN/checkpoints/1000`); or a file of weights under torchvision's names.
+      arch: of the encoder that is wanted, as its width and strides.
+      width_factor: multiplies the number of features in every layer.
+      strides: where ResNet-50 strides.
+      mean: of the grey, which frames are normalised by.
+      std: deviation of the grey.
+
+    Returns:
+      `params` and `batch_stats` of the encoder; None for random ones.
+
+    Raises:
+      InputError: there is no such run, checkpoint or file, or it is of another architecture or normalisation.
+    """
+    if init == RANDOM:
+        return None
+    if Path(init).suffix in WEIGHTS:
+        raise InputError(f"config.encoder.init={init}: files of weights cannot be read yet; give the folder of a run.")
+    return _from_run(init, arch=arch, width_factor=width_factor, strides=strides, mean=mean, std=std)
+
+
+def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
+    run, _ = embed.find_checkpoint(init)
+    if "task" in run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}):
+        raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
+    config, variables = embed.load_run(init)
+    found = {
+        "arch": config.model.arch,
+        "width_factor": config.model.width_factor,
+        "strides": config.model.strides,
+        "mean": config.augment.mean,
+        "std": config.augment.std,
+    }
+    differing = {name: value for name, value in wanted.items() if not _same(found[name], value)}
+    if differing:
+        part = {"mean": "augment", "std": "augment"}
+        told = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
+        remedy = " ".join(f"--config.{part.get(name, 'model')}.{name}={found[name]}" for name in differing)
+        raise InputError(f"The encoder of {init} has {told}, as this configuration asks for; add {remedy}.")
+    return {name: tree["encoder"] for name, tree in variables.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, str) else math.isclose(one, other, rel_tol=1e-9)

@@ -1,0 +1,51 @@
+"""An encoder with what a downstream task puts on it; the parameters are `encoder` and `head` or `decoder`."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.resnet import ResNet
+
+
+class Classifier(nn.Module):
+    """Frames to logits by one linear layer on the features.
+
+    Attributes:
+      encoder: gives the features.
+      classes: k.
+      frozen: the encoder gets no gradient and keeps its running statistics, also where the head is trained.
+    """
+
+    encoder: ResNet
+    classes: int
+    frozen: bool = False
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
+        """Logits of each frame."""
+        features = self.encoder(frames, train=train and not self.frozen)
+        if self.frozen:
+            features = jax.lax.stop_gradient(features)
+        return nn.Dense(self.classes, name="head")(features)
+
+
+class Segmenter(nn.Module):
+    """Frames to logits of their pixels by a U-Net decoder on the encoder's maps.
+
+    Attributes:
+      encoder: gives the maps.
+      decoder: of them.
+      frozen: as in `Classifier`.
+    """
+
+    encoder: ResNet
+    decoder: UNetDecoder
+    frozen: bool = False
+
+    def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w k"]:
+        """Logits of each pixel."""
+        maps = self.encoder.maps(frames, train=train and not self.frozen)
+        if self.frozen:
+            maps = jax.lax.stop_gradient(maps)
+        return self.decoder(maps, frames.shape[1:3], train=train)

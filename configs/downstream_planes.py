@@ -1,0 +1,15 @@
+"""Task I: which standard plane a frame shows, by a linear layer on an encoder that is trained with it.
+
+python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=RUN
+python -m awcl_jax.main --config=configs/downstream_planes.py:fetal_planes_db --config.data.path=DIR
+python -m awcl_jax.main --config=configs/downstream_planes.py --config.task.label_fraction=0.1
+"""
+
+from ml_collections import ConfigDict
+
+from configs.downstream_variants import planes
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The defaults of downstream runs; `variant` as in `configs.downstream_variants.planes`."""
+    return planes(variant)

@@ -1,0 +1,15 @@
+"""Task II: what a frame's pixels are, by a U-Net decoder on an encoder that is trained with it; Task III on other data.
+
+python -m awcl_jax.main --config=configs/downstream_segmentation.py --config.encoder.init=RUN
+python -m awcl_jax.main --config=configs/downstream_segmentation.py:hc18 --config.data.path=DIR
+python -m awcl_jax.main --config=configs/downstream_segmentation.py --config.encoder.init=RUN --config.encoder.frozen
+"""
+
+from ml_collections import ConfigDict
+
+from configs.downstream_variants import segmentation
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Head, abdomen and femur of the phantom; `variant` as in `configs.downstream_variants.segmentation`."""
+    return segmentation(variant)

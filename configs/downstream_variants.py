@@ -1,0 +1,110 @@
+"""What a task and a dataset change in the configuration of downstream runs."""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from awcl_jax.augment import Augmentation
+from awcl_jax.config import augmentation_fields
+from awcl_jax.downstream_config import default_downstream_config
+from awcl_jax.errors import InputError
+
+Delta = Callable[[ConfigDict], None]
+
+
+def planes(variant: str | None) -> ConfigDict:
+    """Standard planes of the phantom without a variant, `tiny`, or `fetal_planes_db`.
+
+    Raises:
+      InputError: no such variant.
+    """
+    return _changed(default_downstream_config(), variant, {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db})
+
+
+def segmentation(variant: str | None) -> ConfigDict:
+    """Segmentation of the phantom without a variant, `tiny`, or of `hc18`, `fetal_head_biometry`, `usgra`.
+
+    Raises:
+      InputError: no such variant.
+    """
+    config = default_downstream_config()
+    config.name = "downstream_segmentation"
+    config.task.kind = "segmentation"
+    config.task.head = ("head",)
+    config.augment = augmentation_fields(Augmentation(size=96, crop_area=(0.5, 1.0)))
+    variants = {
+        "tiny": _tiny_segmentation,
+        "hc18": _hc18,
+        "fetal_head_biometry": _fetal_head_biometry,
+        "usgra": _usgra,
+    }
+    return _changed(config, variant, variants)
+
+
+def _changed(config: ConfigDict, variant: str | None, variants: Mapping[str, Delta]) -> ConfigDict:
+    if variant and variant not in variants:
+        raise InputError(f"There is no variant {variant!r}; there are {', '.join(variants)}.")
+    if variant:
+        variants[variant](config)
+    return config
+
+
+def _tiny(config: ConfigDict) -> None:
+    """A run of seconds on a phantom of a few scans: to see that everything works."""
+    config.data.preset = "tiny"
+    config.data.size = 48
+    config.augment.size = 32
+    config.model.width_factor = 0.125
+    config.sampler.batch_size = 16
+    config.optim.warmup_steps = 5
+    config.train.steps = 40
+    config.train.validate_every = 20
+
+
+def _tiny_segmentation(config: ConfigDict) -> None:
+    _tiny(config)
+    config.augment.size = 48
+
+
+def _real(config: ConfigDict) -> None:
+    """Real frames with a ResNet-18."""
+    config.data.size = 128
+    config.augment.size = 112
+    config.model.width_factor = 1.0
+
+
+def _fetal_planes_db(config: ConfigDict) -> None:
+    """Six anatomies of FETAL_PLANES_DB, as pretraining evaluates them."""
+    _real(config)
+    config.data.dataset = "fetal_planes_db"
+    config.task.anatomies = (
+        "abdomen",
+        "femur",
+        "thorax",
+        "trans-thalamic",
+        "trans-cerebellum",
+        "trans-ventricular",
+    )
+
+
+def _hc18(config: ConfigDict) -> None:
+    """Heads of HC18, and their circumference against the published one."""
+    _real(config)
+    config.data.dataset = "hc18"
+    config.augment.size = 128
+
+
+def _fetal_head_biometry(config: ConfigDict) -> None:
+    """Brain, cavum and ventricle; without pixel sizes there are no millimetres."""
+    _real(config)
+    config.data.dataset = "fetal_head_biometry"
+    config.augment.size = 128
+    config.task.head = ()
+
+
+def _usgra(config: ConfigDict) -> None:
+    """Nerves and vessels of another region by another probe."""
+    _real(config)
+    config.data.dataset = "usgra"
+    config.augment.size = 128
+    config.task.head = ()
