@@ -136,7 +136,11 @@ def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks
             seed=config.seed,
         )
     return downstream_tasks.segmentation(
-        data, head=config.task.head, label_fraction=config.task.label_fraction, seed=config.seed
+        data,
+        head=config.task.head,
+        empty_frames=config.task.empty_frames,
+        label_fraction=config.task.label_fraction,
+        seed=config.seed,
     )
 
 

@@ -28,6 +28,7 @@ def default_downstream_config() -> ConfigDict:
     config.task.label_fraction = 1.0  # share of the labelled training frames that may be learnt from
     config.task.granularity = "fine"  # of the anatomy
     config.task.anatomies = ()  # names of those to tell apart; all by default
+    config.task.empty_frames = True  # segment also frames whose mask shows nothing
     config.task.head = ()  # names in the masks that make up the head, whose circumference is measured; () for none
 
     config.encoder = ConfigDict()

@@ -20,22 +20,30 @@ def overlays(
     masks: UInt8[np.ndarray, "n h w"],
     predictions: UInt8[np.ndarray, "n h w"],
     dice: Mapping[int, float],
+    patients: Int[np.ndarray, " n"],
     names: Sequence[str],
     out: Path,
 ) -> None:
-    """The worst frames in a first row and those about the median in a second: reference solid, prediction dashed.
+    """The worst frames in a first row and those about the median in a second, each of another patient.
+
+    The reference is solid, the prediction dashed.
 
     Args:
       read: frames by number -> pictures.
       masks: of the reference.
       predictions: a class id for each pixel.
       dice: frame -> its mean Dice, of those that show a structure.
+      patients: whose frame each of all frames is.
       names: of the classes, the background first.
       out: the PNG to write.
     """
     ranked = sorted(dice, key=lambda frame: (dice[frame], frame))
-    middle = max(0, (len(ranked) - _A_ROW) // 2)
-    rows = {"worst": ranked[:_A_ROW], "median": ranked[middle : middle + _A_ROW]}
+    rank = {frame: i for i, frame in enumerate(ranked)}
+    central = sorted(ranked, key=lambda frame: abs(rank[frame] - (len(ranked) - 1) / 2))
+    rows = {
+        "worst": _of_several_patients(ranked, patients),
+        "median": sorted(_of_several_patients(central, patients), key=lambda frame: rank[frame]),
+    }
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(3.1 * _A_ROW, 3.4 * len(rows) + 0.8), layout="constrained")
         figure.suptitle(f"Segmentation of {len(dice):,} test frames")
@@ -55,6 +63,14 @@ def overlays(
         ]
         figure.legend(handles=[*structures, *kinds], loc="outside lower center", ncols=min(6, len(names) + 1))
         figure.savefig(out, format="png")
+
+
+def _of_several_patients(frames: Sequence[int], patients: Int[np.ndarray, " n"]) -> list[int]:
+    """The first of these frames of each patient, as many as go into a row."""
+    first: dict[int, int] = {}
+    for frame in frames:
+        first.setdefault(int(patients[frame]), frame)
+    return list(first.values())[:_A_ROW]
 
 
 def _outlines(ax: Axes, mask: UInt8[np.ndarray, "h w"], classes: int, *, linestyle: str) -> None:

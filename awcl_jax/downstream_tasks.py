@@ -46,11 +46,11 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frames:
-    """Some frames of a split, and what is to be predicted of each (None: that is read when it is needed)."""
+    """Some frames of a split, and a class of each: its anatomy, or the largest structure in its mask."""
 
     part: Part
     positions: Int[np.ndarray, " n"]
-    labels: Int[np.ndarray, " n"] | None = None
+    labels: Int[np.ndarray, " n"]
 
     @property
     def patients(self) -> Int[np.ndarray, " n"]:
@@ -97,14 +97,12 @@ class Planes:
 
     def columns(self) -> Columns:
         """What training reads of a frame."""
-        assert self.train.labels is not None
         label_of = np.full(len(self.train.part.index), -1, np.int32)
         label_of[self.train.positions] = self.train.labels
         return {"image": self.train.part.reader.read, "label": lambda frames: label_of[frames]}
 
     def validate(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> dict[str, float]:
         """Accuracy and macro-F1 on the validation patients."""
-        assert self.val.labels is not None
         predictions = self.val.predict(predict, variables, batch_size=batch_size)
         scores = classification_scores(
             self.val.labels, predictions, self.val.patients, names=self.names, resamples=_FEWEST
@@ -114,8 +112,6 @@ class Planes:
     def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
         """All there is to say on the test patients; the baseline always says the most frequent training anatomy."""
         labels = self.test.labels
-        assert labels is not None
-        assert self.train.labels is not None
         predictions = self.test.predict(predict, variables, batch_size=batch_size)
         constant = np.full_like(predictions, np.bincount(self.train.labels).argmax())
         scores, baseline = (
@@ -175,7 +171,6 @@ def planes(
         return Frames(part, positions, classes[positions])
 
     train, val, test = map(labelled, parts, ("training", "validation", "test"))
-    assert train.labels is not None
     if np.unique(train.labels).size < 2:
         raise InputError(
             f"The training frames of {index.path} show {all_names[told_apart[train.labels[0]]]} only: there is nothing "
@@ -257,6 +252,7 @@ class Segmentation:
                 masks,
                 predictions,
                 {int(i): float(np.nanmean(dice[i])) for i in shown},
+                patients,
                 self.names,
                 folder / "overlays.png",
             )
@@ -291,12 +287,16 @@ class Segmentation:
         return np.isin(masks, self.head)
 
 
-def segmentation(selection: Selection, *, head: Sequence[str], label_fraction: float, seed: int) -> Segmentation:
+def segmentation(
+    selection: Selection, *, head: Sequence[str], empty_frames: bool, label_fraction: float, seed: int
+) -> Segmentation:
     """Task II on a dataset, or III on another.
 
     Args:
       selection: its frames.
       head: names of the classes that make up the head; none to measure none.
+      empty_frames: take also frames whose mask shows nothing. Where these are many, and some show what is only not
+        outlined (as a scan's frames on the way to a plane), they teach to find nothing.
       label_fraction: share of the training patients' frames that are learnt from; of each structure one at least.
       seed: of their draw.
 
@@ -309,24 +309,24 @@ def segmentation(selection: Selection, *, head: Sequence[str], label_fraction: f
         raise InputError(f"Segmentation needs masks, and the dataset {path} has none; take another dataset.")
     if unknown := set(head) - set(names[1:]):
         raise InputError(f"config.task.head names {sorted(unknown)}; the masks of {path} show {', '.join(names[1:])}.")
-    strata = {}
+    found: dict[str, Frames] = {}
     for purpose, part in (("training", selection.train), ("validation", selection.val), ("test", selection.test)):
-        strata[purpose] = _largest_structures(part, len(names))
-        if not strata[purpose].any():
+        structures = _largest_structures(part, len(names))
+        if not structures.any():
             raise InputError(
                 f"No {purpose} mask of {path} shows any of {', '.join(names[1:])}: there is nothing there."
             )
-    test = selection.test
-    if head and np.isnan(test.reader.pixel_sizes(np.arange(len(test.index)))).all():
+        positions = np.flatnonzero((structures != BACKGROUND) | empty_frames)
+        found[purpose] = Frames(part, positions, structures[positions])
+    train, val, test = found.values()
+    if head and np.isnan(test.part.reader.pixel_sizes(test.positions)).all():
         raise InputError(
             f"The dataset {path} does not tell the size of a pixel, so that no head can be measured in millimetres; "
             "turn that off by --config.task.head='()'."
         )
-    kept = keep_label_fraction(strata["training"], label_fraction, seed=seed)
-    val, whole_test = (Frames(part, np.arange(len(part.index))) for part in (selection.val, test))
-    return Segmentation(
-        names, tuple(names.index(name) for name in head), Frames(selection.train, kept), val, whole_test
-    )
+    kept = keep_label_fraction(train.labels, label_fraction, seed=seed)
+    train = Frames(train.part, train.positions[kept], train.labels[kept])
+    return Segmentation(names, tuple(names.index(name) for name in head), train, val, test)
 
 
 def _largest_structures(part: Part, classes: int) -> Int[np.ndarray, " n"]:

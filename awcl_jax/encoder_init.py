@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from awcl_jax import config as configuration
 from awcl_jax import embed, run_folder
 from awcl_jax.errors import InputError
 
@@ -42,9 +43,10 @@ def initial_encoder(
 
 def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
     run, _ = embed.find_checkpoint(init)
-    if "task" in run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}):
+    values = run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {})
+    if "task" in values:
         raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
-    config, variables = embed.load_run(init)
+    config = configuration.from_dict(values)
     found = {
         "arch": config.model.arch,
         "width_factor": config.model.width_factor,
@@ -58,6 +60,7 @@ def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
         told = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
         remedy = " ".join(f"--config.{part.get(name, 'model')}.{name}={found[name]}" for name in differing)
         raise InputError(f"The encoder of {init} has {told}, as this configuration asks for; add {remedy}.")
+    _, variables = embed.load_run(init)
     return {name: tree["encoder"] for name, tree in variables.items()}
 
 

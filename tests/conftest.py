@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from awcl_jax.anatomy import FETAL_PLANES_DB
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.datasets.frames import frame_features
+from awcl_jax.data.datasets.phantom import Phantom
 
 # Before any other call of JAX: eight devices out of one CPU, so that every test of a step can spread it.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -43,6 +44,14 @@ def real_data() -> Path:
 def real_dataset(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FETAL_PLANES_DB of the real data, prepared."""
     builder = FetalPlanesDb(source=real_data / "FETAL_PLANES_DB", data_dir=tmp_path_factory.mktemp("real"))
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny phantom, prepared."""
+    builder = Phantom(config="tiny", data_dir=tmp_path_factory.mktemp("phantom"), file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
 

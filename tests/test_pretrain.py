@@ -25,14 +25,6 @@ ROOT = Path(__file__).parents[1]
 TIMING = {"frames_per_second", "data_wait_share"}
 
 
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory) -> Path:
-    """The tiny phantom, prepared."""
-    builder = Phantom(config="tiny", data_dir=tmp_path_factory.mktemp("phantom"), file_format="array_record")
-    builder.download_and_prepare()
-    return Path(builder.data_dir)
-
-
 def tiny(phantom: Path, method=fine, **fields):
     config = method.get_config("tiny")
     config.data.path = str(phantom)
