@@ -171,8 +171,7 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 def initial_state(setup: Setup, *, seed: int) -> TrainState:
     """The state before the first step, on the host: random, but for the encoder where one is given."""
-    frame = jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(lambda key: setup.model.init(key, frame, train=False))(jax.random.key(seed))
+    variables = pretrain.initial_variables(setup.model, seed=seed)
     if setup.encoder is not None:
         variables = {name: tree | {"encoder": setup.encoder[name]} for name, tree in variables.items()}
     return jax.device_get(TrainState.create(variables, setup.optimiser))
@@ -260,9 +259,9 @@ def _conclude(
 ) -> dict[str, Any]:
     """Test the chosen checkpoint; the table, the results and the pictures."""
     chosen = best_step(history)
-    with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(chosen, jax.device_put(start_state))
-    outcome = setup.task.examine(setup.predict, state.variables, batch_size=config.eval.batch_size)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        variables = checkpoints.restore_variables(chosen, jax.device_put(start_state.variables))
+    outcome = setup.task.examine(setup.predict, variables, batch_size=config.eval.batch_size)
     results = {
         "task": config.task.kind,
         "encoder": config.encoder.init,
@@ -270,6 +269,7 @@ def _conclude(
         "chosen_step": chosen,
         setup.task.chosen_by: history[chosen],
         "training_frames": int(setup.task.train.positions.size),
+        "frames": selection.counts(setup.data),
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "test": scores_as_json(outcome.scores),

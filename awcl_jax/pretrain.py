@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,7 +216,7 @@ def initial_state(
     return jax.device_get(TrainState.create(initial_variables(model, seed=seed), optimiser, queue=queue))
 
 
-def initial_variables(model: ContrastiveModel, *, seed: int) -> dict[str, PyTree]:
+def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
     """Parameters and running statistics before the first step."""
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
     frame = jnp.zeros((1, 32, 32, 1))
