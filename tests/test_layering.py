@@ -13,7 +13,7 @@ MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
 LAYERS = (
     ("main",),
     ("pretrain", "downstream", "encoder_init", "ingest", "embed", "export", "reproduce"),
-    ("exporters", "downstream_tasks"),
+    ("exporters", "downstream_tasks", "study", "study_tables"),
     (
         *("pictures", "loop", "checkpoint", "run_folder", "report", "evaluation", "config"),
         *("downstream_config", "downstream_pictures"),
@@ -113,6 +113,6 @@ def test_no_module_imports_tensorflow(module):
 
 
 def test_the_configuration_stops_at_the_door():
-    doors = {f"awcl_jax.{name}" for name in ("config", "downstream_config", "pretrain", "downstream")}
+    doors = {f"awcl_jax.{name}" for name in ("config", "downstream_config", "pretrain", "downstream", "study")}
     knowing = {m for m in TREES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
     assert knowing <= doors

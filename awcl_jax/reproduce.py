@@ -1,0 +1,153 @@
+"""Run methods x seeds x tasks and write the tables: `python -m awcl_jax.reproduce --out=DIR`.
+
+What is finished is skipped, and what was stopped goes on, with the numbers of a run that never was. Each run has a
+folder of its own below --out, as `python -m awcl_jax.main` writes it; what it says goes into logs/.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from awcl_jax.cache import cache_folder
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from awcl_jax.study import Run, Study
+
+PRESETS = ("phantom-small", "public")
+
+
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing of a study, and write its tables."""
+    args = _parser().parse_args(argv)
+    # Imported here, so that --help does not wait for JAX.
+    import jax
+    from absl import logging
+
+    from awcl_jax import study, study_tables
+
+    logging.set_verbosity(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
+    out = Path(args.out).expanduser().absolute()
+    plan = _plan(args)
+    run_all(list(study.runs(plan, out)), out)
+    study_tables.write(plan, out)
+    print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
+
+
+def run_all(runs: Sequence["Run"], out: Path) -> None:
+    """Take every run that is not finished yet to its end, one after the other.
+
+    Args:
+      runs: in an order in which each finds what it builds on.
+      out: folder that their folders are below.
+
+    Raises:
+      InputError: a run cannot work; its name comes first.
+    """
+    import jax
+    from tqdm import tqdm
+
+    from awcl_jax import downstream, pretrain, run_folder
+    from awcl_jax import study as studies
+
+    commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
+    finished = [run for run in runs if (out / run.folder / run_folder.RESULTS_FILE).is_file()]
+    todo = [run for run in runs if run not in finished]
+    print(f"{len(runs)} runs, {len(finished)} of them finished, in {out}", flush=True)
+    with tqdm(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
+        for number, run in enumerate(todo, start=1):
+            bar.set_description_str(f"{number}/{len(todo)} {run.folder}")
+            try:
+                with _into(out / "logs" / f"{run.folder.replace('/', '-')}.txt"):
+                    commands[run.kind](run.config, out / run.folder)
+            except InputError as error:
+                raise InputError(f"{run.folder}: {error}") from None
+            bar.update(run.work)
+            jax.clear_caches()  # programs of runs that are over
+
+
+@contextlib.contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Send what is printed meanwhile into a file, after what is there."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield
+
+
+def _plan(args: argparse.Namespace) -> "Study":
+    from awcl_jax import study
+
+    if malformed := [pair for pair in args.data if not all(pair.partition("="))]:
+        raise InputError(f"--data takes NAME=DIR; got {malformed[0]!r}.")
+    paths = {
+        name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
+    }
+    plan = study.public(paths) if args.preset == "public" else study.phantom_small()
+    if args.seeds is not None:
+        plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
+    if args.methods:
+        known = {method.name: method for method in plan.methods}
+        chosen = args.methods.split(",")
+        if unknown := [name for name in chosen if name not in known]:
+            raise InputError(f"Unknown methods {', '.join(unknown)}; known are {', '.join(known)}.")
+        plan = dataclasses.replace(plan, methods=tuple(known[name] for name in chosen))
+    if args.ratios is not None:
+        plan = dataclasses.replace(plan, ratios=tuple(_ratio(text) for text in filter(None, args.ratios.split(","))))
+    return plan
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 < ratio < 1:
+        raise InputError(f"--ratios are shares between 0 and 1, with commas between; got {text!r}.")
+    return ratio
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.reproduce",
+        description=__doc__.partition("\n\n")[2],
+        epilog="example: python -m awcl_jax.reproduce --out=runs/study\n"
+        "example: python -m awcl_jax.reproduce --preset=public --data=fetal_planes_db=DIR --data=hc18=DIR "
+        "--data=usgra=DIR --out=runs/public",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the study")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=PRESETS[0],
+        help="phantom-small: simulated frames, a quarter of an hour on two cores (default); public: real frames",
+    )
+    parser.add_argument(
+        "--data", metavar="NAME=DIR", action="append", default=[], help="a prepared dataset; once for each"
+    )
+    parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
+    parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
+    parser.add_argument(
+        "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on; got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""What a study runs, and what it makes of results that are written by hand."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from awcl_jax import config as pretraining_config
+from awcl_jax import downstream, downstream_config, pretrain, reproduce, study, study_tables
+from awcl_jax.errors import InputError
+
+PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
+
+
+@pytest.fixture(params=["phantom-small", "public"])
+def preset(request):
+    return study.phantom_small() if request.param == "phantom-small" else study.public(PATHS)
+
+
+def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
+    done = set()
+    for run in study.runs(preset, tmp_path):
+        if run.kind == study.PRETRAIN:
+            pretraining_config.validate(run.config)
+        else:
+            downstream_config.validate(run.config)
+            init = run.config.encoder.init
+            assert init == "random" or init in done
+        assert str(tmp_path / run.folder) not in done
+        done.add(str(tmp_path / run.folder))
+        assert run.work > 0
+    methods = len(preset.methods) + len(preset.ratios)
+    assert len(done) == len(preset.seeds) * (methods * (1 + len(preset.tasks)) - 1), "random is not pretrained"
+
+
+def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
+    configs = {
+        run.folder.partition("/")[2]: pretraining_config.to_dict(run.config)
+        for run in study.runs(preset, tmp_path)
+        if run.kind == study.PRETRAIN and run.folder.endswith("-0")
+    }
+    allowed = {
+        "scan-0": {"positives"},
+        "simclr-0": {"positives", "sampler.mode"},
+        "moco-0": {"positives", "sampler.mode", "queue.size"},
+        "coarse-0": {"granularity"},
+        "both-0": {"granularity"},
+    }
+    for name, config in configs.items():
+        changed = pretraining_config.changed_fields(configs["fine-0"], config)
+        fields = {change.split()[0] for change in changed} - {"name"}
+        assert fields == allowed.get(name, {"anatomy_ratio"} if name != "fine-0" else set())
+
+
+def test_a_dataset_that_is_missing_is_named():
+    with pytest.raises(InputError, match=r"--data=hc18=DIR --data=usgra=DIR; "):
+        study.public({"fetal_planes_db": "data/fpdb"})
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+RANDOM, SIMCLR, FINE = (method for method in study.METHODS if method.name in ("random", "simclr", "fine"))
+PLANES = study.Task("planes", "I", "downstream_planes", "", {}, {"macro_f1": "macro-F1"})
+HEADS = study.Task("heads", "II", "downstream_segmentation", "", {}, {"dice/mean": "Dice", "hc/mae_mm": "HC error"})
+SMALL = study.Study("small", "", {}, (RANDOM, SIMCLR, FINE), (PLANES, HEADS), (0.5,), (0, 1))
+
+
+def results(file, content):
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Two seeds of all but the ratio's runs; the second seed of fine AWCL on heads is not finished."""
+    for method, base in (("random", 0.2), ("simclr", 0.4), ("fine", 0.6)):
+        for seed in (0, 1):
+            value = {"value": base + 0.1 * seed}
+            if method != "random":
+                scores = {"trained": {"knn/macro_f1": value, "probe/macro_f1": value}}
+                scores["untrained"] = {"knn/macro_f1": {"value": 0.1 * seed}, "probe/macro_f1": {"value": 0.1}}
+                results(tmp_path / f"pretrain/{method}-{seed}/results.json", scores)
+            planes = tmp_path / f"planes/{method}-{seed}"
+            results(planes / "results.json", {"test": {"macro_f1": value}})
+            right = {"random": 0, "simclr": 2, "fine": 4}[method]
+            with (planes / "test_frames.csv").open("w", newline="") as file:
+                table = csv.writer(file)
+                table.writerow(["frame", "patient", "label", "prediction"])
+                for i in range(4):
+                    label = "ab"[i % 2]
+                    table.writerow([i, f"p{i}", label, label if i < right else "ba"[i % 2]])
+            if (method, seed) != ("fine", 1):
+                results(tmp_path / f"heads/{method}-{seed}/results.json", {"test": {"dice/mean": value}})
+                with (tmp_path / f"heads/{method}-{seed}/test_frames.csv").open("w", newline="") as file:
+                    table = csv.writer(file)
+                    table.writerow(["frame", "patient", "dice/head"])
+                    table.writerows([[0, "p0", base], [1, "p1", base + 0.1], [2, "p1", ""]])
+    return tmp_path
+
+
+def cells(text: str, title: str) -> dict[str, list[str]]:
+    """Rows of a table by their first cell."""
+    lines = text.partition(f"### {title}\n")[2].partition("###")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_transfer_table_by_hand(out):
+    study_tables.write(SMALL, out)
+    table = cells((out / "tables.md").read_text(), "Transfer")
+    assert table["encoder"] == [
+        "kNN macro-F1",
+        "linear probe macro-F1",
+        "I: macro-F1",
+        "II: Dice",
+        "II: HC error",
+    ]
+    assert table["random init"] == ["0.050 ± 0.071", "0.100 ± 0.000", "0.250 ± 0.071", "0.250 ± 0.071", "—"]
+    assert table["SimCLR"][2] == "0.450 ± 0.071"
+    assert table["AWCL, fine"][2:4] == ["0.650 ± 0.071", "0.600"], "one seed has no spread"
+    assert set(json.loads((out / "tables.json").read_text())) > {"Transfer", "Anatomy ratio"}
+
+
+def test_differences_are_paired_by_frame(out):
+    study_tables.write(SMALL, out)
+    text = (out / "tables.md").read_text()
+    planes = cells(text, "I: difference in macro-F1")
+    # All four frames right against none right: 1 - 0, whichever patients are drawn.
+    assert planes["AWCL, fine"][0] == "+1.000 (+1.000 to +1.000)"
+    assert planes["SimCLR"][1] == ""
+    assert planes["SimCLR"][2].startswith("-0.5")
+    heads = cells(text, "II: difference in Dice")
+    # Frames that both methods have: one seed, each 0.2 better.
+    assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
+
+
+def test_the_curve_has_what_is_there(out):
+    study_tables.write(SMALL, out)
+    table = cells((out / "tables.md").read_text(), "Anatomy ratio")
+    assert table["0"][0] == "0.450 ± 0.071"
+    assert table["0.5"] == ["—"] * 4
+    assert (out / "anatomy_ratio.png").read_bytes().startswith(b"\x89PNG")
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def fake(monkeypatch, *, dies_at: str | None = None):
+    """Runs that only leave results; which were taken."""
+    taken = []
+
+    def run(config, workdir):
+        name = f"{workdir.parent.name}/{workdir.name}"
+        if name == dies_at:
+            raise KeyboardInterrupt
+        taken.append(name)
+        print("said by the run")
+        results(workdir / "results.json", {"test": {}, "trained": {}, "untrained": {}})
+
+    monkeypatch.setattr(pretrain, "run", run)
+    monkeypatch.setattr(downstream, "run", run)
+    monkeypatch.setattr(study_tables, "write", lambda plan, out: (out / study_tables.TABLES_FILE).write_text("tables"))
+    return taken
+
+
+def test_what_is_finished_is_skipped_and_runs_speak_into_a_log(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "study"
+    taken = fake(monkeypatch, dies_at="heart/random-0")
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={out}", "--methods=random,fine"])
+    assert left.value.code == 130
+    assert taken == ["planes/random-0", "planes-10/random-0", "fetal/random-0"]
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={out}", "--methods=random,fine"])
+    assert taken == [
+        "heart/random-0",
+        *("pretrain/fine-0", "planes/fine-0", "planes-10/fine-0", "fetal/fine-0", "heart/fine-0"),
+    ]
+    said = capsys.readouterr()
+    assert "9 runs, 3 of them finished" in said.out
+    assert "said by the run" not in said.out
+    assert (out / "logs" / "pretrain-fine-0.txt").read_text() == "said by the run\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=fine,byol"], "Unknown methods byol; known are random, scan"),
+        (["--preset=public"], "--data=fetal_planes_db=DIR"),
+        (["--data=hc18"], "--data takes NAME=DIR; got 'hc18'"),
+        (["--ratios=0.5,2"], "got '2'"),
+        (["--ratios=half"], "got 'half'"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path}", *arguments])
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end(tmp_path):
+    tiny = {"train.steps": 6, "train.validate_every": 3, "optim.warmup_steps": 1}
+    plan = study.Study(
+        name="tiny",
+        variant="tiny",
+        pretraining={"train.steps": 6, "train.eval_every": 6, "train.checkpoint_every": 6, "optim.warmup_steps": 1}
+        | {"report.pictures": False},
+        methods=(RANDOM, FINE, dataclasses.replace(SIMCLR, title="SimCLR")),
+        tasks=(
+            dataclasses.replace(PLANES, variant="tiny", fields=tiny),
+            dataclasses.replace(HEADS, variant="tiny", fields=tiny, config="downstream_segmentation"),
+        ),
+        ratios=(0.5,),
+        seeds=(0,),
+    )
+    reproduce.run_all(list(study.runs(plan, tmp_path)), tmp_path)
+    study_tables.write(plan, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    for title in ("Transfer", "Anatomy ratio"):
+        for row in list(cells(text, title).values())[2:]:
+            for cell in row[:4]:
+                assert 0 <= float(cell) <= 1
+    assert cells(text, "II: difference in Dice")["AWCL, fine"][1].startswith(("+", "-"))
