@@ -60,6 +60,16 @@ def test_the_head_is_what_lies_within_the_line(shape):
     assert overlap(head, inside) > (0.97 if inside.sum() > 1000 else 0.75)
 
 
+def test_a_head_that_is_no_ellipse_is_followed():
+    angle = np.linspace(0, 2 * np.pi, 400)
+    egg = 80 + (40 + 6 * np.cos(angle)) * np.cos(angle), 60 + 34 * np.sin(angle)
+    line = np.zeros((HEIGHT, WIDTH), np.uint8)
+    points = np.rint(np.stack(egg, axis=1)).astype(np.int32)
+    cv2.polylines(line, [points], isClosed=True, color=255, lineType=cv2.LINE_8)
+    expected = cv2.fillPoly(np.zeros_like(line), [points], 1)
+    np.testing.assert_array_equal(fill_outline(line, "x"), expected != 0)
+
+
 def test_a_line_with_a_gap_is_an_ellipse():
     line, inside = ellipse(*WHOLE)
     line[:, 78:84] = 0

@@ -85,6 +85,23 @@ def test_noise_about_the_fan_changes_little():
     assert overlap(find_sector(np.maximum(write(picture), noise).astype(np.uint8)), convex_hull(fan)) > 0.93
 
 
+def test_a_black_box_on_a_background_that_is_not_quite_black():
+    # As is left where a name was taken out.
+    picture, fan = screen()
+    picture = np.where(fan, picture, 2).astype(np.uint8)
+    picture[:20, :120] = 0
+    assert overlap(find_sector(picture), convex_hull(fan)) > 0.95
+
+
+def test_a_grey_bar_at_the_border_that_a_cut_off_fan_touches():
+    picture, fan = screen()
+    picture, fan = picture[:, 60:].copy(), fan[:, 60:]
+    picture[30:175, :5] = 180
+    found = find_sector(picture)
+    assert overlap(found, convex_hull(fan)) > 0.97
+    assert not found[30:130, :5].any()
+
+
 def test_a_shadow_within_the_sector_is_of_it():
     picture, fan = screen()
     picture[150:, 180:230] = 0
