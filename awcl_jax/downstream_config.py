@@ -32,7 +32,7 @@ def default_downstream_config() -> ConfigDict:
     config.task.head = ()  # names in the masks that make up the head, whose circumference is measured; () for none
 
     config.encoder = ConfigDict()
-    config.encoder.init = "random"  # random, folder of a pretraining run or of one of its checkpoints, or weights file
+    config.encoder.init = "random"  # random, a pretraining run, a checkpoint of one, or a file of PyTorch weights
     config.encoder.frozen = False  # train only what stands on the encoder
 
     config.data = pretraining.data

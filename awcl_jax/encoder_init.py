@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from awcl_jax import config as configuration
 from awcl_jax import embed, run_folder
 from awcl_jax.errors import InputError
+from awcl_jax.models.weights import load_torch_resnet
 
 RANDOM = "random"
 WEIGHTS = (".safetensors", ".pth", ".pt")
@@ -21,7 +22,8 @@ def initial_encoder(
 
     Args:
       init: `random`; the folder of a pretraining run, for its latest checkpoint, or of one checkpoint in it
-        (`RUN/checkpoints/1000`); or a file of weights under torchvision's names.
+        (`RUN/checkpoints/1000`); or a file of PyTorch weights (`.safetensors`, `.pth`, `.pt`), read as
+        `models.weights.load_torch_resnet` says.
       arch: of the encoder that is wanted, as its width and strides.
       width_factor: multiplies the number of features in every layer.
       strides: where ResNet-50 strides.
@@ -37,7 +39,7 @@ def initial_encoder(
     if init == RANDOM:
         return None
     if Path(init).suffix in WEIGHTS:
-        raise InputError(f"config.encoder.init={init}: files of weights cannot be read yet; give the folder of a run.")
+        return load_torch_resnet(init, arch, mean=mean, std=std, width_factor=width_factor)
     return _from_run(init, arch=arch, width_factor=width_factor, strides=strides, mean=mean, std=std)
 
 

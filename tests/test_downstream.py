@@ -17,6 +17,8 @@ from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
 from awcl_jax.evaluators.head_circumference import agreement_scores, head_circumference
+from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.run_folder import claim
 from configs import downstream_planes, downstream_segmentation, fine
 from tests.conftest import frame_record
@@ -216,7 +218,7 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
         (downstream_planes, {"data.path": "no-such-folder"}, {}, "There is no folder no-such-folder"),
         (downstream_planes, {"data.path": "", "data.dataset": "hc18"}, {}, "ingest hc18"),
         (downstream_planes, {"encoder.init": "no-such-run"}, {}, r"no-such-run is no folder of a run"),
-        (downstream_planes, {"encoder.init": "resnet50.msgpack"}, {}, r"no folder of a run"),
+        (downstream_planes, {"encoder.init": "no-such.safetensors"}, {}, r"There is no file no-such\.safetensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -274,6 +276,24 @@ def test_a_downstream_run_is_no_encoder_to_start_from(prepare_frames, tmp_path):
     config.encoder.init = str(tmp_path / "before" / "checkpoints" / "5")
     with pytest.raises(InputError, match="is a downstream run"):
         downstream.run(config, tmp_path / "run")
+
+
+def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
+    data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
+    config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})
+    shapes = jax.eval_shape(
+        lambda: make_resnet("resnet18", width_factor=0.0625).init(
+            jax.random.key(0), np.zeros((1, 32, 32, 1)), train=False
+        )
+    )
+    rng = np.random.default_rng(0)
+    given = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes)
+    save_torch_resnet(tmp_path / "encoder.safetensors", given, mean=config.augment.mean, std=config.augment.std)
+    config.encoder.init = str(tmp_path / "encoder.safetensors")
+    chex.assert_trees_all_equal(downstream.set_up(config).encoder, given)
+    config.model.width_factor = 0.125
+    with pytest.raises(InputError, match=r"encoder\.safetensors"):
+        downstream.set_up(config)
 
 
 def test_the_encoder_given_is_where_training_starts(prepare_frames, monkeypatch):
