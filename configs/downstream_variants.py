@@ -11,6 +11,8 @@ from awcl_jax.errors import InputError
 
 Delta = Callable[[ConfigDict], None]
 
+_SHAPES = ("fetal_head_biometry", "usgra", "camus", "echonet_dynamic", "busi")
+
 
 def planes(variant: str | None) -> ConfigDict:
     """Standard planes of the phantom without a variant, `tiny`, or `fetal_planes_db`.
@@ -22,7 +24,7 @@ def planes(variant: str | None) -> ConfigDict:
 
 
 def segmentation(variant: str | None) -> ConfigDict:
-    """Segmentation of the phantom without a variant, `tiny`, or of `hc18`, `fetal_head_biometry`, `usgra`.
+    """Segmentation of the phantom without a variant or with `tiny`, of its `heart`s, of `hc18` or another dataset.
 
     Raises:
       InputError: no such variant.
@@ -37,8 +39,8 @@ def segmentation(variant: str | None) -> ConfigDict:
     variants = {
         "tiny": _tiny_segmentation,
         "hc18": _hc18,
-        "fetal_head_biometry": _fetal_head_biometry,
-        "usgra": _usgra,
+        "heart": _heart,
+        **{name: _shapes_of(name) for name in _SHAPES},
     }
     return _changed(config, variant, variants)
 
@@ -98,17 +100,19 @@ def _hc18(config: ConfigDict) -> None:
     config.augment.size = 128
 
 
-def _fetal_head_biometry(config: ConfigDict) -> None:
-    """Brain, cavum and ventricle; without pixel sizes there are no millimetres."""
-    _real(config)
-    config.data.dataset = "fetal_head_biometry"
-    config.augment.size = 128
+def _heart(config: ConfigDict) -> None:
+    """The phantom's adult hearts: another domain, without a download (Task III)."""
+    config.data.preset = "heart"
     config.task.head = ()
 
 
-def _usgra(config: ConfigDict) -> None:
-    """Nerves and vessels of another region by another probe."""
-    _real(config)
-    config.data.dataset = "usgra"
-    config.augment.size = 128
-    config.task.head = ()
+def _shapes_of(dataset: str) -> Delta:
+    """A dataset whose structures are compared as shapes, without a head to measure."""
+
+    def change(config: ConfigDict) -> None:
+        _real(config)
+        config.data.dataset = dataset
+        config.augment.size = 128
+        config.task.head = ()
+
+    return change

@@ -6,6 +6,7 @@ import json
 import chex
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -283,7 +284,7 @@ def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
     config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})
     shapes = jax.eval_shape(
         lambda: make_resnet("resnet18", width_factor=0.0625).init(
-            jax.random.key(0), np.zeros((1, 32, 32, 1)), train=False
+            jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False
         )
     )
     rng = np.random.default_rng(0)

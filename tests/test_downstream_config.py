@@ -13,7 +13,17 @@ from tests.test_config import command_line, load
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
     "downstream_planes": ("", "tiny", "fetal_planes_db"),
-    "downstream_segmentation": ("", "tiny", "hc18", "fetal_head_biometry", "usgra"),
+    "downstream_segmentation": (
+        "",
+        "tiny",
+        "hc18",
+        "heart",
+        "fetal_head_biometry",
+        "usgra",
+        "camus",
+        "echonet_dynamic",
+        "busi",
+    ),
 }
 
 
