@@ -1,15 +1,33 @@
 """Features of frames from a trained (or an untrained) encoder, over all devices of this process."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array, Int, PyTree, Shaped, UInt8
 
 from awcl_jax import sharding
 from awcl_jax.data.pipeline import Reader
 
 EncodeFn = Callable[[PyTree, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenEncoder:
+    """An encoder that is trained no more.
+
+    Attributes:
+      encode: (variables, uint8 frames [b, frame_size, frame_size]) -> features [b, f], compiled.
+      variables: of the encoder.
+      frame_size: edge in pixels of its frames.
+      origin: which encoder it is, in words.
+    """
+
+    encode: EncodeFn
+    variables: PyTree
+    frame_size: int
+    origin: str
 
 
 def encode_frames(
@@ -22,22 +40,37 @@ def encode_frames(
       variables: of the encoder.
       reader: pictures of the frames.
       frames: which frames, as the reader counts them.
-      batch_size: frames a time; rounded up to a multiple of this process's devices.
+      batch_size: frames that are read and encoded at a time.
 
     Returns:
       features [n, *f] of the type that `encode` gives, in the order of `frames`.
     """
+    parts = (frames[start : start + batch_size] for start in range(0, frames.size, batch_size))
+    images = (reader.read(part) for part in parts)
+    return np.concatenate(list(encode_batches(encode, variables, images, batch_size=batch_size)))
+
+
+def encode_batches(
+    encode: EncodeFn, variables: PyTree, batches: Iterable[UInt8[np.ndarray, "_ h w"]], *, batch_size: int
+) -> Iterator[Shaped[np.ndarray, "_ ..."]]:
+    """Features of frames that come in batches, one for each batch; the next is read while the devices work on one.
+
+    Args:
+      encode: (variables, uint8 frames [b, h, w]) -> features [b, *f], compiled.
+      variables: of the encoder.
+      batches: frames of one size, from one to `batch_size` at a time.
+      batch_size: frames that are encoded at a time; rounded up to a multiple of this process's devices.
+    """
     mesh = sharding.make_mesh(jax.local_devices())
     batch_size = -(-batch_size // mesh.size) * mesh.size
     variables = sharding.replicate(sharding.local_copy(variables), mesh)
-    features = []
-    for start in range(0, frames.size, batch_size):
-        part = frames[start : start + batch_size]
-        # The last batch is filled up with frames that are cut off again, so that one shape is compiled.
-        filled = np.resize(part, batch_size)
-        features.append(
-            np.asarray(encode(variables, jax.device_put(reader.read(filled), sharding.rows_over_devices(mesh))))[
-                : part.size
-            ]
-        )
-    return np.concatenate(features)
+    waiting: tuple[Array, int] | None = None
+    for images in batches:
+        # A batch is filled up with frames that are cut off again, so that one shape is compiled.
+        filled = np.resize(images, (batch_size, *images.shape[1:]))
+        encoded = encode(variables, jax.device_put(filled, sharding.rows_over_devices(mesh)))
+        if waiting is not None:
+            yield np.asarray(waiting[0])[: waiting[1]]
+        waiting = encoded, len(images)
+    if waiting is not None:
+        yield np.asarray(waiting[0])[: waiting[1]]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax.encode import encode_frames
+from awcl_jax.encode import encode_batches, encode_frames
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 5), np.uint8)
 WEIGHTS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
@@ -48,10 +48,30 @@ def test_features_come_in_the_order_of_the_frames():
 
 
 def test_every_batch_has_one_shape():
+    shapes = []
+
+    def encode(variables, images):
+        shapes.append(images.shape)
+        return linear(variables, images)
+
+    features = encode_frames(encode, {"weights": WEIGHTS}, Reader(), np.arange(23), batch_size=9)
+    assert features.shape == (23, 3)
+    assert len(set(shapes)) == 1
+    assert shapes[0][0] == -(-9 // jax.local_device_count()) * jax.local_device_count()
+
+
+def test_no_frame_is_read_twice():
     reader = Reader()
     encode(range(23), 8, reader)
-    assert len(set(reader.sizes)) == 1
-    assert reader.sizes[0] % jax.local_device_count() == 0
+    assert reader.sizes == [8, 8, 7]
+
+
+def test_batches_may_be_of_any_size_up_to_the_greatest():
+    sizes = [3, 8, 1, 8, 3]
+    batches = np.split(PICTURES, np.cumsum(sizes)[:-1])
+    found = list(encode_batches(linear, {"weights": WEIGHTS}, iter(batches), batch_size=8))
+    assert [len(features) for features in found] == sizes
+    np.testing.assert_allclose(np.concatenate(found), encode(range(23), 23), rtol=1e-5, atol=1e-3)
 
 
 def test_variables_may_be_spread_over_devices():
