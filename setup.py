@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
+        "pyarrow>=18",
         "requests>=2.31",
         "safetensors>=0.5",
         "scikit-learn>=1.5",

@@ -1,22 +1,38 @@
-"""The encoder of a finished run, as a function from frames to features."""
+"""Features of frames: `python -m awcl_jax.embed RUN SOURCE --out=features.parquet`, or `load_encoder` in a program.
 
+The frames are those of a prepared dataset, a folder of pictures, one picture, or the files that a table names.
+"""
+
+import argparse
+import dataclasses
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
-from awcl_jax import config as configuration
-from awcl_jax import pretrain, run_folder
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.data.frames import resize_frame
+from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
 Encoder = Callable[[np.ndarray], Float[np.ndarray, "b f"]]
+
+BATCH_SIZE = 64
+SUFFIXES = (".parquet", ".npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What `embed_frames` wrote.
+
+    Attributes:
+      frames: rows of the file.
+      faults: of each frame that could not be read, its row in the source and why.
+    """
+
+    frames: int
+    faults: dict[int, str]
 
 
 def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
@@ -27,7 +43,8 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
         features = encode(frames)
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`).
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); or
+        one that `awcl_jax.export` wrote, as safetensors or for JAX.
 
     Returns:
       A function of grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or as floats from 0 to 1, to features
@@ -36,51 +53,152 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
     Raises:
       InputError: there is no such run or checkpoint; from the function, if frames are of another shape or range.
     """
-    config, variables = load_run(checkpoint)
-    encode = pretrain.make_encode(pretrain.make_model(config), configuration.augmentation(config))
+    # Imported here and below, so that --help and bad arguments do not wait for JAX.
+    from awcl_jax import trained_encoder
 
-    def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
-        as_read = _as_read(frames, config.data.size, mask_overlays=config.data.mask_overlays)
-        return np.asarray(encode(variables, jnp.asarray(as_read)))
-
-    return features
+    return trained_encoder.as_function(trained_encoder.open_encoder(checkpoint))
 
 
-def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
-    """Configuration of a run, and the variables of its whole model; argument and errors as in `load_encoder`."""
-    run, step = find_checkpoint(checkpoint)
-    config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
-    target = pretrain.initial_variables(pretrain.make_model(config), seed=config.seed)
-    with Checkpoints(run, read_only=True) as checkpoints:
-        return config, checkpoints.restore_variables(step, jax.device_put(target))
+def embed_frames(
+    encoder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    neighbours: int = 0,
+    picture: str | os.PathLike[str] | None = None,
+) -> Embedded:
+    """Write the features of frames, in their order, with what is known of each.
+
+    The file has the column `id` (that of a frame in a dataset, else the picture's path as the source gives it);
+    `scan_id`, `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all columns of the table that names the
+    pictures; and `features`. With `neighbours`, there are for each frame, the nearest first, `neighbour_ids`,
+    `neighbour_cosines` and, where there is a `scan_id`, `neighbour_same_scan`: whether it is of the frame's own scan.
+
+    Frames that cannot be read are told on stderr, a line each, and left out. A Parquet file is written as features
+    come; an NPZ, and neighbours, need all features in memory.
+
+    Args:
+      encoder: as in `load_encoder`.
+      source: as in `awcl_jax.data.sources.open_source`.
+      out: file to make, .parquet or .npz; it appears when it is whole.
+      split: of a prepared dataset; by default all.
+      batch_size: frames encoded at a time, over all devices of this process.
+      neighbours: nearest frames, by cosine, to name for each.
+      picture: PNG to make of some frames with their nearest neighbours from other scans.
+
+    Raises:
+      InputError: encoder or source are not there or not such; `out` or `picture` is there already; no frame could be
+        read, or a single one with `neighbours`; the features are not finite.
+      OSError: a file cannot be written.
+    """
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    picture = None if picture is None else Path(picture).expanduser()
+    _check(source, out, picture, batch_size=batch_size, neighbours=neighbours)
+    from awcl_jax import embedding, trained_encoder
+
+    rows, faults = embedding.embed(
+        trained_encoder.open_encoder(encoder),
+        source,
+        out,
+        split=split,
+        batch_size=batch_size,
+        neighbours=neighbours,
+        picture=picture,
+    )
+    return Embedded(rows, faults)
 
 
-def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
-    """Folder of the run and step of the checkpoint that are meant; argument and errors as in `load_encoder`."""
-    path = Path(checkpoint)
-    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
-    run = path if step is None else path.parents[1]
-    if not (run / run_folder.CONFIG_FILE).is_file():
-        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
-    with Checkpoints(run, read_only=True) as checkpoints:
-        latest = checkpoints.latest_step
-    asked = latest if step is None else step
-    if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
-        found = "none" if latest is None else f"up to step {latest}"
-        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there are: {found}).")
-    return run, asked
+def _check(source: Path, out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"--out is a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
+    if picture is not None and picture.suffix != ".png":
+        raise InputError(f"--picture is a file that ends in .png; got {picture}.")
+    for file in (out, picture):
+        if file is not None and file.exists():
+            raise InputError(f"{file} is there already, and nothing is overwritten: give another name, or delete it.")
+    if batch_size < 1:
+        raise InputError(f"--batch_size is at least 1 frame; got {batch_size}.")
+    if neighbours < 0:
+        raise InputError(f"--neighbours is at least 0; got {neighbours}.")
+    if picture is not None and not neighbours:
+        raise InputError("--picture shows nearest neighbours: say how many with --neighbours=K.")
+    if not source.exists():
+        raise InputError(f"There is no file or folder {source}: give a dataset, a folder of pictures, or a table.")
 
 
-def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
-    """Frames as the training's reader gives them: uint8, square."""
-    if frames.ndim == 4 and frames.shape[-1] == 1:
-        frames = frames[..., 0]
-    if frames.ndim != 3:
-        raise InputError(f"Frames are grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
-    if np.issubdtype(frames.dtype, np.floating):
-        if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
-            raise InputError(f"Frames as floats are from 0 to 1; got {frames.min()} to {frames.max()}.")
-        frames = np.round(frames * 255).astype(np.uint8)
-    if frames.dtype != np.uint8:
-        raise InputError(f"Frames are uint8, or floats from 0 to 1; got {frames.dtype}.")
-    return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the features that the arguments ask for."""
+    args = _parser().parse_args(argv)
+    done = embed_frames(
+        Path(args.encoder).expanduser(),
+        args.source,
+        args.out,
+        split=args.split,
+        batch_size=args.batch_size,
+        neighbours=args.neighbours,
+        picture=args.picture,
+    )
+    out = Path(args.out).expanduser()
+    print(f"{out}  {done.frames:,} frames  {out.stat().st_size / 1e6:.2f} MB")
+    if args.picture is not None:
+        print(Path(args.picture).expanduser())
+    if done.faults:
+        left_out = f"{len(done.faults):,} of {done.frames + len(done.faults):,} frames could not be read"
+        if not args.skip_bad:
+            raise InputError(f"{left_out} and are not in {out}; where that is as it should be, give --skip_bad.")
+        print(f"{left_out} and were left out.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.embed",
+        description="Write the features that a trained encoder gives to frames, with what is known of each frame.",
+        epilog="examples:\n"
+        "  python -m awcl_jax.embed runs/20260101-120000-fine data/fpdb --split=test --out=test.parquet\n"
+        "  python -m awcl_jax.embed exported pictures --out=features.npz\n"
+        "  python -m awcl_jax.embed exported scans.csv --out=features.parquet --neighbours=5 --picture=alike.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "encoder",
+        metavar="ENCODER",
+        help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or one that awcl_jax.export wrote",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a prepared dataset; a folder with pictures in it and below (png, jpg, bmp, tif); one picture; or a CSV "
+        "or Parquet table with a column path, whose other columns are kept",
+    )
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to make, .parquet or .npz")
+    parser.add_argument("--split", metavar="NAME", help="of a prepared dataset (default: all its frames)")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help="frames encoded at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="K",
+        help="name the K frames with the nearest features for each, and whether they are of its own scan; all features "
+        "are then held in memory",
+    )
+    parser.add_argument(
+        "--picture", metavar="FILE", help="PNG to make of some frames with their nearest neighbours from other scans"
+    )
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="end with status 0 even if some frames could not be read"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,12 +22,14 @@ class FrozenEncoder:
       variables: of the encoder.
       frame_size: edge in pixels of its frames.
       origin: which encoder it is, in words.
+      mask_overlays: whether its frames are without what is written around the sector.
     """
 
     encode: EncodeFn
     variables: PyTree
     frame_size: int
     origin: str
+    mask_overlays: bool = False
 
 
 def encode_frames(

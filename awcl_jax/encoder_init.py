@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from awcl_jax import config as configuration
-from awcl_jax import embed, run_folder
+from awcl_jax import run_folder, trained_encoder
 from awcl_jax.errors import InputError
 from awcl_jax.models.weights import load_torch_resnet
 
@@ -44,7 +44,7 @@ def initial_encoder(
 
 
 def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
-    run, _ = embed.find_checkpoint(init)
+    run, _ = trained_encoder.find_checkpoint(init)
     values = run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {})
     if "task" in values:
         raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
@@ -62,7 +62,7 @@ def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
         told = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
         remedy = " ".join(f"--config.{part.get(name, 'model')}.{name}={found[name]}" for name in differing)
         raise InputError(f"The encoder of {init} has {told}, as this configuration asks for; add {remedy}.")
-    _, variables = embed.load_run(init)
+    _, variables = trained_encoder.load_run(init)
     return {name: tree["encoder"] for name, tree in variables.items()}
 
 

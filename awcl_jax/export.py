@@ -59,9 +59,9 @@ def export_encoder(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"--out is a new or an empty folder, as nothing is overwritten; {out} is not: give another.")
     # Imported here, so that --help and bad arguments do not wait for JAX.
-    from awcl_jax import embed
+    from awcl_jax import trained_encoder
 
-    run, step = embed.find_checkpoint(checkpoint)
+    run, step = trained_encoder.find_checkpoint(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     part.mkdir()
@@ -87,12 +87,18 @@ def _check(formats: Sequence[str], channels: int) -> None:
 
 def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels: int) -> None:
     from awcl_jax import config as configuration
-    from awcl_jax import embed, run_folder
+    from awcl_jax import run_folder, trained_encoder
     from awcl_jax.exporters import encoder_files, model_card
     from awcl_jax.exporters.preprocessing import Preprocessing
 
-    config, variables = embed.load_run(run / "checkpoints" / str(step))
-    preprocessing = Preprocessing(config.data.size, config.augment.size, config.augment.mean, config.augment.std)
+    config, variables = trained_encoder.load_run(run / "checkpoints" / str(step))
+    preprocessing = Preprocessing(
+        config.data.size,
+        config.augment.size,
+        config.augment.mean,
+        config.augment.std,
+        mask_overlays=config.data.mask_overlays,
+    )
     encoder = encoder_files.write(
         folder,
         {name: tree["encoder"] for name, tree in variables.items()},

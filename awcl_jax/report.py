@@ -218,6 +218,39 @@ def montage_views(
         figure.savefig(out, format="png")
 
 
+def montage_neighbours(
+    queries: UInt8[np.ndarray, "m h w"],
+    neighbours: Sequence[UInt8[np.ndarray, "_ h w"]],
+    captions: Sequence[str],
+    neighbour_captions: Sequence[Sequence[str]],
+    out: Path,
+) -> None:
+    """Frames beside the frames that an encoder finds most alike, so that a person can see what it goes by.
+
+    Args:
+      queries: the frames.
+      neighbours: for each, its neighbours, the nearest first; some may have fewer than others.
+      captions: a line for each query, such as its scan and anatomy.
+      neighbour_captions: likewise for the neighbours.
+      out: the PNG to write.
+    """
+    columns = 1 + max(len(images) for images in neighbours)
+    height = 2.1 * queries.shape[1] / queries.shape[2] + 0.5
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
+        figure.suptitle("Frames (framed) and their nearest neighbours from other scans")
+        for i, row in enumerate(figure.subplots(len(queries), columns, squeeze=False)):
+            shown = [queries[i], *neighbours[i]]
+            for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):
+                ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+                _caption(ax, text.replace("$", r"\$"), x=image.shape[1] / 2)
+                _frame(ax, colour="#FFFFFF", linestyle="-")
+            _frame(row[0], colour=COLOURS[0], linestyle="-")
+            for ax in row[len(shown) :]:
+                ax.set_visible(False)
+        figure.savefig(out, format="png")
+
+
 def _caption(ax: Axes, text: str, *, x: float) -> None:
     lines = "\n".join(textwrap.wrap(text, 30, break_on_hyphens=False))
     ax.annotate(lines, (x, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=9)

@@ -12,16 +12,19 @@ MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
 # From the top; a module may import those of lower layers, and of its own where that makes no circle.
 LAYERS = (
     ("main",),
-    ("pretrain", "downstream", "encoder_init", "ingest", "embed", "export", "reproduce"),
+    (
+        *("pretrain", "downstream", "encoder_init", "ingest", "embed", "embedding", "trained_encoder", "export"),
+        "reproduce",
+    ),
     ("exporters", "downstream_tasks", "study", "study_tables"),
     (
-        *("pictures", "loop", "checkpoint", "run_folder", "report", "evaluation", "config"),
+        *("pictures", "loop", "checkpoint", "run_folder", "report", "feature_tables", "evaluation", "config"),
         *("downstream_config", "downstream_pictures"),
     ),
-    ("evaluators", "step", "downstream_step", "encode"),
+    ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),
     ("data.selection",),
-    ("data.pipeline", "data.sampler", "data.frames"),
+    ("data.pipeline", "data.sampler", "data.sources", "data.frames"),
     ("data.scans",),
     ("data.datasets", "data"),
     ("augment", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),

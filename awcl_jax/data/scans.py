@@ -244,6 +244,11 @@ def find_dataset(path: str | os.PathLike[str]) -> Path:
     return found[0].absolute()
 
 
+def holds_dataset(folder: Path) -> bool:
+    """Whether a prepared dataset is at or below a folder, where `find_dataset` looks."""
+    return any(True for _ in _prepared(folder, depth=3))
+
+
 def _prepared(folder: Path, depth: int) -> Iterator[Path]:
     """Folders with a dataset_info.json; TFDS lays them out as name/config/version."""
     if (folder / "dataset_info.json").is_file():

@@ -21,12 +21,14 @@ class Preprocessing:
       input_size: edge of the encoder's input.
       mean: of grey from 0 to 1, subtracted.
       std: likewise, divided by.
+      mask_overlays: whether frames come without what is written around the sector.
     """
 
     frame_size: int
     input_size: int
     mean: float
     std: float
+    mask_overlays: bool = False
 
     @property
     def halvings(self) -> int:
@@ -48,6 +50,7 @@ class Preprocessing:
             "frames": {
                 "layout": "[batch, height, width], grey, uint8 from 0 to 255",
                 "size": self.frame_size,
+                "mask_overlays": self.mask_overlays,  # by awcl_jax.data.sector.mask_overlays, before they are resized
                 "resize": "to a square, not keeping the aspect ratio: by averaging the area of pixels (OpenCV's "
                 "INTER_AREA), or bilinear (INTER_LINEAR) where height or width grows",
             },

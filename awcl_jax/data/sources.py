@@ -1,0 +1,157 @@
+"""Frames from wherever a user has them, for an encoder to go through once: a prepared dataset, or picture files."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int, Int32, UInt8
+
+from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data import images
+from awcl_jax.data.frames import FrameReader, resize_frame
+from awcl_jax.data.scans import ScanIndex, holds_dataset
+from awcl_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrameSource:
+    """Frames that are read one by one.
+
+    Attributes:
+      labels: a row for each frame. The column `id` names it; `scan_id`, `patient_id`, `machine`, `anatomy` and `split`
+        are there where they are known, and so is whatever else a user's table has. Null is unknown.
+      read: (row) -> the frame, grey and square, of one size for all; `InputError` if it cannot be read. Safe to call
+        from many threads.
+    """
+
+    labels: pa.Table
+    read: Callable[[int], UInt8[np.ndarray, "size size"]]
+
+    def __len__(self) -> int:
+        return self.labels.num_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReadBatch:
+    """Frames that were read together.
+
+    Attributes:
+      rows: of the source, those that could be read.
+      images: the frames.
+      faults: of each row that could not be read, why, in one line.
+    """
+
+    rows: Int[np.ndarray, " b"]
+    images: UInt8[np.ndarray, "b size size"]
+    faults: dict[int, str]
+
+
+def open_source(
+    path: str | os.PathLike[str], *, size: int, split: str | None = None, mask_overlays: bool = False
+) -> FrameSource:
+    """Frames of a prepared dataset, of a folder with pictures, of one picture, or of the files that a table names.
+
+    Args:
+      path: folder of a prepared dataset or one that holds it; a folder with pictures in it and below; a picture; or a
+        CSV or Parquet table with a column `path`, relative to the table's folder, and any others.
+      size: edge of the squares that frames are resized to, as in training.
+      split: of a prepared dataset; by default all its frames.
+      mask_overlays: leave out what is written around the sector, as in training.
+
+    Raises:
+      InputError: there is nothing of the kind, a table is broken, a dataset has no such split, or `split` is given for
+        something that has none.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir() and holds_dataset(path):
+        return _of_dataset(path, size, split, mask_overlays)
+    if split is not None:
+        raise InputError(f"--split is for a prepared dataset, which {path} is not: leave it out.")
+    if path.is_dir():
+        names = images.find_images(path)
+        if not names:
+            raise InputError(f"{path} holds neither a prepared dataset nor pictures ({', '.join(images.IMAGES)}).")
+        return _of_files(pa.table({"id": pa.array(names, pa.string())}), "id", path, size, mask_overlays)
+    if not path.is_file():
+        raise InputError(f"There is no file or folder {path}: give a dataset, a folder of pictures, or a table.")
+    if path.suffix.lower() in images.IMAGES:
+        return _of_files(pa.table({"id": [path.name]}), "id", path.parent, size, mask_overlays)
+    if path.suffix.lower() in images.TABLES:
+        table = images.read_manifest(path)
+        if "id" not in table.column_names:
+            table = table.add_column(0, "id", table["path"])
+        return _of_files(table, "path", path.parent, size, mask_overlays)
+    kinds = ", ".join((*images.IMAGES, *images.TABLES))
+    raise InputError(f"Frames are read from folders and from files that end in {kinds}; got {path}.")
+
+
+def read_batches(source: FrameSource, *, batch_size: int, threads: int | None = None) -> Iterator[ReadBatch]:
+    """All frames of a source in its order, read and decoded ahead by threads.
+
+    What is held at a time does not depend on how many frames there are.
+
+    Args:
+      source: the frames.
+      batch_size: rows a batch covers; it has fewer frames at the end and where some cannot be read.
+      threads: by default as many as this process has cores, up to 16.
+    """
+    threads = min(16, len(os.sched_getaffinity(0))) if threads is None else threads
+
+    def load(batch: int) -> ReadBatch:
+        rows, read, faults = [], [], {}
+        for row in range(batch * batch_size, min((batch + 1) * batch_size, len(source))):
+            try:
+                read.append(source.read(row))
+            except InputError as error:
+                faults[row] = str(error)
+            else:
+                rows.append(row)
+        return ReadBatch(np.array(rows, np.int64), np.stack(read) if read else np.zeros((0, 1, 1), np.uint8), faults)
+
+    # An element is a whole batch, so that threads cannot change the order of frames.
+    dataset: Any = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)))
+
+
+def _of_dataset(path: Path, size: int, split: str | None, mask_overlays: bool) -> FrameSource:
+    index = ScanIndex.from_dataset(path)
+    if split is not None:
+        index = index.split(split)
+    if not len(index):
+        raise InputError(f"{index.path} has no frames{'' if split is None else f' in its split {split!r}'}.")
+    reader = FrameReader(index, size, cache_mb=0, mask_overlays=mask_overlays)  # each frame is read once
+    fine = _named(index.fine, index.fine_names)
+    labels = pa.table(
+        {
+            "id": pa.array(index.frame_ids.tolist(), pa.string()),
+            "scan_id": _named(index.scans, index.scan_names),
+            "patient_id": _named(index.patients, index.patient_names),
+            "machine": _named(index.machines, index.machine_names),
+            "anatomy": pc.coalesce(fine, _named(index.coarse, index.coarse_names)),
+            "split": _named(index.splits, index.split_names),
+        }
+    )
+    return FrameSource(labels, lambda row: reader.read(np.array([row]))[0])
+
+
+def _named(ids: Int32[np.ndarray, " n"], names: tuple[str, ...]) -> pa.Array:
+    known = pa.array(ids, mask=ids == UNLABELLED)
+    return pa.DictionaryArray.from_arrays(known, pa.array(names, pa.string())).cast(pa.string())
+
+
+def _of_files(labels: pa.Table, column: str, root: Path, size: int, mask_overlays: bool) -> FrameSource:
+    names = labels[column]
+
+    def read(row: int) -> UInt8[np.ndarray, "size size"]:
+        name = names[row].as_py()
+        if not name:
+            raise InputError(f"Row {row + 1} of the table in {root} names no file: its path is empty.")
+        return resize_frame(images.read_image(root / name), size, mask_overlays=mask_overlays)
+
+    return FrameSource(labels, read)

@@ -1,0 +1,93 @@
+"""The encoder of a run, or of what was exported of it, as trained."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from awcl_jax import config as configuration
+from awcl_jax import pretrain, run_folder
+from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.data.frames import resize_frame
+from awcl_jax.encode import FrozenEncoder
+from awcl_jax.errors import InputError
+from awcl_jax.exporters.reading import DESCRIPTION, read_export
+
+
+def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
+    """An encoder as a function of frames of any size, as `awcl_jax.embed.load_encoder` gives it."""
+
+    def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
+        as_read = _as_read(frames, frozen.frame_size, mask_overlays=frozen.mask_overlays)
+        return np.asarray(frozen.encode(frozen.variables, jnp.asarray(as_read)))
+
+    return features
+
+
+def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
+    """The encoder of a run, of one of its checkpoints, or of a folder that `awcl_jax.export` wrote.
+
+    Raises:
+      InputError: there is no such run, checkpoint or export.
+    """
+    folder = Path(path).expanduser()
+    if (folder / DESCRIPTION).is_file():
+        return read_export(folder)
+    run, step = find_checkpoint(folder)
+    checkpoint = run / "checkpoints" / str(step)
+    config, variables = load_run(checkpoint)
+    encode = pretrain.make_encode(pretrain.make_model(config), configuration.augmentation(config))
+    origin = str(checkpoint.resolve())
+    return FrozenEncoder(encode, variables, config.data.size, origin, mask_overlays=config.data.mask_overlays)
+
+
+def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
+    """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
+    run, step = find_checkpoint(checkpoint)
+    config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
+    target = pretrain.initial_variables(pretrain.make_model(config), seed=config.seed)
+    with Checkpoints(run, read_only=True) as checkpoints:
+        return config, checkpoints.restore_variables(step, jax.device_put(target))
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Folder of the run and step of the checkpoint that are meant.
+
+    Args:
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`).
+
+    Raises:
+      InputError: there is no such run or checkpoint.
+    """
+    path = Path(checkpoint)
+    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
+    run = path if step is None else path.parents[1]
+    if not (run / run_folder.CONFIG_FILE).is_file():
+        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        latest = checkpoints.latest_step
+    asked = latest if step is None else step
+    if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
+        found = "none" if latest is None else f"up to step {latest}"
+        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there are: {found}).")
+    return run, asked
+
+
+def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
+    """Frames as the training's reader gives them: uint8, square."""
+    if frames.ndim == 4 and frames.shape[-1] == 1:
+        frames = frames[..., 0]
+    if frames.ndim != 3:
+        raise InputError(f"Frames are grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
+    if np.issubdtype(frames.dtype, np.floating):
+        if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
+            raise InputError(f"Frames as floats are from 0 to 1; got {frames.min()} to {frames.max()}.")
+        frames = np.round(frames * 255).astype(np.uint8)
+    if frames.dtype != np.uint8:
+        raise InputError(f"Frames are uint8, or floats from 0 to 1; got {frames.dtype}.")
+    return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])
