@@ -235,7 +235,7 @@ def montage_neighbours(
       out: the PNG to write.
     """
     columns = 1 + max(len(images) for images in neighbours)
-    height = 2.1 * queries.shape[1] / queries.shape[2] + 0.5
+    height = 2.1 * queries.shape[1] / queries.shape[2] + 0.45
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
         figure.suptitle("Frames (framed) and their nearest neighbours from other scans")
@@ -243,7 +243,9 @@ def montage_neighbours(
             shown = [queries[i], *neighbours[i]]
             for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):
                 ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-                _caption(ax, text.replace("$", r"\$"), x=image.shape[1] / 2)
+                # A title, unlike a caption, takes no width from the picture.
+                lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
+                ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
                 _frame(ax, colour="#FFFFFF", linestyle="-")
             _frame(row[0], colour=COLOURS[0], linestyle="-")
             for ax in row[len(shown) :]:
