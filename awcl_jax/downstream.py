@@ -26,6 +26,7 @@ from awcl_jax import (
     loop,
     optim,
     pretrain,
+    processes,
     report,
     run_folder,
     sharding,
@@ -40,7 +41,7 @@ from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.metrics import METRICS_FILE, read_metrics
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
-from awcl_jax.pretrain import first_process, say
+from awcl_jax.pretrain import say
 from awcl_jax.train_state import TrainState, parameter_count
 
 FRAMES_FILE = "test_frames.csv"
@@ -229,7 +230,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             log_every=config.train.log_every,
             write=write,
             events=(loop.Event(config.train.validate_every, validate),),
-            show_progress=first_process(),
+            show_progress=processes.first(),
         )
     return history
 
@@ -276,7 +277,7 @@ def _conclude(
         "baseline": scores_as_json(outcome.baseline),
         **outcome.details,
     }
-    if not first_process():
+    if not processes.first():
         return results
     with (workdir / FRAMES_FILE).open("w", newline="") as file:
         table = csv.DictWriter(file, list(outcome.frames[0]))

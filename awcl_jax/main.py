@@ -8,6 +8,10 @@ The configuration is a Python file with `get_config()`; a name after a colon is 
   python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
+
+Slurm's srun and a Cloud TPU slice start a process on every host, which find each other; elsewhere each is told:
+
+  python -m awcl_jax.main --config=configs/fine.py --workdir=SHARED --coordinator=HOST:PORT --processes=2 --process=0
 """
 
 import datetime
@@ -24,6 +28,9 @@ from awcl_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/fine.py[:VARIANT].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one under runs/.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -32,19 +39,33 @@ def main(argv: list[str]) -> None:
         raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
     if _CONFIG.value is None:
         raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
+    if "://" in (_WORKDIR.value or ""):
+        raise InputError(
+            f"--workdir is a folder; mount the bucket or disk of {_WORKDIR.value} and give its path there."
+        )
     # Orbax warns of every checkpoint that is saved without a score, Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.ERROR)
     # Imported here, so that --help does not wait for JAX.
     import jax
 
-    from awcl_jax import downstream, pretrain
+    from awcl_jax import downstream, pretrain, processes
 
+    processes.join(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
     config = _CONFIG.value
-    workdir = _WORKDIR.value or f"runs/{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.name}"
     run = downstream.run if "task" in config else pretrain.run
-    run(config, Path(workdir))
+    run(config, Path(_WORKDIR.value or _new_workdir(config.name)))
+
+
+def _new_workdir(name: str) -> str:
+    """A folder named after the moment at which the first process asks."""
+    from awcl_jax import processes
+
+    # By its clock, whatever the others' zones.
+    epoch = datetime.datetime(2026, 1, 1)
+    seconds = processes.agreed(int((datetime.datetime.now() - epoch).total_seconds()))
+    return f"runs/{epoch + datetime.timedelta(seconds=seconds):%Y%m%d-%H%M%S}-{name}"
 
 
 def _parse(argv: list[str]) -> list[str]:

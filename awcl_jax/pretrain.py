@@ -7,6 +7,7 @@ import dataclasses
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
-from awcl_jax import loop, optim, pictures, report, run_folder, sharding
+from awcl_jax import loop, optim, pictures, processes, report, run_folder, sharding
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import datasets, pipeline, selection
@@ -70,9 +71,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
     """
     mesh = sharding.make_mesh()
-    configuration.validate(config, devices=mesh.size)
-    setup = set_up(config)
-    run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
+    setup = _claim(config, workdir, devices=mesh.size)
     untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=make_queue(config, setup.labels))
     say(selection.describe(setup.data))
     say(
@@ -81,6 +80,22 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
     state = _train(config, setup, mesh, untrained, workdir)
     return _conclude(config, setup, untrained, state, workdir)
+
+
+def _claim(config: ConfigDict, workdir: Path, *, devices: int) -> Setup:
+    """Check all that can be checked, on every process, and begin or go on in the run's folder."""
+    with processes.together():
+        configuration.validate(config, devices=devices)
+        setup = set_up(config)
+        fingerprint = setup.data.fingerprint
+        claim = partial(run_folder.claim, workdir, config=configuration.to_dict(config), fingerprint=fingerprint)
+        if processes.first():
+            claim()
+    # The others after the first, so that they can tell whether it is the same folder.
+    with processes.together():
+        if not processes.first():
+            claim(begun=True)
+    return setup
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -289,13 +304,13 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             write=write,
             # The evaluation first: its score goes with the checkpoint.
             events=(loop.Event(config.train.eval_every, evaluate), loop.Event(config.train.checkpoint_every, save)),
-            show_progress=first_process(),
+            show_progress=processes.first(),
         )
 
 
 def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> Callable[[int, loop.Metrics], None]:
     """Only one process writes metrics."""
-    if not first_process():
+    if not processes.first():
         return lambda step, values: None
     return stack.enter_context(MetricsWriter(workdir, start_step=start)).write
 
@@ -318,7 +333,7 @@ def _conclude(
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: scores_as_json(scores) for column, scores in columns.items()},
     }
-    if not first_process():
+    if not processes.first():
         return results
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
     say(f"\n{report.results_table(columns)}")
@@ -337,12 +352,7 @@ def _conclude(
     return results
 
 
-def first_process() -> bool:
-    """Whether this process is the one that writes files and speaks."""
-    return jax.process_index() == 0
-
-
 def say(message: str) -> None:
     """Print once, however many processes there are."""
-    if first_process():
+    if processes.first():
         print(message, flush=True)

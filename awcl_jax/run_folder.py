@@ -13,21 +13,27 @@ CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 
 
-def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str) -> None:
+def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: bool = False) -> None:
     """Begin a run in this folder, or make sure that it is the same one that goes on.
 
     Args:
       workdir: made where it is not there.
       config: the configuration as plain values.
       fingerprint: of the data.
+      begun: another process, perhaps on another host, has begun the run.
 
     Raises:
-      InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files.
+      InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files;
+        or the run that has begun is not there, for the hosts do not share the folder.
       OSError: it cannot be written.
     """
     file = workdir / CONFIG_FILE
     # Listed before the next question: what another process of this run writes comes after its config.json.
     others = [f for f in workdir.iterdir() if f.suffix != ".part"] if workdir.is_dir() else []
+    if begun and not file.exists():
+        raise InputError(
+            f"The run has begun, but not in this host's {workdir.absolute()}: give a --workdir that all hosts share."
+        )
     if not file.exists():
         if others:
             raise InputError(f"{workdir} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")

@@ -28,7 +28,8 @@ LAYERS = (
     ("data.scans",),
     ("data.datasets", "data"),
     ("augment", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
-    ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics", "cli", "cache", "errors"),
+    ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
+    ("processes", "cli", "cache", "errors"),
 )
 
 

@@ -65,11 +65,13 @@ def test_help_names_the_flags():
         ((FINE, "--config.trane.steps=4"), "trane"),
         ((FINE, "--config.train.steps=many"), "config.train.steps.*many"),
         ((FINE, "--config.data.path=no-such-folder"), "There is no folder no-such-folder"),
+        ((FINE, "--workdir=gs://bucket/run"), "--workdir is a folder; mount the bucket or disk of gs://bucket/run"),
+        ((FINE, "--processes=2"), "--coordinator=HOST:PORT, --processes=N and --process=I give all three"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value else None,
 )
 def test_bad_arguments_end_in_one_line_and_no_folder(arguments, said, tmp_path):
-    done = command(*arguments, f"--workdir={tmp_path / 'run'}")
+    done = command(f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -95,6 +95,17 @@ def test_processes_of_one_run_may_claim_its_folder_at_once(tmp_path):
                 done.result()
 
 
+def test_a_process_whose_host_does_not_see_the_run_is_refused(tmp_path):
+    config = config_of()
+    with pytest.raises(InputError, match=r"has begun, but not in this host's .*run: give a --workdir that all"):
+        claim(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
+    assert not (tmp_path / "run").exists()
+    claim(tmp_path / "run", config=config, fingerprint="f00d")
+    claim(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
+    with pytest.raises(InputError, match="other data"):
+        claim(tmp_path / "run", config=config, fingerprint="beef", begun=True)
+
+
 @pytest.mark.parametrize("text", ["", '{"config": {', "[1, 2]", "\x00"])
 def test_a_broken_config_is_named_and_kept(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
