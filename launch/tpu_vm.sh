@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Pretrain on a Cloud TPU VM or on all hosts of a slice: create, set up, run, follow, delete.
+#
+#   export TPU_NAME=awcl ZONE=ZONE ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
+#   export REPOSITORY=URL NFS=10.0.0.2:/share            # what the hosts clone; what they mount at /mnt/awcl
+#   launch/tpu_vm.sh create && launch/tpu_vm.sh setup
+#   launch/tpu_vm.sh run --config=configs/fine.py --workdir=/mnt/awcl/runs/fine
+#   launch/tpu_vm.sh logs 0                              # of the first host; `status` tells whether it runs
+#   launch/tpu_vm.sh keep --config=configs/fine.py --workdir=/mnt/awcl/runs/fine    # until it is done, see below
+#   launch/tpu_vm.sh delete                              # until then, it costs
+#
+# SPOT=1      cheaper, and may be taken away at any time
+# QUEUED=1    wait in the queue for a slice that is not free now
+# DRY_RUN=1   print the commands and run none
+#
+# `keep` does all of it and does it again whenever the slice was taken away; the run goes on from its last checkpoint,
+# which therefore has to be on the shared disk. It leaves the slice to you: `delete` it. Project and account are gcloud's.
+set -euo pipefail
+
+readonly SHARED=/mnt/awcl # where the hosts mount $NFS
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
+
+gcloud() {
+  if [[ -n ${DRY_RUN:-} ]]; then printf '%q ' gcloud "$@" && echo; else command gcloud "$@"; fi
+}
+
+tpu() {
+  local verb=$1
+  shift
+  gcloud compute tpus tpu-vm "$verb" "$TPU_NAME" --zone="$ZONE" "$@"
+}
+
+on_hosts() { # WORKER|all COMMAND
+  tpu ssh --worker="$1" --command="$2"
+}
+
+state() { # READY, CREATING, PREEMPTED, ...; nothing where there is no such TPU
+  if [[ -n ${DRY_RUN:-} ]]; then return; fi
+  tpu describe --format='value(state)' 2>/dev/null || true
+}
+
+create() {
+  : "${ACCELERATOR:?the type and size, as v5litepod-16}" "${RUNTIME:?the image, as v2-alpha-tpuv5-lite}"
+  local options=(--zone="$ZONE" --accelerator-type="$ACCELERATOR")
+  if [[ -n ${SPOT:-} ]]; then options+=(--spot); fi
+  if [[ -n ${QUEUED:-} ]]; then
+    gcloud compute tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" --runtime-version="$RUNTIME" \
+      "${options[@]}"
+    wait_until_ready
+  else
+    gcloud compute tpus tpu-vm create "$TPU_NAME" --version="$RUNTIME" "${options[@]}"
+  fi
+}
+
+wait_until_ready() {
+  if [[ -n ${DRY_RUN:-} ]]; then return; fi
+  echo "waiting for $TPU_NAME"
+  until [[ $(state) == READY ]]; do sleep "${POLL:-60}"; done
+}
+
+setup() {
+  : "${REPOSITORY:?address that git can clone}"
+  # The images have an older Python than is needed; uv brings one.
+  local steps="set -e; cd ~; python3 -m pip install --quiet --user uv; [ -d awcl ] || git clone --depth 1 $REPOSITORY awcl"
+  steps+="; cd awcl; ~/.local/bin/uv venv --quiet --allow-existing --python 3.11"
+  steps+="; ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu]'"
+  if [[ -n ${NFS:-} ]]; then
+    steps+="; sudo apt-get install -y -qq nfs-common; sudo mkdir -p $SHARED"
+    steps+="; mountpoint -q $SHARED || sudo mount $NFS $SHARED; sudo chmod a+rwx $SHARED"
+  fi
+  on_hosts all "$steps"
+}
+
+run() {
+  local training
+  training="flock ~/awcl.lock .venv/bin/python -m awcl_jax.main $(printf '%q ' "$@")"
+  # Detached, so that it outlives the connection; its exit status is left where `status` finds it.
+  on_hosts all "cd ~/awcl; if ! flock -n ~/awcl.lock true; then echo It runs already.; else rm -f ~/awcl.status; \
+($training > ~/awcl.log 2>&1; echo \$? > ~/awcl.status) < /dev/null > /dev/null 2>&1 & fi"
+}
+
+status() { # exit status of the first host's training; nothing while it runs
+  on_hosts 0 'cat ~/awcl.status 2>/dev/null || true'
+}
+
+delete() {
+  if [[ -n ${QUEUED:-} ]]; then
+    gcloud compute tpus queued-resources delete "$TPU_NAME" --zone="$ZONE" --force --quiet
+  else
+    tpu delete --quiet
+  fi
+}
+
+keep() {
+  : "${NFS:?the shared disk, HOST:/SHARE: the disks of the hosts go with them}"
+  if [[ $* != *--workdir=$SHARED/* ]]; then
+    echo "error: give --workdir=$SHARED/..., on the disk that outlives the hosts" >&2
+    exit 1
+  fi
+  while true; do
+    case $(state) in
+      READY) ;;
+      CREATING | STARTING | RESTARTING | REPAIRING) wait_until_ready ;;
+      '') create ;;
+      *) # PREEMPTED, TERMINATED
+        delete
+        create
+        ;;
+    esac
+    if setup && run "$@"; then
+      if [[ -n ${DRY_RUN:-} ]]; then return; fi
+      follow && return
+    fi
+    # What fails while the hosts are there will fail again; a host that is taken away ends the others, too.
+    sleep "${POLL:-60}"
+    if [[ $(state) == READY ]]; then
+      echo "error: it failed on hosts that are there; see $0 logs 0" >&2
+      exit 1
+    fi
+  done
+}
+
+follow() { # 0 once the training has ended well; 1 if it failed or the hosts are gone
+  local ended=''
+  while [[ -z $ended ]]; do
+    sleep "${POLL:-60}"
+    if [[ $(state) != READY ]]; then return 1; fi
+    ended=$(status)
+  done
+  [[ $ended == 0 ]]
+}
+
+verb=${1:-help}
+case $verb in
+  create | setup | run | status | keep | delete | logs) shift ;;
+  *) usage && exit 0 ;;
+esac
+: "${TPU_NAME:?a name of your choice}" "${ZONE:?a zone that has the accelerator}"
+case $verb in
+  logs) on_hosts "${1:-0}" 'tail -n 100 -F ~/awcl.log' ;;
+  run | keep)
+    if [[ $# == 0 ]]; then
+      echo "error: $verb takes what awcl_jax.main takes, as --config=configs/fine.py" >&2
+      exit 1
+    fi
+    "$verb" "$@"
+    ;;
+  *) "$verb" ;;
+esac
