@@ -1,0 +1,96 @@
+"""The notebook: every code cell runs, in order, as plain Python and in a small setting."""
+
+import ast
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from awcl_jax import ingest, pretrain
+from awcl_jax.config import validate
+
+NOTEBOOK = Path(__file__).parents[1] / "launch" / "awcl_colab.ipynb"
+
+
+@pytest.fixture(scope="module")
+def notebook() -> dict:
+    return json.loads(NOTEBOOK.read_text())
+
+
+def code_of(notebook: dict) -> dict[str, str]:
+    """The code cells by their id, in order."""
+    return {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"}
+
+
+def test_the_notebook_is_stored_without_outputs_and_in_its_format(notebook):
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook["cells"]:
+        wanted = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            wanted |= {"execution_count", "outputs"}
+            assert (cell["execution_count"], cell["outputs"]) == (None, [])
+        assert set(cell) == wanted, cell["id"]
+        assert isinstance(cell["source"], list)
+
+
+def test_cells_are_short_and_define_nothing_of_their_own(notebook):
+    for name, text in code_of(notebook).items():
+        assert len(text.splitlines()) <= 10, name
+        kinds = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+        assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)], name
+
+
+def test_no_address_is_made_up(notebook):
+    assert 'REPOSITORY = ""' in code_of(notebook)["settings"]
+    assert "https://" not in NOTEBOOK.read_text()
+
+
+@pytest.mark.slow
+def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
+    shown, installed, prepared, real = [], [], [], []
+    screen = types.ModuleType("IPython.display")
+    screen.Image, screen.display = Path, shown.append
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    monkeypatch.setattr(subprocess, "check_call", installed.append)
+    monkeypatch.setattr(ingest, "main", prepared.append)
+    run = pretrain.run
+
+    def run_small(config, workdir):
+        validate(config)
+        if config.data.dataset == "phantom":
+            with config.unlocked():
+                config.train.steps, config.train.eval_every = 6, 6
+            return run(config, workdir)
+        real.append(config)
+        workdir.mkdir(parents=True)
+        return (workdir / "embeddings.png").write_bytes(shown[0].read_bytes())
+
+    monkeypatch.setattr(pretrain, "run", run_small)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    filled_in = {'REPOSITORY = ""': 'REPOSITORY = "ADDRESS"', 'VARIANT = ""': 'VARIANT = "tiny"', "= False": "= True"}
+    filled_in["SOURCE = None"] = 'SOURCE = "planes"'
+    names: dict = {}
+    for name, text in code_of(notebook).items():
+        if name.endswith("settings"):
+            for empty, filled in filled_in.items():
+                text = text.replace(empty, filled)
+        exec(compile(text, f"cell {name}", "exec"), names)
+
+    assert installed == [[sys.executable, "-m", "pip", "install", "--quiet", "awcl_jax @ git+ADDRESS", "jax"]]
+    assert [str(path) for path in shown[:4]] == [
+        f"runs/fine/{name}.png" for name in ("loss", "pairs", "views", "embeddings")
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
+    assert set(names["results"]) == {"fine", "coarse", "scan", "simclr"}
+    table = capsys.readouterr().out.split("macro-F1    ")[-1].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["untrained", "fine", "coarse", "scan", "simclr"]
+    assert names["encode"](names["frames"]).shape == (2, 64)
+    assert prepared == [["fetal_planes_db", "--out=data", "--source=planes"]]
+    assert [(config.data.path, config.train.steps) for config in real] == [("data", 300)]
