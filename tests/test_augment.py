@@ -15,12 +15,12 @@ from awcl_jax.augment import (
     PAPER,
     RECORDED_RANGE,
     Augmentation,
-    _checked_range,
     augment,
     augment_with_masks,
     centre_view,
     two_views,
 )
+from awcl_jax.augment_options import _checked_range
 from awcl_jax.errors import InputError
 
 SIZE = 64

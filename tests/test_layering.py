@@ -27,7 +27,7 @@ LAYERS = (
     ("data.pipeline", "data.sampler", "data.sources", "data.frames"),
     ("data.scans",),
     ("data.datasets", "data"),
-    ("augment", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
+    ("augment", "augment_options", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
     ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
     ("processes", "cli", "cache", "errors"),
 )
