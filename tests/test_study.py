@@ -210,11 +210,8 @@ def test_a_study_from_end_to_end(tmp_path):
         variant="tiny",
         pretraining={"train.steps": 6, "train.eval_every": 6, "train.checkpoint_every": 6, "optim.warmup_steps": 1}
         | {"report.pictures": False},
-        methods=(RANDOM, FINE, dataclasses.replace(SIMCLR, title="SimCLR")),
-        tasks=(
-            dataclasses.replace(PLANES, variant="tiny", fields=tiny),
-            dataclasses.replace(HEADS, variant="tiny", fields=tiny, config="downstream_segmentation"),
-        ),
+        methods=(RANDOM, FINE),
+        tasks=(dataclasses.replace(HEADS, variant="tiny", fields=tiny, config="downstream_segmentation"),),
         ratios=(0.5,),
         seeds=(0,),
     )
@@ -223,6 +220,6 @@ def test_a_study_from_end_to_end(tmp_path):
     text = (tmp_path / "tables.md").read_text()
     for title in ("Transfer", "Anatomy ratio"):
         for row in list(cells(text, title).values())[2:]:
-            for cell in row[:4]:
+            for cell in row[:3]:
                 assert 0 <= float(cell) <= 1
-    assert cells(text, "II: difference in Dice")["AWCL, fine"][1].startswith(("+", "-"))
+    assert cells(text, "II: difference in Dice")["AWCL, fine"][0].startswith(("+", "-"))
