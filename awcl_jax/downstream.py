@@ -172,10 +172,7 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 def initial_state(setup: Setup, *, seed: int) -> TrainState:
     """The state before the first step, on the host: random, but for the encoder where one is given."""
-    variables = pretrain.initial_variables(setup.model, seed=seed)
-    if setup.encoder is not None:
-        variables = {name: tree | {"encoder": setup.encoder[name]} for name, tree in variables.items()}
-    return jax.device_get(TrainState.create(variables, setup.optimiser))
+    return pretrain.initial_state(setup.model, setup.optimiser, seed=seed, encoder=setup.encoder)
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:

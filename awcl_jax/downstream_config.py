@@ -41,7 +41,7 @@ def default_downstream_config() -> ConfigDict:
     config.augment = augmentation_fields(Augmentation(size=64, crop_area=(0.5, 1.0)))
 
     config.model = pretraining.model
-    del config.model.hidden, config.model.embedding
+    del config.model.init, config.model.hidden, config.model.embedding
 
     config.optim = pretraining.optim
     config.optim.weight_decay = 1e-2

@@ -9,10 +9,9 @@ from jaxtyping import PyTree
 from awcl_jax import config as configuration
 from awcl_jax import run_folder, trained_encoder
 from awcl_jax.errors import InputError
-from awcl_jax.models.weights import load_torch_resnet
+from awcl_jax.models.weights import FILES, load_torch_resnet
 
 RANDOM = "random"
-WEIGHTS = (".safetensors", ".pth", ".pt")
 
 
 def initial_encoder(
@@ -38,7 +37,7 @@ def initial_encoder(
     """
     if init == RANDOM:
         return None
-    if Path(init).suffix in WEIGHTS:
+    if Path(init).suffix in FILES:
         return load_torch_resnet(init, arch, mean=mean, std=std, width_factor=width_factor)
     return _from_run(init, arch=arch, width_factor=width_factor, strides=strides, mean=mean, std=std)
 

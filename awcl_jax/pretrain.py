@@ -34,6 +34,7 @@ from awcl_jax.metrics import MetricsWriter
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import ResNet, make_resnet
+from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.momentum import Queue
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
@@ -47,6 +48,7 @@ class Setup:
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
     plan: BatchPlan
     model: ContrastiveModel
+    encoder: PyTree | None
     optimiser: optax.GradientTransformation
     learning_rate: optax.Schedule
     evaluation: Evaluation
@@ -72,7 +74,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     mesh = sharding.make_mesh()
     setup = _claim(config, workdir, devices=mesh.size)
-    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=make_queue(config, setup.labels))
+    queue = make_queue(config, setup.labels)
+    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
     say(selection.describe(setup.data))
     say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
@@ -123,7 +126,25 @@ def set_up(config: ConfigDict) -> Setup:
     plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
     model = make_model(config)
     learning_rate, optimiser = make_optimiser(config)
-    return Setup(data, labels, plan, model, optimiser, learning_rate, _make_evaluation(config, model, data))
+    evaluation = _make_evaluation(config, model, data)
+    return Setup(data, labels, plan, model, initial_encoder(config), optimiser, learning_rate, evaluation)
+
+
+def initial_encoder(config: ConfigDict) -> PyTree | None:
+    """Variables that the encoder starts from; None for random ones.
+
+    Raises:
+      InputError: the file of weights is not there, or of another architecture.
+    """
+    if config.model.init == "random":
+        return None
+    return load_torch_resnet(
+        config.model.init,
+        config.model.arch,
+        mean=config.augment.mean,
+        std=config.augment.std,
+        width_factor=config.model.width_factor,
+    )
 
 
 def make_model(config: ConfigDict) -> ContrastiveModel:
@@ -224,11 +245,19 @@ def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarra
 
 
 def initial_state(
-    model: ContrastiveModel, optimiser: optax.GradientTransformation, *, seed: int, queue: Queue | None = None
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    *,
+    seed: int,
+    queue: Queue | None = None,
+    encoder: PyTree | None = None,
 ) -> TrainState:
-    """The state before the first step, on the host."""
+    """The state before the first step, on the host; drawn by the seed but for an encoder that is given."""
+    variables = initial_variables(model, seed=seed)
+    if encoder is not None:
+        variables = {name: {**tree, "encoder": encoder[name]} for name, tree in variables.items()}
     # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(TrainState.create(initial_variables(model, seed=seed), optimiser, queue=queue))
+    return jax.device_get(TrainState.create(variables, optimiser, queue=queue))
 
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:

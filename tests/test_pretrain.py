@@ -11,6 +11,7 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 
@@ -19,6 +20,7 @@ from awcl_jax.data import pipeline
 from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
 from awcl_jax.errors import InputError
 from awcl_jax.metrics import read_metrics
+from awcl_jax.models.weights import save_torch_resnet
 from configs import fine, moco, scan, simclr
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +62,25 @@ def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
     outside = data.train.reader.read(frames)[:, 0, :]  # the top row, where machines write
     assert data.test.reader.mask_overlays == on
     assert (outside.max() > 0) != on
+
+
+def test_a_run_may_start_from_weights(phantom, tmp_path):
+    config = tiny(phantom, moco)
+    drawn = pretrain.initial_state(pretrain.set_up(config).model, optax.identity(), seed=0)
+    given = {name: jax.tree.map(lambda x: x + 1, getattr(drawn, name)["encoder"]) for name in ("params", "batch_stats")}
+    weights = tmp_path / "encoder.safetensors"
+    save_torch_resnet(weights, given, mean=config.augment.mean, std=config.augment.std)
+    config.model.init = str(weights)
+    setup = pretrain.set_up(config)
+    queue = pretrain.make_queue(config, setup.labels)
+    state = pretrain.initial_state(setup.model, setup.optimiser, seed=0, queue=queue, encoder=setup.encoder)
+    chex.assert_trees_all_equal(state.params["encoder"], given["params"])
+    chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])
+    chex.assert_trees_all_equal(state.params["projection"], drawn.params["projection"])
+    chex.assert_trees_all_equal(state.momentum.params, state.params)
+    config.model.width_factor = 1.0
+    with pytest.raises(InputError, match=r"encoder\.safetensors"):
+        pretrain.set_up(config)
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ from awcl_jax.errors import InputError
 from awcl_jax.models.resnet import STAGES, make_resnet
 from awcl_jax.models.torch_zip import read_torch_zip
 
+FILES = (".safetensors", ".pth", ".pt")
+"""What files of PyTorch weights end in."""
+
 _LEAVES = {
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
