@@ -48,6 +48,7 @@ def default_config() -> ConfigDict:
     config.data.path = ""  # folder of the prepared dataset; the phantom is made in the user's cache folder
     config.data.preset = "default"  # of the phantom: default, tiny, heart, heart_tiny
     config.data.size = 96  # edge in pixels of the square that frames are read at
+    config.data.unlabelled = ()  # folders of further prepared datasets, to pretrain on without labels
     config.data.mask_overlays = False  # set what lies outside of the sector, where machines write, to 0
     config.data.val_share = 0.15  # share of the training patients held out where the dataset has no `val` split
     config.data.cache_mb = 1024  # decoded frames are kept in memory when all fit into this

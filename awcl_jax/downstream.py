@@ -108,6 +108,7 @@ def set_up(config: ConfigDict) -> Setup:
         cache_mb=config.data.cache_mb,
         val_share=config.data.val_share,
         seed=config.seed,
+        mask_overlays=config.data.mask_overlays,
     )
     task = make_task(config, data)
     encoder = initial_encoder(

@@ -36,6 +36,7 @@ def default_downstream_config() -> ConfigDict:
     config.encoder.frozen = False  # train only what stands on the encoder
 
     config.data = pretraining.data
+    del config.data.unlabelled
     config.sampler = ConfigDict()
     config.sampler.batch_size = 32  # frames, over all devices
     config.augment = augmentation_fields(Augmentation(size=64, crop_area=(0.5, 1.0)))

@@ -115,6 +115,7 @@ def set_up(config: ConfigDict) -> Setup:
         val_share=config.data.val_share,
         seed=config.seed,
         mask_overlays=config.data.mask_overlays,
+        unlabelled=config.data.unlabelled,
     )
     labels = selection.positive_labels(
         data.train.index,

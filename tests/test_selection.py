@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import describe, keep_label_fraction, make_plan, positive_labels, select
 from awcl_jax.errors import InputError
@@ -155,6 +156,43 @@ def test_each_part_reads_its_own_frames(prepare_frames):
         for frame_id, image in zip(part.index.frame_ids.tolist(), images, strict=True):
             np.testing.assert_array_equal(image, pictures[frame_id])
     assert len({image.tobytes() for image in pictures.values()}) == 15
+
+
+def test_frames_of_other_datasets_are_trained_on_without_labels(prepare_frames):
+    first = prepare_frames(train=records_of(*"abcd"), test=records_of("y"))
+    others = [
+        prepare_frames("b", train=records_of("a", "z"), test=records_of("x")),
+        prepare_frames("c", train=records_of("p")),
+    ]
+    alone, joined = select_from(first), select_from(first, unlabelled=[str(folder) for folder in others])
+    count, index = len(alone.train.index), joined.train.index
+    assert len(index) == count + 9
+    np.testing.assert_array_equal(index.fine[:count], alone.train.index.fine)
+    for labels in (index.fine, index.coarse):
+        assert (labels[count:] == UNLABELLED).all()
+    # The patient a of one dataset is not the patient a of another, and nobody's test frames are there.
+    names = [index.patient_names[p] for p in index.patients]
+    assert len({name.rpartition("/")[2] for name in names[count:]}) == 3
+    assert not set(index.patients[:count]) & set(index.patients[count:])
+    assert not set(index.scans[:count]) & set(index.scans[count:])
+    pictures = [alone.train.reader.read(np.arange(count))]
+    for folder in others:
+        part = ScanIndex.from_dataset(folder).split("train")
+        pictures.append(FrameReader(part, 16).read(np.arange(len(part))))
+    backwards = np.arange(len(index))[::-1]
+    np.testing.assert_array_equal(joined.train.reader.read(backwards), np.concatenate(pictures)[::-1])
+    for name in ("val", "test"):
+        np.testing.assert_array_equal(getattr(joined, name).index.frame_ids, getattr(alone, name).index.frame_ids)
+    assert len({joined.fingerprint, alone.fingerprint, select_from(first, unlabelled=others[:1]).fingerprint}) == 3
+    assert joined.fingerprint.startswith(alone.fingerprint)
+
+
+def test_a_dataset_that_is_given_twice_is_refused(prepare_frames):
+    first = prepare_frames(train=records_of(*"abcd"), test=records_of("y"))
+    other = prepare_frames("other", train=records_of("z"))
+    for unlabelled in ([first], [other, other]):
+        with pytest.raises(InputError, match=r"given twice"):
+            select_from(first, unlabelled=unlabelled)
 
 
 @pytest.mark.parametrize("on", [False, True])

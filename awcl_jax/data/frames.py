@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -192,6 +192,33 @@ class FrameReader:
             if picture not in self._kept:
                 self._kept[picture] = _Kept(len(self.index), self.size)
             return self._kept[picture]
+
+
+class JoinedReader(FrameReader):
+    """Reads the frames of several datasets, joined by `ScanIndex.join_unlabelled`.
+
+    Args:
+      first: index of the frames that come first.
+      others: indexes of those that come after.
+      size, cache_mb, mask_overlays: as of `FrameReader`.
+    """
+
+    def __init__(
+        self,
+        first: ScanIndex,
+        others: Sequence[ScanIndex],
+        size: int = 96,
+        cache_mb: float | int = 1024,
+        *,
+        mask_overlays: bool = False,
+    ) -> None:
+        super().__init__(first.join_unlabelled(others), size, cache_mb, mask_overlays=mask_overlays)
+        self._parts = [FrameReader(part, size, cache_mb=0) for part in (first, *others)]
+        self._starts = np.cumsum([0, *(len(part.index) for part in self._parts)])
+
+    def _record(self, frame: int) -> tuple[dict[str, Any], str]:
+        part = int(np.searchsorted(self._starts, frame, side="right")) - 1
+        return self._parts[part]._record(frame - int(self._starts[part]))
 
 
 def resize_frame(

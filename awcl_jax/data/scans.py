@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int32, Shaped
 
+from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.errors import InputError
 
 _CACHE = "scan_index.npz"
 _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
 _ARRAYS = ("frame_ids", "scans", "patients", "machines", "fine", "coarse", "splits", "records")
 _NAMES = ("scan_names", "patient_names", "machine_names", "fine_names", "coarse_names", "split_names")
+_NUMBERED = {"scans": "scan_names", "patients": "patient_names", "machines": "machine_names"}
 _FEATURES = ("image", "frame_id", "scan_id", "patient_id", "machine", "anatomy_fine", "anatomy_coarse")
 _CHUNK = 1024  # records in memory at a time while labels are read
 
@@ -41,7 +43,7 @@ class ScanIndex:
       coarse: [n] coarse anatomy, into `coarse_names`, or UNLABELLED.
       splits: [n] split, into `split_names`.
       records: [n] position of the frame within its split's data source.
-      scan_names, patient_names, machine_names: sorted.
+      scan_names, patient_names, machine_names: sorted; those of datasets that were joined come after.
       fine_names, coarse_names: the dataset's anatomies, in its order.
       split_names: the dataset's splits, in its order.
     """
@@ -141,6 +143,34 @@ class ScanIndex:
 
         held_out = np.isin(self.patients, np.array(sorted(present, key=draw)[:count], np.int32))
         return self.take(~held_out), self.take(held_out)
+
+    def join_unlabelled(self, others: Sequence["ScanIndex"]) -> "ScanIndex":
+        """These frames, then those of other datasets, without their labels.
+
+        Their frames, scans, patients and machines get the name of their dataset in front, for `24` of one is not `24`
+        of another. `path`, `splits` and `records` stay those of this index: `JoinedReader` knows where the others lie.
+
+        Raises:
+          InputError: a dataset is given twice.
+        """
+        index = self
+        for other in others:
+            name = json.loads((other.path / "dataset_info.json").read_text())["name"]
+            ids = np.array([f"{name}/{frame_id}" for frame_id in other.frame_ids.tolist()], np.str_)
+            if np.isin(ids, index.frame_ids).any() or other.path == self.path:
+                raise InputError(f"{other.path} is given twice, once is enough.")
+            count = len(other)
+            joined: dict[str, Any] = {"frame_ids": np.concatenate([index.frame_ids, ids])}
+            for column, names in _NUMBERED.items():
+                before: tuple[str, ...] = getattr(index, names)
+                joined[names] = (*before, *(f"{name}/{one}" for one in getattr(other, names)))
+                joined[column] = np.concatenate(
+                    [getattr(index, column), getattr(other, column) + np.int32(len(before))]
+                )
+            for column, value in {"fine": UNLABELLED, "coarse": UNLABELLED, "splits": -1, "records": -1}.items():
+                joined[column] = np.concatenate([getattr(index, column), np.full(count, value, np.int32)])
+            index = dataclasses.replace(index, **joined)
+        return index
 
     def labels(self, granularity: str) -> Int32[np.ndarray, " n"]:
         """Anatomy of each frame, fine or coarse, or UNLABELLED.

@@ -1,6 +1,7 @@
 """Which frames a run trains on, validates and tests on, and whom its loss pulls together."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Int
 
 from awcl_jax import anatomy
 from awcl_jax.anatomy import UNLABELLED, keep_anatomy_ratio
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.frames import FrameReader, JoinedReader
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
@@ -43,7 +44,14 @@ class Selection:
 
 
 def select(
-    path: Path, *, size: int, cache_mb: float, val_share: float, seed: int, mask_overlays: bool = False
+    path: Path,
+    *,
+    size: int,
+    cache_mb: float,
+    val_share: float,
+    seed: int,
+    mask_overlays: bool = False,
+    unlabelled: Sequence[str | Path] = (),
 ) -> Selection:
     """The splits of a prepared dataset.
 
@@ -54,9 +62,10 @@ def select(
       val_share: share of the training patients set apart where the dataset has no `val` split.
       seed: of that draw.
       mask_overlays: set what lies outside of a frame's sector to 0 as it is read.
+      unlabelled: folders of further datasets; the frames of their `train` splits are trained on, too, without labels.
 
     Raises:
-      InputError: no such dataset, or it has no train or test split.
+      InputError: no such dataset, it has no train or test split, or a further one is given twice.
     """
     index = ScanIndex.from_dataset(path)
     train, test = index.split("train"), index.split("test")
@@ -64,11 +73,13 @@ def select(
         val = index.split("val")
     else:
         train, val = train.holdout(val_share, seed)
-    parts = (
-        Part(part, FrameReader(part, size=size, cache_mb=cache_mb, mask_overlays=mask_overlays))
-        for part in (train, val, test)
-    )
-    return Selection(index.fingerprint, *parts)
+    fingerprint = index.fingerprint
+    readers = [FrameReader(part, size, cache_mb, mask_overlays=mask_overlays) for part in (train, val, test)]
+    if unlabelled:
+        others = [ScanIndex.from_dataset(folder).split("train") for folder in unlabelled]
+        readers[0] = JoinedReader(train, others, size, cache_mb, mask_overlays=mask_overlays)
+        fingerprint += f"+{readers[0].index.fingerprint}"
+    return Selection(fingerprint, *(Part(reader.index, reader) for reader in readers))
 
 
 def positive_labels(
