@@ -266,7 +266,7 @@ def _conclude(
         "encoder": config.encoder.init,
         "steps": max(history),
         "chosen_step": chosen,
-        setup.task.chosen_by: history[chosen],
+        "validation": {setup.task.chosen_by: history[chosen]},
         "training_frames": int(setup.task.train.positions.size),
         "frames": selection.counts(setup.data),
         "data": setup.data.fingerprint,

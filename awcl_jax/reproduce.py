@@ -68,7 +68,7 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
             bar.set_description_str(f"{number}/{len(todo)} {run.folder}")
             try:
                 with _into(out / "logs" / f"{run.folder.replace('/', '-')}.txt"):
-                    commands[run.kind](run.config, out / run.folder)
+                    commands[run.kind](run.final_config(), out / run.folder)
             except InputError as error:
                 raise InputError(f"{run.folder}: {error}") from None
             bar.update(run.work)
@@ -91,7 +91,10 @@ def _plan(args: argparse.Namespace) -> "Study":
     paths = {
         name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
     }
-    plan = study.public(paths) if args.preset == "public" else study.phantom_small()
+    if args.imagenet and args.preset != "public":
+        raise InputError("--imagenet is for --preset=public: its ResNet-50 is too large for a quarter of an hour.")
+    imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
+    plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
     if args.seeds is not None:
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
     if args.methods:
@@ -133,7 +136,16 @@ def _parser() -> argparse.ArgumentParser:
         help="phantom-small: simulated frames, a quarter of an hour on two cores (default); public: real frames",
     )
     parser.add_argument(
-        "--data", metavar="NAME=DIR", action="append", default=[], help="a prepared dataset; once for each"
+        "--data",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        help="a prepared dataset; once for each. Those that no task needs are pretrained on, without labels",
+    )
+    parser.add_argument(
+        "--imagenet",
+        metavar="FILE",
+        help="weights of ImageNet's ResNet-50 (.safetensors, .pth) for the methods that start from them; v1 strides",
     )
     parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")

@@ -1,16 +1,22 @@
 """What a reproduction consists of: methods, tasks and seeds, and the runs that they make.
 
-All methods share data, augmentation, encoder, steps and budget; a method is what its file in `configs/` changes.
+All methods share data, augmentation, encoder, steps and budget; a method is what its file in `configs/` changes. Those
+that start from published weights have the encoder that these are of, and the tables say so.
+
+With `Study.learning_rates` all of them are tried in every task by every method with the first seed, and the one with
+the best score on validation patients is taken for all seeds.
 """
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from awcl_jax import run_folder
 from awcl_jax.errors import InputError
 
 PRETRAIN, DOWNSTREAM = "pretrain", "downstream"
@@ -26,6 +32,7 @@ class Method:
       config: file in `configs/` that pretrains it; None for one that is not pretrained here.
       fields: of that configuration, changed.
       init: of the encoder where it is not pretrained: `random` or a file of weights.
+      encoder: fields that its pretraining and its tasks share, where its encoder is not that of the others.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Method:
     config: str | None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     init: str = "random"
+    encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Study:
       tasks: in the order of the tables.
       ratios: anatomy ratios of the curve, beside 1.
       seeds: of every run.
+      learning_rates: that every method tries in every task; none for those of the configurations.
+      variations: of fine AWCL, pretrained and probed only, to tell what else matters.
     """
 
     name: str
@@ -78,6 +88,33 @@ class Study:
     tasks: tuple[Task, ...]
     ratios: tuple[float, ...]
     seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...] = ()
+    variations: tuple[Method, ...] = ()
+
+    def tried(self, task: Task, method: Method) -> dict[float, str]:
+        """Learning rate -> folder of the run that tries it, below the study's."""
+        return {rate: f"{task.name}/{method.name}-{self.seeds[0]}-lr{rate:g}" for rate in self.learning_rates}
+
+    def chosen_rate(self, out: Path, task: Task, method: Method) -> float | None:
+        """The learning rate with the best score on validation patients, None as long as one is being tried.
+
+        Args:
+          out: the study's folder.
+        """
+        scores = {}
+        for rate, folder in self.tried(task, method).items():
+            file = out / folder / run_folder.RESULTS_FILE
+            if not file.is_file():
+                return None
+            (scores[rate],) = run_folder.read_json(file)["validation"].values()
+        return max(scores, key=lambda rate: (scores[rate], -rate)) if scores else None
+
+    def task_folder(self, out: Path, task: Task, method: Method, seed: int) -> Path | None:
+        """Folder of a downstream run, which may not be there yet; None where what it needs is not known yet."""
+        if not self.learning_rates or seed != self.seeds[0]:
+            return out / task.name / f"{method.name}-{seed}"
+        rate = self.chosen_rate(out, task, method)
+        return None if rate is None else out / self.tried(task, method)[rate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +125,20 @@ class Run:
       folder: below the study's, such as `pretrain/fine-0`.
       kind: PRETRAIN or DOWNSTREAM.
       config: whole configuration.
+      learning_rate: that this run takes, from what others have found; None where it stands in `config`.
     """
 
     folder: str
     kind: str
     config: ConfigDict
+    learning_rate: Callable[[], float | None] | None = None
+
+    def final_config(self) -> ConfigDict:
+        """The configuration with all that the runs before this one had to find out."""
+        config = self.config.copy_and_resolve_references()
+        if self.learning_rate is not None:
+            config.optim.learning_rate = self.learning_rate()
+        return config
 
     @property
     def work(self) -> float:
@@ -160,11 +206,15 @@ def phantom_small() -> Study:
     )
 
 
-def public(paths: Mapping[str, str]) -> Study:
+def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
     """Public frames: FETAL_PLANES_DB to pretrain and classify, HC18 and USGRA_SEG to segment.
 
+    Pretraining sees, without labels, also the training studies of HC18 and of every further dataset.
+
     Args:
-      paths: dataset (`fetal_planes_db`, `hc18`, `usgra`) -> folder of the prepared dataset.
+      paths: dataset (`fetal_planes_db`, `hc18`, `usgra` and others) -> folder of the prepared dataset.
+      imagenet: file with the weights of a ResNet-50 (v1 strides) that was trained on ImageNet, for the methods that
+        start from them; None without these.
 
     Raises:
       InputError: a folder is missing.
@@ -175,29 +225,34 @@ def public(paths: Mapping[str, str]) -> Study:
             f"The preset public needs prepared datasets: give {' '.join(f'--data={name}=DIR' for name in missing)}; "
             "`python -m awcl_jax.ingest --help` says how to prepare them."
         )
-    frames = {"data.size": 112, "augment.size": 96, "model.width_factor": 0.5}
-    tuning = frames | {"train.steps": 200, "train.validate_every": 50}
-    masks = frames | {"augment.size": 112, "train.steps": 150, "train.validate_every": 50, "sampler.batch_size": 16}
+    frames = {"data.size": 80, "augment.size": 64, "model.width_factor": 0.5}
+    planes = frames | {"data.path": paths["fetal_planes_db"], "train.steps": 200, "train.validate_every": 50}
+    masks = frames | {"augment.size": 80, "train.steps": 150, "train.validate_every": 50, "sampler.batch_size": 16}
+    unlabelled = tuple(path for name, path in paths.items() if name not in ("fetal_planes_db", "usgra"))
     return Study(
         name="public",
         variant="fetal_planes_db",
         pretraining=frames
         | {
             "data.path": paths["fetal_planes_db"],
+            "data.unlabelled": unlabelled,
             "train.steps": 300,
             "train.eval_every": 300,
             "train.checkpoint_every": 100,
-            "report.pictures": False,
         },
-        methods=METHODS,
+        methods=(*METHODS, *(_from_imagenet(imagenet) if imagenet else ())),
         tasks=(
-            Task(
-                "planes",
-                "I: standard planes",
-                "downstream_planes",
-                "fetal_planes_db",
-                tuning | {"data.path": paths["fetal_planes_db"]},
-                _CLASSIFICATION,
+            Task("planes", "I: standard planes", "downstream_planes", "fetal_planes_db", planes, _CLASSIFICATION),
+            *(
+                Task(
+                    f"planes-{percent}",
+                    f"I: standard planes, {percent}% of the labels",
+                    "downstream_planes",
+                    "fetal_planes_db",
+                    planes | {"task.label_fraction": percent / 100, "train.steps": 100, "train.validate_every": 25},
+                    _CLASSIFICATION,
+                )
+                for percent in (10, 1)
             ),
             Task(
                 "hc18",
@@ -218,6 +273,38 @@ def public(paths: Mapping[str, str]) -> Study:
         ),
         ratios=(0.1, 0.3, 0.5, 0.8),
         seeds=(0, 1, 2),
+        learning_rates=(3e-4, 1e-3),
+        variations=_VARIATIONS,
+    )
+
+
+_VARIATIONS = (
+    Method("fine-cold", "temperature 0.05", "fine", {"loss.temperature": 0.05}),
+    Method("fine-warm", "temperature 0.5", "fine", {"loss.temperature": 0.5}),
+    Method("fine-labelled", "no unlabelled frames in a batch", "fine", {"sampler.unlabelled_share": 0.0}),
+    Method("fine-half", "half of a batch unlabelled", "fine", {"sampler.unlabelled_share": 0.5}),
+    Method("fine-masked", "overlays masked", "fine", {"data.mask_overlays": True}),
+    Method("simclr-masked", "SimCLR, overlays masked", "simclr", {"data.mask_overlays": True}),
+    Method("fine-alone", "without the further datasets", "fine", {"data.unlabelled": ()}),
+    Method("fine-large", "batches of 64", "fine", {"sampler.batch_size": 64}),
+    Method("fine-long", "900 steps", "fine", {"train.steps": 900}),
+    Method("simclr-long", "SimCLR, 900 steps", "simclr", {"train.steps": 900}),
+)
+
+
+def _from_imagenet(weights: str) -> Iterator[Method]:
+    """What starts from ImageNet's weights, and the same encoder without them."""
+    encoder = {
+        "model.arch": "resnet50",
+        "model.strides": "v1",
+        "model.width_factor": 1.0,
+        "augment.mean": 0.449,
+        "augment.std": 0.226,
+    }
+    yield Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
+    yield Method("imagenet", "ImageNet (ResNet-50)", None, init=weights, encoder=encoder)
+    yield Method(
+        "imagenet-fine", "AWCL, fine, from ImageNet (ResNet-50)", "fine", {"model.init": weights}, encoder=encoder
     )
 
 
@@ -237,18 +324,39 @@ def runs(study: Study, out: Path) -> Iterator[Run]:
         for method in all_methods(study):
             init = method.init
             if method.config is not None:
-                folder = f"{PRETRAIN}/{method.name}-{seed}"
-                config = _load(method.config, study.variant)
-                fields = {**study.pretraining, **method.fields, "name": method.name, "seed": seed}
-                config.update_from_flattened_dict(fields)
-                yield Run(folder, PRETRAIN, config)
-                init = str(out / folder)
+                pretraining = _pretraining(study, method, seed)
+                yield pretraining
+                init = str(out / pretraining.folder)
             for task in study.tasks:
-                config = _load(task.config, task.variant)
-                config.update_from_flattened_dict(
-                    {**task.fields, "name": task.name, "seed": seed, "encoder.init": init}
-                )
-                yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config)
+                yield from _tuning(study, task, method, seed, init, out)
+        for method in study.variations:
+            yield _pretraining(study, method, seed)
+
+
+def _pretraining(study: Study, method: Method, seed: int) -> Run:
+    assert method.config is not None
+    config = _load(method.config, study.variant)
+    fields = {**study.pretraining, **method.encoder, **method.fields, "name": method.name, "seed": seed}
+    config.update_from_flattened_dict(fields)
+    return Run(f"{PRETRAIN}/{method.name}-{seed}", PRETRAIN, config)
+
+
+def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out: Path) -> Iterator[Run]:
+    """The run of a task, or those that try its learning rates."""
+    config = _load(task.config, task.variant)
+    config.update_from_flattened_dict(
+        {**task.fields, **method.encoder, "name": task.name, "seed": seed, "encoder.init": init}
+    )
+    if not study.learning_rates:
+        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config)
+    elif seed != study.seeds[0]:
+        chosen = functools.partial(study.chosen_rate, out, task, method)
+        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config, chosen)
+    else:
+        for rate, folder in study.tried(task, method).items():
+            tried = config.copy_and_resolve_references()
+            tried.optim.learning_rate = rate
+            yield Run(folder, DOWNSTREAM, tried)
 
 
 def _load(name: str, variant: str) -> ConfigDict:

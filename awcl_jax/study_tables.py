@@ -12,11 +12,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from awcl_jax import run_folder
+from awcl_jax.downstream import FRAMES_FILE
 from awcl_jax.evaluators.paired import classification_differences, mean_differences
 from awcl_jax.evaluators.scores import Score
-from awcl_jax.study import PRETRAIN, Method, Study, Task, ratio_method
+from awcl_jax.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
 
 TABLES_FILE = "tables.md"
+_PICTURES = ("embeddings.png", "confusion.png", "overlays.png")
 _PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro-F1"}
 
 
@@ -34,34 +36,47 @@ class Finished:
 
     def values(self, task: Task, method: Method, score: str) -> Float[np.ndarray, " seeds"]:
         """A score on the test patients, for every seed that is finished."""
-        found = (self.results(task.name, method, seed) for seed in self.study.seeds)
-        return np.array([results["test"][score]["value"] for results in found if results and score in results["test"]])
+        return np.array([found["value"] for found in self.scores(task, method, score)])
+
+    def scores(self, task: Task, method: Method, score: str) -> list[dict[str, float]]:
+        """The same with their intervals: `value`, `low` and `high`."""
+        folders = (self.study.task_folder(self.out, task, method, seed) for seed in self.study.seeds)
+        results = (_results(folder) for folder in folders if folder is not None)
+        return [found["test"][score] for found in results if found and score in found["test"]]
 
     def probed(self, method: Method, score: str) -> Float[np.ndarray, " seeds"]:
-        """A score of the frozen features, as pretraining reports it; the untrained encoder's for a random one."""
-        if method.config is None and method.init != "random":
-            return np.array([])
-        column, folder = "trained", method
+        """A score of the frozen features, as pretraining reports it."""
+        return np.array([found["value"] for found in self.probes(method, score)])
+
+    def probes(self, method: Method, score: str) -> list[dict[str, float]]:
+        """The same with their intervals. Where a method does not pretrain: of what another one starts from."""
+        column, source = "trained", method
         if method.config is None:
-            # Every pretraining run of a seed starts from the same untrained encoder.
-            column, folder = "untrained", next(other for other in self.study.methods if other.config)
-        found = (self.results(PRETRAIN, folder, seed) for seed in self.study.seeds)
-        return np.array([results[column][score]["value"] for results in found if results])
+            column = "untrained"
+            starts = (
+                other
+                for other in self.study.methods
+                if other.config
+                and other.encoder == method.encoder
+                and other.fields.get("model.init", "random") == method.init
+            )
+            found = next(starts, None)
+            if found is None:
+                return []
+            source = found
+        results = (_results(self.pretraining(source, seed)) for seed in self.study.seeds)
+        return [result[column][score] for result in results if result]
 
-    def results(self, part: str, method: Method, seed: int) -> dict[str, Any] | None:
-        """`results.json` of a run, None where it is not finished."""
-        file = self.folder(part, method, seed) / run_folder.RESULTS_FILE
-        return run_folder.read_json(file) if file.is_file() else None
-
-    def folder(self, part: str, method: Method, seed: int) -> Path:
-        return self.out / part / f"{method.name}-{seed}"
+    def pretraining(self, method: Method, seed: int) -> Path:
+        return self.out / PRETRAIN / f"{method.name}-{seed}"
 
     def difference(self, task: Task, method: Method, other: Method) -> Score | None:
         """What `method` is better by in the task's first score, paired by frame, with the frames of all seeds."""
         rows, others = [], []
         for seed in self.study.seeds:
-            files = [self.folder(task.name, m, seed) / "test_frames.csv" for m in (method, other)]
-            if all(file.is_file() for file in files):
+            folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
+            files = [folder / FRAMES_FILE for folder in folders if folder and _results(folder)]
+            if len(files) == 2:
                 rows += _read(files[0])
                 others += _read(files[1])
         if not rows:
@@ -92,7 +107,12 @@ def write(study: Study, out: Path) -> None:
     if study.ratios:
         tables.append(_ratio_table(finished))
         _draw_ratios(finished, out / "anatomy_ratio.png")
-    (out / TABLES_FILE).write_text("\n\n".join(table.markdown() for table in tables) + "\n")
+    if study.variations:
+        tables.append(_variation_table(finished))
+    if study.learning_rates:
+        tables.append(_learning_rate_table(finished))
+    text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
+    (out / TABLES_FILE).write_text(text.rstrip() + "\n")
     run_folder.write_json(out / "tables.json", {table.title: table.rows for table in tables})
 
 
@@ -122,7 +142,11 @@ def _transfer(finished: Finished) -> Table:
         rows.append(row)
     seeds = ", ".join(map(str, finished.study.seeds))
     spread = "mean ± standard deviation over the seeds" if len(finished.study.seeds) > 1 else "seed"
-    return Table("Transfer", rows, f"On test patients; {spread} {seeds}.")
+    remark = f"On test patients; {spread} {seeds}."
+    for method in finished.study.methods:
+        if method.encoder:
+            remark += f" {method.title}: {', '.join(f'{name}={value}' for name, value in method.encoder.items())}."
+    return Table("Transfer", rows, remark)
 
 
 def _differences(finished: Finished, task: Task) -> Table:
@@ -151,6 +175,48 @@ def _ratio_table(finished: Finished) -> Table:
     return Table("Anatomy ratio", rows, "AWCL with fine anatomy; 0 is SimCLR.")
 
 
+def _variation_table(finished: Finished) -> Table:
+    """Methods that are pretrained and probed only, below the ones that they vary."""
+    by_name = {method.name: method for method in finished.study.methods}
+    known = [by_name[name] for name in ("simclr", "fine") if name in by_name]
+    rows = []
+    for method in (*known, *finished.study.variations):
+        row = {"pretraining": method.title}
+        rows.append(row | {title: _mean(finished.probed(method, score)) for score, title in _PROBES.items()})
+    return Table("What else matters", rows, "Fine AWCL where nothing else is said, with one thing changed.")
+
+
+def _learning_rate_table(finished: Finished) -> Table:
+    study = finished.study
+    rows = []
+    for method in all_methods(study):
+        row = {"encoder": method.title}
+        for task in study.tasks:
+            rate = study.chosen_rate(finished.out, task, method)
+            row[task.title] = "—" if rate is None else f"{rate:g}"
+        rows.append(row)
+    tried = ", ".join(f"{rate:g}" for rate in study.learning_rates)
+    remark = f"Of {tried}, tried with seed {study.seeds[0]}; the best on validation patients is taken for all seeds."
+    return Table("Learning rate", rows, remark)
+
+
+def _gallery(finished: Finished) -> str:
+    """Links to the pictures of the first seed's runs, which lie beside the tables."""
+    study, lines = finished.study, ["### Pictures", ""]
+    for method in (*all_methods(study), *study.variations):
+        folders: dict[str, Path | None] = {"map of embeddings": finished.pretraining(method, study.seeds[0])}
+        folders |= {task.title: study.task_folder(finished.out, task, method, study.seeds[0]) for task in study.tasks}
+        links = [
+            f"[{title}]({file.relative_to(finished.out).as_posix()})"
+            for title, folder in folders.items()
+            for file in (() if folder is None else (folder / name for name in _PICTURES))
+            if file.is_file()
+        ]
+        if links:
+            lines.append(f"- {method.title}: {', '.join(links)}")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def _curve(study: Study) -> list[tuple[float, Method]]:
     by_name = {method.name: method for method in study.methods}
     ends = [(ratio, by_name[name]) for ratio, name in ((0.0, "simclr"), (1.0, "fine")) if name in by_name]
@@ -158,17 +224,22 @@ def _curve(study: Study) -> list[tuple[float, Method]]:
 
 
 def _draw_ratios(finished: Finished, out: Path) -> None:
-    curves = {title: [finished.probed(m, score) for _, m in _curve(finished.study)] for score, title in _PROBES.items()}
+    """Scores over the anatomy ratio, with the 95% intervals over patients; means over the seeds of both."""
+    curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in _PROBES.items()}
     for task in finished.study.tasks:
         score, title = next(iter(task.scores.items()))
-        curves[f"{task.title}: {title}"] = [finished.values(task, m, score) for _, m in _curve(finished.study)]
+        curves[f"{task.title}: {title}"] = [finished.scores(task, m, score) for _, m in _curve(finished.study)]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax = figure.subplots()
-    for title, values in curves.items():
-        points = [(r, v.mean(), v.std()) for (r, _), v in zip(_curve(finished.study), values, strict=True) if v.size]
+    for title, of_ratios in curves.items():
+        points = [
+            (ratio, *(np.mean([_bound(score, part) for score in scores]) for part in ("value", "low", "high")))
+            for (ratio, _), scores in zip(_curve(finished.study), of_ratios, strict=True)
+            if scores
+        ]
         if points:
-            ratios, means, deviations = zip(*points, strict=True)
-            ax.errorbar(ratios, means, deviations, marker="o", capsize=3, label=title)
+            ratios, means, lows, highs = np.array(points).T
+            ax.errorbar(ratios, means, (means - lows, highs - means), marker="o", capsize=3, label=title)
     ax.set(xlabel="anatomy ratio", ylabel="score on test patients", title="More labels in pretraining")
     ax.grid(alpha=0.3)
     if ax.has_data():
@@ -176,10 +247,24 @@ def _draw_ratios(finished: Finished, out: Path) -> None:
     figure.savefig(out, dpi=120)
 
 
+def _bound(score: Mapping[str, float | None], part: str) -> float:
+    """A score, or an end of its interval; the score itself where it has none, for want of patients."""
+    bound = score.get(part)
+    value = score["value"] if bound is None else bound
+    assert value is not None
+    return value
+
+
 def _mean(values: Float[np.ndarray, " seeds"]) -> str:
     if not values.size:
         return "—"
     return f"{values.mean():.3f}" if values.size == 1 else f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """`results.json` of a run, None where it is not finished."""
+    file = folder / run_folder.RESULTS_FILE
+    return run_folder.read_json(file) if file.is_file() else None
 
 
 def _read(file: Path) -> list[dict[str, str]]:

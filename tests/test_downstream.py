@@ -62,7 +62,7 @@ def test_a_run_leaves_what_a_user_looks_for(segmented):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
     assert json.loads((workdir / "results.json").read_text()) == results
     chosen = {line["step"]: line["val/dice"] for line in numbers(workdir) if "val/dice" in line}
-    assert results["val/dice"] == chosen[results["chosen_step"]] == max(chosen.values())
+    assert results["validation"]["val/dice"] == chosen[results["chosen_step"]] == max(chosen.values())
     with (workdir / "test_frames.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     dice = [float(row["dice/head"]) for row in rows if row["dice/head"]]
@@ -128,7 +128,7 @@ def test_patience_ends_a_run_for_good_and_the_best_is_tested(phantom, tmp_path, 
     config = tiny(phantom, downstream_planes, **{"train.validate_every": 2, "train.patience": 2})
     results = downstream.run(config, tmp_path / "run")
     # 0.5 at step 4 and, as good, at 6; then two that are worse.
-    assert (results["chosen_step"], results["steps"], results["val/macro_f1"]) == (6, 10, 0.5)
+    assert (results["chosen_step"], results["steps"], results["validation"]["val/macro_f1"]) == (6, 10, 0.5)
     lines = numbers(tmp_path / "run")
     again = downstream.run(config, tmp_path / "run")
     assert again["test"] == results["test"]

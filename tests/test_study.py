@@ -15,7 +15,9 @@ PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
 
 @pytest.fixture(params=["phantom-small", "public"])
 def preset(request):
-    return study.phantom_small() if request.param == "phantom-small" else study.public(PATHS)
+    if request.param == "phantom-small":
+        return study.phantom_small()
+    return study.public(PATHS | {"pocus_lung": "data/pocus_lung"}, imagenet="resnet50.safetensors")
 
 
 def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
@@ -26,12 +28,16 @@ def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
         else:
             downstream_config.validate(run.config)
             init = run.config.encoder.init
-            assert init == "random" or init in done
+            assert init in {"random", "resnet50.safetensors"} or init in done
+            if run.learning_rate is not None:
+                assert run.config.seed != preset.seeds[0]
         assert str(tmp_path / run.folder) not in done
         done.add(str(tmp_path / run.folder))
         assert run.work > 0
-    methods = len(preset.methods) + len(preset.ratios)
-    assert len(done) == len(preset.seeds) * (methods * (1 + len(preset.tasks)) - 1), "random is not pretrained"
+    methods = [*preset.methods, *map(study.ratio_method, preset.ratios)]
+    pretrained = sum(method.config is not None for method in (*methods, *preset.variations)) * len(preset.seeds)
+    first, others = max(1, len(preset.learning_rates)), len(preset.seeds) - 1
+    assert len(done) == pretrained + len(methods) * len(preset.tasks) * (first + others)
 
 
 def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
@@ -47,10 +53,44 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
         "coarse-0": {"granularity"},
         "both-0": {"granularity"},
     }
+    imagenet = {"model.init", "model.arch", "model.strides", "model.width_factor", "augment.mean", "augment.std"}
+    variations = {method.name: method for method in preset.variations}
     for name, config in configs.items():
         changed = pretraining_config.changed_fields(configs["fine-0"], config)
         fields = {change.split()[0] for change in changed} - {"name"}
-        assert fields == allowed.get(name, {"anatomy_ratio"} if name != "fine-0" else set())
+        if method := variations.get(name.removesuffix("-0")):
+            expected = set(method.fields) | allowed.get(f"{method.config}-0", set())
+        elif name == "imagenet-fine-0":
+            expected = imagenet
+        else:
+            expected = allowed.get(name, {"anatomy_ratio"} if name != "fine-0" else set())
+        assert fields == expected
+
+
+def test_what_no_task_needs_is_pretrained_on_without_labels():
+    fields = study.public(PATHS | {"pocus_lung": "data/pocus_lung"}).pretraining
+    assert set(fields["data.unlabelled"]) == {"data/hc18", "data/pocus_lung"}
+
+
+def test_the_learning_rate_is_chosen_on_validation_patients_with_the_first_seed(tmp_path):
+    plan = dataclasses.replace(SMALL, ratios=(), learning_rates=(0.1, 0.2, 0.3))
+    runs = {run.folder: run for run in study.runs(plan, tmp_path)}
+    assert runs["planes/fine-0-lr0.2"].final_config().optim.learning_rate == 0.2
+    assert "planes/fine-0" not in runs
+    later = runs["planes/fine-1"]
+    assert plan.task_folder(tmp_path, PLANES, FINE, 0) is None
+    # The best on validation patients is not the best on test patients.
+    for rate, validation, test in ((0.1, 0.5, 0.9), (0.2, 0.7, 0.1), (0.3, 0.6, 0.5)):
+        assert plan.chosen_rate(tmp_path, PLANES, FINE) is None
+        content = {"validation": {"val/macro_f1": validation}, "test": {"macro_f1": {"value": test}}}
+        results(tmp_path / f"planes/fine-0-lr{rate}/results.json", content)
+    assert later.final_config().optim.learning_rate == 0.2
+    results(tmp_path / "planes/fine-1/results.json", {"test": {"macro_f1": {"value": 0.3}}})
+    study_tables.write(plan, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    assert cells(text, "Transfer")["AWCL, fine"][2] == "0.200 ± 0.141"
+    assert cells(text, "Learning rate")["AWCL, fine"] == ["0.2", "—"]
+    assert cells(text, "Learning rate")["SimCLR"] == ["—", "—"]
 
 
 def test_a_dataset_that_is_missing_is_named():
@@ -133,6 +173,37 @@ def test_differences_are_paired_by_frame(out):
     heads = cells(text, "II: difference in Dice")
     # Frames that both methods have: one seed, each 0.2 better.
     assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
+
+
+def test_the_probes_of_an_encoder_that_is_not_pretrained_are_those_of_what_starts_from_it(out):
+    encoder = {"model.arch": "resnet50"}
+    imagenet = study.Method("imagenet", "ImageNet", None, init="w.pth", encoder=encoder)
+    drawn = study.Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
+    on = study.Method("imagenet-fine", "AWCL from ImageNet", "fine", {"model.init": "w.pth"}, encoder=encoder)
+    plan = dataclasses.replace(SMALL, methods=(*SMALL.methods, imagenet, drawn, on))
+    for seed in (0, 1):
+        scores = {"knn/macro_f1": {"value": 0.7}, "probe/macro_f1": {"value": 0.8}}
+        results(out / f"pretrain/imagenet-fine-{seed}/results.json", {"untrained": scores, "trained": scores})
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    table = cells(text, "Transfer")
+    assert table["ImageNet"][:3] == ["0.700 ± 0.000", "0.800 ± 0.000", "—"]
+    assert table["random init (ResNet-50)"][:2] == ["—", "—"], "nothing starts from it"
+    assert table["random init"][0] == "0.050 ± 0.071"
+    assert "AWCL from ImageNet: model.arch=resnet50." in text
+
+
+def test_variations_are_probed_beside_what_they_vary(out):
+    warm = study.Method("fine-warm", "temperature 0.5", "fine", {"loss.temperature": 0.5})
+    scores = {"knn/macro_f1": {"value": 0.3}, "probe/macro_f1": {"value": 0.2}}
+    results(out / "pretrain/fine-warm-0/results.json", {"trained": scores})
+    (out / "pretrain/fine-warm-0/embeddings.png").touch()
+    study_tables.write(dataclasses.replace(SMALL, variations=(warm,)), out)
+    text = (out / "tables.md").read_text()
+    table = cells(text, "What else matters")
+    assert table["temperature 0.5"] == ["0.300", "0.200"]
+    assert table["AWCL, fine"] == ["0.650 ± 0.071", "0.650 ± 0.071"]
+    assert "- temperature 0.5: [map of embeddings](pretrain/fine-warm-0/embeddings.png)" in text
 
 
 def test_the_curve_has_what_is_there(out):
