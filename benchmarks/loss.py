@@ -118,9 +118,8 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
 
     if method == "ring":  # no matter on an accelerator
         jax.config.update("jax_num_cpu_devices", 2)
-    ids, group = jnp.arange(len(z)), jnp.asarray(groups)
 
-    def mean_loss(z: jax.Array) -> jax.Array:
+    def mean_loss(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:
         other = z if method in ("symmetric", "pallas") else jnp.array(z, copy=True)
         return awcl_loss(
             z,
@@ -138,7 +137,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
         losses = ring_awcl_loss(z, ids=ids, groups=group, temperature=TEMPERATURE, block_size=BLOCK)
         return sharding.mean(losses.mean())
 
-    arrays = (jnp.asarray(z),)
+    arrays = (jnp.asarray(z), jnp.arange(len(z)), jnp.asarray(groups))
     loss_and_gradient = jax.value_and_grad(mean_loss)
     if method == "ring":
         mesh = sharding.make_mesh()
