@@ -54,7 +54,7 @@ def test_a_batch_shows_the_frames_of_the_plan():
         assert batch.step == step
         np.testing.assert_array_equal(batch.arrays["image"][:, 1, 2], frames)
         np.testing.assert_array_equal(batch.arrays["label"], LABELS[frames])
-        np.testing.assert_array_equal(batch.arrays["frame"], frames)
+        np.testing.assert_array_equal(batch.arrays["frame"], np.stack([frames, frames], axis=1))
         np.testing.assert_array_equal(batch.arrays["row"], np.arange(BATCH))
         assert batch.arrays["image"].shape == (BATCH, 2, 3)
         assert {name: array.dtype for name, array in batch.arrays.items()} == {
