@@ -70,7 +70,7 @@ def vary(tree: PyTree) -> PyTree:
 
 def varying_alike(*arrays: Array) -> list[Array]:
     """The arrays, each varying over whatever mesh axes any of them varies over, as loops and kernels want them."""
-    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    varying = [_varying(array) for array in arrays]
     axes = frozenset().union(*varying)
     return [
         jax.lax.pcast(array, tuple(axes - own), to="varying") if axes - own else array
@@ -79,8 +79,13 @@ def varying_alike(*arrays: Array) -> list[Array]:
 
 
 def mean(tree: PyTree) -> PyTree:
-    """Mean over devices. Inside a mapped step."""
-    return jax.lax.pmean(tree, AXIS)
+    """Mean over devices. Inside a mapped step.
+
+    What is known to be the same on all devices is given back as it is: `shard_map` has then summed a gradient over
+    devices already, and its mean would send all of it a second time. `pmap` knows of no array, and takes every mean.
+    """
+    known = AXIS in _varying(jax.lax.axis_index(AXIS))
+    return jax.tree.map(lambda x: x if known and AXIS not in _varying(x) else jax.lax.pmean(x, AXIS), tree)
 
 
 def map_step(step: Step, mesh: Mesh, *, via: str = "shard_map", donate: bool = True) -> Step:
@@ -141,3 +146,8 @@ def place_batch(local: PyTree, mesh: Mesh) -> PyTree:
     """This process's rows of a batch -> global arrays, spread over the devices by their leading axis."""
     sharding = rows_over_devices(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+
+
+def _varying(array: Array) -> frozenset[str]:
+    """Mesh axes over which an array is known to vary."""
+    return jax.typeof(array).manual_axis_type.varying
