@@ -45,6 +45,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
         "export": ["onnx>=1.17"],
         "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
         "test": [
