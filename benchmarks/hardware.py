@@ -5,17 +5,20 @@ vendors' bidirectional figure), `link` what it sends to one neighbour in a ring;
 slice, a GPU server) `beyond` is a chip's share of the network, and `crossing` what one transfer between two domains
 gets.
 
-Sources, read in 2026:
+Sources. Google's pages and the DGX page were read in stored copies; NVIDIA's own product pages were not at hand, and
+their figures are as others quote them.
+
   TPU v5e   docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, ICI 400 GB/s bidirectional over 4 ports (2D torus of
             256), network 6.4 Tbit/s a pod; hosts of 8 chips with 2 x 100 Gbit/s.
   TPU v5p   docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB, ICI 1200 GB/s bidirectional (3D torus, so 6 links;
             slices of up to 6,144), network 50 Gbit/s a chip.
-  TPU v6e   docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, ICI 800 GB/s bidirectional over 4 ports (2D torus of
-            256), network 25.6 Tbit/s a pod; hosts with 4 x 200 Gbit/s.
-  H100 SXM  nvidia.com/en-us/data-center/h100: 1,979 TFLOP/s with sparsity, half of it without; 67 TFLOP/s in float32;
-            80 GB; NVLink 900 GB/s bidirectional. Servers of 8 with a 400 Gbit/s port a GPU: the DGX H100 and H200 in
-            docs.nvidia.com/dgx-basepod (reference architecture, core components).
-  H200      nvidia.com/en-us/data-center/h200: as the H100, with 141 GB.
+  TPU v6e   docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, ICI 800 GB/s bidirectional over 4 ports (other
+            copies of the page have 3,584 Gbit/s; 2D torus of 256), network 25.6 Tbit/s a pod;
+            hosts with 4 x 200 Gbit/s.
+  H100 SXM  nvidia.com/en-us/data-center/h100, as quoted: 1,979 TFLOP/s with sparsity, half of it without; 67 TFLOP/s in
+            float32; 80 GB; NVLink 900 GB/s bidirectional. Servers of 8 with a port of up to 400 Gbit/s a GPU: the DGX
+            H100 and H200 in docs.nvidia.com/dgx-basepod (reference architecture, core components).
+  H200      nvidia.com/en-us/data-center/h200, as quoted: as the H100, with 141 GB.
 """
 
 import dataclasses
