@@ -33,6 +33,10 @@ FREE_ON_RESUME = (
 )
 
 
+# What each host of a run may have its own way.
+HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.threads")
+
+
 def default_config() -> ConfigDict:
     """AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
     config = ConfigDict()
@@ -313,6 +317,11 @@ def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def deciding_fields(values: dict[str, Any]) -> dict[str, Any]:
     """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
     return {field: value for field, value in _flatten(values) if field not in FREE_ON_RESUME}
+
+
+def common_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields that all processes of a run have in common, by their names as `config.data.size`."""
+    return {f"config.{field}": value for field, value in _flatten(to_dict(config)) if field not in HOST_FIELDS}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

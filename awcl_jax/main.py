@@ -49,8 +49,10 @@ def main(argv: list[str]) -> None:
     import jax
 
     from awcl_jax import downstream, pretrain, processes
+    from awcl_jax.config import common_fields
 
     processes.join(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
+    processes.require_alike(common_fields(_CONFIG.value))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
     config = _CONFIG.value

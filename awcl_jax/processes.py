@@ -4,15 +4,24 @@ The only module that starts `jax.distributed`.
 """
 
 import contextlib
+import hashlib
+import json
 import os
+import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from awcl_jax.errors import InputError
+
+_PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
+_TOLD = 3  # differences between processes that a message names
 
 
 def join(*, coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -45,9 +54,14 @@ def join(*, coordinator: str | None = None, processes: int | None = None, proces
         raise InputError(f"--coordinator is HOST:PORT, where process 0 listens; got {coordinator!r}.")
     if not 0 <= process < processes:
         raise InputError(f"--process counts from 0 to below --processes={processes}; got {process}.")
-    with _failure_in_words():
-        # Without asking an engine: under Slurm it would narrow the devices that this process sees.
-        jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+    with _failure_in_words(f"at {coordinator}"):
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            # Without asking an engine: under Slurm it would narrow the devices that this process sees.
+            cluster_detection_method="deactivate",
+        )
 
 
 def first() -> bool:
@@ -60,6 +74,37 @@ def agreed(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def require_alike(values: Mapping[str, Any]) -> None:
+    """Make sure that all processes have these same values, and one version of the code; each process calls it.
+
+    With another configuration or another version of the code processes would wait for each other, or go on with
+    numbers that belong to neither.
+
+    Args:
+      values: as JSON can hold them.
+
+    Raises:
+      InputError: they differ; on each process, with what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    values = {**values, "awcl_jax": _code(), "jax": jax.__version__}
+    own = np.frombuffer(json.dumps(values, sort_keys=True).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([own.size])).reshape(-1)
+    padded = np.pad(own, (0, int(sizes.max()) - own.size))
+    texts = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    first, *others = (json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes.tolist(), strict=True))
+    for process, other in enumerate(others, start=1):
+        differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if differing:
+            told = ", ".join(f"{name} {other.get(name)!r} and not {first.get(name)!r}" for name in differing[:_TOLD])
+            more = f" and {len(differing) - _TOLD} more" if len(differing) > _TOLD else ""
+            raise InputError(
+                f"Process {process} differs from process 0 ({told}{more}): start all with one command, from one "
+                "version of the code."
+            )
 
 
 @contextlib.contextmanager
@@ -98,14 +143,37 @@ def _join_by_engine() -> None:
                 raise
 
 
+def _code() -> str:
+    """What tells two versions of this package apart, released or not."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 @contextlib.contextmanager
-def _failure_in_words() -> Iterator[None]:
-    """One line with a remedy for whatever an engine, its server or the network makes of a failure."""
+def _failure_in_words(where: str = "by their engine") -> Iterator[None]:
+    """One line with a remedy for whatever an engine, its server or the network makes of a failure, or for silence."""
+
+    def problem(said: str) -> str:
+        return (
+            f"The processes of the run did not find each other {where} ({said}): start each with "
+            "--coordinator=HOST:PORT --processes=N --process=I, where all can reach that port, or with --processes=1 "
+            "to run without others."
+        )
+
+    def give_up() -> None:
+        print(f"error: {problem(f'nobody came within {_PATIENCE} s')}", file=sys.stderr, flush=True)
+        # The thread that waits is in C++, which would abort the process with a page of its stack.
+        os._exit(1)
+
+    watch = threading.Timer(_PATIENCE, give_up)
+    watch.daemon = True
+    watch.start()
     try:
         yield
     except Exception as error:
         said = str(error).strip() or type(error).__name__
-        raise InputError(
-            f"The processes of the run did not find each other ({said.splitlines()[0]}): start each with "
-            "--coordinator=HOST:PORT --processes=N --process=I, or with --processes=1 to run without others."
-        ) from error
+        raise InputError(problem(said.splitlines()[0])) from error
+    finally:
+        watch.cancel()

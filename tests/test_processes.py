@@ -124,6 +124,17 @@ for stopping in ({}, {1}, {0, 1}):
     except InputError as error:
         said.append(str(error))
 import json
+for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {"x" * (me + 1): 1, "config.seed": 0}):
+    try:
+        processes.require_alike(values)
+        said.append("alike")
+    except InputError as error:
+        said.append(str(error))
+processes._code = lambda: f"version {me}"
+try:
+    processes.require_alike({})
+except InputError as error:
+    said.append(str(error))
 print("\\n" + json.dumps(said))
 """
 
@@ -139,5 +150,33 @@ def test_two_processes_agree_and_stop_as_one(unused_port):
     assert [process.returncode for process in running] == [0, 0], outputs
     said = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
     other = "Process 1 of 2 cannot go on: see what it says."
-    assert said[0] == ["first True", "agreed 40", "went on", other, "bad on 0"]
-    assert said[1] == ["first False", "agreed 40", "went on", "bad on 1", "bad on 1"]
+    assert said[0][:5] == ["first True", "agreed 40", "went on", other, "bad on 0"]
+    assert said[1][:5] == ["first False", "agreed 40", "went on", "bad on 1", "bad on 1"]
+    end = "): start all with one command, from one version of the code."
+    assert said[0][5:] == said[1][5:]
+    assert said[0][5:] == [
+        "alike",
+        f"Process 1 differs from process 0 (config.seed 1 and not 0{end}",
+        f"Process 1 differs from process 0 (x None and not 1, xx 1 and not None{end}",
+        f"Process 1 differs from process 0 (awcl_jax 'version 1' and not 'version 0'{end}",
+    ]
+
+
+_ALONE = """
+import sys
+from awcl_jax import processes
+from awcl_jax.cli import exit_on_bad_input
+processes._PATIENCE = 2
+with exit_on_bad_input():
+    processes.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_nobody_meets_says_where_and_how_long_it_waited(process, unused_port):
+    command = [sys.executable, "-c", _ALONE, str(unused_port), str(process)]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"did not find each other at localhost:{unused_port} (nobody came within 2 s)" in line
