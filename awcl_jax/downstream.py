@@ -44,8 +44,6 @@ from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.pretrain import say
 from awcl_jax.train_state import TrainState, parameter_count
 
-FRAMES_FILE = "test_frames.csv"
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
@@ -277,7 +275,7 @@ def _conclude(
     }
     if not processes.first():
         return results
-    with (workdir / FRAMES_FILE).open("w", newline="") as file:
+    with (workdir / run_folder.FRAMES_FILE).open("w", newline="") as file:
         table = csv.DictWriter(file, list(outcome.frames[0]))
         table.writeheader()
         table.writerows(outcome.frames)

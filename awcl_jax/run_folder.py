@@ -11,6 +11,7 @@ from awcl_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
+FRAMES_FILE = "test_frames.csv"
 
 
 def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: bool = False) -> None:

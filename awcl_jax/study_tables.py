@@ -12,7 +12,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from awcl_jax import run_folder
-from awcl_jax.downstream import FRAMES_FILE
 from awcl_jax.evaluators.paired import classification_differences, mean_differences
 from awcl_jax.evaluators.scores import Score
 from awcl_jax.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
@@ -75,7 +74,7 @@ class Finished:
         rows, others = [], []
         for seed in self.study.seeds:
             folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
-            files = [folder / FRAMES_FILE for folder in folders if folder and _results(folder)]
+            files = [folder / run_folder.FRAMES_FILE for folder in folders if folder and _results(folder)]
             if len(files) == 2:
                 rows += _read(files[0])
                 others += _read(files[1])
