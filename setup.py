@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=["awcl_jax*", "configs*"]),
     install_requires=[
         "absl-py>=2.1",
+        "array_record>=0.6",
         "chex>=0.1.89",
         "flax>=0.12",
         "grain>=0.2.12",
@@ -33,6 +34,7 @@ setup(
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
         "pyarrow>=18",
+        "pyyaml>=6.0",
         "requests>=2.31",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
@@ -48,7 +50,10 @@ setup(
         "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
         "export": ["onnx>=1.17"],
         "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
+        "dicom": ["av>=14", "pydicom>=3.0", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.3", "python-gdcm>=3.0.24"],
+        "video": ["av>=14"],
         "test": [
+            "awcl_jax[dicom,video]",
             "beartype>=0.20",
             "hypothesis>=6.100",
             "jsonschema>=4.23",

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
+from awcl_jax import ingest_own_flags
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data.datasets import make_builder, prepare
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the dataset that the arguments name and print what is in it."""
     args = _parser().parse_args(argv)
     out = Path(args.out).expanduser()
+    if "run" in args:
+        done = args.run(args, out)
+        print(summarize(ScanIndex.from_dataset(done.path), done.notes))
+        return
     builder = args.make_builder(args, out)
     if _is_prepared(builder):
         print(f"{builder.data_dir} is prepared already: nothing to do.")
@@ -194,12 +199,19 @@ _LAYOUTS = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.ingest",
-        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks.",
-        epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
+        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks. It is made\n"
+        "of your own images, videos or DICOM files, of a public dataset, or of a phantom.",
+        epilog="examples:\n"
+        "  python -m awcl_jax.ingest folder --source=pictures --out=data/own\n"
+        "  python -m awcl_jax.ingest dicom --source=scans --key_file=KEY --out=data/own\n"
+        "  python -m awcl_jax.ingest phantom --out=data/phantom\n\n"
+        "`python -m awcl_jax.ingest DATASET --help` says more of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
+    ingest_own_flags.add_subcommands(datasets)
+    own = set(datasets.choices)
     for name, layout in _LAYOUTS.items():
         _add_layout(datasets, name, layout)
     phantom = datasets.add_parser(
@@ -214,8 +226,9 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
     )
     phantom.set_defaults(make_builder=_phantom)
-    for dataset in datasets.choices.values():
-        dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
+    for dataset in datasets.choices.keys() - own:
+        help_out = "folder that the prepared dataset goes to"
+        datasets.choices[dataset].add_argument("--out", metavar="DIR", required=True, help=help_out)
     return parser
 
 

@@ -70,6 +70,8 @@ def several(path):
         ("a.bmp", cut_short, "it is broken"),
         ("a.tif", several, "holds 2 pictures"),
         ("a.png", lambda path: save(path, GREY.astype(np.uint16) * 100), "more than 8 bits"),
+        ("a.png", lambda path: save(path, np.zeros((7100, 7100), bool)), "7100 x 7100 pixels, more than 50,000,000"),
+        ("a\0.png", lambda path: None, "embedded null"),
     ],
 )
 def test_a_picture_that_cannot_be_read_is_one_line_with_its_name(name, make, said, tmp_path):
@@ -118,7 +120,11 @@ def test_columns_of_a_parquet_file_keep_their_types(tmp_path):
         ("a.csv", b"", "no CSV"),
         ("a.csv", b"file,scan_id\na.png,1\n", r"no column 'path'.*file, scan_id"),
         ("a.csv", b"path,scan_id\n", "no rows"),
-        ("a.csv", b"path,scan_id\na.png\n", "no CSV.*Expected 2 columns"),
+        (
+            "a.csv",
+            b"path,scan_id\na.png,1\n\n'b,c.png,2\n",
+            "3 cells in row 2 and 2 in its header: put names with a ','",
+        ),
         ("a.csv", b"path,x,x\na.png,1,2\n", "'x' more than once"),
         ("a.csv", b"path,x\na.png,\xff\n", "no CSV in UTF-8"),
         ("a.parquet", b"path\na.png\n", "no Parquet file"),
@@ -129,3 +135,4 @@ def test_a_broken_table_is_one_line(name, content, said, tmp_path):
     with pytest.raises(InputError, match=said) as caught:
         read_manifest(tmp_path / name)
     assert len(str(caught.value).splitlines()) == 1
+    assert "c.png" not in str(caught.value), "a row may name a patient"

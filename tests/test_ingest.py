@@ -15,6 +15,7 @@ from awcl_jax import ingest
 from awcl_jax.data.datasets import BUILDERS
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest_own import KINDS
 from tests.conftest import PLANES_ROWS, FrameSet, frame_record
 
 
@@ -179,11 +180,11 @@ def test_unknown_arguments_are_refused(tmp_path, capsys):
         assert run(*args, capsys=capsys)[0] == 2
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in BUILDERS)])
+@pytest.mark.parametrize("command", [[], *([name] for name in (*BUILDERS, *KINDS))])
 def test_help_has_an_example(command, capsys):
     status, printed, _ = run(*command, "--help", capsys=capsys)
     assert status == 0
-    assert "example: python -m awcl_jax.ingest " in printed
+    assert re.search(r"examples?:\s+python -m awcl_jax.ingest ", printed)
 
 
 def test_real_data(real_dataset):

@@ -13,13 +13,13 @@ MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
 LAYERS = (
     ("main",),
     (
-        *("pretrain", "downstream", "encoder_init", "ingest", "embed", "embedding", "trained_encoder", "export"),
-        "reproduce",
+        *("pretrain", "downstream", "encoder_init", "ingest", "ingest_own", "ingest_own_flags", "embed", "embedding"),
+        *("trained_encoder", "export", "reproduce"),
     ),
     ("exporters", "downstream_tasks", "study", "study_tables"),
     (
         *("pictures", "loop", "checkpoint", "run_folder", "report", "feature_tables", "evaluation", "config"),
-        *("downstream_config", "downstream_pictures"),
+        *("downstream_config", "downstream_pictures", "contact_sheet"),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),

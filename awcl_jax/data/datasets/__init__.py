@@ -41,7 +41,7 @@ def prepare_phantom(preset: str) -> Path:
     """Folder of the phantom, made in the user's cache folder where it is not there yet."""
     out = cache_folder("datasets")
     builder = make_builder("phantom", config=preset, data_dir=out, file_format="array_record")
-    if not builder.is_prepared():
+    if not _is_prepared(builder):
         prepare(builder, out, wait=True)
     return Path(builder.data_path)
 
@@ -62,8 +62,8 @@ def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False)
     out.mkdir(parents=True, exist_ok=True)
     folder = Path(builder.data_dir)
     try:
-        with _only_writer(out, wait=wait):
-            if builder.is_prepared():
+        with only_writer(out, wait=wait):
+            if _is_prepared(builder):
                 return
             _remove_leftovers(folder)
             print(f"Preparing {folder}")
@@ -82,14 +82,27 @@ def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False)
                 empty.rmdir()
 
 
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    # TFDS warns of a folder that is not there.
+    return Path(builder.data_dir).exists() and builder.is_prepared()
+
+
 def _parents(folder: Path, out: Path) -> list[Path]:
     """The folders between a version folder and `out`, the inner ones first."""
     return [parent for parent in folder.parents if parent.is_relative_to(out) and parent != out]
 
 
 @contextlib.contextmanager
-def _only_writer(out: Path, *, wait: bool) -> Iterator[None]:
-    """Hold `out` for this process; the system lets go of it even when the process is killed."""
+def only_writer(out: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it even when the process is killed.
+
+    Args:
+      out: the folder.
+      wait: if another process holds it, wait for that.
+
+    Raises:
+      InputError: another process holds it, without `wait`.
+    """
     handle = os.open(out, os.O_RDONLY)
     try:
         try:
