@@ -1,0 +1,190 @@
+"""Frames a second that `awcl_jax.ingest` decodes into a dataset's records, against a plain loop over the library.
+
+python -m benchmarks.ingest
+python -m benchmarks.ingest --frames=400 --size=600x800 --workers=8
+
+The plain loop decodes every frame to grey and forgets it (`decode`), or makes a PNG of it (`decode + PNG`), which no
+way to store pictures as PNG can do without. `ingest` makes finished records of the same files, in one process and in
+several, with all its checks: whole files, blank and repeated frames, ids, labels; of DICOM as by default, with the
+sector looked for in every frame.
+"""
+
+import argparse
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pydicom
+from jaxtyping import UInt8
+from PIL import Image
+from pydicom.pixels import compress, iter_pixels, set_pixel_data
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    UltrasoundMultiFrameImageStorage,
+    generate_uid,
+)
+
+from awcl_jax.anatomy import Taxonomy
+from awcl_jax.data.datasets.own.chunks import decode_all
+from awcl_jax.data.datasets.own.items import Item, Reading
+from awcl_jax.data.datasets.own.plan import make_jobs
+from awcl_jax.data.datasets.own.privacy import Pseudonyms
+
+_CLIP = 25  # frames of a clip
+_GREY = UInt8[np.ndarray, "h w"]
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=200, help="of each kind (default: %(default)s)")
+    parser.add_argument("--size", default="480x640", help="height x width in pixels (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    args = parser.parse_args()
+    height, width = (int(part) for part in args.size.split("x"))
+    frames = sweep(args.frames, height, width)
+    print(
+        f"{args.frames} frames of {height} x {width}, {os.cpu_count()} processors; frames a second (ratio to `decode`)"
+    )
+    names = ("decode", "decode + PNG", "ingest", f"ingest x {args.workers}")
+    print(f"{'':24}" + "".join(f"{name:>20}" for name in names))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (write, kind, plain) in KINDS.items():
+            files = write(Path(folder), frames)
+            runs = [
+                functools.partial(_decode, plain, files),
+                functools.partial(_encode, plain, files),
+                functools.partial(_ingest, files, kind, 1),
+                functools.partial(_ingest, files, kind, args.workers),
+            ]
+            seconds = [_time(run) for run in runs]
+            cells = [f"{args.frames / s:12.0f} ({seconds[0] / s:4.2f})" for s in seconds]
+            print(f"{name:24}" + "".join(f"{cell:>20}" for cell in cells))
+
+
+def sweep(count: int, height: int, width: int) -> list[_GREY]:
+    """Speckle under a sector that is swept along, with black around it: what a clip's frames are to a codec."""
+    rng = np.random.default_rng(0)
+    speckle = cv2.GaussianBlur(rng.rayleigh(40, (height, width + count)).astype(np.float32), (0, 0), 1.5)
+    sector = cv2.ellipse(np.zeros((height, width)), (width // 2, 0), (height, height), 0, 50, 130, 1, -1)
+    return [np.clip(speckle[:, n : n + width] * sector, 0, 255).astype(np.uint8) for n in range(count)]
+
+
+_Plain = Callable[[Path], Iterator[_GREY]]
+
+
+def _decode(plain: _Plain, files: list[Path]) -> None:
+    for file in files:
+        for _ in plain(file):
+            pass
+
+
+def _encode(plain: _Plain, files: list[Path]) -> None:
+    for file in files:
+        for frame in plain(file):
+            cv2.imencode(".png", frame)
+
+
+def _ingest(files: list[Path], kind: str, workers: int) -> None:
+    items = [Item(number, file, f"s{number}", f"p{number}", "train") for number, file in enumerate(files)]
+    reading = Reading(every=1, near_duplicate=0, region="tag" if kind == "dicom" else "whole")
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = make_jobs(items, Pseudonyms(None), kind=kind, reading=reading, taxonomy=Taxonomy({}))
+        decode_all(jobs, Path(folder), workers=workers, progress=lambda done: None)
+
+
+def _time(run: Callable[[], object]) -> float:
+    """The best of two times, for the first fills caches."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _clips(frames: list[_GREY]) -> Iterator[tuple[int, list[_GREY]]]:
+    for start in range(0, len(frames), _CLIP):
+        yield start, frames[start : start + _CLIP]
+
+
+def _write_images(folder: Path, frames: list[_GREY]) -> list[Path]:
+    files = [folder / f"{number}.png" for number in range(len(frames))]
+    for file, frame in zip(files, frames, strict=True):
+        cv2.imwrite(str(file), frame)
+    return files
+
+
+def _write_videos(folder: Path, frames: list[_GREY]) -> list[Path]:
+    files = []
+    for start, clip in _clips(frames):
+        files.append(folder / f"{start}.mp4")
+        with av.open(str(files[-1]), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width = clip[0].shape
+            for frame in clip:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+            container.mux(stream.encode())
+    return files
+
+
+def _write_dicom(syntax: pydicom.uid.UID) -> Callable[[Path, list[_GREY]], list[Path]]:
+    def write(folder: Path, frames: list[_GREY]) -> list[Path]:
+        files = []
+        for start, clip in _clips(frames):
+            ds = pydicom.Dataset()
+            ds.file_meta = pydicom.dataset.FileMetaDataset()
+            ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = UltrasoundMultiFrameImageStorage
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            ds.Modality = "US"
+            region = pydicom.Dataset()
+            region.RegionSpatialFormat, region.RegionLocationMinX0, region.RegionLocationMinY0 = 1, 0, 0
+            region.RegionLocationMaxY1, region.RegionLocationMaxX1 = (edge - 1 for edge in clip[0].shape)
+            ds.SequenceOfUltrasoundRegions = [region]
+            set_pixel_data(ds, np.stack(clip), "MONOCHROME2", 8)
+            if syntax != ExplicitVRLittleEndian:
+                compress(ds, syntax, generate_instance_uid=False)
+            files.append(folder / f"{start}.dcm")
+            ds.save_as(files[-1], enforce_file_format=True)
+        return files
+
+    return write
+
+
+def _plain_image(file: Path) -> Iterator[_GREY]:
+    with Image.open(file) as image:
+        yield np.asarray(image.convert("L"))
+
+
+def _plain_video(file: Path) -> Iterator[_GREY]:
+    with av.open(str(file)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="gray")
+
+
+def _plain_dicom(file: Path) -> Iterator[_GREY]:
+    yield from iter_pixels(file)
+
+
+KINDS: dict[str, tuple[Callable[[Path, list[_GREY]], list[Path]], str, _Plain]] = {
+    "PNG": (_write_images, "image", _plain_image),
+    "H.264": (_write_videos, "video", _plain_video),
+    "DICOM, native": (_write_dicom(ExplicitVRLittleEndian), "dicom", _plain_dicom),
+    "DICOM, RLE": (_write_dicom(RLELossless), "dicom", _plain_dicom),
+    "DICOM, JPEG 2000": (_write_dicom(JPEG2000Lossless), "dicom", _plain_dicom),
+}
+"""What is measured -> (writes files of it, what ingest calls it, the plain loop)."""
+
+
+if __name__ == "__main__":
+    main()
