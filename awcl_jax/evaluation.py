@@ -46,6 +46,8 @@ class LabelledFrames:
 class Evaluation:
     """kNN and linear probe on frozen features, with patients of its own for every purpose.
 
+    Of a dataset without a single label there is nothing to score: no frames, no scores.
+
     Attributes:
       encode: (variables, uint8 frames) -> features, compiled.
       batch_size: frames encoded at a time.
@@ -62,12 +64,19 @@ class Evaluation:
     names: tuple[str, ...]
     neighbours: int = 20
 
+    @property
+    def blind(self) -> bool:
+        """Whether no frame has a label."""
+        return self.train.frames.size == 0
+
     def encoder(self, variables: PyTree) -> Features:
         """Features by an encoder with these variables."""
         return lambda reader, frames: encode_frames(self.encode, variables, reader, frames, batch_size=self.batch_size)
 
     def validate(self, variables: PyTree) -> dict[str, float]:
         """Accuracy and macro-F1 on the validation patients, for the curves and the choice of the best checkpoint."""
+        if self.blind:
+            return {}
         train, val = (part.features(self.encoder(variables)) for part in (self.train, self.val))
         scores = [
             *KNN(neighbours=self.neighbours, resamples=100).run(train, val, self.names),
@@ -78,6 +87,8 @@ class Evaluation:
 
     def test_scores(self, encode: Features) -> list[Score]:
         """All scores on the test patients; the probe's penalty is chosen on the validation patients."""
+        if self.blind:
+            return []
         train, val, test = (part.features(encode) for part in (self.train, self.val, self.test))
         return [
             *KNN(neighbours=self.neighbours).run(train, test, self.names),

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
 from awcl_jax import loop, optim, pictures, processes, report, run_folder, sharding
+from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import datasets, pipeline, selection
@@ -217,12 +218,14 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     if unknown := set(config.eval.anatomies) - set(names):
         raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
     told_apart = [name in (config.eval.anatomies or names) for name in names]
+    parts = (data.train, data.val, data.test)
+    blind = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
 
     def labelled(part: selection.Part, purpose: str) -> LabelledFrames:
         labels = part.index.labels(config.eval.granularity)
         # The False at the end is what UNLABELLED, -1, points at.
         frames = np.flatnonzero(np.array([*told_apart, False])[labels])
-        if frames.size == 0:
+        if frames.size == 0 and not blind:
             shown = ", ".join(config.eval.anatomies or names)
             raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
@@ -315,9 +318,9 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
         scores: dict[int, float] = {}
 
         def evaluate(done: int, state: TrainState) -> None:
-            values = setup.evaluation.validate(state.variables)
-            scores[done] = values["val/knn/macro_f1"]
-            write(done, values)
+            if values := setup.evaluation.validate(state.variables):
+                scores[done] = values["val/knn/macro_f1"]
+                write(done, values)
 
         def save(done: int, state: TrainState) -> None:
             checkpoints.save(done, state, score=scores.get(done))
@@ -366,7 +369,11 @@ def _conclude(
     if not processes.first():
         return results
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
-    say(f"\n{report.results_table(columns)}")
+    say(
+        "\nNo frame has a label, and so nothing is scored."
+        if evaluation.blind
+        else f"\n{report.results_table(columns)}"
+    )
     if config.report.pictures:
         pictures.write_pictures(
             workdir,

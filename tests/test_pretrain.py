@@ -22,6 +22,7 @@ from awcl_jax.errors import InputError
 from awcl_jax.metrics import read_metrics
 from awcl_jax.models.weights import save_torch_resnet
 from configs import fine, moco, scan, simclr
+from tests.conftest import frame_record
 
 ROOT = Path(__file__).parents[1]
 TIMING = {"frames_per_second", "data_wait_share"}
@@ -80,6 +81,26 @@ def test_a_run_may_start_from_weights(phantom, tmp_path):
     chex.assert_trees_all_equal(state.momentum.params, state.params)
     config.model.width_factor = 1.0
     with pytest.raises(InputError, match=r"encoder\.safetensors"):
+        pretrain.set_up(config)
+
+
+@pytest.mark.slow
+def test_frames_without_a_single_label_are_trained_on_and_not_scored(prepare_frames, tmp_path, capsys):
+    def records(patients):
+        return [frame_record(f"{p}{i}", p, anatomy_fine=-1, anatomy_coarse=-1) for p in patients for i in range(4)]
+
+    data = prepare_frames(train=records("abcdef"), val=records("g"), test=records("h"))
+    config = tiny(
+        data, simclr, **{"train.steps": 4, "train.eval_every": 2, "optim.warmup_steps": 1, "report.pictures": True}
+    )
+    results = pretrain.run(config, tmp_path / "run")
+    assert results["trained"] == results["untrained"] == {}
+    assert "nothing is scored" in capsys.readouterr().out
+    assert not any(name.startswith("val/") for line in numbers(tmp_path / "run") for name in line)
+    assert (tmp_path / "run" / "embeddings.png").is_file()
+    # Labels that the evaluation does not ask for are another matter.
+    config.data.path = str(prepare_frames("labelled", train=records("abcdef"), test=[frame_record("x", "x")]))
+    with pytest.raises(InputError, match=r"No train frame .* shows any of the anatomies"):
         pretrain.set_up(config)
 
 
