@@ -18,17 +18,11 @@ import tensorflow_datasets as tfds
 from pyarrow import parquet
 
 from awcl_jax import embed, ingest, ingest_own, pretrain
-from awcl_jax.anatomy import Taxonomy
 from awcl_jax.data import selection
-from awcl_jax.data.datasets.own import chunks
-from awcl_jax.data.datasets.own.collect import collect
-from awcl_jax.data.datasets.own.items import Item, Reading
-from awcl_jax.data.datasets.own.plan import make_jobs
 from awcl_jax.data.datasets.own.privacy import Pseudonyms
 from awcl_jax.data.scans import ScanIndex
 from configs import fine
 from tests.conftest import speckle
-from tests.deadly import DeadlyPath
 from tests.own_files import moving_disc, write_dicom, write_video
 
 ROOT = Path(__file__).parents[1]
@@ -402,35 +396,6 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path, monkeypatch):
     assert raw(out) == raw(tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_ends_its_process_is_left_out(tmp_path, workers):
-    items = []
-    for number, split in enumerate(["train"] * 4 + ["val"] * 3 + ["test"] * 3):
-        draw(tmp_path / f"{number}.png")
-        kind = DeadlyPath if number in (1, 3, 5) else Path
-        items.append(Item(number, kind(tmp_path / f"{number}.png"), "s", "p", split))
-    taxonomy = Taxonomy({})
-    jobs = make_jobs(items, Pseudonyms(None), kind="image", reading=Reading(), taxonomy=taxonomy)
-    folder = tmp_path / "chunks"
-    folder.mkdir()
-    if workers == 1:
-        # What a process leaves that decoded by itself and died.
-        for job in jobs:
-            (folder / f"{job.name}.at").write_text("0")
-    done = []
-    chunks.decode_all(jobs, folder, workers=workers, progress=done.append)
-    assert sum(done) == 10
-    collection = collect(jobs, folder)
-    assert [(fault.number, fault.kind) for fault in collection.faults] == [(1, "crash"), (3, "crash"), (5, "crash")]
-    assert {split: sum(len(part.records) for part in of) for split, of in collection.parts.items()} == {
-        "train": 2,
-        "val": 2,
-        "test": 3,
-    }
-    assert not list(folder.glob("*.at"))
-
-
 PEAK = """
 import re, sys
 from awcl_jax import ingest, ingest_own
@@ -460,7 +425,8 @@ def test_memory_does_not_grow_with_the_frames(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert f" {frames * files:,}\n" in done.stdout
         peaks.append(int(done.stdout.split("peak ")[1].split()[0]) // 1024)
-    assert max(peaks) - peaks[0] < 25, peaks
+    # The allocator's own wavering is some 25 MB; to hold the frames would take 98.
+    assert max(peaks) - peaks[0] < 50, peaks
 
 
 def test_a_run_takes_the_dataset(tmp_path, run):

@@ -48,6 +48,18 @@ def test_lossy_syntaxes(tmp_path, syntax):
 
 
 @pytest.mark.parametrize("syntax", [*LOSSLESS, *LOSSY], ids=lambda syntax: syntax.name)
+def test_real_frames_in_every_syntax(tmp_path, real_data, syntax):
+    files = sorted((real_data / "FETAL_PLANES_DB" / "Images").glob("*.png"))[:3]
+    frames = np.stack([np.asarray(Image.open(file).convert("L").resize((256, 256))) for file in files])
+    found = frames_of(write_dicom(tmp_path / "x.dcm", frames, syntax=syntax))
+    if syntax in LOSSLESS:
+        np.testing.assert_array_equal(found, frames)
+    differences = np.abs(found[:, None].astype(int) - frames[None]).mean(axis=(2, 3))
+    assert differences.argmin(axis=1).tolist() == [0, 1, 2]
+    assert differences.diagonal().max() < 6
+
+
+@pytest.mark.parametrize("syntax", [*LOSSLESS, *LOSSY], ids=lambda syntax: syntax.name)
 def test_every_nth_frame_from_the_first(tmp_path, syntax):
     frames = moving_disc(7)
     found = frames_of(write_dicom(tmp_path / "x.dcm", frames, syntax=syntax), Reading(every=3))
