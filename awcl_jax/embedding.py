@@ -2,7 +2,6 @@
 
 import collections
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from awcl_jax.encode import FrozenEncoder, encode_batches
 from awcl_jax.errors import InputError
 from awcl_jax.feature_tables import list_column, matrix
 from awcl_jax.neighbours import nearest, nearest_of_other_scans
+from awcl_jax.whole_files import written_whole
 
 _MADE = ("features", "neighbour_ids", "neighbour_cosines", "neighbour_same_scan", feature_tables.PROVENANCE)
 _QUERIES, _SHOWN = 8, 8  # rows of the picture, and neighbours in each
@@ -136,9 +136,8 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
         said = (table[name][frame].as_py() for name in ("scan_id", "anatomy") if name in table.column_names)
         return " ".join(str(value) for value in said if value is not None)
 
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with written_whole(out) as part:
         report.montage_neighbours(
             pictures(queries),
             [pictures(frames) for frames, _ in found],
@@ -149,6 +148,3 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
             ],
             part,
         )
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Files of features: a row for each frame, with what names it. Parquet or NPZ, by the name's end."""
 
 import json
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Float, Shaped
 from pyarrow import parquet
 
 from awcl_jax.errors import InputError
+from awcl_jax.whole_files import written_whole
 
 SUFFIXES = (".parquet", ".npz")
 PROVENANCE = "awcl_jax"  # key of the Parquet file's metadata; name of the NPZ's array
@@ -50,14 +50,9 @@ def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[st
     """
     if out.suffix not in SUFFIXES:
         raise InputError(f"Features are written to a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
-    # Created for this process alone and renamed when complete, so that nobody reads half of it.
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    try:
-        rows = (_write_parquet if out.suffix == ".parquet" else _write_npz)(part, tables, json.dumps(dict(provenance)))
-        part.replace(out)
-        return rows
-    finally:
-        part.unlink(missing_ok=True)
+    write = _write_parquet if out.suffix == ".parquet" else _write_npz
+    with written_whole(out) as part:
+        return write(part, tables, json.dumps(dict(provenance)))
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:

@@ -1,13 +1,13 @@
 """The folder of a run: what it belongs to, and files that are never half written."""
 
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from awcl_jax.config import changed_fields
 from awcl_jax.errors import InputError
+from awcl_jax.whole_files import written_whole
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -55,10 +55,8 @@ def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
-    # A name of its own, since several processes may write the same file at once.
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from awcl_jax.data.datasets.own.collect import Collection
 from awcl_jax.data.datasets.own.items import WHY, Fault, Listing
 from awcl_jax.data.datasets.own.privacy import HASHED_TAGS, READ_TAGS
+from awcl_jax.whole_files import written_whole
 
 REPORT = "ingest_report.json"
 _FORMAT = 1
@@ -69,7 +70,6 @@ def write_report(
             "tags_not_read": dict(sorted(collection.dropped.items())),
         }
     path = out / REPORT
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(report, indent=2) + "\n")
     return path
