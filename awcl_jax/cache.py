@@ -8,3 +8,12 @@ def cache_folder(name: str) -> Path:
     """A folder of this package under the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`)."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "awcl_jax" / name
+
+
+def keep_compiled_programs() -> None:
+    """Keep what JAX compiles for the next start, unless the user says where (`$JAX_COMPILATION_CACHE_DIR`)."""
+    # Imported here, so that --help does not wait for JAX.
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))

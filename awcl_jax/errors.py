@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes."""
+"""The one exception that is meant for the user's eyes, and what it quotes of others."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one line: the rule, the offending value and the remedy. Commands print it alone, without a traceback,
     and exit with status 1 (see `awcl_jax.cli`).
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, for a message of ours: its first line, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

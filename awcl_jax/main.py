@@ -15,14 +15,13 @@ Slurm's srun and a Cloud TPU slice start a process on every host, which find eac
 """
 
 import datetime
-import os
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from awcl_jax.cache import cache_folder
+from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
@@ -46,15 +45,12 @@ def main(argv: list[str]) -> None:
     # Orbax warns of every checkpoint that is saved without a score, Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.ERROR)
     # Imported here, so that --help does not wait for JAX.
-    import jax
-
     from awcl_jax import downstream, pretrain, processes
     from awcl_jax.config import common_fields
 
     processes.join(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
     processes.require_alike(common_fields(_CONFIG.value))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
+    keep_compiled_programs()
     config = _CONFIG.value
     run = downstream.run if "task" in config else pretrain.run
     run(config, Path(_WORKDIR.value or _new_workdir(config.name)))

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
 _TOLD = 3  # differences between processes that a message names
@@ -173,7 +173,6 @@ def _failure_in_words(where: str = "by their engine") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = str(error).strip() or type(error).__name__
-        raise InputError(problem(said.splitlines()[0])) from error
+        raise InputError(problem(first_line(error))) from error
     finally:
         watch.cancel()

@@ -7,13 +7,12 @@ folder of its own below --out, as `python -m awcl_jax.main` writes it; what it s
 import argparse
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from awcl_jax.cache import cache_folder
+from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
@@ -28,14 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing of a study, and write its tables."""
     args = _parser().parse_args(argv)
     # Imported here, so that --help does not wait for JAX.
-    import jax
     from absl import logging
 
     from awcl_jax import study, study_tables
 
     logging.set_verbosity(logging.ERROR)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
+    keep_compiled_programs()
     out = Path(args.out).expanduser().absolute()
     plan = _plan(args)
     run_all(list(study.runs(plan, out)), out)
@@ -60,9 +57,8 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
     from awcl_jax import study as studies
 
     commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
-    finished = [run for run in runs if (out / run.folder / run_folder.RESULTS_FILE).is_file()]
-    todo = [run for run in runs if run not in finished]
-    print(f"{len(runs)} runs, {len(finished)} of them finished, in {out}", flush=True)
+    todo = [run for run in runs if not (out / run.folder / run_folder.RESULTS_FILE).is_file()]
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}", flush=True)
     with tqdm(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
         for number, run in enumerate(todo, start=1):
             bar.set_description_str(f"{number}/{len(todo)} {run.folder}")

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pyarrow import csv, parquet
 
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLES = (".csv", ".parquet")
@@ -56,7 +56,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w"]:
     except BadImageError as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     except (OSError, ValueError) as error:  # a ValueError: a name with a null character
-        why = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error).rstrip(".")
         raise InputError(f"{path} cannot be read: {why}.") from error
 
 
@@ -80,7 +80,7 @@ def decoded(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.I
         if pages == 1:
             image.load()
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise BadImageError("cut_short", f"it is broken ({_first_line(error)})") from error
+        raise BadImageError("cut_short", f"it is broken ({first_line(error).rstrip('.')})") from error
     if pages > 1:
         raise BadImageError("several_pages", f"it holds {pages} pictures; give each in a file of its own")
     yield image
@@ -131,7 +131,7 @@ def read_manifest(path: Path) -> pa.Table:
         table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV in UTF-8"
-        raise InputError(f"{path} is no {kind}: {_first_line(error)}.") from error
+        raise InputError(f"{path} is no {kind}: {first_line(error).rstrip('.')}.") from error
     names = table.column_names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path} has the column {repeated[0]!r} more than once: rename one.")
@@ -170,7 +170,3 @@ def _read_csv(path: Path) -> pa.Table:
             "in quotes."
         )
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int32, Shaped
 
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
+from awcl_jax.whole_files import written_whole
 
 _CACHE = "scan_index.npz"
 _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
@@ -151,14 +151,20 @@ class ScanIndex:
         of another. `path`, `splits` and `records` stay those of this index: `JoinedReader` knows where the others lie.
 
         Raises:
-          InputError: a dataset is given twice.
+          InputError: a dataset is given twice, or two have one name and frames of one id.
         """
-        index = self
+        index, paths = self, {self.path}
         for other in others:
+            if other.path in paths:
+                raise InputError(f"{other.path} is given twice, once is enough.")
+            paths.add(other.path)
             name = json.loads((other.path / "dataset_info.json").read_text())["name"]
             ids = np.array([f"{name}/{frame_id}" for frame_id in other.frame_ids.tolist()], np.str_)
-            if np.isin(ids, index.frame_ids).any() or other.path == self.path:
-                raise InputError(f"{other.path} is given twice, once is enough.")
+            if np.isin(ids, index.frame_ids).any():
+                raise InputError(
+                    f"{other.path} and another dataset are both named {name!r} and share ids of frames: prepare one "
+                    "under another name."
+                )
             count = len(other)
             joined: dict[str, Any] = {"frame_ids": np.concatenate([index.frame_ids, ids])}
             for column, names in _NUMBERED.items():
@@ -239,18 +245,11 @@ class ScanIndex:
         return cls(path=path, **fields)
 
     def _to_cache(self, key: str) -> None:
-        # Renamed when complete, so that no other process reads half of it.
-        part = self.path / f".{_CACHE}.{uuid.uuid4().hex}.part"
         fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         fields |= {name: np.array(getattr(self, name), dtype=np.str_) for name in _NAMES}
         # A dataset on a read-only disk is as good, only slower to open.
-        with contextlib.suppress(OSError):
-            try:
-                with part.open("xb") as file:
-                    np.savez(file, key=np.array(key), **fields)
-                part.replace(self.path / _CACHE)
-            finally:
-                part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), written_whole(self.path / _CACHE) as part, part.open("xb") as file:
+            np.savez(file, key=np.array(key), **fields)
 
 
 def find_dataset(path: str | os.PathLike[str]) -> Path:
@@ -311,7 +310,7 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder_from_directory(path)
     except Exception as error:  # TFDS and protobuf raise many kinds here
-        raise InputError(f"The dataset {path} cannot be opened ({_first_line(error)}): prepare it again.") from error
+        raise InputError(f"The dataset {path} cannot be opened ({first_line(error)}): prepare it again.") from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         stored = builder.info.file_format.value
         raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")
@@ -330,7 +329,7 @@ def _read_labels(builder: tfds.core.DatasetBuilder, path: Path, split: str) -> I
             yield from source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
     except Exception as error:  # array_record raises whatever its C++ side does
         raise InputError(
-            f"The {split} split of the dataset {path} is damaged ({_first_line(error)}): prepare it again."
+            f"The {split} split of the dataset {path} is damaged ({first_line(error)}): prepare it again."
         ) from error
 
 
@@ -359,7 +358,3 @@ def _number(texts: list[bytes | str]) -> tuple[tuple[str, ...], Int32[np.ndarray
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

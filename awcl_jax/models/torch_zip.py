@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
 
 _STORAGES = {
     "DoubleStorage": np.float64,
@@ -58,7 +58,7 @@ def read_torch_zip(path: Path) -> dict[Any, Any]:
         except InputError:
             raise
         except (pickle.UnpicklingError, zipfile.BadZipFile, *_DAMAGES) as error:
-            raise InputError(f"{path} is damaged ({_first_line(error)}); fetch it again, or {_REMEDY}.") from None
+            raise InputError(f"{path} is damaged ({first_line(error)}); fetch it again, or {_REMEDY}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__} and no names of weights; {_REMEDY}.")
     return content
@@ -66,10 +66,6 @@ def read_torch_zip(path: Path) -> dict[Any, Any]:
 
 # What a pickle that was cut or tampered with makes the unpickler raise.
 _DAMAGES = (EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class _Inert:

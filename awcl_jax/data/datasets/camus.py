@@ -24,7 +24,7 @@ from awcl_jax.anatomy import APICAL_VIEWS
 from awcl_jax.data.datasets.folder import FolderBuilder, Found, accept_missing, draw_split, record_of, require_folder
 from awcl_jax.data.datasets.frames import PIXEL_HEIGHT, frame_features
 from awcl_jax.data.datasets.images import check_mask, encode_png, require_content
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
 
 MASKS = ("background", "left ventricle", "myocardium", "left atrium")
 VIEWS, MOMENTS = ("2CH", "4CH"), ("ED", "ES")
@@ -110,7 +110,7 @@ def read_nifti(path: Path) -> tuple[UInt8[np.ndarray, "h w"], tuple[float, float
         file = nibabel.load(path)
         values = np.asarray(file.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path} is broken: it cannot be read as NIfTI ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{path} is broken: it cannot be read as NIfTI ({first_line(error)}).") from error
     image = values.reshape([n for n in values.shape if n != 1]).T
     if image.ndim != 2:
         raise InputError(f"{path} has the shape {values.shape}; a frame has two dimensions.")
