@@ -211,7 +211,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
     ingest_own_flags.add_subcommands(datasets)
-    own = set(datasets.choices)
     for name, layout in _LAYOUTS.items():
         _add_layout(datasets, name, layout)
     phantom = datasets.add_parser(
@@ -226,9 +225,8 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
     )
     phantom.set_defaults(make_builder=_phantom)
-    for dataset in datasets.choices.keys() - own:
-        help_out = "folder that the prepared dataset goes to"
-        datasets.choices[dataset].add_argument("--out", metavar="DIR", required=True, help=help_out)
+    for dataset in datasets.choices.values():
+        dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
     return parser
 
 

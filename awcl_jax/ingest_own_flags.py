@@ -115,7 +115,6 @@ def _add(
     )
     add = parser.add_argument
     add("--source", type=_path, required=True, metavar="PATH", help="the folder or table")
-    add("--out", required=True, metavar="DIR", help="folder that the prepared dataset goes to")
     add("--name", type=_name, default="own_scans", help="of the dataset (default: %(default)s)")
     add(
         "--taxonomy",

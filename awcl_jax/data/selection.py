@@ -73,13 +73,16 @@ def select(
         val = index.split("val")
     else:
         train, val = train.holdout(val_share, seed)
-    fingerprint = index.fingerprint
-    readers = [FrameReader(part, size, cache_mb, mask_overlays=mask_overlays) for part in (train, val, test)]
-    if unlabelled:
-        others = [ScanIndex.from_dataset(folder).split("train") for folder in unlabelled]
-        readers[0] = JoinedReader(train, others, size, cache_mb, mask_overlays=mask_overlays)
-        fingerprint += f"+{readers[0].index.fingerprint}"
-    return Selection(fingerprint, *(Part(reader.index, reader) for reader in readers))
+
+    def reader(part: ScanIndex, others: Sequence[ScanIndex] = ()) -> FrameReader:
+        if others:
+            return JoinedReader(part, others, size, cache_mb, mask_overlays=mask_overlays)
+        return FrameReader(part, size, cache_mb, mask_overlays=mask_overlays)
+
+    others = [ScanIndex.from_dataset(folder).split("train") for folder in unlabelled]
+    readers = reader(train, others), reader(val), reader(test)
+    joined = f"+{readers[0].index.fingerprint}" if others else ""
+    return Selection(index.fingerprint + joined, *(Part(reader.index, reader) for reader in readers))
 
 
 def positive_labels(

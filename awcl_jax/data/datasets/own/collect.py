@@ -87,20 +87,20 @@ def _add_counts(counts: Counter[str], outcome: Outcome) -> None:
 def _drop_repeated(
     collection: Collection, hashes: UInt64[np.ndarray, " n"], owners: Int32[np.ndarray, " n"], unit: str
 ) -> None:
+    # Frames of one picture one after the other, that of the lowest file first.
     order = np.lexsort((owners, hashes))
-    same = hashes[order][1:] == hashes[order][:-1]
-    repeated = np.zeros(len(hashes), bool)
-    repeated[order[1:][same]] = True
-    if not repeated.any():
+    new = np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]])
+    if new.all():
         return
-    starts = np.flatnonzero(np.concatenate([[True], ~same]))
-    firsts = owners[order[starts]]
-    of_group = np.cumsum(np.concatenate([[True], ~same])) - 1
+    repeated = np.zeros(len(hashes), bool)
+    repeated[order[~new]] = True
+    firsts = owners[order[new]][np.cumsum(new) - 1]
     lost: dict[int, list[int]] = defaultdict(list)
-    for place in np.flatnonzero(np.concatenate([[False], same])).tolist():
-        lost[int(owners[order[place]])].append(int(firsts[of_group[place]]))
+    for owner, first in zip(owners[order[~new]].tolist(), firsts[~new].tolist(), strict=True):
+        lost[owner].append(first)
+    frames_of = np.bincount(owners)
     for number, others in lost.items():
-        of_all = int((owners == number).sum())
+        of_all = int(frames_of[number])
         frames = "its frame" if of_all == 1 else f"{len(others)} of its {of_all} frames"
         collection.faults.append(Fault(number, "duplicate", f"{frames}, first in {unit} {min(others)}"))
     start = 0

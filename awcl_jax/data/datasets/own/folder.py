@@ -62,10 +62,7 @@ def list_clips(root: Path, suffixes: tuple[str, ...]) -> Listing:
       InputError: there is no such folder, or no video is in it.
     """
     listing = _find(root, suffixes)
-    listing.rows = [
-        dataclasses.replace(row, scan=row.shown, patient=row.shown.split("/")[0] if "/" in row.shown else "")
-        for row in listing.rows
-    ]
+    listing.rows = [dataclasses.replace(row, scan=row.shown, patient=top_folder(row)) for row in listing.rows]
     return listing
 
 
