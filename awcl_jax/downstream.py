@@ -195,12 +195,13 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
         if start:
             say(f"Going on from step {start} of {config.train.steps}.")
             state = checkpoints.restore(start, state)
-        write = pretrain.metrics_writer(stack, workdir, start)
+        writer = pretrain.metrics_writer(stack, workdir, start)
 
         def validate(done: int, state: TrainState) -> bool:
             values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
             history[done] = values[setup.task.chosen_by]
-            write(done, values)
+            writer.write(done, values)
+            writer.sync()
             checkpoints.save(done, state, score=history[done])
             return out_of_patience(history, config.train.patience)
 
@@ -224,7 +225,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             steps=config.train.steps,
             batch_size=config.sampler.batch_size,
             log_every=config.train.log_every,
-            write=write,
+            write=writer.write,
             events=(loop.Event(config.train.validate_every, validate),),
             show_progress=processes.first(),
         )

@@ -142,6 +142,10 @@ class MetricsWriter:
         for name, number in numbers.items():
             self._board.add_scalar(name, number, step)
 
+    def sync(self) -> None:
+        """Makes sure that what is written so far outlives the machine, as a checkpoint of the same step does."""
+        os.fsync(self._lines.fileno())
+
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w channels"]) -> None:
         """Adds a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
         self._board.add_image(name, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
@@ -158,6 +162,16 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class NoMetrics:
+    """Writes nothing, as a process of a run does whose metrics another one writes."""
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

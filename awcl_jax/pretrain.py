@@ -5,7 +5,7 @@ The configuration stops here: functions of other modules take plain values.
 
 import dataclasses
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
 from awcl_jax.evaluators.scores import scores_as_json
-from awcl_jax.metrics import MetricsWriter
+from awcl_jax.metrics import MetricsWriter, NoMetrics
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import ResNet, make_resnet
@@ -314,15 +314,16 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
         if start:
             say(f"Going on from step {start} of {config.train.steps}.")
             state = checkpoints.restore(start, state)
-        write = metrics_writer(stack, workdir, start)
+        writer = metrics_writer(stack, workdir, start)
         scores: dict[int, float] = {}
 
         def evaluate(done: int, state: TrainState) -> None:
             if values := setup.evaluation.validate(state.variables):
                 scores[done] = values["val/knn/macro_f1"]
-                write(done, values)
+                writer.write(done, values)
 
         def save(done: int, state: TrainState) -> None:
+            writer.sync()
             checkpoints.save(done, state, score=scores.get(done))
 
         return loop.train(
@@ -334,18 +335,16 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             steps=config.train.steps,
             batch_size=config.sampler.batch_size,
             log_every=config.train.log_every,
-            write=write,
+            write=writer.write,
             # The evaluation first: its score goes with the checkpoint.
             events=(loop.Event(config.train.eval_every, evaluate), loop.Event(config.train.checkpoint_every, save)),
             show_progress=processes.first(),
         )
 
 
-def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> Callable[[int, loop.Metrics], None]:
+def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> MetricsWriter | NoMetrics:
     """Only one process writes metrics."""
-    if not processes.first():
-        return lambda step, values: None
-    return stack.enter_context(MetricsWriter(workdir, start_step=start)).write
+    return stack.enter_context(MetricsWriter(workdir, start_step=start)) if processes.first() else NoMetrics()
 
 
 def _conclude(
