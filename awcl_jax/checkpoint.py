@@ -120,5 +120,6 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; at once where the user will not wait."""
+        if kind is not KeyboardInterrupt:
+            self.close()

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, Interrupted
 
+SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
 
 
@@ -20,8 +21,8 @@ def exit_on_bad_input() -> Iterator[None]:
         @exit_on_bad_input()
         def main(argv): ...
 
-    `InputError` and `OSError` (disk full, no permission) exit with 1, ctrl-C with 130. Every other exception is a fault
-    of ours and keeps its traceback.
+    `InputError` and `OSError` (disk full, no permission) exit with 1, a run that saved and stopped as it was asked to
+    with 75, ctrl-C elsewhere with 130. Every other exception is a fault of ours and keeps its traceback.
 
     Raises:
       SystemExit: in the cases above.
@@ -36,6 +37,8 @@ def exit_on_bad_input() -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         _leave(f"error: {_say(error)}", 1)
+    except Interrupted as interrupted:
+        _leave(str(interrupted), SAVED)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
 

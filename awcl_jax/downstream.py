@@ -23,6 +23,7 @@ from awcl_jax import (
     downstream_config,
     downstream_step,
     downstream_tasks,
+    interruption,
     loop,
     optim,
     pretrain,
@@ -77,6 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       InputError: configuration, data, encoder or folder cannot work; before anything is compiled where that can be
         known.
+      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
     mesh = sharding.make_mesh()
     downstream_config.validate(config, devices=mesh.size)
@@ -201,9 +203,11 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
             history[done] = values[setup.task.chosen_by]
             writer.write(done, values)
-            writer.sync()
-            checkpoints.save(done, state, score=history[done])
             return out_of_patience(history, config.train.patience)
+
+        def save(done: int, state: TrainState) -> None:
+            writer.sync()
+            checkpoints.save(done, state, score=history.get(done))
 
         if out_of_patience(history, config.train.patience):
             return history
@@ -226,7 +230,12 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             batch_size=config.sampler.batch_size,
             log_every=config.train.log_every,
             write=writer.write,
-            events=(loop.Event(config.train.validate_every, validate),),
+            # The validation first: its score goes with the checkpoint.
+            events=(
+                loop.Event(config.train.validate_every, validate),
+                loop.Event(config.train.validate_every, save, before_leaving=True),
+            ),
+            asked_to_stop=stack.enter_context(interruption.noticed()),
             show_progress=processes.first(),
         )
     return history

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes, and what it quotes of others."""
+"""The exceptions that are meant for the user's eyes, and what they quote of others."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The message is one line: the rule, the offending value and the remedy. Commands print it alone, without a traceback,
     and exit with status 1 (see `awcl_jax.cli`).
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and has saved what it learnt: started again, it goes on from there."""
 
 
 def first_line(error: BaseException) -> str:

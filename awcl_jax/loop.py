@@ -10,7 +10,7 @@ import jax
 from tqdm import tqdm
 
 from awcl_jax.data.pipeline import Batch
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, Interrupted
 
 Metrics = dict[str, float]
 
@@ -22,14 +22,16 @@ class Event:
     Attributes:
       every: in steps.
       run: called with the number of steps taken and the state after them; where it returns True, training ends there.
+      before_leaving: run it also where the run is asked to stop.
     """
 
     every: int
     run: Callable[[int, Any], bool | None]
+    before_leaving: bool = False
 
-    def due(self, done: int, steps: int) -> bool:
+    def due(self, done: int, steps: int, *, leaving: bool = False) -> bool:
         """Whether it runs once `done` of `steps` steps are taken."""
-        return done % self.every == 0 or done == steps
+        return done % self.every == 0 or done == steps or (leaving and self.before_leaving)
 
 
 def train(
@@ -44,6 +46,7 @@ def train(
     log_every: int,
     write: Callable[[int, Metrics], None],
     events: Sequence[Event] = (),
+    asked_to_stop: Callable[[int], bool] = lambda done: False,
     show_progress: bool = True,
 ) -> Any:
     """Take all steps of a run that are not taken yet.
@@ -59,6 +62,7 @@ def train(
       log_every: steps between two lines of metrics.
       write: takes a step's metrics.
       events: in the order in which they run; each sees metrics that are known to be finite.
+      asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
       show_progress: draw a bar.
 
     Returns:
@@ -67,6 +71,7 @@ def train(
     Raises:
       InputError: the loss or the gradient is not finite. No event has run since the step where that happened, so that
         the last checkpoint is a good one.
+      Interrupted: the run was asked to stop; what is due then has run.
     """
     log = Event(log_every, lambda *_: None)
     pending: list[tuple[int, Any]] = []
@@ -80,7 +85,9 @@ def train(
             done = batch.step + 1
             pending.append((done, values))
             bar.update()
-            if log.due(done, steps) or any(event.due(done, steps) for event in events):
+            leaving = asked_to_stop(done)
+            due = [event for event in events if event.due(done, steps, leaving=leaving)]
+            if due or leaving or log.due(done, steps):
                 latest = _check_finite(pending)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
@@ -89,7 +96,9 @@ def train(
                     composed = {f"batch/{name}": value for name, value in batch.composition.items()}
                     timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
                     write(done, latest | composed | timing)
-                ended = [event.run(done, state) for event in events if event.due(done, steps)]
+                ended = [event.run(done, state) for event in due]
+                if leaving:
+                    raise Interrupted(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
                 if any(ended):
                     break
                 pending, since, waited = [], time.perf_counter(), 0.0

@@ -9,6 +9,9 @@ The configuration is a Python file with `get_config()`; a name after a colon is 
 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
 
+Exit status: 0 all done; 1 bad input, or a disk that is full; 75 stopped by SIGTERM or ctrl-C, after the step that was
+being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once.
+
 Slurm's srun and a Cloud TPU slice start a process on every host, which find each other; elsewhere each is told:
 
   python -m awcl_jax.main --config=configs/fine.py --workdir=SHARED --coordinator=HOST:PORT --processes=2 --process=0

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
-from awcl_jax import loop, optim, pictures, processes, report, run_folder, sharding
+from awcl_jax import interruption, loop, optim, pictures, processes, report, run_folder, sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.checkpoint import Checkpoints
@@ -72,6 +72,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
+      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
     mesh = sharding.make_mesh()
     setup = _claim(config, workdir, devices=mesh.size)
@@ -337,7 +338,11 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             log_every=config.train.log_every,
             write=writer.write,
             # The evaluation first: its score goes with the checkpoint.
-            events=(loop.Event(config.train.eval_every, evaluate), loop.Event(config.train.checkpoint_every, save)),
+            events=(
+                loop.Event(config.train.eval_every, evaluate),
+                loop.Event(config.train.checkpoint_every, save, before_leaving=True),
+            ),
+            asked_to_stop=stack.enter_context(interruption.noticed()),
             show_progress=processes.first(),
         )
 

@@ -3,7 +3,8 @@
 RUN.json is {"config": fields over the tiny variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}.
 For each fault the same run is started in a process of its own that kills itself there with SIGKILL, and goes on at the
 next. A fault is [name, step]: the first time that the named thing happens at that step or later; or ["clock", seconds]
-after the first batch. `null` is a start without a fault. Prints the exit status of each start as a line of JSON.
+after the first batch. ["SIGTERM", step] and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT
+twice", step] insists. `null` is a start without a fault. Prints the exit status of each start as a line of JSON.
 
 The starts are forked from this process, which has imported everything but started nothing of JAX, so that each costs
 what the run does.
@@ -23,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from awcl_jax import metrics, pretrain
 from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data import pipeline
 from awcl_jax.evaluation import Evaluation
 from configs import fine
@@ -48,6 +50,9 @@ def dying(name: str, at: float):
             now["step"] = batch.step + 1
             if name == "batch" and batch.step >= at:
                 die()
+            if name.startswith("SIG") and batch.step + 1 == at:
+                for _ in range(2 if "twice" in name else 1):
+                    signal.raise_signal(signal.Signals[name.split()[0]])
             yield batch
 
     def saving(self, step, *args, **kwargs):
@@ -103,9 +108,11 @@ def start(order: dict, fault: list | None) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         config = fine.get_config("tiny")
         config.update_from_flattened_dict(order["config"])
-        with dying(*fault) if fault else contextlib.nullcontext():
+        with exit_on_bad_input(), dying(*fault) if fault else contextlib.nullcontext():
             pretrain.run(config, Path(order["workdir"]))
         status = 0
+    except SystemExit as left:
+        status = left.code
     finally:
         sys.stderr.flush()
         os._exit(status)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, Interrupted
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from awcl_jax.errors import InputError
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 1, "error: Permission denied: /x/y"),
         (OSError("write() failed"), 1, "error: write() failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted("stopped after step 3"), 75, "stopped after step 3"),
     ],
 )
 def test_one_line_and_a_status(raised, status, said, capsys):

@@ -156,10 +156,11 @@ case $4 in
          export HOME=$PWD/host; [[ $word == *'pip install'* ]] || bash -c "${word#--command=}" ;; esac; done ;;
 esac
 """
-# The first training is taken away with its TPU, the next one ends.
+# The first training is taken away with its TPU, the next one is asked to stop and saves, the last one ends.
 _TRAINING = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > ~/arguments
-if [[ -e ~/began ]]; then echo trained; exit ${ENDS_WITH}; fi
+if [[ -e ~/asked ]]; then echo trained; exit ${ENDS_WITH}; fi
+if [[ -e ~/began ]]; then touch ~/asked; exit 75; fi
 touch ~/began; echo $$ > ~/lost; echo PREEMPTED > ../../state; exec sleep 600
 """
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from awcl_jax.data.pipeline import Batch
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, Interrupted
 from awcl_jax.loop import Event, train
 
 
-def run(*, steps=10, start=0, log_every=4, losses=None, norms=None, every=(), happened=None):
+def run(*, steps=10, start=0, log_every=4, losses=None, norms=None, every=(), happened=None, written=None, stop=None):
     """Count upwards; gives (final state, what happened, the metrics written)."""
-    happened, written = [] if happened is None else happened, []
+    happened, written = [] if happened is None else happened, [] if written is None else written
     losses, norms = losses or {}, norms or {}
 
     def step(state, arrays):
@@ -27,7 +27,11 @@ def run(*, steps=10, start=0, log_every=4, losses=None, norms=None, every=(), ha
         batch_size=8,
         log_every=log_every,
         write=lambda done, values: written.append((done, values)),
-        events=[Event(n, lambda done, state, name=name: happened.append((name, done, state))) for name, n in every],
+        events=[
+            Event(n, lambda done, state, name=name: happened.append((name, done, state)), before_leaving=name == "save")
+            for name, n in every
+        ],
+        asked_to_stop=lambda done: done == stop,
         show_progress=False,
     )
     return state, happened, written
@@ -79,3 +83,19 @@ def test_the_run_stops_at_the_step_that_is_not_finite_and_no_event_sees_it(bad, 
         run(log_every=100, every=(("save", 2),), happened=saved, **{where: {step: bad}})
     assert "\n" not in str(caught.value)
     assert [done for _, done, _ in saved] == [done for done in (2, 4, 6, 8) if done < step]
+
+
+@pytest.mark.parametrize(
+    ("stop", "last"),
+    [
+        (5, [("save", 5, 5)]),
+        (6, [("evaluate", 6, 6), ("save", 6, 6)]),
+        (10, [("evaluate", 10, 10), ("save", 10, 10)]),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_saves_what_it_has_and_writes_no_line_more(stop, last):
+    happened, written = [], []
+    with pytest.raises(Interrupted, match=f"stopped after step {stop} of 10, which is saved"):
+        run(every=(("evaluate", 3), ("save", 99)), happened=happened, written=written, stop=stop)
+    assert [event for event in happened if event[1] == stop] == last
+    assert [done for done, _ in written] == [done for done in (4, 8, 10) if done <= stop]

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import chex
@@ -64,15 +67,76 @@ def fields(phantom: Path, **changed) -> dict:
     return tiny | {"data.path": str(phantom)} | changed
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(phantom, tmp_path):
-    assert len(FAULTS) >= 20
+@pytest.fixture(scope="module")
+def unbroken(phantom, tmp_path_factory) -> Path:
+    """The run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("survival") / "unbroken"
+    statuses, said = start(workdir, fields(phantom), [None])
+    assert statuses == [0], said
+    return workdir
 
-    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    assert start(unbroken, fields(phantom), [None])[0] == [0]
-    assert start(killed, fields(phantom), [*FAULTS, None])[0] == [-9] * len(FAULTS) + [0]
-    chex.assert_trees_all_equal(final_state(killed, STEPS), final_state(unbroken, STEPS))
-    assert numbers(killed) == numbers(unbroken)
-    assert results(killed) == results(unbroken)
+
+def assert_same_bits(workdir: Path, expected: Path) -> None:
+    chex.assert_trees_all_equal(final_state(workdir, STEPS), final_state(expected, STEPS))
+    assert numbers(workdir) == numbers(expected)
+    assert results(workdir) == results(expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(phantom, unbroken):
+    assert len(FAULTS) >= 20
+    killed = unbroken.with_name("killed")
+    statuses, said = start(killed, fields(phantom), [*FAULTS, None])
+    assert statuses == [-signal.SIGKILL] * len(FAULTS) + [0], said
+    assert_same_bits(killed, unbroken)
     left = {file.name for file in killed.iterdir() if file.suffix != ".part"}
     assert left == {file.name for file in unbroken.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bit(phantom, unbroken):
+    workdir = unbroken.with_name("asked")
+    never = fields(phantom) | {"train.checkpoint_every": 1000}
+    asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
+    statuses, said = start(workdir, never, [*asked, None])
+    assert statuses == [75, 130, 75, 75, 0], said
+    assert [line for line in said.splitlines() if "Going on" in line] == [
+        *("Going on from step 3 of 24.", "Going on from step 3 of 24."),
+        *("Going on from step 6 of 24.", "Going on from step 24 of 24."),
+    ]
+    assert "stopped after step 6 of 24, which is saved; the same command goes on" in said
+    assert_same_bits(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, unbroken, unused_port):
+    workdir = unbroken.with_name("together")
+    settings = fields(phantom, **{"train.checkpoint_every": 1000})
+    options = [f"--config.{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", f"--workdir={workdir}", *options]
+    shared = {"JAX_COMPILATION_CACHE_DIR": str(unbroken.parent / "compiled-together")}
+
+    def run(*more, **variables):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*command, *more], cwd=ROOT, env=environment(**shared, **variables), **pipes)
+
+    flags = (f"--coordinator=localhost:{unused_port}", "--processes=2")
+    both = [run(*flags, f"--process={number}") for number in (0, 1)]
+    metrics = workdir / "metrics.jsonl"
+    while all(process.poll() is None for process in both) and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [75, 75], said
+    stopped = [re.search(r"stopped after step (\d+) of 24", errors).group(1) for _, errors in said]
+    assert stopped[0] == stopped[1]
+    # By one process, and on four devices instead of two.
+    alone = run("--processes=1", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    output, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    assert f"Going on from step {stopped[0]} of 24." in output
+    losses, expected = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, unbroken))
+    assert losses == pytest.approx(expected, rel=1e-4)
+    chex.assert_trees_all_close(
+        final_state(workdir, STEPS)["params"], final_state(unbroken, STEPS)["params"], atol=1e-4
+    )
