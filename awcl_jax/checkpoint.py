@@ -1,22 +1,32 @@
-"""Checkpoints of a run, by Orbax: written in the background, the latest and the best kept.
+"""Checkpoints of a run, by Orbax: written in the background, the two latest and the best kept.
 
-The only module that knows Orbax. A checkpoint holds the state of training; what it belongs to (configuration,
-fingerprint of the data) stands in the run's folder.
+The only module that knows Orbax. A checkpoint holds the state of training, and the checksum of each of its arrays, by
+which damage is noticed; what it belongs to (configuration, fingerprint of the data) stands in the run's folder.
 """
 
 import contextlib
 import errno
+import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
+from awcl_jax import processes
+from awcl_jax.errors import InputError, first_line
+
+DAMAGED_FOLDER = "damaged"
+
 _LATEST_KEPT = 2
+_CHECKSUMS = "crc32"
 _OVERHEAD = 2**20  # bytes that a checkpoint takes beside its arrays, generously
 
 
@@ -50,7 +60,7 @@ class Checkpoints:
         """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
 
         Raises:
-          OSError: the disk is full, now or when the checkpoint before was written.
+          OSError: the disk is full, now or when the checkpoint before was written, or may not be written to.
         """
         self._check_room(state)
         with self._full_disk_in_words():
@@ -58,6 +68,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
                 metrics=None if score is None else {"score": score},
+                custom_metadata={_CHECKSUMS: checksums(state)},
                 force=True,
             )
 
@@ -71,19 +82,85 @@ class Checkpoints:
         """Step of the checkpoint of the highest score; None without any that has one."""
         return self._manager.best_step()
 
+    def newest(self, target: Any, *, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+        """The newest step whose state is whole, and that state as `target`; None where no checkpoint is there.
+
+        Those after it are damaged: `warn` gets a line for each, and they are moved to `workdir/damaged`, so that the
+        run can save these steps again. Every process of a run calls it and gets the same.
+
+        Raises:
+          InputError: there are checkpoints, but none is whole; all stay where they are.
+        """
+        damages: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                with processes.together():
+                    state = self.restore(step, target)
+            except InputError as error:
+                damages[step] = str(error)
+                continue
+            for damaged, why in damages.items():
+                self._set_aside(damaged)
+                warn(f"{why} Going back to the checkpoint before.")
+            return step, state
+        if damages:
+            raise InputError(
+                f"None of the {len(damages)} checkpoints in {self._folder} can be used. {next(iter(damages.values()))} "
+                "Restore one from a copy, or begin anew with another --workdir."
+            )
+        return None
+
     def restore(self, step: int, target: Any) -> Any:
-        """The state saved at `step`, with the shapes, types and placement of `target`."""
+        """The state saved at `step`, with the shapes, types and placement of `target`.
+
+        Raises:
+          InputError: the checkpoint is damaged, or of something else.
+        """
         # Without a target on the wanted devices Orbax would look for those that the checkpoint was written from.
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=args)["state"]
+        return self._read(step, ocp.args.StandardRestore(abstract))
 
     def restore_variables(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        """Of the state saved at `step` only what `TrainState.variables` gives, as `target`."""
+        """Of the state saved at `step` only what `TrainState.variables` gives, as `target`.
+
+        Raises:
+          InputError: as `restore`.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        return self._read(step, ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True))
+
+    def _read(self, step: int, how: ocp.args.CheckpointArgs) -> Any:
+        try:
+            state = self._manager.restore(step, args=ocp.args.Composite(state=how))["state"]
+            about = self._manager.metadata(step)
+        except Exception as error:  # Orbax, TensorStore and JSON raise whatever they do
+            said = first_line(error)
+            raise self._damage(step, f"it cannot be read: {said[:200]}") from error
+        written = about.custom_metadata or {}
+        if not written and about.commit_timestamp_nsecs is not None:
+            return state  # of before there were checksums
+        known = written.get(_CHECKSUMS) or {}
+        if wrong := [name for name, value in checksums(state).items() if known.get(name) != value]:
+            raise self._damage(step, f"{len(wrong)} of its arrays are not as written, {wrong[0]} among them")
+        return state
+
+    def _damage(self, step: int, why: str) -> InputError:
+        return InputError(f"The checkpoint of step {step} in {self._folder} is damaged ({why}).")
+
+    def _set_aside(self, step: int) -> None:
+        with processes.together():
+            if processes.first():
+                folder = self._folder.with_name(DAMAGED_FOLDER)
+                folder.mkdir(exist_ok=True)
+                number = sum(file.name.split(".")[0] == str(step) for file in folder.iterdir())
+                (self._folder / str(step)).rename(folder / (f"{step}.{number}" if number else str(step)))
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        with self._full_disk_in_words():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait for the last write, then let go."""
@@ -93,23 +170,28 @@ class Checkpoints:
 
     def _check_room(self, state: Any) -> None:
         # Asked beforehand, because Orbax's threads print a page of tracebacks when they run into it.
+        if not os.access(self._folder, os.W_OK):
+            raise OSError(errno.EROFS, f"A checkpoint cannot be written, {self._kept()}", str(self._folder))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD
         if shutil.disk_usage(self._folder).free < needed:
             raise self._no_room()
 
     def _no_room(self) -> OSError:
-        step = self.latest_step
-        kept = "there is none yet" if step is None else f"the last one is of step {step}"
-        message = f"No space left for a checkpoint, {kept}; make room and start the same command again"
+        message = f"No space left for a checkpoint, {self._kept()}; make room and start the same command again"
         return OSError(errno.ENOSPC, message, str(self._folder))
+
+    def _kept(self) -> str:
+        step = self.latest_step
+        return "there is none yet" if step is None else f"the last one is of step {step}"
 
     @contextlib.contextmanager
     def _full_disk_in_words(self) -> Iterator[None]:
         """Tell a full disk as the operating system does; TensorStore has a ValueError of many lines for it."""
         try:
             yield
-        except ValueError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+        except (OSError, ValueError) as error:
+            full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "RESOURCE_EXHAUSTED" in str(error)
+            if not full:
                 raise
             raise self._no_room() from error
 
@@ -123,3 +205,12 @@ class Checkpoints:
         """Close; at once where the user will not wait."""
         if kind is not KeyboardInterrupt:
             self.close()
+
+
+def checksums(state: PyTree) -> dict[str, int]:
+    """The CRC-32 of the bytes of each array, by its place, as `params/encoder/stem/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.asarray(leaf).tobytes())
+        for path, leaf in leaves
+    }

@@ -192,11 +192,9 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
     """All steps that are not taken yet; a validation and a checkpoint every so often, until patience runs out."""
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir))
-        state, start = sharding.replicate(start_state, mesh), checkpoints.latest_step or 0
+        state = sharding.replicate(start_state, mesh)
+        state, start = pretrain.resume(checkpoints, state, steps=config.train.steps)
         history = _history(workdir, setup.task.chosen_by, up_to=start)
-        if start:
-            say(f"Going on from step {start} of {config.train.steps}.")
-            state = checkpoints.restore(start, state)
         writer = pretrain.metrics_writer(stack, workdir, start)
 
         def validate(done: int, state: TrainState) -> bool:

@@ -9,8 +9,8 @@ The configuration is a Python file with `get_config()`; a name after a colon is 
 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
 
-Exit status: 0 all done; 1 bad input, or a disk that is full; 75 stopped by SIGTERM or ctrl-C, after the step that was
-being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once.
+Exit status: 0 all done; 1 bad input, or a disk that is full or broken; 75 stopped by SIGTERM or ctrl-C, after the step
+that was being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once.
 
 Slurm's srun and a Cloud TPU slice start a process on every host, which find each other; elsewhere each is told:
 
@@ -45,8 +45,9 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"--workdir is a folder; mount the bucket or disk of {_WORKDIR.value} and give its path there."
         )
-    # Orbax warns of every checkpoint that is saved without a score, Matplotlib tells of its fonts when it is imported.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
+    # tell in one; Matplotlib tells of its fonts when it is imported.
+    logging.set_verbosity(logging.FATAL)
     # Imported here, so that --help does not wait for JAX.
     from awcl_jax import downstream, pretrain, processes
     from awcl_jax.config import common_fields

@@ -4,10 +4,12 @@ A contrastive loss alone says little: an encoder that maps every frame to one po
 not far above that of a good one. The monitors tell the two apart.
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from awcl_jax.errors import InputError
 
@@ -127,33 +132,56 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / METRICS_FILE
-        _cut_after(path, start_step)
-        self._lines = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+        self._path = workdir / METRICS_FILE
+        _cut_after(self._path, start_step)
+        self._lines = self._path.open("a", encoding="utf-8")
+        self._board = _Board(workdir / "tensorboard", start_step=start_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds numbers of a step; each value a number or an array of one, and no name is "step"."""
+        """Adds numbers of a step; each value a number or an array of one, and no name is "step".
+
+        Raises:
+          OSError: the disk is full or the like.
+        """
         assert "step" not in values, "the step is given apart from the numbers"
         numbers = {name: float(value) for name, value in values.items()}
         written = {name: number if math.isfinite(number) else str(number) for name, number in numbers.items()}
-        self._lines.write(json.dumps({"step": int(step), **written}, allow_nan=False) + "\n")
-        self._lines.flush()
-        for name, number in numbers.items():
-            self._board.add_scalar(name, number, step)
+        with self._trouble_in_words():
+            self._lines.write(json.dumps({"step": int(step), **written}, allow_nan=False) + "\n")
+            self._lines.flush()
+            for name, number in numbers.items():
+                self._board.add(step, summary.scalar(name, number))
 
     def sync(self) -> None:
-        """Makes sure that what is written so far outlives the machine, as a checkpoint of the same step does."""
-        os.fsync(self._lines.fileno())
+        """Makes sure that what is written so far outlives the machine, as a checkpoint of the same step does.
+
+        Raises:
+          OSError: as `write`.
+        """
+        with self._trouble_in_words():
+            os.fsync(self._lines.fileno())
+            self._board.flush()
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w channels"]) -> None:
         """Adds a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
-        self._board.add_image(name, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
+        with self._trouble_in_words():
+            self._board.add(step, summary.image(name, pixels, dataformats="HW" if pixels.ndim == 2 else "HWC"))
 
     def close(self) -> None:
         """Writes what is pending and closes both files; the writer is of no use afterwards."""
-        self._lines.close()
-        self._board.close()
+        with self._trouble_in_words():
+            try:
+                self._lines.close()
+            finally:
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _trouble_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"{error.strerror or error} for metrics; mend that and start the same command again"
+            raise OSError(error.errno, message, str(self._path)) from error
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -161,7 +189,38 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # What ends the run is told; that the files cannot be closed then, either, is not.
+        with contextlib.suppress(*([] if error is None else [OSError])):
+            self.close()
+
+
+class _Board:
+    """TensorBoard's file. It is written when it is told to, so that a full disk is seen where it happens.
+
+    (tensorboardX's own `SummaryWriter` writes in a thread: when that dies the run waits for it for ever.)
+    """
+
+    _FLUSH_EVERY = 30  # seconds
+
+    def __init__(self, folder: Path, *, start_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        # What an earlier start wrote of later steps is hidden.
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=start))
+
+    def add(self, step: int, content: Summary) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+        if time.monotonic() - self._flushed > self._FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class NoMetrics:

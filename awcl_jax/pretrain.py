@@ -311,10 +311,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
     """All steps that are not taken yet, with checkpoints, metrics and evaluations along the way."""
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir))
-        state, start = sharding.replicate(untrained, mesh), checkpoints.latest_step or 0
-        if start:
-            say(f"Going on from step {start} of {config.train.steps}.")
-            state = checkpoints.restore(start, state)
+        state, start = resume(checkpoints, sharding.replicate(untrained, mesh), steps=config.train.steps)
         writer = metrics_writer(stack, workdir, start)
         scores: dict[int, float] = {}
 
@@ -345,6 +342,16 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             asked_to_stop=stack.enter_context(interruption.noticed()),
             show_progress=processes.first(),
         )
+
+
+def resume(checkpoints: Checkpoints, untrained: TrainState, *, steps: int) -> tuple[TrainState, int]:
+    """The state to go on from, and the number of steps taken."""
+    found = checkpoints.newest(untrained, warn=lambda line: say(f"warning: {line}"))
+    if found is None:
+        return untrained, 0
+    start, state = found
+    say(f"Going on from step {start} of {steps}.")
+    return state, start
 
 
 def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> MetricsWriter | NoMetrics:

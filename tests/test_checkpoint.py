@@ -2,9 +2,12 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.checkpoint import Checkpoints, checksums
+from awcl_jax.errors import InputError
 from awcl_jax.train_state import TrainState
 
 OPTIMISER = optax.adamw(1e-2)
@@ -173,3 +177,139 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
             checkpoints.save(2, state)
     assert told.value.errno == errno.ENOSPC
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "deleted": lambda file: file.unlink(),
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "flipped": flip,
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    """A run with checkpoints of the steps 3 and 5."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(3, state_of(3))
+        checkpoints.save(5, state_of(5))
+    return workdir
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_whatever_is_damaged_is_as_written_or_told_and_set_aside(how, two_checkpoints, tmp_path):
+    files = [f.relative_to(two_checkpoints) for f in two_checkpoints.rglob("5/**/*") if f.is_file()]
+    assert len(files) > 10
+    noticed = 0
+    for number, name in enumerate(files):
+        workdir, said = tmp_path / str(number), []
+        shutil.copytree(two_checkpoints, workdir)
+        before = (workdir / name).read_bytes()
+        if not before:
+            continue
+        DAMAGES[how](workdir / name)
+        with Checkpoints(workdir) as checkpoints:
+            step, state = checkpoints.newest(state_of(0), warn=said.append)
+            assert_same_bits(state, state_of(step))
+            if step == 5:
+                assert said == []
+                continue
+            noticed += 1
+            (line,) = said
+            assert line.startswith(f"The checkpoint of step 5 in {workdir}/checkpoints is damaged (")
+            assert line.endswith("Going back to the checkpoint before.")
+            assert "\n" not in line
+            assert checkpoints.latest_step == 3
+            checkpoints.save(5, state_of(8))
+        assert kept(workdir) == [3, 5]
+        assert (workdir / "damaged" / "5").is_dir()
+    # Of the files that Orbax writes some are not needed to read the state.
+    assert noticed >= 3
+
+
+def test_numbers_that_are_not_as_written_are_noticed_where_the_files_are_sound(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
+    text = file.read_text()
+    wrong = checksums(state_of(5))["params/encoder/kernel"]
+    file.write_text(text.replace(f'"params/encoder/kernel": {wrong}', '"params/encoder/kernel": 1'))
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        with pytest.raises(InputError, match=r"1 of its arrays are not as written, params/encoder/kernel among them"):
+            checkpoints.restore(5, state_of(0))
+        with pytest.raises(InputError, match="params/encoder/kernel among them"):
+            checkpoints.restore_variables(5, state_of(0).variables)
+        assert_same_bits(checkpoints.restore_variables(3, state_of(0).variables), state_of(3).variables)
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_moved(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    for step in (3, 5):
+        (tmp_path / "run" / "checkpoints" / str(step) / "state" / "manifest.ocdbt").unlink()
+    said = r"None of the 2 checkpoints in .*step 5 .* is damaged .* begin anew"
+    with Checkpoints(tmp_path / "run") as checkpoints, pytest.raises(InputError, match=said):
+        checkpoints.newest(state_of(0), warn=pytest.fail)
+    assert kept(tmp_path / "run") == [3, 5]
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_taken(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
+    text = file.read_text()
+    file.write_text(text[: text.index('"custom_metadata"')] + '"custom_metadata": {}}')
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.newest(state_of(0), warn=pytest.fail)[0] == 5
+
+
+def test_checksums_are_those_of_the_bytes():
+    state = {"a": {"b": np.arange(6, dtype=np.int16).reshape(2, 3)}, "c": jnp.float32(1)}
+    assert checksums(state) == {
+        "a/b": zlib.crc32(bytes([0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0])),
+        "c": zlib.crc32(bytes([0, 0, 128, 63])),
+    }
+
+
+SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"']
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A folder, and the start of a command that has a small disk of its own there."""
+    folder = tmp_path_factory.mktemp("disk")
+    start = [*SMALL_DISK, str(folder)]
+    if shutil.which("unshare") is None or subprocess.run([*start, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    return folder, start
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("full", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
+        ("fills", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
+        ("readonly", r"A checkpoint cannot be written, the last one is of step 1: .*/checkpoints"),
+        ("full-metrics", r"No space left on device for metrics; mend that and start the same command .*metrics.jsonl"),
+        ("readonly-metrics", r"Read-only file system: .*metrics.jsonl"),
+    ],
+)
+def test_a_disk_that_fails_is_one_line_and_the_last_checkpoint_stays(how, said, small_disk):
+    folder, start = small_disk
+    command = [sys.executable, "-m", "tests.failing_disk", how, str(folder)]
+    left = f'{" ".join(command)}; echo "status $?"; ls {folder}/checkpoints'
+    done = subprocess.run(
+        [*start, "sh", "-c", left],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(f"error: {said}.*", line)
+    assert done.stdout.splitlines()[:2] == ["status 1", "1"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bi
         *("Going on from step 6 of 24.", "Going on from step 24 of 24."),
     ]
     assert "stopped after step 6 of 24, which is saved; the same command goes on" in said
+    assert_same_bits(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(phantom, unbroken):
+    workdir = unbroken.with_name("damaged")
+    shutil.copytree(unbroken, workdir)
+    largest = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])  # its end may be of no array
+    (workdir / "results.json").unlink()
+    statuses, said = start(workdir, fields(phantom), [None])
+    assert statuses == [0], said
+    assert "warning: The checkpoint of step 24" in said
+    assert "Going on from step 22 of 24." in said
     assert_same_bits(workdir, unbroken)
 
 
