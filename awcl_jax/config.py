@@ -27,6 +27,7 @@ FREE_ON_RESUME = (
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.bad_steps",
     "train.mapping",
     "report.pictures",
     "report.map_frames",
@@ -104,6 +105,7 @@ def default_config() -> ConfigDict:
     config.train.log_every = 10
     config.train.eval_every = 250
     config.train.checkpoint_every = 250
+    config.train.bad_steps = 10  # in a row, whose loss or gradient is not finite, end the run; fewer are left out
     config.train.encode_chunks = 1  # parts that a batch is encoded in, for batches beyond the encoder's memory
     config.train.mapping = "shard_map"  # how the step spreads over devices: shard_map, pmap
 
@@ -170,6 +172,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
         ("train.steps", lambda x: x >= 1, "at least 1"),
         ("train.log_every", lambda x: x >= 1, "at least 1"),
+        ("train.bad_steps", lambda x: x >= 1, "at least 1"),
     )
     try:
         augmentation(config)

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import resource
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from awcl_jax import (
     sharding,
 )
 from awcl_jax.augment import centre_view
+from awcl_jax.bad_steps import BadSteps
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
@@ -196,6 +198,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
         state, start = pretrain.resume(checkpoints, state, steps=config.train.steps)
         history = _history(workdir, setup.task.chosen_by, up_to=start)
         writer = pretrain.metrics_writer(stack, workdir, start)
+        bad = BadSteps(workdir, start_step=start, writes=processes.first())
 
         def validate(done: int, state: TrainState) -> bool:
             values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
@@ -234,6 +237,9 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
                 loop.Event(config.train.validate_every, save, before_leaving=True),
             ),
             asked_to_stop=stack.enter_context(interruption.noticed()),
+            bad_steps=config.train.bad_steps,
+            bad_in_a_row=bad.in_a_row,
+            note_bad=partial(pretrain.note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
             show_progress=processes.first(),
         )
     return history

@@ -52,6 +52,7 @@ def default_downstream_config() -> ConfigDict:
     config.train.log_every = 10
     config.train.validate_every = 50  # steps; each time a checkpoint, the best of which is tested
     config.train.patience = placeholder(int)  # validations without a better score that end it
+    config.train.bad_steps = 10  # in a row, whose loss or gradient is not finite, end the run; fewer are left out
     config.train.mapping = "shard_map"  # how the step spreads over devices: shard_map, pmap
 
     config.eval = ConfigDict()

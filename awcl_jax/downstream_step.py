@@ -57,7 +57,8 @@ def make_step(
 ) -> sharding.Step:
     """The body of a supervised step for one device.
 
-    As in the pretraining step, the loss is averaged over devices before it is differentiated, and the gradients after.
+    As in the pretraining step, the loss is averaged over devices before it is differentiated, and the gradients after;
+    and where either is not finite, the step changes nothing but the count of steps.
 
     Args:
       model: views to logits; its batch norm synchronised over `sharding.AXIS`.
@@ -84,8 +85,11 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, PyTree]:
         (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
         grads = sharding.mean(grads)
-        report = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
+        norm = optax.tree.norm(grads)
+        report = {"loss": loss, **terms, "gradient_norm": norm}
         report["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
-        return state.update(grads=grads, batch_stats=batch_stats, optimiser=optimiser), sharding.mean(report)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        state = state.update(grads=grads, batch_stats=batch_stats, optimiser=optimiser, where=finite)
+        return state, sharding.mean(report)
 
     return step

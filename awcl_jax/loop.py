@@ -47,6 +47,9 @@ def train(
     write: Callable[[int, Metrics], None],
     events: Sequence[Event] = (),
     asked_to_stop: Callable[[int], bool] = lambda done: False,
+    bad_steps: int = 1,
+    bad_in_a_row: int = 0,
+    note_bad: Callable[[int, Metrics], None] = lambda done, values: None,
     show_progress: bool = True,
 ) -> Any:
     """Take all steps of a run that are not taken yet.
@@ -61,16 +64,18 @@ def train(
       batch_size: frames in a global batch, for the rate.
       log_every: steps between two lines of metrics.
       write: takes a step's metrics.
-      events: in the order in which they run; each sees metrics that are known to be finite.
+      events: in the order in which they run.
       asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
+      bad_steps: so many steps in a row whose loss or gradient is not finite end the run.
+      bad_in_a_row: how many the last of the `start` steps were.
+      note_bad: takes the metrics of each such step, before the metrics and events of any later one.
       show_progress: draw a bar.
 
     Returns:
       The state after `steps` steps, or after those at which an event ended the training.
 
     Raises:
-      InputError: the loss or the gradient is not finite. No event has run since the step where that happened, so that
-        the last checkpoint is a good one.
+      InputError: the loss or the gradient was not finite for `bad_steps` steps in a row.
       Interrupted: the run was asked to stop; what is due then has run.
     """
     log = Event(log_every, lambda *_: None)
@@ -88,7 +93,7 @@ def train(
             leaving = asked_to_stop(done)
             due = [event for event in events if event.due(done, steps, leaving=leaving)]
             if due or leaving or log.due(done, steps):
-                latest = _check_finite(pending)
+                latest, bad_in_a_row = _look_for_bad(pending, bad_in_a_row, limit=bad_steps, note=note_bad)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
                 bar.set_postfix_str(f"loss {latest['loss']:.3f}, {speed:.0f} frames/s")
@@ -106,15 +111,21 @@ def train(
     return state
 
 
-def _check_finite(pending: list[tuple[int, Any]]) -> Metrics:
-    """Metrics of the latest of these steps; raises at the first whose loss or gradient is not finite."""
+def _look_for_bad(
+    pending: list[tuple[int, Any]], in_a_row: int, *, limit: int, note: Callable[[int, Metrics], None]
+) -> tuple[Metrics, int]:
+    """Metrics of the latest of these steps, and how many of the last were bad: their loss or gradient is not finite."""
     values = jax.device_get([metrics for _, metrics in pending])
     for (done, _), metrics in zip(pending, values, strict=True):
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(metrics[name]):
-                raise InputError(
-                    f"The {name.replace('_', ' ')} became {float(metrics[name])} at step {done}: stopped, with the "
-                    "last good checkpoint kept. Lower config.optim.learning_rate, lengthen config.optim.warmup_steps "
-                    "or set config.optim.clip_norm, and start in a new folder."
-                )
-    return {name: float(value) for name, value in values[-1].items()}
+        bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(metrics[name])]
+        in_a_row = in_a_row + 1 if bad else 0
+        if bad:
+            note(done, {name: float(metrics[name]) for name in ("loss", "gradient_norm")})
+        if in_a_row >= limit:
+            raise InputError(
+                f"The {bad[0].replace('_', ' ')} became {float(metrics[bad[0]])} at step {done}, the last of "
+                f"{in_a_row} such steps in a row, none of which was applied: stopped. bad_steps.jsonl in its folder "
+                "names their frames; lower config.optim.learning_rate, lengthen config.optim.warmup_steps or set "
+                "config.optim.clip_norm, and start in a new folder."
+            )
+    return {name: float(value) for name, value in values[-1].items()}, in_a_row

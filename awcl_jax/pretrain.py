@@ -24,9 +24,10 @@ from awcl_jax import config as configuration
 from awcl_jax import interruption, loop, optim, pictures, processes, report, run_folder, sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
+from awcl_jax.bad_steps import BadSteps
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import datasets, pipeline, selection
-from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.data.sampler import BatchPlan, EpochPlan
 from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
@@ -313,6 +314,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
         checkpoints = stack.enter_context(Checkpoints(workdir))
         state, start = resume(checkpoints, sharding.replicate(untrained, mesh), steps=config.train.steps)
         writer = metrics_writer(stack, workdir, start)
+        bad = BadSteps(workdir, start_step=start, writes=processes.first())
         scores: dict[int, float] = {}
 
         def evaluate(done: int, state: TrainState) -> None:
@@ -340,6 +342,9 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
                 loop.Event(config.train.checkpoint_every, save, before_leaving=True),
             ),
             asked_to_stop=stack.enter_context(interruption.noticed()),
+            bad_steps=config.train.bad_steps,
+            bad_in_a_row=bad.in_a_row,
+            note_bad=partial(note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
             show_progress=processes.first(),
         )
 
@@ -352,6 +357,15 @@ def resume(checkpoints: Checkpoints, untrained: TrainState, *, steps: int) -> tu
     start, state = found
     say(f"Going on from step {start} of {steps}.")
     return state, start
+
+
+def note_bad(bad: BadSteps, plan: BatchPlan | EpochPlan, ids: np.ndarray, done: int, values: loop.Metrics) -> None:
+    """Write down a step whose update was left out."""
+    frames = plan.frames(done - 1)
+    if isinstance(plan, BatchPlan) and plan.pairs == "cross_scan":
+        frames = np.concatenate([frames, plan.partners(done - 1)])
+    bad.write(done, **values, frames=ids[frames].tolist())
+    say(f"warning: step {done} is left out: loss {values['loss']}, gradient norm {values['gradient_norm']}")
 
 
 def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> MetricsWriter | NoMetrics:

@@ -40,6 +40,8 @@ def make_step(
     The loss is averaged over devices *before* it is differentiated, and the gradients are averaged after: alone, the
     first is wrong under `pmap` and the second under `shard_map`; together they are exact under both.
 
+    Where the loss or the gradient is not finite, the step changes nothing but the count of steps.
+
     Args:
       model: frames to unit embeddings, as `ContrastiveModel`; its batch norm synchronised over `sharding.AXIS`.
       optimiser: of the parameters.
@@ -125,9 +127,10 @@ def make_step(
         grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
         (loss, found), grads = grad_fn(state.params, state, batch, views)
         grads = sharding.mean(grads)
+        norm = optax.tree.norm(grads)
         report = {
             "loss": loss,
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": norm,
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
             "collapsed_loss": metrics.collapsed_loss(found["compared"]),
             **_monitors(found["z"], batch["row"]),
@@ -137,6 +140,7 @@ def make_step(
             batch_stats=found["batch_stats"],
             optimiser=optimiser,
             momentum=found.get("momentum"),
+            where=jnp.isfinite(loss) & jnp.isfinite(norm),
         )
         return state, sharding.mean(report)
 

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from awcl_jax.momentum import Momentum, Queue
 
@@ -49,11 +49,14 @@ class TrainState:
         batch_stats: PyTree,
         optimiser: optax.GradientTransformation,
         momentum: Momentum | None = None,
+        where: Bool[Array, ""] | bool = True,
     ) -> "TrainState":
-        """The state after a step with these gradients."""
+        """The state after a step with these gradients; where not `where`, nothing but the count of steps is changed."""
         updates, opt_state = optimiser.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
-        return TrainState(self.step + 1, params, batch_stats, opt_state, momentum)
+        new = TrainState(self.step, params, batch_stats, opt_state, momentum)
+        kept = jax.tree.map(lambda new, old: jnp.where(where, new, old), new, self)
+        return kept.replace(step=self.step + 1)
 
     @property
     def variables(self) -> dict[str, PyTree]:

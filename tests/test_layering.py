@@ -18,7 +18,7 @@ LAYERS = (
     ),
     ("exporters", "downstream_tasks", "study", "study_tables"),
     (
-        *("pictures", "loop", "checkpoint", "run_folder", "report", "feature_tables", "evaluation", "config"),
+        *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "report", "feature_tables", "evaluation", "config"),
         *("downstream_config", "downstream_pictures", "contact_sheet"),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),

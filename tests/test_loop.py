@@ -8,7 +8,20 @@ from awcl_jax.errors import InputError, Interrupted
 from awcl_jax.loop import Event, train
 
 
-def run(*, steps=10, start=0, log_every=4, losses=None, norms=None, every=(), happened=None, written=None, stop=None):
+def run(
+    *,
+    steps=10,
+    start=0,
+    log_every=4,
+    losses=None,
+    norms=None,
+    every=(),
+    happened=None,
+    written=None,
+    noted=None,
+    stop=None,
+    **bad,
+):
     """Count upwards; gives (final state, what happened, the metrics written)."""
     happened, written = [] if happened is None else happened, [] if written is None else written
     losses, norms = losses or {}, norms or {}
@@ -32,6 +45,8 @@ def run(*, steps=10, start=0, log_every=4, losses=None, norms=None, every=(), ha
             for name, n in every
         ],
         asked_to_stop=lambda done: done == stop,
+        note_bad=lambda done, values: noted.append((done, values)),
+        **bad,
         show_progress=False,
     )
     return state, happened, written
@@ -76,13 +91,37 @@ def test_metrics_are_written_at_log_every_and_at_the_end():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["losses", "norms"])
 @pytest.mark.parametrize("step", [1, 3, 5, 10])
-def test_the_run_stops_at_the_step_that_is_not_finite_and_no_event_sees_it(bad, where, step):
-    # Finite again at the next step: one bad step is enough.
-    saved, name = [], {"losses": "loss", "norms": "gradient norm"}[where]
-    with pytest.raises(InputError, match=rf"The {name} became {bad} at step {step}: stopped") as caught:
-        run(log_every=100, every=(("save", 2),), happened=saved, **{where: {step: bad}})
+def test_a_step_that_is_not_finite_is_noted_before_any_event_sees_it_and_ends_the_run(bad, where, step):
+    # Finite again at the next step: where the limit is 1, one bad step is enough.
+    happened, noted, name = [], [], {"losses": "loss", "norms": "gradient norm"}[where]
+    with pytest.raises(InputError, match=rf"The {name} became {bad} at step {step}, the last of 1 such") as caught:
+        run(log_every=100, every=(("save", 2),), happened=happened, noted=noted, **{where: {step: bad}})
     assert "\n" not in str(caught.value)
-    assert [done for _, done, _ in saved] == [done for done in (2, 4, 6, 8) if done < step]
+    assert [done for _, done, _ in happened] == [done for done in (2, 4, 6, 8) if done < step]
+    assert [done for done, _ in noted] == [step]
+
+
+@pytest.mark.parametrize(
+    ("bad", "before", "limit", "ends"),
+    [
+        ((2, 3, 5, 6), 0, 3, None),
+        ((2, 3, 4, 6), 0, 3, 4),
+        ((1, 2), 1, 3, 2),  # the last step of the start before was one, too
+        ((1, 3, 4), 2, 3, 1),
+        ((2, 3), 2, 3, None),
+        ((8, 9, 10), 0, 3, 10),
+    ],
+)
+def test_so_many_bad_steps_in_a_row_end_the_run(bad, before, limit, ends):
+    noted, losses = [], dict.fromkeys(bad, np.nan)
+    settings = {"losses": losses, "bad_steps": limit, "bad_in_a_row": before, "noted": noted, "log_every": 4}
+    if ends is None:
+        run(**settings)
+    else:
+        with pytest.raises(InputError, match=f"at step {ends}, the last of {limit} such steps in a row"):
+            run(**settings)
+    assert [done for done, _ in noted] == [step for step in bad if ends is None or step <= ends]
+    assert all(np.isnan(values["loss"]) and values["gradient_norm"] == 1 for _, values in noted)
 
 
 @pytest.mark.parametrize(

@@ -219,11 +219,19 @@ def test_a_command_that_is_killed_goes_on_bit_for_bit(phantom, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(phantom, tmp_path):
+def test_a_loss_that_stays_not_finite_stops_the_run_and_is_never_applied(phantom, tmp_path):
     diverging = {"optim.name": "sgd", "optim.learning_rate": 1e30, "optim.warmup_steps": 0}
-    config = tiny(phantom, **diverging, **{"train.checkpoint_every": 1})
-    with pytest.raises(InputError, match=r"became .* at step .*learning_rate"):
-        pretrain.run(config, tmp_path / "run")
+    config = tiny(phantom, **diverging, **{"train.checkpoint_every": 1, "train.bad_steps": 3})
+    for _ in range(2):  # the same command goes on to the same end
+        with pytest.raises(InputError, match=r"became .* at step .*, the last of 3 such steps .*learning_rate"):
+            pretrain.run(config, tmp_path / "run")
+    bad = [json.loads(line) for line in (tmp_path / "run" / "bad_steps.jsonl").read_text().splitlines()]
+    first, *_ = steps = [line["step"] for line in bad]
+    assert steps == [first, first + 1, first + 2]
+    setup = pretrain.set_up(config)
+    for line in bad:
+        frames = setup.plan.frames(line["step"] - 1)
+        assert line["frames"] == [str(setup.data.train.index.frame_ids[frame]) for frame in frames]
     kept = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir() if folder.name.isdigit())
     assert kept
     chex.assert_tree_all_finite(final_state(tmp_path / "run", kept[0])["params"])

@@ -12,6 +12,7 @@ from awcl_jax.augment import Augmentation
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import BasicBlock, ResNet
+from awcl_jax.momentum import Queue
 from awcl_jax.step import encode_in_chunks, make_step
 from awcl_jax.train_state import TrainState
 from tests.test_momentum import Tiny
@@ -127,3 +128,34 @@ def activation_bytes(chunks: int) -> int:
 
 def test_chunks_take_less_memory():
     assert activation_bytes(8) < 0.5 * activation_bytes(1)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.5])
+def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum):
+    model, optimiser = Tiny(), optax.adam(0.1)
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    z = jax.eval_shape(lambda: model.apply(variables, jnp.zeros((1, 8, 8, 1)), train=False))
+    queue = None if momentum is None else Queue.empty(FRAMES, z.shape[-1])
+    state = jax.device_get(TrainState.create(variables, optimiser, queue=queue))
+    frames = {"frame": np.tile(np.arange(FRAMES, dtype=np.int32)[:, None], 2)}
+
+    def after(temperature):
+        body = make_step(
+            model,
+            optimiser,
+            learning_rate=optax.constant_schedule(0.1),
+            augmentation=Augmentation(size=8),
+            temperature=temperature,
+            momentum=momentum,
+            seed=0,
+        )
+        placed = sharding.place_batch(batch() | frames, mesh)
+        return jax.device_get(sharding.map_step(body, mesh)(sharding.replicate(state, mesh), placed))
+
+    left_out, report = after(1e-39)  # similarities overflow
+    assert not np.isfinite(report["loss"])
+    assert left_out.step == 1
+    jax.tree.map(np.testing.assert_array_equal, left_out.replace(step=state.step), state)
+    applied, _ = after(0.1)
+    assert not np.array_equal(jax.tree.leaves(applied.params)[0], jax.tree.leaves(state.params)[0])

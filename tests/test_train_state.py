@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from awcl_jax.momentum import Queue
 from awcl_jax.train_state import TrainState, parameter_count
 
 VARIABLES = {
@@ -39,9 +40,28 @@ def test_an_update_moves_parameters_and_optimiser_and_takes_the_new_statistics()
 def test_an_update_leaves_the_old_state_as_it_was():
     optimiser = optax.adam(0.1)
     state = TrainState.create(VARIABLES, optimiser)
-    state.update(grads=VARIABLES["params"], batch_stats={}, optimiser=optimiser)
+    state.update(grads=VARIABLES["params"], batch_stats=VARIABLES["batch_stats"], optimiser=optimiser)
     assert int(state.step) == 0
     jax.tree.map(np.testing.assert_array_equal, state.variables, VARIABLES)
+
+
+def test_an_update_that_is_left_out_changes_nothing_but_the_count_of_steps():
+    optimiser = optax.adam(0.1)
+    queue = Queue.empty(4, 2)
+    state = TrainState.create(VARIABLES, optimiser, queue=queue)
+    nans = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), VARIABLES)
+    one = jnp.ones(1, jnp.int32)
+    moved = state.momentum.replace(params=nans["params"], queue=queue.push(jnp.ones((1, 2)), one, one))
+
+    @jax.jit
+    def update(where):
+        changed = {"grads": nans["params"], "batch_stats": nans["batch_stats"], "momentum": moved}
+        return state.update(**changed, optimiser=optimiser, where=where)
+
+    left_out = update(False)
+    assert int(left_out.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, left_out.replace(step=state.step), state)
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(update(True).variables))
 
 
 def test_a_state_passes_through_jit():
