@@ -24,12 +24,12 @@ from awcl_jax import (
     downstream_config,
     downstream_step,
     downstream_tasks,
+    drawing,
     interruption,
     loop,
     optim,
     pretrain,
     processes,
-    report,
     run_folder,
     sharding,
 )
@@ -45,6 +45,7 @@ from awcl_jax.metrics import METRICS_FILE, read_metrics
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.pretrain import say
+from awcl_jax.results_table import results_table
 from awcl_jax.train_state import TrainState, parameter_count
 
 
@@ -295,9 +296,9 @@ def _conclude(
         table.writerows(outcome.frames)
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
-    say(f"\n{report.results_table(columns, rows=dict(setup.task.rows))}")
+    say(f"\n{results_table(columns, rows=dict(setup.task.rows))}")
     if config.report.pictures:
-        report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
+        drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
         outcome.draw(workdir)
     say(f"\nCheckpoints, metrics and pictures are in {workdir}")
     return results

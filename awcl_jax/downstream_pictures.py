@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from awcl_jax.report import COLOURS, STYLE
+from awcl_jax.drawing import COLOURS, STYLE
 
 _A_ROW = 4
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree, UInt8
 from sklearn.metrics import confusion_matrix
 
-from awcl_jax import downstream_pictures, report
+from awcl_jax import downstream_pictures, drawing
 from awcl_jax.data.datasets.frames import HEAD_CIRCUMFERENCE
 from awcl_jax.data.selection import Part, Selection, keep_label_fraction
 from awcl_jax.encode import EncodeFn, encode_frames
@@ -131,7 +131,7 @@ class Planes:
             baseline,
             {"anatomies": list(self.names), "confusion": counts.tolist()},
             rows,
-            lambda folder: report.confusion_picture(labels, predictions, self.names, folder / "confusion.png"),
+            lambda folder: drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png"),
         )
 
 

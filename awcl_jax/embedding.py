@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Int, Int64, UInt8
 from tqdm import tqdm
 
-from awcl_jax import __version__, feature_tables, report
+from awcl_jax import __version__, drawing, feature_tables
 from awcl_jax.data.sources import FrameSource, open_source, read_batches
 from awcl_jax.encode import FrozenEncoder, encode_batches
 from awcl_jax.errors import InputError
@@ -138,7 +138,7 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as part:
-        report.montage_neighbours(
+        drawing.montage_neighbours(
             pictures(queries),
             [pictures(frames) for frames, _ in found],
             [caption(query) for query in queries.tolist()],

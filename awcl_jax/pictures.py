@@ -5,13 +5,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from awcl_jax import report
+from awcl_jax import drawing
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, two_views
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import Part, Selection
 from awcl_jax.evaluation import Features
+from awcl_jax.flat_map import flat_map
 from awcl_jax.metrics import METRICS_FILE
 
 _PAIRS, _VIEWED = 12, 6
@@ -40,7 +41,7 @@ def write_pictures(
       after: features by the trained one.
       map_frames: test frames in the map of embeddings.
     """
-    report.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
+    drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
     _pairs(selection.train, plan, workdir / "pairs.png")
     _views(selection.train, plan, augmentation, seed, workdir / "views.png")
     _map(selection.test, before, after, map_frames, seed, workdir / "embeddings.png")
@@ -64,7 +65,7 @@ def _pairs(train: Part, plan: BatchPlan, out: Path) -> None:
     shown = np.array(pairs[:_PAIRS])
     images = np.stack([train.reader.read(shown[:, side]) for side in (0, 1)], axis=1)
     captions = [(caption(train.index, left), caption(train.index, right)) for left, right in shown.tolist()]
-    report.montage_pairs(images, captions, out, cross_scan=scans[shown[:, 0]] != scans[shown[:, 1]])
+    drawing.montage_pairs(images, captions, out, cross_scan=scans[shown[:, 0]] != scans[shown[:, 1]])
 
 
 def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, out: Path) -> None:
@@ -73,20 +74,19 @@ def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, 
     images, rows = train.reader.read(frames), np.arange(frames.size)
     views = [two_views(images, rows=rows, step=step, seed=seed, options=augmentation) for step in range(3)]
     shown = np.swapaxes(np.concatenate(jax.device_get(views)), 0, 1)[..., 0]
-    report.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
+    drawing.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
 
 
 def _map(test: Part, before: Features, after: Features, count: int, seed: int, out: Path) -> None:
     index = test.index
     frames = np.random.default_rng(seed).permutation(len(index))[:count]
-    report.embedding_map(
-        after(test.reader, frames),
+    encoders = {"untrained": before, "trained": after}
+    drawing.embedding_map(
+        {title: flat_map(features(test.reader, frames), seed=seed) for title, features in encoders.items()},
         index.fine[frames],
         index.fine_names,
         index.scans[frames],
         out,
-        before=before(test.reader, frames),
-        points=count,
         seed=seed,
     )
 

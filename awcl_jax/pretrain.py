@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
-from awcl_jax import interruption, loop, optim, pictures, processes, report, run_folder, sharding
+from awcl_jax import interruption, loop, optim, pictures, processes, run_folder, sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.bad_steps import BadSteps
@@ -38,6 +38,7 @@ from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import ResNet, make_resnet
 from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.momentum import Queue
+from awcl_jax.results_table import results_table
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
 
@@ -394,11 +395,7 @@ def _conclude(
     if not processes.first():
         return results
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
-    say(
-        "\nNo frame has a label, and so nothing is scored."
-        if evaluation.blind
-        else f"\n{report.results_table(columns)}"
-    )
+    say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
     if config.report.pictures:
         pictures.write_pictures(
             workdir,

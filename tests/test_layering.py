@@ -18,8 +18,8 @@ LAYERS = (
     ),
     ("exporters", "downstream_tasks", "study", "study_tables"),
     (
-        *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "report", "feature_tables", "evaluation", "config"),
-        *("downstream_config", "downstream_pictures", "contact_sheet"),
+        *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "drawing", "feature_tables", "evaluation"),
+        *("config", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map", "results_table"),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),

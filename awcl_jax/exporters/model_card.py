@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awcl_jax import report
 from awcl_jax.evaluators.scores import Score
 from awcl_jax.exporters.preprocessing import Preprocessing
+from awcl_jax.results_table import results_table
 
 _METHODS = {
     "anatomy": "AWCL, {granularity} anatomy: frames of one anatomy attract each other, whichever scan they are of; "
@@ -254,7 +254,7 @@ def _scores(made_of: Provenance) -> str:
             f"Frozen features of test patients, told apart by {granularity} anatomy. `pixels` are frames of 24 x 24\n"
             "pixels, `untrained` is the encoder before the first step, and `trained` is this one."
         )
-        return "\n\n".join(["## Scores", said, report.results_table(columns)])
+        return "\n\n".join(["## Scores", said, results_table(columns)])
     said = f"Of step {made_of.step:,}, which this is, the run has no scores on test patients."
     if made_of.validation:
         listed = ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in made_of.validation.items())

@@ -5,9 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from awcl_jax import report
+from awcl_jax import drawing
 from awcl_jax.errors import InputError
-from awcl_jax.evaluators.scores import Score
+from awcl_jax.flat_map import flat_map
 from awcl_jax.metrics import MetricsWriter
 
 NAMES = ("abdomen", "femur", "thorax")
@@ -45,7 +45,7 @@ def test_every_number_of_a_run_is_drawn(tmp_path, drawn):
                 },
             )
         writer.write(100, {"knn/accuracy": 0.5, "knn/macro_f1": 0.4, "broken": float("nan")})
-    report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    drawing.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
     assert imread(tmp_path / "loss.png").ndim == 3
     panels = {ax.get_title(): ax for ax in visible(drawn[0])}
     assert list(panels) == [
@@ -69,14 +69,14 @@ def test_every_number_of_a_run_is_drawn(tmp_path, drawn):
 def test_a_run_without_numbers_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(InputError, match="no numbers"):
-        report.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+        drawing.plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
 
 
 def test_montage_of_pairs_shows_both_frames_and_marks_two_scans(tmp_path, drawn):
     images = np.random.default_rng(0).integers(0, 256, (5, 2, 40, 60), dtype=np.uint8)
     captions = [(f"scan {i}: femur", f"scan {2 * i}: femur") for i in range(5)]
     cross = np.array([False, True, True, True, True])
-    report.montage_pairs(images, captions, tmp_path / "pairs.png", cross_scan=cross)
+    drawing.montage_pairs(images, captions, tmp_path / "pairs.png", cross_scan=cross)
     axes = visible(drawn[0])
     assert len(axes) == 5
     assert drawn[0].get_suptitle() == "Positive pairs: 4 of 5 across two scans"
@@ -96,7 +96,7 @@ def test_montage_of_views(tmp_path, drawn, normalised):
     frames = rng.integers(0, 256, (2, 30, 40), dtype=np.uint8)
     views = rng.integers(0, 256, (2, 3, 24, 24), dtype=np.uint8)
     views = ((views - 120.0) / 60.0).astype(np.float32) if normalised else views
-    report.montage_views(frames, views, ["scan 1: femur", "scan 2: thorax"], tmp_path / "views.png")
+    drawing.montage_views(frames, views, ["scan 1: femur", "scan 2: thorax"], tmp_path / "views.png")
     axes = np.array(drawn[0].axes).reshape(2, 4)
     np.testing.assert_array_equal(axes[1, 0].images[0].get_array(), frames[1])
     np.testing.assert_array_equal(axes[1, 3].images[0].get_array(), views[1, 2])
@@ -115,7 +115,8 @@ def labelled_features(n=60):
 def test_embedding_map_gathers_what_is_alike(tmp_path, drawn):
     features, labels, scans = labelled_features()
     before = np.random.default_rng(1).normal(size=(60, 20)).astype(np.float32)
-    report.embedding_map(features, labels, NAMES, scans, tmp_path / "map.png", before=before)
+    maps = {"untrained": flat_map(before, seed=0), "trained": flat_map(features, seed=0)}
+    drawing.embedding_map(maps, labels, NAMES, scans, tmp_path / "map.png")
     by_anatomy, by_scan = drawn[0].axes[2:]
     assert by_scan.get_title() == f"trained, by scan ({len(np.unique(scans))} scans)"
     assert [group.get_label() for group in by_anatomy.collections] == ["unlabelled", *NAMES]
@@ -130,61 +131,28 @@ def test_embedding_map_gathers_what_is_alike(tmp_path, drawn):
     assert len(untrained) == 60
 
 
-def test_embedding_map_is_fixed_by_its_seed_and_samples(tmp_path):
+def test_a_map_is_fixed_by_its_seed():
+    features, _, _ = labelled_features()
+    np.testing.assert_array_equal(flat_map(features, seed=0), flat_map(features, seed=0))
+
+
+def test_a_map_of_a_collapsed_encoder_or_a_handful_of_frames(tmp_path):
     features, labels, scans = labelled_features()
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        report.embedding_map(features, labels, NAMES, scans, tmp_path / name, points=30, seed=seed)
-    a, b, c = (imread(tmp_path / name) for name in "abc")
-    np.testing.assert_array_equal(a, b)
-    assert a.shape != c.shape or (a != c).any()
-
-
-@pytest.mark.parametrize("n", [4, 60])
-def test_embedding_map_of_a_collapsed_encoder_or_a_handful_of_frames(tmp_path, n):
-    features, labels, scans = (array[:n] for array in labelled_features())
-    report.embedding_map(features, labels, NAMES, scans, tmp_path / "map.png", before=np.ones_like(features[:, :1]))
+    places = flat_map(np.ones_like(features[:, :1]), seed=0)
+    assert not places.any()
+    drawing.embedding_map({"collapsed": places}, labels, NAMES, scans, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 0
+    assert np.isfinite(flat_map(features[:4], seed=0)).all()
     with pytest.raises(InputError, match="four frames; got 3"):
-        report.embedding_map(features[:3], labels[:3], NAMES, scans[:3], tmp_path / "map.png")
+        flat_map(features[:3], seed=0)
 
 
 def test_confusion_picture_counts(tmp_path, drawn):
     labels, predictions = np.array([0, 0, 0, 2]), np.array([0, 0, 2, 2])
-    report.confusion_picture(labels, predictions, NAMES, tmp_path / "confusion.png")
+    drawing.confusion_picture(labels, predictions, NAMES, tmp_path / "confusion.png")
     ax = drawn[0].axes[0]
     # Rows true, columns predicted; femur is nowhere.
     assert [text.get_text() for text in ax.texts] == ["2", "1", "0", "1"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["abdomen (3)", "thorax (1)"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
     assert ax.get_title() == "Confusion: 3 of 4 frames right"
-
-
-def scores(value, frames=1141):
-    return [
-        Score("knn/accuracy", value, value - 0.02, value + 0.03, frames=frames, patients=241),
-        Score("knn/macro_f1", value / 2, np.nan, np.nan, frames=frames, patients=241),
-    ]
-
-
-def test_results_table_by_hand():
-    table = report.results_table({"untrained": scores(0.5), "trained": [*scores(0.75)[:1]]})
-    assert table == "\n".join(
-        [
-            "|              | untrained              | trained                |",
-            "| ------------ | ---------------------- | ---------------------- |",
-            "| kNN accuracy | 0.500 (0.480 to 0.530) | 0.750 (0.730 to 0.780) |",
-            "| kNN macro-F1 | 0.250 (one patient)    | -                      |",
-            "",
-            "Tested on 1,141 frames of 241 patients; in brackets the 95% interval of a bootstrap over patients.",
-        ]
-    )
-
-
-def test_results_table_tells_other_test_sets_apart_and_takes_other_rows():
-    columns = {"10%": scores(0.5), "50%": scores(0.6), "100%": scores(0.7, frames=9)}
-    table = report.results_table(columns, rows={"Accuracy": "knn/accuracy", "Dice": "dice"})
-    assert "Dice" not in table
-    assert "10%: 1,141 frames of 241 patients" in table
-    assert "100%: 9 frames of 241 patients" in table
-    with pytest.raises(InputError, match="has a score named dice"):
-        report.results_table(columns, rows={"Dice": "dice"})

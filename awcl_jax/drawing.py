@@ -1,6 +1,6 @@
-"""Pictures and tables by which a person judges a run.
+"""Pictures by which a person judges a run.
 
-Every function takes plain arrays and writes one PNG (or returns text), so that each can be called from a notebook.
+Every function takes plain arrays and writes one PNG, so that each can be called from a notebook.
 """
 
 import textwrap
@@ -15,16 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
-from sklearn.preprocessing import normalize
-from threadpoolctl import threadpool_limits
 
+from awcl_jax import curves
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.scores import Score
-from awcl_jax.metrics import read_metrics
 
 # Okabe & Ito 2008, told apart with every kind of colour blindness; beyond seven the marker changes too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -47,27 +41,6 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 120,
 }
 
-_MEANINGS = {
-    "loss": "Loss",
-    "learning_rate": "Learning rate",
-    "spread": "Spread (1 uniform, 0 collapsed)",
-    "alignment": "Alignment of two views (0 equal)",
-    "uniformity": "Uniformity (lower is more even)",
-    "effective_rank": "Effective rank (dimensions in use)",
-    "knn": "Nearest neighbours",
-    "knn/f1": "Nearest neighbours, F1 by anatomy",
-    "probe": "Linear probe",
-    "probe/f1": "Linear probe, F1 by anatomy",
-}
-
-TABLE_ROWS: Mapping[str, str] = {
-    "kNN accuracy": "knn/accuracy",
-    "kNN macro-F1": "knn/macro_f1",
-    "Linear probe accuracy": "probe/accuracy",
-    "Linear probe macro-F1": "probe/macro_f1",
-}
-"""The rows of a results table: title -> name of the score."""
-
 
 def plot_loss(metrics_path: Path, out: Path) -> None:
     """Every number of a run over its steps, one small panel for each: the loss first, then the monitors and evaluators.
@@ -82,21 +55,19 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
     Raises:
       InputError: the file is not there or has no numbers yet.
     """
-    series = _series(metrics_path)
+    series = curves.read_series(metrics_path)
     collapsed = series.pop("collapsed_loss", None)
-    panels: dict[str, list[str]] = {}
-    for name in sorted(series, key=_reading_order):
-        panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
+    panels = curves.panels(series)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * columns, 2.9 * rows), layout="constrained")
         figure.suptitle("Training run")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax, (title, names) in zip(axes, panels.items(), strict=False):
+        for ax, (panel, names) in zip(axes, panels.items(), strict=False):
             _draw_series(ax, {name: series[name] for name in names})
-            ax.set_title(_MEANINGS.get(title, title.replace("_", " ").capitalize()))
-            if title == "loss" and collapsed is not None:
+            ax.set_title(curves.title_of(panel))
+            if panel == "loss" and collapsed is not None:
                 ax.set_title("Contrastive loss")
                 ax.plot(*collapsed.T, color=COLOURS[3], linestyle="--", label="collapsed encoder")
                 ax.legend()
@@ -105,25 +76,10 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
         figure.savefig(out, format="png")
 
 
-def _series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
-    points: dict[str, list[tuple[float, float]]] = {}
-    for record in read_metrics(path):
-        for name in record.keys() - {"step"}:
-            points.setdefault(name, []).append((record["step"], record[name]))
-    if not points:
-        raise InputError(f"There are no numbers in {path} yet: let the run take a few steps.")
-    return {name: np.array(sorted(values), np.float64) for name, values in points.items()}
-
-
-def _reading_order(name: str) -> tuple[int, str]:
-    known = list(_MEANINGS)
-    return (known.index(name) if name in known else len(known) + ("/" in name), name)
-
-
 def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) -> None:
     for i, (name, points) in enumerate(series.items()):
         colour, marker = COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS) % len(_MARKERS)]
-        label = name.rpartition("/")[2].replace("_f1", "-F1").replace("_", " ")
+        label = curves.label_of(name)
         steps, values = points[np.isfinite(points[:, 1])].T
         if not len(values):
             ax.text(0.5, 0.5, f"{label}: never finite", ha="center", transform=ax.transAxes)
@@ -265,67 +221,39 @@ def _frame(ax: Axes, *, colour: str, linestyle: str) -> None:
 
 
 def embedding_map(
-    features: Float[np.ndarray, "n f"],
+    maps: Mapping[str, Float[np.ndarray, "n 2"]],
     labels: Int[np.ndarray, " n"],
     names: Sequence[str],
     scans: Int[np.ndarray, " n"],
     out: Path,
     *,
-    before: Float[np.ndarray, "n g"] | None = None,
-    points: int = 1000,
     seed: int = 0,
 ) -> None:
-    """A flat map of the features, coloured by anatomy at the left and by scan at the right.
+    """Flat maps of features, coloured by anatomy at the left and by scan at the right.
 
-    A good encoder gathers the anatomies and mixes the scans. Features of unit length go through PCA to 50 dimensions
-    and t-SNE (van der Maaten & Hinton 2008) to two; distances between far groups on such a map mean little.
+    A good encoder gathers the anatomies and mixes the scans.
 
     Args:
-      features: of the trained encoder.
+      maps: title -> places of the frames by `awcl_jax.flat_map.flat_map`, a row of the picture each.
       labels: anatomy of each frame, UNLABELLED where there is none.
       names: the anatomies.
       scans: the scan of each frame.
       out: the PNG to write.
-      before: features of the same frames by the untrained encoder, shown in a first row.
-      points: how many frames to draw at most; they are sampled.
-      seed: of the sample and of t-SNE.
-
-    Raises:
-      InputError: there are fewer than four frames.
+      seed: of the scans' colours.
     """
-    if len(features) < 4:
-        raise InputError(f"A map needs at least four frames; got {len(features)}.")
-    shown = np.sort(np.random.default_rng([seed, 0x3A9]).permutation(len(features))[:points])
-    rows = {"trained": features} if before is None else {"untrained": before, "trained": features}
-    n_scans = len(np.unique(scans[shown]))
+    n_scans = len(np.unique(scans))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(12, 5.2 * len(rows) + 1.3), layout="constrained")
-        figure.suptitle(f"Map of {len(shown):,} frames' features (t-SNE)")
-        axes = figure.subplots(len(rows), 2, squeeze=False)
-        for (by_anatomy, by_scan), (title, values) in zip(axes, rows.items(), strict=True):
-            map_points = _flat_map(values[shown], seed)
-            _scatter_anatomy(by_anatomy, map_points, labels[shown], names)
+        figure = Figure(figsize=(12, 5.2 * len(maps) + 1.3), layout="constrained")
+        figure.suptitle(f"Map of {len(labels):,} frames' features (t-SNE)")
+        axes = figure.subplots(len(maps), 2, squeeze=False)
+        for (by_anatomy, by_scan), (title, places) in zip(axes, maps.items(), strict=True):
+            _scatter_anatomy(by_anatomy, places, labels, names)
             by_anatomy.set_title(f"{title}, by anatomy")
-            _scatter_scans(by_scan, map_points, scans[shown], seed)
+            _scatter_scans(by_scan, places, scans, seed)
             by_scan.set_title(f"{title}, by scan ({n_scans} scans)")
         handles, texts = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=min(7, len(texts)), markerscale=2)
         figure.savefig(out, format="png")
-
-
-def _flat_map(features: Float[np.ndarray, "n f"], seed: int) -> Float[np.ndarray, "n 2"]:
-    rows = normalize(features.astype(np.float64))
-    if np.ptp(rows, axis=0).max() < 1e-6:
-        # A collapsed encoder: t-SNE would divide by a deviation of zero, and one point is the true picture.
-        return np.zeros((len(rows), 2))
-    flat = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    # PCA's first two columns start t-SNE, scaled as its authors advise; there may be only one column.
-    start = np.zeros((len(rows), 2))
-    start[:, : flat.shape[1]] = flat[:, :2] / flat[:, 0].std() * 1e-4
-    # Its threads wait for each other by spinning; on two busy cores they took six times as long as one.
-    with threadpool_limits(1):
-        return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(flat)
 
 
 def _scatter_anatomy(
@@ -385,45 +313,3 @@ def confusion_picture(
 def _ink(count: int, share: float) -> str:
     # Zeros step back, so that the confusions stand out.
     return "#B0B0B0" if not count else "white" if share > 0.55 else "#222222"
-
-
-def results_table(columns: Mapping[str, Sequence[Score]], *, rows: Mapping[str, str] = TABLE_ROWS) -> str:
-    """A Markdown table of scores with their 95% intervals, and what they were measured on.
-
-        >>> print(results_table({"untrained": before, "trained": after}))
-
-    Args:
-      columns: title -> scores of one encoder.
-      rows: title -> name of a score; rows that no column has are left out.
-
-    Returns:
-      the table, and under it the counts of test frames and patients (of each column where they differ).
-
-    Raises:
-      InputError: no column has any of these scores.
-    """
-    found = {title: {score.name: score for score in scores} for title, scores in columns.items()}
-    shown = {title: name for title, name in rows.items() if any(name in scores for scores in found.values())}
-    if not shown:
-        raise InputError(f"No column of {list(columns)} has a score named {', '.join(rows.values())}.")
-    lines = [["", *columns]]
-    for title, name in shown.items():
-        lines.append([title, *(str(scores[name]) if name in scores else "-" for scores in found.values())])
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    table = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([*table, "", _counts(found, set(shown.values()))])
-
-
-def _counts(columns: Mapping[str, Mapping[str, Score]], names: set[str]) -> str:
-    counts = {
-        title: sorted(
-            {f"{s.frames:,} frames of {s.patients:,} patients" for name, s in scores.items() if name in names}
-        )
-        for title, scores in columns.items()
-    }
-    kinds = {count for column in counts.values() for count in column}
-    told = kinds.pop() if len(kinds) == 1 else "; ".join(f"{title}: {', '.join(c)}" for title, c in counts.items())
-    return f"Tested on {told}; in brackets the 95% interval of a bootstrap over patients."
