@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["awcl_jax*", "configs*"]),
+    package_data={"awcl_jax.report_page": ["page/*", "vendor/*"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.6",
@@ -25,6 +26,7 @@ setup(
         "grain>=0.2.12",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax>=0.10",
+        "jinja2>=3.1",
         "jaxtyping>=0.3",
         "matplotlib>=3.9",
         "ml-collections>=1.0",

@@ -45,6 +45,7 @@ from awcl_jax.metrics import METRICS_FILE, read_metrics
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.pretrain import say
+from awcl_jax.report_page import writing
 from awcl_jax.results_table import results_table
 from awcl_jax.train_state import TrainState, parameter_count
 
@@ -300,5 +301,6 @@ def _conclude(
     if config.report.pictures:
         drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
         outcome.draw(workdir)
-    say(f"\nCheckpoints, metrics and pictures are in {workdir}")
+    page = writing.leave_in(workdir)
+    say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
     return results

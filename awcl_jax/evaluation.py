@@ -6,6 +6,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, PyTree
+from sklearn.metrics import confusion_matrix
 
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.encode import EncodeFn, encode_frames
@@ -94,6 +95,29 @@ class Evaluation:
             *KNN(neighbours=self.neighbours).run(train, test, self.names),
             *LinearProbe().run(train, val, test, self.names),
         ]
+
+    def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"]:
+        """Test frames by their true anatomy (rows) and the one that the kNN takes them for (columns)."""
+        train, test = (part.features(encode) for part in (self.train, self.test))
+        predictions = KNN(neighbours=self.neighbours).predict(train, test)
+        return confusion_matrix(test.labels, predictions, labels=range(len(self.names)))
+
+
+def remembered(features: Features) -> Features:
+    """The same features, computed once for each frame however often they are asked for.
+
+    They stay in memory as long as what is returned: 2 kB for each frame and 512 features.
+    """
+    known: dict[FrameReader, dict[int, Float[np.ndarray, " f"]]] = {}
+
+    def look_up(reader: FrameReader, frames: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f"]:
+        rows = known.setdefault(reader, {})
+        wanted = np.array([frame for frame in dict.fromkeys(frames.tolist()) if frame not in rows], np.int64)
+        if wanted.size:
+            rows.update(zip(wanted.tolist(), features(reader, wanted), strict=True))
+        return np.stack([rows[frame] for frame in frames.tolist()])
+
+    return look_up
 
 
 def downsampled_pixels(reader: FrameReader, frames: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f"]:

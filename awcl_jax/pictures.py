@@ -13,6 +13,7 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import Part, Selection
 from awcl_jax.evaluation import Features
 from awcl_jax.flat_map import flat_map
+from awcl_jax.frame_map import FrameMap, draw_frames
 from awcl_jax.metrics import METRICS_FILE
 
 _PAIRS, _VIEWED = 12, 6
@@ -28,7 +29,7 @@ def write_pictures(
     before: Features,
     after: Features,
     map_frames: int,
-) -> None:
+) -> FrameMap:
     """Write `loss.png`, `pairs.png`, `views.png` and `embeddings.png` into the run's folder.
 
     Args:
@@ -40,11 +41,14 @@ def write_pictures(
       before: features by the untrained encoder.
       after: features by the trained one.
       map_frames: test frames in the map of embeddings.
+
+    Returns:
+      The map by the trained encoder, which has frames of the other splits, too.
     """
     drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
     _pairs(selection.train, plan, workdir / "pairs.png")
     _views(selection.train, plan, augmentation, seed, workdir / "views.png")
-    _map(selection.test, before, after, map_frames, seed, workdir / "embeddings.png")
+    return _map(selection, before, after, map_frames, seed, workdir / "embeddings.png")
 
 
 def _pairs(train: Part, plan: BatchPlan, out: Path) -> None:
@@ -77,18 +81,19 @@ def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, 
     drawing.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
 
 
-def _map(test: Part, before: Features, after: Features, count: int, seed: int, out: Path) -> None:
-    index = test.index
-    frames = np.random.default_rng(seed).permutation(len(index))[:count]
-    encoders = {"untrained": before, "trained": after}
+def _map(selection: Selection, before: Features, after: Features, count: int, seed: int, out: Path) -> FrameMap:
+    drawn = draw_frames(selection, count, seed=seed)
+    trained = FrameMap.of(drawn, after, seed=seed)
+    test, frames = drawn["test"]
     drawing.embedding_map(
-        {title: flat_map(features(test.reader, frames), seed=seed) for title, features in encoders.items()},
-        index.fine[frames],
-        index.fine_names,
-        index.scans[frames],
+        {"untrained": flat_map(before(test.reader, frames), seed=seed), "trained": trained.places[: len(frames)]},
+        test.index.fine[frames],
+        test.index.fine_names,
+        test.index.scans[frames],
         out,
         seed=seed,
     )
+    return trained
 
 
 def caption(index: ScanIndex, frame: int) -> str:

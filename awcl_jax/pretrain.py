@@ -30,7 +30,7 @@ from awcl_jax.data import datasets, pipeline, selection
 from awcl_jax.data.sampler import BatchPlan, EpochPlan
 from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
-from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels
+from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels, remembered
 from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.metrics import MetricsWriter, NoMetrics
 from awcl_jax.models.heads import Projection
@@ -38,9 +38,12 @@ from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import ResNet, make_resnet
 from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.momentum import Queue
+from awcl_jax.report_page import writing
 from awcl_jax.results_table import results_table
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
+
+_COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -379,7 +382,7 @@ def _conclude(
 ) -> dict[str, Any]:
     """Scores on the test patients; the table, the results and the pictures."""
     evaluation = setup.evaluation
-    before, after = (evaluation.encoder(s.variables) for s in (untrained, state))
+    before, after = (remembered(evaluation.encoder(s.variables)) for s in (untrained, state))
     columns = {
         "pixels": evaluation.test_scores(downsampled_pixels),
         "untrained": evaluation.test_scores(before),
@@ -391,13 +394,19 @@ def _conclude(
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: scores_as_json(scores) for column, scores in columns.items()},
+        "anatomies": list(evaluation.names),
+        "knn_confusion": evaluation.knn_confusion(after).tolist(),
+        "batches": selection.anatomies_in_batches(
+            setup.data.train.index, setup.plan, steps=min(config.train.steps, _COUNTED_BATCHES)
+        ),
     }
     if not processes.first():
         return results
     run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
     say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
+    frame_map = None
     if config.report.pictures:
-        pictures.write_pictures(
+        frame_map = pictures.write_pictures(
             workdir,
             selection=setup.data,
             plan=setup.plan,
@@ -407,7 +416,8 @@ def _conclude(
             after=after,
             map_frames=config.report.map_frames,
         )
-    say(f"\nCheckpoints, metrics and pictures are in {workdir}")
+    page = writing.leave_in(workdir, frame_map)
+    say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
     return results
 
 

@@ -14,12 +14,13 @@ LAYERS = (
     ("main",),
     (
         *("pretrain", "downstream", "encoder_init", "ingest", "ingest_own", "ingest_own_flags", "embed", "embedding"),
-        *("trained_encoder", "export", "reproduce"),
+        *("trained_encoder", "export", "reproduce", "report"),
     ),
-    ("exporters", "downstream_tasks", "study", "study_tables"),
+    ("exporters", "downstream_tasks", "study", "study_tables", "report_page"),
     (
         *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "drawing", "feature_tables", "evaluation"),
-        *("config", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map", "results_table"),
+        *("config", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map", "frame_map"),
+        *("results_table",),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),

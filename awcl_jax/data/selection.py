@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -178,6 +179,30 @@ def make_plan(
         unlabelled_share=unlabelled_share,
         pairs=pairs,
     )
+
+
+def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> dict[str, Any]:
+    """How often each anatomy comes up in batches, beside how often it comes up in the training frames.
+
+    Args:
+      index: the training frames.
+      plan: of the batches.
+      steps: of how many batches from the first.
+
+    Returns:
+      `batches`, their number; `anatomies`, names, `unlabelled` the last; `training_frames` and `drawn`, the numbers of
+      frames of each anatomy, in the training set and over all these batches.
+    """
+    drawn = np.concatenate([plan.frames(step) for step in range(steps)])
+    # The last is what UNLABELLED, -1, is counted as.
+    k = len(index.fine_names)
+    training, batches = (np.bincount(fine % (k + 1), minlength=k + 1) for fine in (index.fine, index.fine[drawn]))
+    return {
+        "batches": steps,
+        "anatomies": [*index.fine_names, "unlabelled"],
+        "training_frames": training.tolist(),
+        "drawn": batches.tolist(),
+    }
 
 
 def counts(selection: Selection) -> dict[str, dict[str, int]]:

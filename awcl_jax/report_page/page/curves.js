@@ -1,0 +1,95 @@
+"use strict";
+// Curves: one plot for each panel, the runs over each other; a run is told by its dash, a number by its colour.
+
+const DASHES = [[], [6, 4]];
+const FEW = 60; // points that are marked one by one
+const HEIGHT = 230;
+
+function smooth(values, width) {
+  const means = values.map(() => null);
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) {
+    sum += values[i];
+    if (i >= width) sum -= values[i - width];
+    if (i >= width - 1) means[i - Math.floor(width / 2)] = sum / width;
+  }
+  return means;
+}
+
+// A moving mean helps with noise; a schedule it would only blur.
+function noisy(values) {
+  if (values.length <= FEW || values.includes(null)) return false;
+  let jumps = 0;
+  for (let i = 1; i < values.length; i++) jumps += Math.abs(values[i] - values[i - 1]);
+  return jumps / (values.length - 1) >= 0.02 * (Math.max(...values) - Math.min(...values));
+}
+
+function drawPanel(figure, panel, runs) {
+  const place = figure.querySelector(".plot");
+  const labels = [...new Set(panel.series.map((s) => s.label))];
+  const lines = panel.series.map((s) => ({
+    ...s,
+    colour: () => theme.colours[labels.indexOf(s.label) % COLOURS],
+    name: [panel.series.length > labels.length || runs.length > 1 ? runs[s.run] : null, labels.length > 1 ? s.label : null]
+      .filter(Boolean).join(", ") || s.label,
+  }));
+  const drawn = [];
+  for (const line of lines) {
+    const width = noisy(line.values) ? Math.floor(line.values.length / 30) : 0;
+    if (width > 1) drawn.push({ line, values: line.values, pale: true });
+    drawn.push({ line, values: width > 1 ? smooth(line.values, width) : line.values, few: line.values.length <= FEW });
+  }
+  const data = uPlot.join(drawn.map((d) => [d.line.steps, d.values]));
+  const key = lines.map((line) => ({ line, now: element("span", { class: "now" }) }));
+  const legend = element("ul", { class: "key" }, ...key.map(({ line, now }) => {
+    const swatch = drawing(26, 8, { d: "M0 4H26", fill: "none", "stroke-width": 3, "stroke-dasharray": DASHES[line.run].join(" ") });
+    const paint = () => swatch.firstChild.setAttribute("stroke", line.colour());
+    paint();
+    theme.listeners.push(paint);
+    return element("li", {}, swatch, line.name, " ", now);
+  }));
+  const axis = { stroke: () => theme.soft, grid: { stroke: () => theme.line, width: 1 }, ticks: { stroke: () => theme.line } };
+  const plot = new uPlot({
+    width: place.clientWidth, height: HEIGHT,
+    legend: { show: false },
+    scales: { x: { time: false } },
+    cursor: { y: false, points: { size: 7 } },
+    axes: [{ ...axis }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => said(tick)) }],
+    series: [{}, ...drawn.map(({ line, pale, few }) => ({
+      stroke: line.colour, width: pale ? 1 : 2, alpha: pale ? 0.3 : 1, dash: DASHES[line.run],
+      points: { show: Boolean(few), size: 6, fill: line.colour, stroke: line.colour },
+      spanGaps: false,
+    }))],
+    hooks: { setCursor: [(u) => {
+      const step = u.cursor.idx == null ? null : u.data[0][u.cursor.idx];
+      for (const { line, now } of key) {
+        const i = step == null ? -1 : line.steps.indexOf(step);
+        now.textContent = i < 0 ? "" : `${said(line.values[i])} at ${step.toLocaleString("en")}`;
+      }
+    }] },
+  }, data, place);
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", lines.map(describe).join("; "));
+  place.after(legend);
+  new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: HEIGHT })).observe(place);
+  theme.listeners.push(() => plot.redraw());
+  const details = figure.querySelector("details");
+  details.addEventListener("toggle", () => {
+    if (details.open && !details.querySelector("table")) details.append(panelTable(panel.title, lines));
+  });
+}
+
+function describe(line) {
+  const finite = line.values.filter((value) => value != null);
+  if (!finite.length) return `${line.name}: never finite`;
+  const last = line.values.length - 1;
+  return `${line.name}: from ${said(line.values[0])} at step ${line.steps[0]} to ${said(line.values[last])} at step ` +
+    `${line.steps[last]}, between ${said(Math.min(...finite))} and ${said(Math.max(...finite))}`;
+}
+
+function panelTable(title, lines) {
+  const steps = [...new Set(lines.flatMap((line) => line.steps))].sort((a, b) => a - b);
+  const found = lines.map((line) => new Map(line.steps.map((step, i) => [step, line.values[i]])));
+  const rows = steps.map((step) => [step, ...found.map((values) => (values.has(step) ? said(values.get(step)) : ""))]);
+  return table(title, ["Step", ...lines.map((line) => line.name)], rows);
+}
