@@ -41,7 +41,7 @@ from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.encode import EncodeFn
 from awcl_jax.encoder_init import initial_encoder
 from awcl_jax.evaluators.scores import scores_as_json
-from awcl_jax.metrics import METRICS_FILE, read_metrics
+from awcl_jax.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.pretrain import say
@@ -73,7 +73,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Args:
       config: as `downstream_config.default_downstream_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
-        `test_frames.csv` (what was predicted of each test frame, for paired comparisons) and pictures.
+        `test_frames.csv` (what was predicted of each test frame, for paired comparisons), pictures and `report.html`.
 
     Returns:
       What `results.json` holds: `test` and `baseline`, each a dict of scores by name; the step that was chosen and its
@@ -301,6 +301,7 @@ def _conclude(
     if config.report.pictures:
         drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
         outcome.draw(workdir)
+        show_pictures(workdir, max(history))
     page = writing.leave_in(workdir)
     say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
     return results

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, UInt8
+from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -202,9 +203,10 @@ class _Board:
 
     _FLUSH_EVERY = 30  # seconds
 
-    def __init__(self, folder: Path, *, start_step: int) -> None:
+    def __init__(self, folder: Path, *, start_step: int, suffix: str = "curves") -> None:
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # tensorboardX names a file by the second: the suffix tells two of one second apart.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{suffix}")
         self._flushed = time.monotonic()
         # What an earlier start wrote of later steps is hidden.
         start = SessionLog(status=SessionLog.START)
@@ -231,6 +233,14 @@ class NoMetrics:
 
     def sync(self) -> None:
         """Nothing."""
+
+
+def show_pictures(workdir: Path, step: int) -> None:
+    """Adds the pictures in a run's folder, `pairs.png` as `pairs` and so on, to its TensorBoard."""
+    with contextlib.closing(_Board(workdir / "tensorboard", start_step=step, suffix="pictures")) as board:
+        for path in sorted(workdir.glob("*.png")):
+            with Image.open(path) as picture:
+                board.add(step, summary.image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

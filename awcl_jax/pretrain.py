@@ -32,7 +32,7 @@ from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels, remembered
 from awcl_jax.evaluators.scores import scores_as_json
-from awcl_jax.metrics import MetricsWriter, NoMetrics
+from awcl_jax.metrics import MetricsWriter, NoMetrics, show_pictures
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import ResNet, make_resnet
@@ -68,12 +68,13 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Args:
       config: as `config.default_config`, with changes.
-      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json` and
-        pictures.
+      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
+        pictures, `embedding_map.npz` and, to look at all of it, `report.html`.
 
     Returns:
       What `results.json` holds: counts of frames, the scores of the pixels, the untrained and the trained encoder,
-      speed and memory.
+      the confusion matrix of the trained encoder's nearest neighbours (counts, a row for each true anatomy), what the
+      first batches were made of, and memory.
 
     Raises:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
@@ -416,6 +417,7 @@ def _conclude(
             after=after,
             map_frames=config.report.map_frames,
         )
+        show_pictures(workdir, config.train.steps)
     page = writing.leave_in(workdir, frame_map)
     say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
     return results

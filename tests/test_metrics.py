@@ -1,5 +1,6 @@
 """Monitors against slow loops and known limits; the metrics file against runs that die and resume."""
 
+import io
 import json
 import math
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
@@ -159,3 +161,20 @@ def test_tensorboard_has_scalars_and_images_and_hides_what_was_cut(tmp_path):
     # TensorBoard drops earlier events whose step is at or above that of a session's start.
     restarts = [e.step for e in board_events(tmp_path / "tensorboard") if e.HasField("session_log")]
     assert restarts[-1] == 5
+
+
+def test_tensorboard_shows_the_numbers_of_the_file_and_the_pictures_of_the_folder(tmp_path):
+    shade = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(shade).save(tmp_path / "pairs.png")
+    with metrics.MetricsWriter(tmp_path, start_step=0) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {"loss": 1 / step, "val/knn/accuracy": step / 10})
+    metrics.show_pictures(tmp_path, 3)
+    values = [(event.step, value) for event in board_events(tmp_path / "tensorboard") for value in event.summary.value]
+    scalars = {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}
+    lines = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    expected = {(line["step"], name): line[name] for line in lines for name in line.keys() - {"step"}}
+    assert scalars == pytest.approx(expected)
+    ((step, shown),) = [(step, value) for step, value in values if value.HasField("image")]
+    assert (step, shown.tag) == (3, "pairs")
+    np.testing.assert_array_equal(Image.open(io.BytesIO(shown.image.encoded_image_string)), shade)
