@@ -64,6 +64,7 @@ setup(
             "nibabel>=5.2",
             "onnx>=1.17",
             "onnxruntime>=1.20",
+            "playwright>=1.50",  # drives a Chromium of the machine; where there is none, its tests are skipped
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",

@@ -116,8 +116,8 @@ def default_config() -> ConfigDict:
     config.eval.batch_size = 64  # frames encoded at a time
 
     config.report = ConfigDict()
-    config.report.pictures = True  # curves, montages and the map of embeddings
-    config.report.map_frames = 600  # in the map of embeddings
+    config.report.pictures = True  # curves, montages and the map of embeddings; the page is written in any case
+    config.report.map_frames = 600  # test frames in the map of embeddings; the page's has as many of the others
     return config
 
 

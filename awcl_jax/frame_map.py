@@ -54,7 +54,7 @@ class Label:
         return cls(codes[1:].astype(np.int32) - 1, tuple(names[1:].tolist()))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Thumbnails:
     """Small pictures of the first frames, on sheets of 16 x 16, row after row.
 

@@ -26,11 +26,13 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
       The page, which needs no other file and no network.
 
     Raises:
-      InputError: there are more than two runs or none, a folder holds no run, or `out` does not end in .html.
+      InputError: there are none, more than two, or one twice; a folder holds no run; `out` does not end in .html.
       OSError: the page cannot be written.
     """
     if not 1 <= len(runs) <= 2:
         raise InputError(f"A page shows one run, or two side by side; got {len(runs)}.")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise InputError(f"A page shows two different runs side by side; got {runs[0]} twice.")
     if out is not None and out.suffix != ".html":
         raise InputError(f"--out is a file that ends in .html; got {out}.")
     # Imported here, so that --help and bad arguments do not wait for JAX.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from awcl_jax.neighbours import nearest, nearest_of_other_scans
+from awcl_jax import neighbours
+from awcl_jax.neighbours import nearest, nearest_by_scan, nearest_of_other_scans
 
 FEATURES = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
 
@@ -54,3 +55,22 @@ def test_the_same_scan_and_unknown_scans_are_left_out():
 def test_where_other_scans_have_too_few_frames_there_are_fewer():
     ((frames, _),) = nearest_of_other_scans(FEATURES[:4], np.array([0, 0, 1, -1]), np.array([0]), 3)
     assert frames.tolist() == [2]
+
+
+def test_neighbours_by_scan_as_a_loop_finds_them(monkeypatch):
+    monkeypatch.setattr(neighbours, "_ROWS", 7)  # so that frames are compared in several parts
+    scans = np.random.default_rng(1).integers(0, 9, 40)
+    same, others = nearest_by_scan(FEATURES, scans, 6)
+    for query in range(40):
+        own = set(np.flatnonzero(scans == scans[query]).tolist())
+        for found, candidates in ((same, own - {query}), (others, set(range(40)) - own)):
+            expected = slowly(query, candidates, 6)
+            frames = found.frames[query][found.frames[query] >= 0]
+            assert frames.tolist() == [other for _, other in expected]
+            np.testing.assert_allclose(found.cosines[query][: len(frames)], [c for c, _ in expected], atol=1e-6)
+            assert not found.cosines[query][len(frames) :].any()
+
+
+def test_a_lone_frame_has_no_neighbours():
+    same, others = nearest_by_scan(FEATURES[:1], np.array([0]), 3)
+    assert same.frames.tolist() == others.frames.tolist() == [[-1, -1, -1]]

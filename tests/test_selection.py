@@ -9,7 +9,14 @@ import pytest
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.data.selection import describe, keep_label_fraction, make_plan, positive_labels, select
+from awcl_jax.data.selection import (
+    anatomies_in_batches,
+    describe,
+    keep_label_fraction,
+    make_plan,
+    positive_labels,
+    select,
+)
 from awcl_jax.errors import InputError
 from tests.conftest import frame_record
 
@@ -91,6 +98,20 @@ def test_batches_by_anatomy_hold_distinct_scans_of_each(index):
         for anatomy in range(4):
             scans = index.scans[frames[labels[frames] == anatomy]]
             assert len(scans) == len(set(scans)) == 2
+
+
+def test_anatomies_in_batches_are_counted(index):
+    plan = make_plan(index, labels_of(index), "anatomy", **SAMPLER)
+    told = anatomies_in_batches(index, plan, steps=3)
+    assert told["anatomies"] == [*index.fine_names, "unlabelled"]
+    for counts, frames in (
+        (told["training_frames"], range(len(index))),
+        (told["drawn"], [frame for step in range(3) for frame in plan.frames(step)]),
+    ):
+        expected = dict.fromkeys(told["anatomies"], 0)
+        for frame in frames:
+            expected[index.fine_names[index.fine[frame]] if index.fine[frame] >= 0 else "unlabelled"] += 1
+        assert dict(zip(told["anatomies"], counts, strict=True)) == expected
 
 
 def test_batches_by_scan_hold_distinct_frames_of_each(index):

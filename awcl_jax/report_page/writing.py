@@ -1,6 +1,7 @@
 """Writes the page of a run into its folder, or that of two runs side by side; one file that needs no other."""
 
 import base64
+import dataclasses
 import hashlib
 import importlib.resources
 import sys
@@ -60,10 +61,20 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
       InputError: a folder holds no run, or a file in it is damaged.
       OSError: a file cannot be read, or the page cannot be written.
     """
-    text = page_of([read_run(folder) for folder in folders])
+    text = page_of(_told_apart([read_run(folder) for folder in folders], folders))
     with written_whole(out) as part:
         part.write_text(text, encoding="utf-8")
     return out
+
+
+def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
+    """Runs of one name take the folder above into it."""
+    if len({run.name for run in runs}) == len(runs):
+        return list(runs)
+    return [
+        dataclasses.replace(run, name=f"{folder.resolve().parent.name}/{run.name}")
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def page_of(runs: Sequence[Run]) -> str:

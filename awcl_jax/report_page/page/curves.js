@@ -1,9 +1,11 @@
 "use strict";
-// Curves: one plot for each panel, the runs over each other; a run is told by its dash, a number by its colour.
+// Curves: one plot for each panel, the runs over each other; a run is told by its dash, a number by its colour (where a
+// panel has one number only, the colour tells the run, too).
 
 const DASHES = [[], [6, 4]];
 const FEW = 60; // points that are marked one by one
 const HEIGHT = 230;
+const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((power) => [1, 2, 5].map((first) => first * 10 ** power)); // steps apart
 
 function smooth(values, width) {
   const means = values.map(() => null);
@@ -29,7 +31,7 @@ function drawPanel(figure, panel, runs) {
   const labels = [...new Set(panel.series.map((s) => s.label))];
   const lines = panel.series.map((s) => ({
     ...s,
-    colour: () => theme.colours[labels.indexOf(s.label) % COLOURS],
+    colour: () => theme.colours[(labels.length > 1 ? labels.indexOf(s.label) : s.run) % COLOURS],
     name: [panel.series.length > labels.length || runs.length > 1 ? runs[s.run] : null, labels.length > 1 ? s.label : null]
       .filter(Boolean).join(", ") || s.label,
   }));
@@ -54,7 +56,7 @@ function drawPanel(figure, panel, runs) {
     legend: { show: false },
     scales: { x: { time: false } },
     cursor: { y: false, points: { size: 7 } },
-    axes: [{ ...axis }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => said(tick)) }],
+    axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => said(tick)) }],
     series: [{}, ...drawn.map(({ line, pale, few }) => ({
       stroke: line.colour, width: pale ? 1 : 2, alpha: pale ? 0.3 : 1, dash: DASHES[line.run],
       points: { show: Boolean(few), size: 6, fill: line.colour, stroke: line.colour },

@@ -1,0 +1,83 @@
+"""Small folders of runs, as a run leaves them, with names that may be hostile."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from awcl_jax import run_folder
+from awcl_jax.config import default_config, to_dict
+from awcl_jax.evaluators.scores import Score, scores_as_json
+from awcl_jax.frame_map import MAP_FILE, FrameMap, Label, Thumbnails
+from awcl_jax.metrics import MetricsWriter
+from awcl_jax.neighbours import nearest_by_scan
+
+HOSTILE = (
+    "</script><script>window.injected = 1</script>",
+    "\"'><img src=x onerror='window.injected = 1'>",
+    "two\nlines & &lt; {{ 7 * 7 }} \u2028 \\u003c",
+)
+PNG = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
+
+
+def frames_of(n: int = 60, *, anatomy: str = "4CH", scan: str = "P1-S0") -> FrameMap:
+    """A map of n frames of three anatomies and five scans, with a thumbnail of its own grey for each."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 4, n)
+    scans = rng.integers(0, 5, n)
+    features = (5 * np.eye(4, 6)[kinds] + rng.normal(size=(n, 6))).astype(np.float32)
+    same, others = nearest_by_scan(features, scans, 5)
+    sheet = np.repeat(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16), 8, 0), 8, 1)
+    webp = cv2.imencode(".webp", sheet, [cv2.IMWRITE_WEBP_QUALITY, 60])[1].tobytes()
+    labels = {
+        "anatomy": Label.of([(anatomy, "FLP", "BG", "")[kind] for kind in kinds]),
+        "scan": Label.of([scan if s == 0 else f"P{s + 1}-S0" for s in scans]),
+        "machine": Label.of(["Portable 3"] * n),
+        "split": Label.of(["test" if i < n // 2 else "training" for i in range(n)]),
+    }
+    ids = np.array([f"F{i:03d}" for i in range(n)])
+    places = features[:, :2] + features[:, 2:4]
+    return FrameMap(ids, labels, places, same, others, Thumbnails(8, min(n, 256), (webp,)))
+
+
+def make_run(
+    folder: Path,
+    *,
+    config: ConfigDict | None = None,
+    frames: FrameMap | str | None = "some",
+    anatomy: str = "4CH",
+    scan: str = "P1-S0",
+) -> Path:
+    """The folder of a run that has ended, of 40 steps."""
+    folder.mkdir(parents=True)
+    config = default_config() if config is None else config
+    run_folder.write_json(folder / run_folder.CONFIG_FILE, {"config": to_dict(config), "data": "0123456789abcdef"})
+    with MetricsWriter(folder, start_step=0) as metrics:
+        for step in (10, 20, 30, 40):
+            spread = float("nan") if step == 30 else 0.5
+            metrics.write(step, {"loss": 5 - step / 100, "collapsed_loss": 3.434, "spread": spread})
+            metrics.write(step, {"batch/positives": 4, "batch/cross_scan": 0.75, "frames_per_second": 100 * step})
+    score = Score("knn/accuracy", 0.5, 0.4, 0.6, frames=4, patients=2)
+    counts = {"frames": 9, "labelled": 6, "scans": 3, "patients": 2}
+    results = {
+        "steps": 40,
+        "frames": {"train": counts, "val": counts, "test": counts},
+        "data": "0123456789abcdef",
+        "trained": scores_as_json([score, Score(f"knn/f1/{anatomy}", 0.5, 0.4, 0.6, frames=4, patients=2)]),
+        "anatomies": [anatomy, "FLP", "BG"],
+        "knn_confusion": [[2, 0, 1], [0, 0, 0], [0, 0, 1]],
+        "batches": {
+            "batches": 40,
+            "anatomies": [anatomy, "FLP", "unlabelled"],
+            "training_frames": [3, 3, 3],
+            "drawn": [10, 20, 10],
+        },
+    }
+    run_folder.write_json(folder / run_folder.RESULTS_FILE, results)
+    (folder / "pairs.png").write_bytes(PNG)
+    if frames == "some":
+        frames = frames_of(anatomy=anatomy, scan=scan)
+    if isinstance(frames, FrameMap):
+        frames.save(folder / MAP_FILE)
+    return folder
