@@ -3,7 +3,6 @@
 import html.parser
 import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from awcl_jax.errors import InputError
 from awcl_jax.evaluators.scores import Score, scores_as_json
 from awcl_jax.frame_map import MAP_FILE
 from awcl_jax.report_page import payload, tables, writing
-from awcl_jax.report_page.contents import read_run
+from awcl_jax.report_page.contents import Run, read_run
 from tests.report_runs import HOSTILE, frames_of, make_run
 
 
@@ -178,11 +177,12 @@ def test_scores_of_all_runs_share_a_table():
     def scores(*given):
         return scores_as_json([Score(name, *values, frames=9, patients=3) for name, *values in given])
 
-    one, other = SimpleNamespace(name="one"), SimpleNamespace(name="other")
-    one.scores = {"trained": scores(("knn/accuracy", 0.5, 0.4, 0.6), ("own", 2.0, np.nan, np.nan))}
-    other.scores = {"test": scores(("hc/mae_mm", 3.0, 1.0, 5.0), ("dice/mean", np.nan, np.nan, np.nan))}
-
-    table = tables.score_table([one, other])
+    given = {
+        "one": {"trained": scores(("knn/accuracy", 0.5, 0.4, 0.6), ("own", 2.0, np.nan, np.nan))},
+        "other": {"test": scores(("hc/mae_mm", 3.0, 1.0, 5.0), ("dice/mean", np.nan, np.nan, np.nan))},
+    }
+    nothing = {"config": {}, "results": {}, "series": {}, "frames": None, "pictures": {}}
+    table = tables.score_table([Run(name=name, scores=columns, **nothing) for name, columns in given.items()])
     assert table.groups == [("one", ["trained"]), ("other", ["chosen model"])]
     headlines = dict(table.headlines)
     assert list(headlines) == ["kNN accuracy", "Dice", "HC error (mm)"]
