@@ -98,6 +98,8 @@ class Evaluation:
 
     def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"]:
         """Test frames by their true anatomy (rows) and the one that the kNN takes them for (columns)."""
+        if self.blind:
+            return np.zeros((len(self.names), len(self.names)), np.int64)
         train, test = (part.features(encode) for part in (self.train, self.test))
         predictions = KNN(neighbours=self.neighbours).predict(train, test)
         return confusion_matrix(test.labels, predictions, labels=range(len(self.names)))

@@ -31,7 +31,7 @@ _QUALITY = 60  # of WebP
 # Up to so many frames, thumbnails of this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
 _EDGES = ((1_500, 96), (6_000, 64), (20_000, 40))
 
-Drawn = Mapping[str, tuple[Part, Int[np.ndarray, " m"]]]
+Drawn = Mapping[str, tuple[Part, Int[np.ndarray, " _"]]]
 """Purpose, such as `test` -> some frames of that part."""
 
 
@@ -203,7 +203,7 @@ def _told(index: ScanIndex, frame: int) -> dict[str, str]:
     }
 
 
-def _thumbnails(parts: Sequence[tuple[FrameReader, Int[np.ndarray, " m"]]]) -> Thumbnails:
+def _thumbnails(parts: Sequence[tuple[FrameReader, Int[np.ndarray, " _"]]]) -> Thumbnails:
     total = sum(len(frames) for _, frames in parts)
     edge = next((edge for most, edge in _EDGES if total <= most), _EDGES[-1][1])
     edge = min(edge, *(reader.size for reader, _ in parts))

@@ -53,6 +53,8 @@ def _dataset(run: Run) -> str:
     name, preset = run.config.get("data.dataset"), run.config.get("data.preset")
     fingerprint = run.results.get("data")
     told = f"{name}, {preset}" if name == "phantom" and preset else said(name)
+    # The phantom is the default; a folder that is given may be of anything.
+    told = run.config.get("data.path") or told if name == "phantom" else told
     return f"{told} (fingerprint {fingerprint})" if fingerprint else told
 
 
