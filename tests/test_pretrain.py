@@ -98,6 +98,7 @@ def test_frames_without_a_single_label_are_trained_on_and_not_scored(prepare_fra
     assert "nothing is scored" in capsys.readouterr().out
     assert not any(name.startswith("val/") for line in numbers(tmp_path / "run") for name in line)
     assert (tmp_path / "run" / "embeddings.png").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
     # Labels that the evaluation does not ask for are another matter.
     config.data.path = str(prepare_frames("labelled", train=records("abcdef"), test=[frame_record("x", "x")]))
     with pytest.raises(InputError, match=r"No train frame .* shows any of the anatomies"):
