@@ -10,7 +10,8 @@ The configuration is a Python file with `get_config()`; a name after a colon is 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
 
 Exit status: 0 all done; 1 bad input, or a disk that is full or broken; 75 stopped by SIGTERM or ctrl-C, after the step
-that was being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once.
+that was being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once; otherwise 128 and
+the number of the signal that ended it, as 134 where another process of the run was lost.
 
 Slurm's srun and a Cloud TPU slice start a process on every host, which find each other; elsewhere each is told:
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from awcl_jax import supervision
 from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
@@ -33,6 +35,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default a
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat", 100, "Seconds without a sign of life after which a process counts as lost, and all others end."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -48,11 +53,17 @@ def main(argv: list[str]) -> None:
     # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
     # tell in one; Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.FATAL)
+    supervision.continue_in_child()
     # Imported here, so that --help does not wait for JAX.
     from awcl_jax import downstream, pretrain, processes
     from awcl_jax.config import common_fields
 
-    processes.join(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
+    processes.join(
+        coordinator=_COORDINATOR.value,
+        processes=_PROCESSES.value,
+        process=_PROCESS.value,
+        heartbeat=_HEARTBEAT.value,
+    )
     processes.require_alike(common_fields(_CONFIG.value))
     keep_compiled_programs()
     config = _CONFIG.value

@@ -21,10 +21,17 @@ from jax.experimental import multihost_utils
 from awcl_jax.errors import InputError, first_line
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
+_HEARTBEAT = 100  # seconds, as in JAX
 _TOLD = 3  # differences between processes that a message names
 
 
-def join(*, coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def join(
+    *,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    heartbeat: int = _HEARTBEAT,
+) -> None:
     """Make this process one of the run's, before any other call of JAX; waits for the others.
 
     Without arguments JAX asks the engine that started the process: Slurm (`srun`), Open MPI, a Cloud TPU VM or slice,
@@ -36,13 +43,16 @@ def join(*, coordinator: str | None = None, processes: int | None = None, proces
       coordinator: HOST:PORT on which process 0 listens and all others find it.
       processes: number of all processes.
       process: number of this one, from 0.
+      heartbeat: seconds without a sign of life after which JAX takes a process for lost and aborts all others.
 
     Raises:
       InputError: the arguments are incomplete or do not fit, or the others cannot be reached.
     """
+    if heartbeat < 1:
+        raise InputError(f"--heartbeat is at least 1 second; got {heartbeat}.")
     if (coordinator, process) == (None, None) and processes in (None, 1):
         if processes is None:
-            _join_by_engine()
+            _join_by_engine(heartbeat)
         return
     if coordinator is None or processes is None or process is None:
         raise InputError(
@@ -61,6 +71,7 @@ def join(*, coordinator: str | None = None, processes: int | None = None, proces
             process,
             # Without asking an engine: under Slurm it would narrow the devices that this process sees.
             cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=heartbeat,
         )
 
 
@@ -130,14 +141,14 @@ def together() -> Iterator[None]:
         raise InputError(f"Process {stopped.index(True)} of {len(stopped)} cannot go on: see what it says.")
 
 
-def _join_by_engine() -> None:
+def _join_by_engine(heartbeat: int) -> None:
     if os.environ.get("SLURM_NTASKS") == "1" and "SLURM_STEP_NODELIST" in os.environ:
         return  # alone in its step: JAX would leave it one GPU
     with warnings.catch_warnings(), _failure_in_words():
         # In any pod, be it one that nobody starts several of: that `kubernetes` is not installed.
         warnings.filterwarnings("ignore", message="Kubernetes environment detected")
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):
                 raise

@@ -114,7 +114,7 @@ keep() {
     fi
     # What fails while the hosts are there will fail again; a host that is taken away ends the others, too.
     sleep "${POLL:-60}"
-    if [[ $(state) == READY && $(status) != 75 ]]; then # 75: asked to stop, and saved
+    if [[ $(state) == READY && ! $(status) =~ ^(75|134)$ ]]; then # asked to stop, and saved; lost another host
       echo "error: it failed on hosts that are there; see $0 logs 0" >&2
       exit 1
     fi

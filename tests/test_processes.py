@@ -31,13 +31,15 @@ def no_engine(monkeypatch):
 
 
 def test_three_flags_are_taken_as_they_are(started):
-    processes.join(coordinator="host:8476", processes=4, process=0)
-    assert started == [(("host:8476", 4, 0), {"cluster_detection_method": "deactivate"})]
+    processes.join(coordinator="host:8476", processes=4, process=0, heartbeat=7)
+    told = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
+    assert started == [(("host:8476", 4, 0), told)]
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ({"heartbeat": 0}, "--heartbeat is at least 1 second; got 0"),
         ({"coordinator": "host:1"}, "give all three"),
         ({"processes": 2}, "give all three"),
         ({"process": 0}, "give all three"),
@@ -71,7 +73,7 @@ def test_a_process_alone_in_its_slurm_step_keeps_all_gpus(started, monkeypatch):
     assert started == []
     monkeypatch.setenv("SLURM_NTASKS", "2")
     processes.join()
-    assert started == [((), {})]
+    assert started == [((), {"heartbeat_timeout_seconds": 100})]
 
 
 @pytest.mark.parametrize("value", ["SLURM_NTASKS", "KUBERNETES_SERVICE_HOST"])

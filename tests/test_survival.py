@@ -123,35 +123,71 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(ph
     assert_same_bits(workdir, unbroken)
 
 
+class Pair:
+    """A run of two processes, and what is to be known to start it again."""
+
+    def __init__(self, unbroken: Path, settings: dict, workdir: Path):
+        options = [f"--config.{name}={value}" for name, value in settings.items()]
+        self.command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", *options]
+        self.command += [f"--workdir={workdir}"]
+        self.shared = {"JAX_COMPILATION_CACHE_DIR": str(unbroken.parent / "compiled-together")}
+        self.metrics = workdir / "metrics.jsonl"
+
+    def start(self, *more: str, **variables: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*self.command, *more], cwd=ROOT, env=environment(**self.shared, **variables), **pipes)
+
+    def both(self, port: int) -> list[subprocess.Popen]:
+        """Both processes, which have begun to take steps."""
+        flags = (f"--coordinator=localhost:{port}", "--processes=2", "--heartbeat=10")
+        both = [self.start(*flags, f"--process={number}") for number in (0, 1)]
+        while all(process.poll() is None for process in both) and not (
+            self.metrics.is_file() and self.metrics.stat().st_size
+        ):
+            time.sleep(0.01)
+        return both
+
+
 @pytest.mark.slow
 def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, unbroken, unused_port):
     workdir = unbroken.with_name("together")
-    settings = fields(phantom, **{"train.checkpoint_every": 1000})
-    options = [f"--config.{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", f"--workdir={workdir}", *options]
-    shared = {"JAX_COMPILATION_CACHE_DIR": str(unbroken.parent / "compiled-together")}
-
-    def run(*more, **variables):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*command, *more], cwd=ROOT, env=environment(**shared, **variables), **pipes)
-
-    flags = (f"--coordinator=localhost:{unused_port}", "--processes=2")
-    both = [run(*flags, f"--process={number}") for number in (0, 1)]
-    metrics = workdir / "metrics.jsonl"
-    while all(process.poll() is None for process in both) and not (metrics.is_file() and metrics.stat().st_size):
-        time.sleep(0.01)
+    pair = Pair(unbroken, fields(phantom, **{"train.checkpoint_every": 1000}), workdir)
+    both = pair.both(unused_port)
     both[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [75, 75], said
     stopped = [re.search(r"stopped after step (\d+) of 24", errors).group(1) for _, errors in said]
     assert stopped[0] == stopped[1]
     # By one process, and on four devices instead of two.
-    alone = run("--processes=1", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    alone = pair.start("--processes=1", XLA_FLAGS="--xla_force_host_platform_device_count=4")
     output, errors = alone.communicate(timeout=300)
     assert alone.returncode == 0, errors
     assert f"Going on from step {stopped[0]} of 24." in output
-    losses, expected = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, unbroken))
-    assert losses == pytest.approx(expected, rel=1e-4)
+    assert_same_to_rounding(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_lost_and_the_other_says_so_and_ends(phantom, unbroken, unused_port):
+    workdir = unbroken.with_name("lost")
+    pair = Pair(unbroken, fields(phantom), workdir)
+    left, lost = pair.both(unused_port)
+    lost.kill()
+    lost.communicate()
+    _, errors = left.communicate(timeout=120)
+    assert left.returncode == 128 + signal.SIGABRT, errors
+    assert errors.splitlines()[-1] == (
+        "error: The run was ended by SIGABRT, as JAX does where another process of the run is lost or gives no sign of "
+        "life: the same command goes on from the last checkpoint."
+    )
+    alone = pair.start("--processes=1")
+    _, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    assert_same_to_rounding(workdir, unbroken)
+
+
+def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
+    losses, wanted = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, expected))
+    assert losses == pytest.approx(wanted, rel=1e-4)
     chex.assert_trees_all_close(
-        final_state(workdir, STEPS)["params"], final_state(unbroken, STEPS)["params"], atol=1e-4
+        final_state(workdir, STEPS)["params"], final_state(expected, STEPS)["params"], atol=1e-4
     )

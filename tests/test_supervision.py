@@ -1,0 +1,78 @@
+"""What a process leaves behind that dies without a word."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+GOES_ON = "the same command goes on from the last checkpoint."
+
+
+def started(work: str) -> subprocess.Popen:
+    """A program that does its work in a child process, and says there who it is."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from awcl_jax import supervision\n"
+        "supervision.continue_in_child()\n"
+        "print(os.getpid(), flush=True)\n"
+        f"{work}\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program], **pipes)
+
+
+@pytest.mark.parametrize("status", [0, 1, 75])
+def test_the_status_is_that_of_the_work(status):
+    running = started(f"sys.exit({status})")
+    output, errors = running.communicate(timeout=60)
+    assert (running.returncode, errors) == (status, "")
+    assert int(output) != running.pid
+
+
+@pytest.mark.parametrize(
+    ("work", "number", "said"),
+    [
+        (
+            "os.abort()",
+            signal.SIGABRT,
+            "SIGABRT, as JAX does where another process of the run is lost or gives no sign of life",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", signal.SIGKILL, "SIGKILL, most likely for want of memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", signal.SIGSEGV, "SIGSEGV"),
+    ],
+)
+def test_a_death_is_told_in_one_line(work, number, said):
+    running = started(work)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert errors == f"error: The run was ended by {said}: {GOES_ON}\n"
+
+
+def test_sigterm_reaches_the_work():
+    work = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('ready', flush=True); time.sleep(60)"
+    running = started(work)
+    assert running.stdout.readline()
+    assert running.stdout.readline() == "ready\n"
+    running.terminate()
+    assert (running.wait(timeout=60), running.stderr.read()) == (75, "")
+
+
+def test_ctrl_c_is_the_matter_of_the_work():
+    work = "signal.signal(signal.SIGINT, lambda *_: sys.exit(3)); print('ready', flush=True); time.sleep(60)"
+    running = started(work)
+    child = int(running.stdout.readline())
+    assert running.stdout.readline() == "ready\n"
+    # A terminal sends it to both.
+    running.send_signal(signal.SIGINT)
+    os.kill(child, signal.SIGINT)
+    assert (running.wait(timeout=60), running.stderr.read()) == (3, "")
+
+
+def test_the_work_does_not_outlive_who_started_it():
+    running = started("time.sleep(60)")
+    assert running.stdout.readline()
+    running.kill()
+    running.wait()
+    assert running.stdout.read() == ""  # which ends when no process has it open any more
