@@ -32,6 +32,7 @@ from awcl_jax import (
     processes,
     run_folder,
     sharding,
+    watchdog,
 )
 from awcl_jax.augment import centre_view
 from awcl_jax.bad_steps import BadSteps
@@ -235,10 +236,11 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             write=writer.write,
             # The validation first: its score goes with the checkpoint.
             events=(
-                loop.Event(config.train.validate_every, validate),
-                loop.Event(config.train.validate_every, save, before_leaving=True),
+                loop.Event(config.train.validate_every, validate, doing="validating"),
+                loop.Event(config.train.validate_every, save, before_leaving=True, doing="saving"),
             ),
             asked_to_stop=stack.enter_context(interruption.noticed()),
+            begin=stack.enter_context(watchdog.watching()),
             bad_steps=config.train.bad_steps,
             bad_in_a_row=bad.in_a_row,
             note_bad=partial(pretrain.note_bad, bad, setup.plan, setup.data.train.index.frame_ids),

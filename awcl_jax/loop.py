@@ -23,11 +23,13 @@ class Event:
       every: in steps.
       run: called with the number of steps taken and the state after them; where it returns True, training ends there.
       before_leaving: run it also where the run is asked to stop.
+      doing: what it does, for who watches.
     """
 
     every: int
     run: Callable[[int, Any], bool | None]
     before_leaving: bool = False
+    doing: str = "writing"
 
     def due(self, done: int, steps: int, *, leaving: bool = False) -> bool:
         """Whether it runs once `done` of `steps` steps are taken."""
@@ -47,6 +49,7 @@ def train(
     write: Callable[[int, Metrics], None],
     events: Sequence[Event] = (),
     asked_to_stop: Callable[[int], bool] = lambda done: False,
+    begin: Callable[[str, int], None] = lambda doing, step: None,
     bad_steps: int = 1,
     bad_in_a_row: int = 0,
     note_bad: Callable[[int, Metrics], None] = lambda done, values: None,
@@ -66,6 +69,7 @@ def train(
       write: takes a step's metrics.
       events: in the order in which they run.
       asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
+      begin: told of all that is begun, and in which step, so that somebody can tell where a run hangs.
       bad_steps: so many steps in a row whose loss or gradient is not finite end the run.
       bad_in_a_row: how many the last of the `start` steps were.
       note_bad: takes the metrics of each such step, before the metrics and events of any later one.
@@ -84,8 +88,10 @@ def train(
     bar = tqdm(initial=start, total=steps, unit="step", disable=not show_progress, dynamic_ncols=True)
     with bar:
         before = time.perf_counter()
+        begin("waiting for data", start + 1)
         for batch in batches:
             waited += time.perf_counter() - before
+            begin("starting a step", batch.step + 1)
             state, values = step(state, place(batch.arrays))
             done = batch.step + 1
             pending.append((done, values))
@@ -93,6 +99,7 @@ def train(
             leaving = asked_to_stop(done)
             due = [event for event in events if event.due(done, steps, leaving=leaving)]
             if due or leaving or log.due(done, steps):
+                begin("waiting for the devices", done)
                 latest, bad_in_a_row = _look_for_bad(pending, bad_in_a_row, limit=bad_steps, note=note_bad)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
@@ -101,13 +108,17 @@ def train(
                     composed = {f"batch/{name}": value for name, value in batch.composition.items()}
                     timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
                     write(done, latest | composed | timing)
-                ended = [event.run(done, state) for event in due]
+                ended = []
+                for event in due:
+                    begin(event.doing, done)
+                    ended.append(event.run(done, state))
                 if leaving:
                     raise Interrupted(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
                 if any(ended):
                     break
                 pending, since, waited = [], time.perf_counter(), 0.0
             before = time.perf_counter()
+            begin("waiting for data", done + 1)
     return state
 
 

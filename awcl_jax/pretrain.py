@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
-from awcl_jax import interruption, loop, optim, pictures, processes, run_folder, sharding
+from awcl_jax import interruption, loop, optim, pictures, processes, run_folder, sharding, watchdog
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.bad_steps import BadSteps
@@ -343,10 +343,11 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             write=writer.write,
             # The evaluation first: its score goes with the checkpoint.
             events=(
-                loop.Event(config.train.eval_every, evaluate),
-                loop.Event(config.train.checkpoint_every, save, before_leaving=True),
+                loop.Event(config.train.eval_every, evaluate, doing="evaluating"),
+                loop.Event(config.train.checkpoint_every, save, before_leaving=True, doing="saving"),
             ),
             asked_to_stop=stack.enter_context(interruption.noticed()),
+            begin=stack.enter_context(watchdog.watching()),
             bad_steps=config.train.bad_steps,
             bad_in_a_row=bad.in_a_row,
             note_bad=partial(note_bad, bad, setup.plan, setup.data.train.index.frame_ids),

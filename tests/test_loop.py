@@ -19,12 +19,13 @@ def run(
     happened=None,
     written=None,
     noted=None,
+    begun=None,
     stop=None,
     **bad,
 ):
     """Count upwards; gives (final state, what happened, the metrics written)."""
     happened, written = [] if happened is None else happened, [] if written is None else written
-    losses, norms = losses or {}, norms or {}
+    losses, norms, begun = losses or {}, norms or {}, [] if begun is None else begun
 
     def step(state, arrays):
         done = int(arrays["number"]) + 1
@@ -41,10 +42,16 @@ def run(
         log_every=log_every,
         write=lambda done, values: written.append((done, values)),
         events=[
-            Event(n, lambda done, state, name=name: happened.append((name, done, state)), before_leaving=name == "save")
+            Event(
+                n,
+                lambda done, state, name=name: happened.append((name, done, state)),
+                name == "save",
+                f"{name[:-1]}ing",
+            )
             for name, n in every
         ],
         asked_to_stop=lambda done: done == stop,
+        begin=lambda doing, step: begun.append((doing, step)),
         note_bad=lambda done, values: noted.append((done, values)),
         **bad,
         show_progress=False,
@@ -138,3 +145,14 @@ def test_a_run_that_is_asked_to_stop_saves_what_it_has_and_writes_no_line_more(s
         run(every=(("evaluate", 3), ("save", 99)), happened=happened, written=written, stop=stop)
     assert [event for event in happened if event[1] == stop] == last
     assert [done for done, _ in written] == [done for done in (4, 8, 10) if done <= stop]
+
+
+def test_whatever_is_begun_is_told_with_its_step():
+    begun = []
+    run(steps=3, log_every=2, every=(("evaluate", 2),), begun=begun)
+    waits, starts, fetches = "waiting for data", "starting a step", "waiting for the devices"
+    assert begun == [
+        *[(waits, 1), (starts, 1)],
+        *[(waits, 2), (starts, 2), (fetches, 2), ("evaluating", 2)],
+        *[(waits, 3), (starts, 3), (fetches, 3), ("evaluating", 3), (waits, 4)],
+    ]
