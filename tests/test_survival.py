@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from awcl_jax.metrics import read_metrics
+from benchmarks.killed_runs import STEPS, fields, starts
 
 ROOT = Path(__file__).parents[1]
 TIMING = {"frames_per_second", "data_wait_share"}
-STEPS = 24
 # In the order of the run, which has a checkpoint every other step: most starts get further than the one before.
 FAULTS = [
     *(["replace config.json", 0], ["batch", 1], ["written", 2], ["before save", 2], ["save", 2], ["torn line", 4]),
@@ -31,19 +31,6 @@ FAULTS = [
 
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu"} | more
-
-
-def start(workdir: Path, config: dict, faults: list) -> tuple[list[int], str]:
-    """The exit statuses of the starts of one run, one for each fault, and what they said."""
-    order = {"config": config, "workdir": str(workdir), "compiled": str(workdir.parent / "compiled"), "faults": faults}
-    file = workdir.with_suffix(".json")
-    file.write_text(json.dumps(order))
-    command = [sys.executable, "-m", "tests.killed_runs", str(file)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1200, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def final_state(workdir: Path, step: int):
@@ -62,17 +49,11 @@ def results(workdir: Path):
     return json.loads((workdir / "results.json").read_text()) | {"peak_memory_mb": None}
 
 
-def fields(phantom: Path, **changed) -> dict:
-    tiny = {"train.steps": STEPS, "train.eval_every": 6, "train.log_every": 2, "train.checkpoint_every": 2}
-    tiny |= {"optim.warmup_steps": 0, "model.width_factor": 0.0625, "report.pictures": False}
-    return tiny | {"data.path": str(phantom)} | changed
-
-
 @pytest.fixture(scope="module")
 def unbroken(phantom, tmp_path_factory) -> Path:
     """The run that was never stopped."""
     workdir = tmp_path_factory.mktemp("survival") / "unbroken"
-    statuses, said = start(workdir, fields(phantom), [None])
+    statuses, said = starts(workdir, fields(phantom), [None])
     assert statuses == [0], said
     return workdir
 
@@ -87,7 +68,7 @@ def assert_same_bits(workdir: Path, expected: Path) -> None:
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(phantom, unbroken):
     assert len(FAULTS) >= 20
     killed = unbroken.with_name("killed")
-    statuses, said = start(killed, fields(phantom), [*FAULTS, None])
+    statuses, said = starts(killed, fields(phantom), [*FAULTS, None])
     assert statuses == [-signal.SIGKILL] * len(FAULTS) + [0], said
     assert_same_bits(killed, unbroken)
     left = {file.name for file in killed.iterdir() if file.suffix != ".part"}
@@ -99,7 +80,7 @@ def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bi
     workdir = unbroken.with_name("asked")
     never = fields(phantom) | {"train.checkpoint_every": 1000}
     asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
-    statuses, said = start(workdir, never, [*asked, None])
+    statuses, said = starts(workdir, never, [*asked, None])
     assert statuses == [75, 130, 75, 75, 0], said
     assert [line for line in said.splitlines() if "Going on" in line] == [
         *("Going on from step 3 of 24.", "Going on from step 3 of 24."),
@@ -116,7 +97,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(ph
     largest = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])  # its end may be of no array
     (workdir / "results.json").unlink()
-    statuses, said = start(workdir, fields(phantom), [None])
+    statuses, said = starts(workdir, fields(phantom), [None])
     assert statuses == [0], said
     assert "warning: The checkpoint of step 24" in said
     assert "Going on from step 22 of 24." in said

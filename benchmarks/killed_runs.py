@@ -1,10 +1,11 @@
-"""Runs that are killed: `python -m tests.killed_runs RUN.json`, a program for tests.
+"""Runs that are killed: what the tests and `benchmarks.faults` break runs with.
 
-RUN.json is {"config": fields over the tiny variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}.
-For each fault the same run is started in a process of its own that kills itself there with SIGKILL, and goes on at the
-next. A fault is [name, step]: the first time that the named thing happens at that step or later; or ["clock", seconds]
-after the first batch. ["SIGTERM", step] and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT
-twice", step] insists. `null` is a start without a fault. Prints the exit status of each start as a line of JSON.
+`python -m benchmarks.killed_runs RUN.json` is the program behind `starts`. RUN.json is {"config": fields over the tiny
+variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}. For each fault the same run is started in a
+process of its own that kills itself there with SIGKILL, and goes on at the next. A fault is [name, step]: the first
+time that the named thing happens at that step or later; or ["clock", seconds] after the first batch. ["SIGTERM", step]
+and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT twice", step] insists. `null` is a start
+without a fault. Prints the exit status of each start as a line of JSON.
 
 The starts are forked from this process, which has imported everything but started nothing of JAX, so that each costs
 what the run does.
@@ -14,9 +15,12 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
@@ -29,21 +33,46 @@ from awcl_jax.data import pipeline
 from awcl_jax.evaluation import Evaluation
 from configs import fine
 
+STEPS = 24
+_ROOT = Path(__file__).parents[1]
 
-def die(*args, **kwargs) -> None:
+
+def fields(phantom: Path, **changed: object) -> dict[str, object]:
+    """A run of a few seconds on the tiny phantom, with a checkpoint every other step."""
+    tiny: dict[str, object] = {"train.steps": STEPS, "train.eval_every": 6, "train.log_every": 2}
+    tiny |= {"train.checkpoint_every": 2, "optim.warmup_steps": 0, "model.width_factor": 0.0625}
+    return tiny | {"report.pictures": False, "data.path": str(phantom)} | changed
+
+
+def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list[int], str]:
+    """The exit statuses of the starts of one run, one for each fault, and what they said."""
+    order = {"config": config, "workdir": str(workdir), "compiled": str(workdir.parent / "compiled"), "faults": faults}
+    file = workdir.with_suffix(".json")
+    file.write_text(json.dumps(order))
+    command = [sys.executable, "-m", "benchmarks.killed_runs", str(file)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def die(*args: object, **kwargs: object) -> None:
     """Leave no time for anything."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
-def dying(name: str, at: float):
+def dying(name: str, at: float) -> Iterator[None]:
     """Within this block the process dies at the fault."""
     save, write, validate = Checkpoints.save, metrics.MetricsWriter.write, Evaluation.validate
     batches, replace = pipeline.batches, Path.replace
     finished = ocp.CheckpointManager.wait_until_finished
     now = {"step": 0}
 
-    def counted(*args, **kwargs):
+    def counted(*args: Any, **kwargs: Any) -> Iterator[pipeline.Batch]:
         for batch in batches(*args, **kwargs):
             if now["step"] == 0 and name == "clock":
                 threading.Timer(at, die).start()
@@ -55,7 +84,7 @@ def dying(name: str, at: float):
                     signal.raise_signal(signal.Signals[name.split()[0]])
             yield batch
 
-    def saving(self, step, *args, **kwargs):
+    def saving(self: Checkpoints, step: int, *args: Any, **kwargs: Any) -> None:
         if name == "before save" and step >= at:
             die()
         save(self, step, *args, **kwargs)
@@ -67,7 +96,7 @@ def dying(name: str, at: float):
             finished(self._manager)
             die()
 
-    def writing(self, step, values):
+    def writing(self: metrics.MetricsWriter, step: int, values: Mapping[str, Any]) -> None:
         if name == "torn line" and step >= at:
             self._lines.write('{"step": 1, "lo')
             self._lines.flush()
@@ -76,12 +105,12 @@ def dying(name: str, at: float):
         if name == "written" and step >= at:
             die()
 
-    def evaluating(self, variables):
+    def evaluating(self: Evaluation, variables: Any) -> dict[str, float]:
         if name == "evaluation" and now["step"] >= at:
             threading.Timer(0.01, die).start()
         return validate(self, variables)
 
-    def replacing(self, target):
+    def replacing(self: Path, target: Path) -> Path:
         if name == f"replace {Path(target).name}":
             die()
         return replace(self, target)
@@ -112,7 +141,7 @@ def start(order: dict, fault: list | None) -> int:
             pretrain.run(config, Path(order["workdir"]))
         status = 0
     except SystemExit as left:
-        status = left.code
+        status = left.code if isinstance(left.code, int) else 1
     finally:
         sys.stderr.flush()
         os._exit(status)

@@ -1,0 +1,250 @@
+"""How often a run survives what happens to it: a table of faults, times injected, survived, lost.
+
+python -m benchmarks.faults --out=DIR
+python -m benchmarks.faults --times=2 --faults=SIGKILL,damage
+
+A fault is survived where the same command goes on after it, and the run in the end has the parameters, optimiser,
+metrics and results of one that nothing happened to, bit for bit. Where the end differs, all faults of that run count as
+lost. `SIGKILL` ends the process at ten places, so the default of 10 times is 100 kills; `asked` is SIGTERM and ctrl-C;
+`damage` harms the latest checkpoint of a run that was killed; `two processes` kills one of two with SIGKILL, and goes
+on with one, to the rounding of float32.
+
+Small runs on the simulated frames of the tiny phantom: 24 steps with a checkpoint every other step.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import DEVNULL
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.data.datasets import prepare_phantom
+from awcl_jax.errors import InputError
+from awcl_jax.metrics import METRICS_FILE, read_metrics
+from benchmarks.killed_runs import STEPS, fields, starts
+
+FAULTS = ("SIGKILL", "asked", "damage", "two processes")
+_PLACES = {
+    "batch": "with the next batch",
+    "before save": "before a save",
+    "save": "at the begin of a save",
+    "slow save": "30 ms into a save",
+    "saved": "after a save",
+    "written": "between a line of metrics and the save",
+    "torn line": "within a line of metrics",
+    "evaluation": "10 ms into an evaluation",
+    "clock": "at a random moment of the first 2 s",
+    "replace results.json": "before the results are there",
+}
+_ASKED = {"SIGTERM": "SIGTERM", "SIGINT": "ctrl-C", "SIGINT twice": "ctrl-C twice"}
+_STATUS = {"SIGTERM": 75, "SIGINT": 75, "SIGINT twice": 130}
+_TIMING = {"frames_per_second", "data_wait_share"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: what was done, how often, and how often the run survived it."""
+
+    fault: str
+    injected: int
+    survived: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all faults are tried on.
+
+    Attributes:
+      folder: of all runs.
+      config: of each run.
+      unbroken: folder of the run that nothing happened to.
+      times: of each fault.
+      rng: chooses steps and moments.
+    """
+
+    folder: Path
+    config: dict[str, object]
+    unbroken: Path
+    times: int
+    rng: random.Random
+
+
+def main() -> None:
+    """Inject them all and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=10, help="of each fault at each place (default: %(default)s)")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="with commas between (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the steps and moments (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for faults.md")
+    args = parser.parse_args()
+    if unknown := set(args.faults.split(",")) - set(FAULTS):
+        raise InputError(f"Unknown faults {sorted(unknown)}; known are {', '.join(FAULTS)}.")
+    if args.times < 1:
+        raise InputError(f"--times is at least 1; got {args.times}.")
+    kinds = {"SIGKILL": killed, "asked": asked, "damage": damaged, "two processes": one_of_two}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = fields(prepare_phantom("tiny"))
+        unbroken = Path(folder) / "unbroken"
+        starts(unbroken, config, [None])
+        bench = Bench(Path(folder), config, unbroken, args.times, random.Random(args.seed))
+        for row in tqdm(row for name in args.faults.split(",") for row in kinds[name](bench)):
+            rows.append(row)
+            tqdm.write(f"{row.fault}: {row.survived} of {row.injected}")
+    text = table(rows)
+    print(text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "faults.md").write_text(text + "\n")
+
+
+def killed(bench: Bench) -> Iterator[Row]:
+    """SIGKILL at every place, at random steps, one after the other in one run for each place."""
+    for place, said in _PLACES.items():
+        if place == "clock":
+            faults: list = [[place, bench.rng.uniform(0, 2)] for _ in range(bench.times)]
+        elif place == "replace results.json":
+            faults = [[place, 0]] * bench.times
+        else:
+            faults = [[place, step] for step in sorted(bench.rng.choices(range(2, STEPS), k=bench.times))]
+        workdir = bench.folder / f"killed-{place.replace(' ', '-')}"
+        statuses, _ = starts(workdir, bench.config, [*faults, None])
+        # A run that ends before the moment is there was not killed.
+        injected = sum(status == -signal.SIGKILL for status in statuses)
+        alike = statuses[-1] == 0 and state_of(workdir) == state_of(bench.unbroken)
+        yield Row(f"SIGKILL {said}", injected, injected if alike else 0)
+
+
+def asked(bench: Bench) -> Iterator[Row]:
+    """SIGTERM and ctrl-C at random steps."""
+    for name, said in _ASKED.items():
+        steps = sorted(bench.rng.sample(range(1, STEPS), k=min(bench.times, STEPS - 1)))
+        workdir = bench.folder / f"asked-{name.replace(' ', '-')}"
+        statuses, _ = starts(workdir, bench.config, [*([name, step] for step in steps), None])
+        alike = statuses == [_STATUS[name]] * len(steps) + [0] and state_of(workdir) == state_of(bench.unbroken)
+        yield Row(said, len(steps), len(steps) if alike else 0)
+
+
+def damaged(bench: Bench) -> Iterator[Row]:
+    """The latest checkpoint of a run that was killed: a file of it cut, with a bit flipped, or gone."""
+    source = bench.folder / "stopped"
+    starts(source, bench.config, [["before save", STEPS]])
+    latest = max(int(folder.name) for folder in (source / "checkpoints").iterdir() if folder.name.isdecimal())
+    for said, harm in _HARMS.items():
+        survived = 0
+        for number in range(bench.times):
+            workdir = bench.folder / f"harmed-{number}-{len(said)}"
+            shutil.copytree(source, workdir)
+            files = [file for file in (workdir / "checkpoints" / str(latest)).rglob("*") if file.is_file()]
+            harm(bench.rng.choice(sorted(files)), bench.rng)
+            statuses, _ = starts(workdir, bench.config, [None])
+            survived += statuses == [0] and state_of(workdir) == state_of(bench.unbroken)
+            shutil.rmtree(workdir)
+        yield Row(f"latest checkpoint: {said}", bench.times, survived)
+
+
+def one_of_two(bench: Bench) -> Iterator[Row]:
+    """One of two processes dies at a random moment; the other has to end by itself, and one goes on alone."""
+    survived = 0
+    for number in range(bench.times):
+        workdir = bench.folder / f"pair-{number}"
+        options = [f"--config.{name}={value}" for name, value in bench.config.items()]
+        command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", f"--workdir={workdir}"]
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flags = [f"--coordinator=localhost:{port}", "--processes=2", "--heartbeat=10"]
+        both = [
+            subprocess.Popen([*command, *options, *flags, f"--process={i}"], stdout=DEVNULL, stderr=DEVNULL)
+            for i in (0, 1)
+        ]
+        metrics = workdir / METRICS_FILE
+        while all(process.poll() is None for process in both) and not (metrics.is_file() and metrics.stat().st_size):
+            time.sleep(0.01)
+        time.sleep(bench.rng.uniform(0, 2))
+        lost, left = bench.rng.sample(both, k=2)
+        lost.kill()
+        # Unless the run has just ended.
+        ended = left.wait(timeout=300) in (0, 128 + signal.SIGABRT)
+        alone = subprocess.run([*command, *options, "--processes=1"], stdout=DEVNULL, stderr=DEVNULL, check=False)
+        survived += ended and alone.returncode == 0 and near(state_of(workdir), state_of(bench.unbroken))
+        shutil.rmtree(workdir)
+    yield Row("one of two processes killed", bench.times, survived)
+
+
+def _cut(file: Path, rng: random.Random) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: rng.randrange(len(content))] if content else content)
+
+
+def _flip(file: Path, rng: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    if content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+
+
+_HARMS: dict[str, Callable[[Path, random.Random], None]] = {
+    "a file cut": _cut,
+    "a bit flipped": _flip,
+    "a file deleted": lambda file, rng: file.unlink(),
+}
+
+
+def state_of(workdir: Path) -> dict[str, object]:
+    """All that a run has in the end: the bytes of every array of its last checkpoint, its metrics and its results."""
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        if manager.latest_step() != STEPS:
+            return {}
+        restored = manager.restore(STEPS, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored))
+    lines = read_metrics(workdir / METRICS_FILE)
+    results = json.loads((workdir / "results.json").read_text())
+    del results["peak_memory_mb"]
+    return {
+        **{jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves},
+        "metrics": [{name: value for name, value in line.items() if name not in _TIMING} for line in lines],
+        "results": results,
+    }
+
+
+def near(state: dict[str, object], expected: dict[str, object]) -> bool:
+    """Whether every step was taken once and the losses agree to the rounding of float32."""
+
+    def losses(of: dict[str, object]) -> dict[int, float]:
+        lines = of.get("metrics", [])
+        assert isinstance(lines, list)
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+    own, wanted = losses(state), losses(expected)
+    return own.keys() == wanted.keys() and np.allclose(
+        [own[step] for step in wanted], list(wanted.values()), rtol=1e-4, atol=0
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = ["| fault | injected | survived | lost |", "|---|---|---|---|"]
+    lines += [f"| {row.fault} | {row.injected} | {row.survived} | {row.injected - row.survived} |" for row in rows]
+    total, survived = sum(row.injected for row in rows), sum(row.survived for row in rows)
+    return "\n".join([*lines, f"| all | {total} | {survived} | {total - survived} |"])
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main()
