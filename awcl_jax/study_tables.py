@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from awcl_jax import run_folder
@@ -33,22 +32,17 @@ class Finished:
     study: Study
     out: Path
 
-    def values(self, task: Task, method: Method, score: str) -> Float[np.ndarray, " seeds"]:
-        """A score on the test patients, for every seed that is finished."""
-        return np.array([found["value"] for found in self.scores(task, method, score)])
-
     def scores(self, task: Task, method: Method, score: str) -> list[dict[str, float]]:
-        """The same with their intervals: `value`, `low` and `high`."""
+        """A score on the test patients for every seed that is finished: `value`, and its interval, `low` to `high`."""
         folders = (self.study.task_folder(self.out, task, method, seed) for seed in self.study.seeds)
         results = (_results(folder) for folder in folders if folder is not None)
         return [found["test"][score] for found in results if found and score in found["test"]]
 
-    def probed(self, method: Method, score: str) -> Float[np.ndarray, " seeds"]:
-        """A score of the frozen features, as pretraining reports it."""
-        return np.array([found["value"] for found in self.probes(method, score)])
-
     def probes(self, method: Method, score: str) -> list[dict[str, float]]:
-        """The same with their intervals. Where a method does not pretrain: of what another one starts from."""
+        """A score of the frozen features, as pretraining reports it, for every seed that is finished.
+
+        Where a method does not pretrain: of what another one starts from.
+        """
         column, source = "trained", method
         if method.config is None:
             column = "untrained"
@@ -102,7 +96,9 @@ class Finished:
 def write(study: Study, out: Path) -> None:
     """Write `tables.md`, `tables.json` and, where there is a curve, `anatomy_ratio.png` into the study's folder."""
     finished = Finished(study, out)
-    tables = [_transfer(finished), *(_differences(finished, task) for task in study.tasks)]
+    tables = [_transfer(finished)]
+    for task in study.tasks:
+        tables += [_task(finished, task), _differences(finished, task)]
     if study.ratios:
         tables.append(_ratio_table(finished))
         _draw_ratios(finished, out / "anatomy_ratio.png")
@@ -131,21 +127,30 @@ class Table:
 
 
 def _transfer(finished: Finished) -> Table:
+    """What methods are compared by: of each task the first score."""
     rows = []
     for method in finished.study.methods:
         row = {"encoder": method.title}
-        row |= {title: _mean(finished.probed(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
         for task in finished.study.tasks:
-            for score, title in task.scores.items():
-                row[f"{task.title}: {title}"] = _mean(finished.values(task, method, score))
+            score, title = next(iter(task.scores.items()))
+            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
         rows.append(row)
-    seeds = ", ".join(map(str, finished.study.seeds))
-    spread = "mean ± standard deviation over the seeds" if len(finished.study.seeds) > 1 else "seed"
-    remark = f"On test patients; {spread} {seeds}."
+    remark = _spread(finished.study)
     for method in finished.study.methods:
         if method.encoder:
             remark += f" {method.title}: {', '.join(f'{name}={value}' for name, value in method.encoder.items())}."
     return Table("Transfer", rows, remark)
+
+
+def _task(finished: Finished, task: Task) -> Table:
+    """All scores of a task."""
+    rows = [
+        {"encoder": method.title}
+        | {title: _told(finished.scores(task, method, score)) for score, title in task.scores.items()}
+        for method in finished.study.methods
+    ]
+    return Table(task.title, rows, _spread(finished.study))
 
 
 def _differences(finished: Finished, task: Task) -> Table:
@@ -166,10 +171,10 @@ def _ratio_table(finished: Finished) -> Table:
     rows = []
     for ratio, method in _curve(finished.study):
         row = {"anatomy ratio": f"{ratio:g}"}
-        row |= {title: _mean(finished.probed(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
         for task in finished.study.tasks:
             score, title = next(iter(task.scores.items()))
-            row[f"{task.title}: {title}"] = _mean(finished.values(task, method, score))
+            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
         rows.append(row)
     return Table("Anatomy ratio", rows, "AWCL with fine anatomy; 0 is SimCLR.")
 
@@ -181,7 +186,7 @@ def _variation_table(finished: Finished) -> Table:
     rows = []
     for method in (*known, *finished.study.variations):
         row = {"pretraining": method.title}
-        rows.append(row | {title: _mean(finished.probed(method, score)) for score, title in _PROBES.items()})
+        rows.append(row | {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()})
     return Table("What else matters", rows, "Fine AWCL where nothing else is said, with one thing changed.")
 
 
@@ -254,10 +259,22 @@ def _bound(score: Mapping[str, float | None], part: str) -> float:
     return value
 
 
-def _mean(values: Float[np.ndarray, " seeds"]) -> str:
-    if not values.size:
+def _told(scores: Sequence[Mapping[str, float | None]]) -> str:
+    """The mean and the standard deviation over the seeds; of one seed, the interval over patients."""
+    if not scores:
         return "—"
-    return f"{values.mean():.3f}" if values.size == 1 else f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+    if len(scores) == 1:
+        value, low, high = (_bound(scores[0], part) for part in ("value", "low", "high"))
+        return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{value:.3f}"
+    values = np.array([score["value"] for score in scores], float)
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def _spread(study: Study) -> str:
+    seeds = ", ".join(map(str, study.seeds))
+    if len(study.seeds) == 1:
+        return f"On test patients, with the 95% interval of a bootstrap over them; seed {seeds}."
+    return f"On test patients; mean ± standard deviation over the seeds {seeds}."
 
 
 def _results(folder: Path) -> dict[str, Any] | None:

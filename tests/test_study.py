@@ -148,18 +148,25 @@ def cells(text: str, title: str) -> dict[str, list[str]]:
 
 def test_the_transfer_table_by_hand(out):
     study_tables.write(SMALL, out)
-    table = cells((out / "tables.md").read_text(), "Transfer")
-    assert table["encoder"] == [
-        "kNN macro-F1",
-        "linear probe macro-F1",
-        "I: macro-F1",
-        "II: Dice",
-        "II: HC error",
-    ]
-    assert table["random init"] == ["0.050 ± 0.071", "0.100 ± 0.000", "0.250 ± 0.071", "0.250 ± 0.071", "—"]
+    text = (out / "tables.md").read_text()
+    table = cells(text, "Transfer")
+    assert table["encoder"] == ["kNN macro-F1", "linear probe macro-F1", "I: macro-F1", "II: Dice"]
+    assert table["random init"] == ["0.050 ± 0.071", "0.100 ± 0.000", "0.250 ± 0.071", "0.250 ± 0.071"]
     assert table["SimCLR"][2] == "0.450 ± 0.071"
     assert table["AWCL, fine"][2:4] == ["0.650 ± 0.071", "0.600"], "one seed has no spread"
+    assert cells(text, "II")["encoder"] == ["Dice", "HC error"]
+    assert cells(text, "II")["SimCLR"] == ["0.450 ± 0.071", "—"]
     assert set(json.loads((out / "tables.json").read_text())) > {"Transfer", "Anatomy ratio"}
+
+
+def test_one_seed_is_told_with_its_interval_over_patients(out):
+    score = {"value": 0.5, "low": 0.4, "high": 0.61}
+    results(out / "heads/fine-50-0/results.json", {"test": {"dice/mean": score, "hc/mae_mm": {"value": 7.0}}})
+    plan = dataclasses.replace(SMALL, methods=(study.ratio_method(0.5),), ratios=(), seeds=(0,))
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    assert cells(text, "II")["AWCL, fine, 50% of labels"] == ["0.500 (0.400 to 0.610)", "7.000"]
+    assert "with the 95% interval of a bootstrap over them; seed 0" in text
 
 
 def test_differences_are_paired_by_frame(out):
@@ -291,5 +298,5 @@ def test_a_study_from_end_to_end(tmp_path):
     text = (tmp_path / "tables.md").read_text()
     for row in list(cells(text, "Transfer").values())[2:]:
         for cell in row[:3]:
-            assert 0 <= float(cell) <= 1
+            assert 0 <= float(cell.split()[0]) <= 1
     assert cells(text, "II: difference in Dice")["AWCL, fine"][0].startswith(("+", "-"))
