@@ -17,7 +17,7 @@ from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from awcl_jax.study import Run, Study
+    from awcl_jax.study import Method, Run, Study
 
 PRESETS = ("phantom-small", "public")
 
@@ -93,15 +93,21 @@ def _plan(args: argparse.Namespace) -> "Study":
     plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
     if args.seeds is not None:
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
-    if args.methods:
-        known = {method.name: method for method in plan.methods}
-        chosen = args.methods.split(",")
-        if unknown := [name for name in chosen if name not in known]:
-            raise InputError(f"Unknown methods {', '.join(unknown)}; known are {', '.join(known)}.")
-        plan = dataclasses.replace(plan, methods=tuple(known[name] for name in chosen))
+    if args.methods is not None:
+        plan = dataclasses.replace(plan, methods=_chosen("methods", plan.methods, args.methods))
+    if args.variations is not None:
+        plan = dataclasses.replace(plan, variations=_chosen("variations", plan.variations, args.variations))
     if args.ratios is not None:
         plan = dataclasses.replace(plan, ratios=tuple(_ratio(text) for text in filter(None, args.ratios.split(","))))
     return plan
+
+
+def _chosen(kind: str, of: Sequence["Method"], names: str) -> tuple["Method", ...]:
+    known = {method.name: method for method in of}
+    chosen = list(filter(None, names.split(",")))
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"Unknown {kind} {', '.join(unknown)}; known are {', '.join(known) or 'none'}.")
+    return tuple(known[name] for name in chosen)
 
 
 def _ratio(text: str) -> float:
@@ -145,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
+    parser.add_argument("--variations", metavar="A,B", help="only these of its variations of pretraining; '' for none")
     parser.add_argument(
         "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
     )

@@ -265,6 +265,7 @@ def test_what_is_finished_is_skipped_and_runs_speak_into_a_log(tmp_path, monkeyp
     ("arguments", "message"),
     [
         (["--methods=fine,byol"], "Unknown methods byol; known are random, scan"),
+        (["--variations=fine-cold"], "Unknown variations fine-cold; known are none"),
         (["--preset=public"], "--data=fetal_planes_db=DIR"),
         (["--data=hc18"], "--data takes NAME=DIR; got 'hc18'"),
         (["--ratios=0.5,2"], "got '2'"),
