@@ -27,6 +27,7 @@ LAYERS = (
     ("data.selection",),
     ("data.pipeline", "data.sampler", "data.sources", "data.frames"),
     ("data.scans",),
+    ("data.records",),
     ("data.datasets", "data"),
     ("augment", "augment_options", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
     ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),

@@ -1,6 +1,8 @@
 """The index of labels: read, cached, divided by patient, told apart."""
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import time
 from pathlib import Path
@@ -168,7 +170,7 @@ def test_damaged_dataset(prepare_frames):
     path = prepare_frames(train=TRAIN, test=TEST)
     (records,) = path.glob("*test.array_record*")
     records.write_bytes(b"\0" * records.stat().st_size)
-    with pytest.raises(InputError, match=r"test split of the dataset .* is damaged"):
+    with pytest.raises(InputError, match=r"Cannot read record 0 of split 'test' of .*skip_unreadable=True"):
         ScanIndex.from_dataset(path)
     (path / "dataset_info.json").write_text("{")
     with pytest.raises(InputError, match="cannot be opened"):
@@ -199,6 +201,27 @@ def test_split_and_take(prepare_frames):
     assert index.split("test").patient_names == index.patient_names, "ids mean the same in every part"
     with pytest.raises(InputError, match="no split 'val'; it has train, test"):
         index.split("val")
+
+
+@pytest.mark.parametrize("marked", [[], [0], [3], [1, 2], [0, 1, 2, 3], [0, 2], [1, 3], [0, 3]])
+def test_what_is_in_a_row_is_taken_without_a_copy(marked):
+    index = index_of(2, 2)
+    part = index.take(np.isin(np.arange(4), marked))
+    assert_same(part, index.take(np.array(marked, np.int64)))
+    if len(marked) > 1:
+        assert np.shares_memory(part.frame_ids, index.frame_ids) == (np.ptp(marked) == len(marked) - 1)
+
+
+def test_ids_of_any_script_and_length_are_numbered_in_the_order_of_code_points(prepare_frames, monkeypatch):
+    monkeypatch.setattr(scans, "_PIECE", 2)
+    patients = ["zoë", "Zoe", "\U0001f41f", "\uffee", "é", "ee", "10", "9"]
+    records = [frame_record(f"{patient}-{'x' * at}", patient) for at, patient in enumerate(patients)]
+    index = ScanIndex.from_dataset(prepare_frames(train=records))
+    names, numbers = np.unique(np.array(patients), return_inverse=True)
+    assert index.patient_names == tuple(names.tolist())
+    np.testing.assert_array_equal(index.patients, numbers)
+    np.testing.assert_array_equal(index.frame_ids, np.array([record["frame_id"] for record in records]))
+    assert index.frame_ids.dtype == np.array([record["frame_id"] for record in records]).dtype
 
 
 def test_an_index_cannot_be_written_to():
@@ -251,6 +274,19 @@ def test_fingerprint_stays():
     # Computed once with this code (SHA-256 over names and ids as JSON and labels as little-endian int32). Checkpoints
     # store it, so that it may change only with a deliberate change of what it is made of.
     assert index_of(2, 3).fingerprint == "ea98d60d30e9920e"
+
+
+@pytest.mark.parametrize("frames", [0, 1, 4, 5, 12])
+def test_fingerprint_is_of_all_ids_as_one_list_however_many_are_taken_at_a_time(frames, monkeypatch):
+    monkeypatch.setattr(scans, "_PIECE", 4)
+    index = index_of(12, 1).take(np.arange(frames))
+    digest = hashlib.sha256()
+    for name in scans._NAMES:
+        digest.update(json.dumps([name, getattr(index, name)]).encode())
+    digest.update(json.dumps(index.frame_ids.tolist()).encode())
+    for name in ("scans", "patients", "machines", "fine", "coarse", "splits"):
+        digest.update(getattr(index, name).astype("<i4").tobytes())
+    assert index.fingerprint == digest.hexdigest()[:16]
 
 
 @pytest.mark.parametrize("name", [*ARRAYS, *NAMES])

@@ -7,16 +7,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt8
 
 from awcl_jax.data import sector
 from awcl_jax.data.datasets.frames import PIXEL_HEIGHT
-from awcl_jax.data.datasets.images import png_size
+from awcl_jax.data.datasets.images import find_png_fault, png_size
+from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
-
-_PICTURES = ("image", "mask")
 
 
 class FrameReader:
@@ -42,9 +40,8 @@ class FrameReader:
         self.index = index
         self.size = size
         self.mask_overlays = mask_overlays
+        self._records = Records(index.path)
         self._lock = threading.Lock()
-        self._sources: dict[int, Any] = {}
-        self._builder: tfds.core.DatasetBuilder | None = None
         self._kept: dict[str, _Kept] = {}
         self._keep = len(index) * size**2 <= cache_mb * 2**20
 
@@ -108,12 +105,12 @@ class FrameReader:
     @property
     def mask_names(self) -> tuple[str, ...]:
         """What the values 0, 1, ... of the masks mean; none where the dataset has no masks."""
-        return tuple(self._open().info.features["mask"].names) if self.has_masks else ()
+        return tuple(self._records.info.features["mask"].names) if self.has_masks else ()
 
     @property
     def has_masks(self) -> bool:
         """Whether the dataset has masks."""
-        return "mask" in self._open().info.features
+        return "mask" in self._records.pictures
 
     def _read(self, picture: str, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
         self._require_inside(frames)
@@ -123,7 +120,7 @@ class FrameReader:
             if kept is not None and kept.filled[frame]:
                 images[row] = kept.images[frame]
                 continue
-            images[row] = self._decode(picture, frame)
+            images[row] = self._resize(picture, self._decode(picture, frame))
             if kept is not None:
                 # In this order: another thread that sees `filled` finds the whole image.
                 kept.images[frame] = images[row]
@@ -141,13 +138,10 @@ class FrameReader:
 
     def _record(self, frame: int) -> tuple[dict[str, Any], str]:
         """A record, and its place for messages."""
-        split, record = int(self.index.splits[frame]), int(self.index.records[frame])
+        split, record = self.index.split_names[self.index.splits[frame]], int(self.index.records[frame])
         frame_id = str(self.index.frame_ids[frame])
-        place = f"frame {frame_id!r} (record {record} of split {self.index.split_names[split]!r}) of {self.index.path}"
-        try:
-            fields = self._source(split)[record]
-        except Exception as error:  # array_record raises whatever its C++ side does
-            raise InputError(f"Cannot read {place}: {str(error).strip() or type(error).__name__}.") from error
+        fields = self._records.read(split, record, frame_id=frame_id)
+        place = self._records.place(split, record, frame_id)
         if fields["frame_id"].decode() != frame_id:
             raise InputError(
                 f"Cannot read {place}: {fields['frame_id'].decode()!r} is there. The dataset was prepared anew since "
@@ -157,33 +151,16 @@ class FrameReader:
 
     def _decode(self, picture: str, frame: int) -> UInt8[np.ndarray, "h w"]:
         fields, place = self._record(frame)
-        flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
-        image = cv2.imdecode(np.frombuffer(fields[picture], np.uint8), flag)
-        if image is None or image.dtype != np.uint8 or image.ndim != 2:
-            raise InputError(f"Cannot read {place}: its {picture} is not an 8-bit grey PNG. Prepare the dataset again.")
-        return self._resize(picture, image)
+        image, fault = decode_picture(picture, fields[picture])
+        if image is None:
+            raise InputError(f"Cannot read {place} ({fault}): {REMEDY}.")
+        return image
 
     def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
         if picture == "image":
             return resize_frame(image, self.size, mask_overlays=self.mask_overlays)
         # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
         return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
-
-    def _open(self) -> tfds.core.DatasetBuilder:
-        with self._lock:
-            if self._builder is None:
-                self._builder = tfds.builder_from_directory(self.index.path)
-            return self._builder
-
-    def _source(self, split: int) -> Any:
-        builder = self._open()
-        with self._lock:
-            if split not in self._sources:
-                # cv2 decodes faster than TFDS and lets other threads run meanwhile.
-                skipped = {name: tfds.decode.SkipDecoding() for name in _PICTURES if name in builder.info.features}
-                name = self.index.split_names[split]
-                self._sources[split] = builder.as_data_source(name, decoders=skipped)
-            return self._sources[split]
 
     def _kept_of(self, picture: str) -> "_Kept | None":
         if not self._keep:
@@ -219,6 +196,18 @@ class JoinedReader(FrameReader):
     def _record(self, frame: int) -> tuple[dict[str, Any], str]:
         part = int(np.searchsorted(self._starts, frame, side="right")) - 1
         return self._parts[part]._record(frame - int(self._starts[part]))
+
+
+def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] | None, str]:
+    """The stored `image` or `mask` of a frame as it is, or None and why it is none."""
+    if fault := find_png_fault(data):
+        # cv2 would fill what is missing with black and say nothing.
+        return None, f"its {picture} is broken, {fault}"
+    flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2:
+        return None, f"its {picture} is not an 8-bit grey PNG"
+    return decoded, ""
 
 
 def resize_frame(

@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Int, Int32, Shaped
 
 from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError, first_line
+from awcl_jax.data.records import Records
+from awcl_jax.errors import InputError
 from awcl_jax.whole_files import written_whole
 
 _CACHE = "scan_index.npz"
@@ -23,8 +25,10 @@ _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older c
 _ARRAYS = ("frame_ids", "scans", "patients", "machines", "fine", "coarse", "splits", "records")
 _NAMES = ("scan_names", "patient_names", "machine_names", "fine_names", "coarse_names", "split_names")
 _NUMBERED = {"scans": "scan_names", "patients": "patient_names", "machines": "machine_names"}
-_FEATURES = ("image", "frame_id", "scan_id", "patient_id", "machine", "anatomy_fine", "anatomy_coarse")
+_TEXTS = ("frame_id", "scan_id", "patient_id", "machine")
+_LABELS = ("anatomy_fine", "anatomy_coarse")
 _CHUNK = 1024  # records in memory at a time while labels are read
+_PIECE = 65536  # frame ids that are Python's at a time, for these take four times the memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,11 +76,12 @@ class ScanIndex:
             object.__setattr__(self, name, view)
 
     @classmethod
-    def from_dataset(cls, path: str | os.PathLike[str]) -> "ScanIndex":
+    def from_dataset(cls, path: str | os.PathLike[str], *, without: Collection[tuple[str, int]] = ()) -> "ScanIndex":
         """Read the labels of a prepared dataset; from the cache beside it when that is of this very dataset.
 
         Args:
           path: folder of the prepared dataset, or one above that holds exactly one (such as ingest's `--out`).
+          without: records to leave out, each as (split, position in it), as `data.unreadable` finds them.
 
         Returns:
           The index of all its frames, split after split, in the order of the records.
@@ -86,13 +91,62 @@ class ScanIndex:
             not unique, or a patient is in two splits.
         """
         path = find_dataset(path)
-        key = _dataset_key(path)
+        key = dataset_key(path) + (json.dumps(sorted(without)) if without else "")
         index = cls._from_cache(path, key)
         if index is None:
-            index = cls._from_labels(path)
-            _check(index)
+            index = cls._from_labels(path, without)
             index._to_cache(key)
         return index
+
+    @classmethod
+    def from_columns(
+        cls,
+        path: Path,
+        *,
+        frame_ids: pa.ChunkedArray,
+        scan_ids: pa.ChunkedArray,
+        patient_ids: pa.ChunkedArray,
+        machines: pa.ChunkedArray,
+        fine: Int32[np.ndarray, " n"],
+        coarse: Int32[np.ndarray, " n"],
+        splits: Int32[np.ndarray, " n"],
+        records: Int32[np.ndarray, " n"],
+        fine_names: Sequence[str],
+        coarse_names: Sequence[str],
+        split_names: Sequence[str],
+    ) -> "ScanIndex":
+        """The index of frames whose labels are at hand, a row for each frame.
+
+        Args:
+          path: folder of the dataset.
+          frame_ids: [n] texts, each its own.
+          scan_ids, patient_ids, machines: [n] texts, which become numbers.
+          fine, coarse, splits, records, fine_names, coarse_names, split_names: as the attributes.
+
+        Raises:
+          InputError: frame ids are not unique, or a patient is in two splits.
+        """
+        (scan_names, scans), (patient_names, patients) = _number(scan_ids), _number(patient_ids)
+        machine_names, machine_of = _number(machines)
+        _require_unique(frame_ids, path)
+        _require_apart(patients, splits, patient_names, split_names, path)
+        return cls(
+            path=path,
+            frame_ids=_as_array(frame_ids),
+            scans=scans,
+            patients=patients,
+            machines=machine_of,
+            fine=fine,
+            coarse=coarse,
+            splits=splits,
+            records=records,
+            scan_names=scan_names,
+            patient_names=patient_names,
+            machine_names=machine_names,
+            fine_names=tuple(fine_names),
+            coarse_names=tuple(coarse_names),
+            split_names=tuple(split_names),
+        )
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -108,9 +162,10 @@ class ScanIndex:
         return self.take(self.splits == self.split_names.index(name))
 
     def take(self, frames: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "ScanIndex":
-        """The frames at these positions, in this order; or those marked True."""
+        """The frames at these positions, in this order; or those marked True, not copied where they are in a row."""
         assert frames.dtype != bool or len(frames) == len(self), "a mask has a value for each frame"
-        return dataclasses.replace(self, **{name: getattr(self, name)[frames] for name in _ARRAYS})
+        chosen = _in_a_row(frames) if frames.dtype == bool else frames
+        return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in _ARRAYS})
 
     def holdout(self, fraction: float | int, seed: int) -> tuple["ScanIndex", "ScanIndex"]:
         """Set some patients apart, with all their frames.
@@ -194,41 +249,44 @@ class ScanIndex:
         digest = hashlib.sha256()
         for name in _NAMES:
             digest.update(json.dumps([name, getattr(self, name)]).encode())
-        digest.update(json.dumps(self.frame_ids.tolist()).encode())
+        digest.update(b"[")
+        for start in range(0, len(self), _PIECE):
+            piece = json.dumps(self.frame_ids[start : start + _PIECE].tolist())
+            digest.update((", " * (start > 0) + piece[1:-1]).encode())
+        digest.update(b"]")
         for name in ("scans", "patients", "machines", "fine", "coarse", "splits"):
             digest.update(getattr(self, name).astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
     @classmethod
-    def _from_labels(cls, path: Path) -> "ScanIndex":
-        builder = _open(path)
-        split_names = tuple(builder.info.splits)
-        columns: dict[str, list[Any]] = {name: [] for name in (*_FEATURES[1:], "split", "record")}
-        for split, name in enumerate(split_names):
-            for position, record in enumerate(_read_labels(builder, path, name)):
-                for feature in _FEATURES[1:]:
-                    columns[feature].append(record[feature])
-                columns["split"].append(split)
-                columns["record"].append(position)
-        scan_names, scans = _number(columns["scan_id"])
-        patient_names, patients = _number(columns["patient_id"])
-        machine_names, machines = _number(columns["machine"])
-        return cls(
-            path=path,
-            frame_ids=np.array([_text(frame_id) for frame_id in columns["frame_id"]], dtype=np.str_),
-            scans=scans,
-            patients=patients,
-            machines=machines,
-            fine=np.array(columns["anatomy_fine"], np.int32),
-            coarse=np.array(columns["anatomy_coarse"], np.int32),
-            splits=np.array(columns["split"], np.int32),
-            records=np.array(columns["record"], np.int32),
-            scan_names=scan_names,
-            patient_names=patient_names,
-            machine_names=machine_names,
-            fine_names=tuple(builder.info.features["anatomy_fine"].names),
-            coarse_names=tuple(builder.info.features["anatomy_coarse"].names),
-            split_names=split_names,
+    def _from_labels(cls, path: Path, without: Collection[tuple[str, int]]) -> "ScanIndex":
+        records = Records(path)
+        texts: dict[str, list[pa.Array]] = {name: [] for name in _TEXTS}
+        numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*_LABELS, "split", "record")}
+        for split, name in enumerate(records.splits):
+            left_out = {position for of, position in without if of == name}
+            for positions, read in _read_labels(records, name, left_out):
+                for feature in _TEXTS:
+                    texts[feature].append(pa.array([record[feature] for record in read], pa.string()))
+                for feature in _LABELS:
+                    numbers[feature].append(np.array([record[feature] for record in read], np.int32))
+                numbers["split"].append(np.full(len(positions), split, np.int32))
+                numbers["record"].append(np.array(positions, np.int32))
+        column = {name: pa.chunked_array(chunks, pa.string()) for name, chunks in texts.items()}
+        array = {name: np.concatenate([np.zeros(0, np.int32), *chunks]) for name, chunks in numbers.items()}
+        return cls.from_columns(
+            path,
+            frame_ids=column["frame_id"],
+            scan_ids=column["scan_id"],
+            patient_ids=column["patient_id"],
+            machines=column["machine"],
+            fine=array["anatomy_fine"],
+            coarse=array["anatomy_coarse"],
+            splits=array["split"],
+            records=array["record"],
+            fine_names=records.info.features["anatomy_fine"].names,
+            coarse_names=records.info.features["anatomy_coarse"].names,
+            split_names=records.splits,
         )
 
     @classmethod
@@ -291,7 +349,7 @@ def _prepared(folder: Path, depth: int) -> Iterator[Path]:
             yield from _prepared(child, depth - 1)
 
 
-def _dataset_key(path: Path) -> str:
+def dataset_key(path: Path) -> str:
     """Changes whenever the files of the dataset change.
 
     The time of change is part of it: a corrected label may leave every size as it was.
@@ -306,55 +364,66 @@ def _dataset_key(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> tfds.core.DatasetBuilder:
-    try:
-        builder = tfds.builder_from_directory(path)
-    except Exception as error:  # TFDS and protobuf raise many kinds here
-        raise InputError(f"The dataset {path} cannot be opened ({first_line(error)}): prepare it again.") from error
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        stored = builder.info.file_format.value
-        raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")
-    if absent := [name for name in _FEATURES if name not in builder.info.features]:
-        raise InputError(
-            f"The dataset {path} lacks {', '.join(absent)}; see awcl_jax.data.datasets.frames for the record."
-        )
-    return builder
+def _read_labels(
+    records: Records, split: str, left_out: Collection[int]
+) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
+    """Positions and records of a split, but for those left out, some at a time."""
+    count = records.count(split)
+    for start in range(0, count, _CHUNK):
+        positions = [at for at in range(start, min(start + _CHUNK, count)) if at not in left_out]
+        if positions:
+            yield positions, records.read_many(split, positions)
 
 
-def _read_labels(builder: tfds.core.DatasetBuilder, path: Path, split: str) -> Iterator[dict[str, Any]]:
-    skipped = {name: tfds.decode.SkipDecoding() for name in ("image", "mask") if name in builder.info.features}
-    try:
-        source = builder.as_data_source(split, decoders=skipped)
-        for start in range(0, len(source), _CHUNK):
-            yield from source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
-    except Exception as error:  # array_record raises whatever its C++ side does
-        raise InputError(
-            f"The {split} split of the dataset {path} is damaged ({first_line(error)}): prepare it again."
-        ) from error
+def _require_unique(frame_ids: pa.ChunkedArray, path: Path) -> None:
+    if pc.count_distinct(frame_ids).as_py() == len(frame_ids):
+        return
+    counted = pc.value_counts(frame_ids)
+    repeated = sorted(counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist())
+    raise InputError(
+        f"{path} has {len(repeated)} frame id(s) more than once, the first {repeated[0]!r}: a frame has an id of its "
+        "own."
+    )
 
 
-def _check(index: ScanIndex) -> None:
-    names, counts = np.unique(index.frame_ids, return_counts=True)
-    if repeated := names[counts > 1].tolist():
+def _require_apart(
+    patients: Int32[np.ndarray, " n"],
+    splits: Int32[np.ndarray, " n"],
+    patient_names: Sequence[str],
+    split_names: Sequence[str],
+    path: Path,
+) -> None:
+    is_in = np.zeros((len(patient_names), len(split_names)), bool)
+    is_in[patients, splits] = True
+    shared = np.flatnonzero(is_in.sum(axis=1) > 1)
+    if shared.size:
+        first = [split_names[split] for split in np.flatnonzero(is_in[shared[0]]).tolist()]
         raise InputError(
-            f"{index.path} has {len(repeated)} frame id(s) more than once, the first {repeated[0]!r}: a frame has an "
-            "id of its own."
-        )
-    pairs = np.unique(np.stack([index.patients, index.splits]), axis=1)
-    patients, counts = np.unique(pairs[0], return_counts=True)
-    if shared := patients[counts > 1].tolist():
-        splits = [index.split_names[split] for split in pairs[1][pairs[0] == shared[0]]]
-        raise InputError(
-            f"{index.path} has {len(shared)} patient(s) in several splits, the first "
-            f"{index.patient_names[shared[0]]!r} in {' and '.join(splits)}: split the data by patient."
+            f"{path} has {shared.size} patient(s) in several splits, the first {patient_names[shared[0]]!r} in "
+            f"{' and '.join(first)}: split the data by patient."
         )
 
 
-def _number(texts: list[bytes | str]) -> tuple[tuple[str, ...], Int32[np.ndarray, " n"]]:
+def _number(texts: pa.ChunkedArray) -> tuple[tuple[str, ...], Int32[np.ndarray, " n"]]:
     """Sorted distinct names, and the position of each text among them."""
-    names, ids = np.unique(np.array([_text(text) for text in texts], dtype=np.str_), return_inverse=True)
-    return tuple(names.tolist()), ids.astype(np.int32)
+    encoded = pa.chunked_array(texts).combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    position = np.empty(len(names), np.int32)
+    position[order] = np.arange(len(names), dtype=np.int32)
+    return tuple(names[at] for at in order), position[encoded.indices.to_numpy()]
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _as_array(texts: pa.ChunkedArray) -> Shaped[np.ndarray, " n"]:
+    """The texts as NumPy's, all of the longest one's width."""
+    width = pc.max(pc.utf8_length(texts)).as_py() or 1
+    array = np.empty(len(texts), f"U{width}")
+    for start in range(0, len(texts), _PIECE):
+        array[start : start + _PIECE] = texts.slice(start, _PIECE).to_pylist()
+    return array
+
+
+def _in_a_row(mask: Bool[np.ndarray, " n"]) -> slice | Bool[np.ndarray, " n"]:
+    """The mask as a slice where what it marks is in a row: a split of millions of frames then needs no copy."""
+    start, count = int(mask.argmax()) if mask.size else 0, int(mask.sum())
+    return slice(start, start + count) if mask[start : start + count].all() else mask

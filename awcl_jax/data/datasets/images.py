@@ -104,7 +104,7 @@ def _decode(path: Path) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
     data = path.read_bytes()
     if not data:
         raise InputError(f"{path} is broken: it has no bytes.")
-    if data.startswith(_PNG) and (fault := _find_png_fault(data)):
+    if fault := find_png_fault(data):
         # cv2 would fill what is missing with black and say nothing.
         raise InputError(f"{path} is broken: {fault}.")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -115,8 +115,10 @@ def _decode(path: Path) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
     return data, to_grey(image)
 
 
-def _find_png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG, from the checksums of its chunks; None when it is whole."""
+def find_png_fault(data: bytes) -> str | None:
+    """What is wrong with a PNG, from the checksums of its chunks; None when it is whole, or no PNG."""
+    if not data.startswith(_PNG):
+        return None
     start = len(_PNG)
     while start + 12 <= len(data):
         end = start + 8 + int.from_bytes(data[start : start + 4])
