@@ -24,6 +24,7 @@ FREE_ON_RESUME = (
     "data.path",
     "data.cache_mb",
     "data.threads",
+    "data.skip_unreadable",  # the data's fingerprint tells whether a frame was left out
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -55,6 +56,7 @@ def default_config() -> ConfigDict:
     config.data.size = 96  # edge in pixels of the square that frames are read at
     config.data.unlabelled = ()  # folders of further prepared datasets, to pretrain on without labels
     config.data.mask_overlays = False  # set what lies outside of the sector, where machines write, to 0
+    config.data.skip_unreadable = False  # leave out frames that cannot be read, for which all are read once before
     config.data.val_share = 0.15  # share of the training patients held out where the dataset has no `val` split
     config.data.cache_mb = 1024  # decoded frames are kept in memory when all fit into this
     config.data.threads = 2  # that read and decode
@@ -160,6 +162,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("seed", lambda x: x >= 0, "0 or more"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
         ("data.mask_overlays", lambda x: isinstance(x, bool), "True or False"),
+        ("data.skip_unreadable", lambda x: isinstance(x, bool), "True or False"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
         ("data.threads", lambda x: x >= 1, "at least 1"),

@@ -88,9 +88,13 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     downstream_config.validate(config, devices=mesh.size)
     setup = set_up(config)
-    run_folder.claim(workdir, config=configuration.to_dict(config), fingerprint=setup.data.fingerprint)
+    run_folder.claim(
+        workdir,
+        config=configuration.to_dict(config),
+        fingerprint=setup.data.fingerprint,
+    )
     start = initial_state(setup, seed=config.seed)
-    say(selection.describe(setup.data))
+    pretrain.tell_of_data(setup.data, workdir)
     say(
         f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
         f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
@@ -114,6 +118,7 @@ def set_up(config: ConfigDict) -> Setup:
         val_share=config.data.val_share,
         seed=config.seed,
         mask_overlays=config.data.mask_overlays,
+        skip_unreadable=config.data.skip_unreadable,
     )
     task = make_task(config, data)
     encoder = initial_encoder(
@@ -285,6 +290,7 @@ def _conclude(
         "validation": {setup.task.chosen_by: history[chosen]},
         "training_frames": int(setup.task.train.positions.size),
         "frames": selection.counts(setup.data),
+        "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "test": scores_as_json(outcome.scores),

@@ -28,6 +28,7 @@ from awcl_jax.bad_steps import BadSteps
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import datasets, pipeline, selection
 from awcl_jax.data.sampler import BatchPlan, EpochPlan
+from awcl_jax.data.unreadable import write_list
 from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels, remembered
@@ -84,7 +85,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     setup = _claim(config, workdir, devices=mesh.size)
     queue = make_queue(config, setup.labels)
     untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
-    say(selection.describe(setup.data))
+    tell_of_data(setup.data, workdir)
     say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
         f"{mesh.devices.flat[0].platform} device(s); the run is in {workdir}"
@@ -98,8 +99,12 @@ def _claim(config: ConfigDict, workdir: Path, *, devices: int) -> Setup:
     with processes.together():
         configuration.validate(config, devices=devices)
         setup = set_up(config)
-        fingerprint = setup.data.fingerprint
-        claim = partial(run_folder.claim, workdir, config=configuration.to_dict(config), fingerprint=fingerprint)
+        claim = partial(
+            run_folder.claim,
+            workdir,
+            config=configuration.to_dict(config),
+            fingerprint=setup.data.fingerprint,
+        )
         if processes.first():
             claim()
     # The others after the first, so that they can tell whether it is the same folder.
@@ -123,6 +128,7 @@ def set_up(config: ConfigDict) -> Setup:
         val_share=config.data.val_share,
         seed=config.seed,
         mask_overlays=config.data.mask_overlays,
+        skip_unreadable=config.data.skip_unreadable,
         unlabelled=config.data.unlabelled,
     )
     labels = selection.positive_labels(
@@ -393,6 +399,7 @@ def _conclude(
     results = {
         "steps": config.train.steps,
         "frames": selection.counts(setup.data),
+        "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: scores_as_json(scores) for column, scores in columns.items()},
@@ -422,6 +429,15 @@ def _conclude(
     page = writing.leave_in(workdir, frame_map)
     say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
     return results
+
+
+def tell_of_data(data: selection.Selection, workdir: Path) -> None:
+    """Say which frames there are; those left out are named in a file of the run's folder."""
+    say(selection.describe(data))
+    if data.left_out and processes.first():
+        file = workdir / run_folder.UNREADABLE_FILE
+        write_list(data.left_out, file)
+        say(f"  they are named in {file}")
 
 
 def say(message: str) -> None:

@@ -12,6 +12,7 @@ from awcl_jax.whole_files import written_whole
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 FRAMES_FILE = "test_frames.csv"
+UNREADABLE_FILE = "unreadable_frames.csv"
 
 
 def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: bool = False) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),
     ("data.selection",),
-    ("data.pipeline", "data.sampler", "data.sources", "data.frames"),
+    ("data.pipeline", "data.sampler", "data.sources", "data.frames", "data.unreadable"),
     ("data.scans",),
     ("data.records",),
     ("data.datasets", "data"),

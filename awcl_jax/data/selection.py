@@ -1,5 +1,6 @@
 """Which frames a run trains on, validates and tests on, and whom its loss pulls together."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from awcl_jax.anatomy import UNLABELLED, keep_anatomy_ratio
 from awcl_jax.data.frames import FrameReader, JoinedReader
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.unreadable import Unreadable, find_unreadable
 from awcl_jax.errors import InputError
 
 POSITIVES = ("anatomy", "scan", "frame")
@@ -32,16 +34,18 @@ class Selection:
     """Frames of a dataset by purpose; no patient has two.
 
     Attributes:
-      fingerprint: of the whole dataset.
+      fingerprint: of the whole dataset, without the frames left out.
       train: frames to pretrain on, and to fit evaluators to.
       val: frames to choose by.
       test: frames to report on.
+      left_out: frames that cannot be read, each with the folder of its dataset.
     """
 
     fingerprint: str
     train: Part
     val: Part
     test: Part
+    left_out: tuple[tuple[Path, Unreadable], ...] = ()
 
 
 def select(
@@ -53,6 +57,7 @@ def select(
     seed: int,
     mask_overlays: bool = False,
     unlabelled: Sequence[str | Path] = (),
+    skip_unreadable: bool = False,
 ) -> Selection:
     """The splits of a prepared dataset.
 
@@ -64,11 +69,21 @@ def select(
       seed: of that draw.
       mask_overlays: set what lies outside of a frame's sector to 0 as it is read.
       unlabelled: folders of further datasets; the frames of their `train` splits are trained on, too, without labels.
+      skip_unreadable: leave out frames that cannot be read, for which all are read once, see `data.unreadable`.
 
     Raises:
-      InputError: no such dataset, it has no train or test split, or a further one is given twice.
+      InputError: no such dataset, it has no train or test split, a further one is given twice, or a record cannot be
+        read and is not left out.
     """
-    index = ScanIndex.from_dataset(path)
+    left_out: list[tuple[Path, Unreadable]] = []
+
+    def readable(folder: str | Path) -> ScanIndex:
+        found = find_unreadable(folder) if skip_unreadable else ()
+        index = ScanIndex.from_dataset(folder, without=[(frame.split, frame.record) for frame in found])
+        left_out.extend((index.path, frame) for frame in found)
+        return index
+
+    index = readable(path)
     train, test = index.split("train"), index.split("test")
     if "val" in index.split_names:
         val = index.split("val")
@@ -80,10 +95,11 @@ def select(
             return JoinedReader(part, others, size, cache_mb, mask_overlays=mask_overlays)
         return FrameReader(part, size, cache_mb, mask_overlays=mask_overlays)
 
-    others = [ScanIndex.from_dataset(folder).split("train") for folder in unlabelled]
+    others = [readable(folder).split("train") for folder in unlabelled]
     readers = reader(train, others), reader(val), reader(test)
     joined = f"+{readers[0].index.fingerprint}" if others else ""
-    return Selection(index.fingerprint + joined, *(Part(reader.index, reader) for reader in readers))
+    train_part, val_part, test_part = (Part(reader.index, reader) for reader in readers)
+    return Selection(index.fingerprint + joined, train_part, val_part, test_part, tuple(left_out))
 
 
 def positive_labels(
@@ -219,6 +235,11 @@ def counts(selection: Selection) -> dict[str, dict[str, int]]:
     }
 
 
+def count_unreadable(selection: Selection) -> dict[str, int]:
+    """Numbers of frames that are left out since they cannot be read, by split; of all datasets together."""
+    return dict(collections.Counter(frame.split for _, frame in selection.left_out))
+
+
 def describe(selection: Selection) -> str:
     """What `counts` gives, a line for each purpose."""
     lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
@@ -227,4 +248,6 @@ def describe(selection: Selection) -> str:
         f"{n['patients']:4} patients"
         for name, n in counts(selection).items()
     ]
+    if unreadable := count_unreadable(selection):
+        lines.append(f"  left out, for they cannot be read: {', '.join(f'{n} of {s}' for s, n in unreadable.items())}")
     return "\n".join(lines)

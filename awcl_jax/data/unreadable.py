@@ -1,0 +1,138 @@
+"""Which frames of a prepared dataset cannot be read, found before a run by reading all of them.
+
+That a frame can be read is a property of the dataset. So it is looked at where the frames of a run are chosen, and what
+comes after knows nothing of it: the plan of batches stays a function of index and seed.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from awcl_jax.data.frames import decode_picture
+from awcl_jax.data.records import Records
+from awcl_jax.data.scans import dataset_key, find_dataset
+from awcl_jax.errors import InputError, first_line
+from awcl_jax.whole_files import written_whole
+
+_CACHE = "unreadable.json"
+_CACHE_FORMAT = "1"  # a new number when more or fewer frames count as readable
+_CHUNK = 256  # records that a thread goes through at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A frame that cannot be read.
+
+    Attributes:
+      split: name of its split.
+      record: position in the split.
+      frame_id: its name; empty where the whole record cannot be read, in which the name stands.
+      fault: why, in one line.
+    """
+
+    split: str
+    record: int
+    frame_id: str
+    fault: str
+
+
+def find_unreadable(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple[Unreadable, ...]:
+    """Read every record of a dataset and decode its image and mask.
+
+    The outcome is kept beside the dataset, and taken from there as long as no file of the dataset changes its size or
+    its time of change.
+
+    Args:
+      path: folder of the prepared dataset, or one above that holds exactly one.
+      threads: that read and decode; by default as many as this process has cores, up to 16.
+
+    Returns:
+      The frames that cannot be read, in the order of splits and records; the same for any number of threads.
+
+    Raises:
+      InputError: no or several datasets are there, one cannot be opened, or nothing of a split can be read.
+      OSError: a file of the dataset is missing or may not be read, which is no damage.
+    """
+    path = find_dataset(path)
+    key = f"{_CACHE_FORMAT} {dataset_key(path)}"
+    found = _from_cache(path, key)
+    if found is None:
+        found = tuple(_read_all(Records(path), threads or min(16, len(os.sched_getaffinity(0)))))
+        _to_cache(path, key, found)
+    return found
+
+
+def write_list(found: Sequence[tuple[Path, Unreadable]], path: Path) -> None:
+    """Write frames that cannot be read, each with the folder of its dataset, as CSV."""
+    with written_whole(path) as part, part.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["dataset", *(field.name for field in dataclasses.fields(Unreadable))])
+        table.writerows([dataset, *dataclasses.astuple(frame)] for dataset, frame in found)
+
+
+def _read_all(records: Records, threads: int) -> Iterator[Unreadable]:
+    _require_files(records)
+    total = sum(map(records.count, records.splits))
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=total, desc=f"Checking {records.path}", unit=" frames", disable=None) as progress,
+    ):
+        for split in records.splits:
+            count, bad = records.count(split), 0
+            chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+            for chunk, faults in zip(chunks, pool.map(partial(_check, records, split), chunks), strict=True):
+                progress.update(len(chunk))
+                bad += len(faults)
+                yield from faults
+            if count and bad == count:
+                raise InputError(f"No frame of split {split!r} of {records.path} can be read: copy the dataset again.")
+
+
+def _require_files(records: Records) -> None:
+    for split in records.splits:
+        for file in records.info.splits[split].filepaths:
+            with Path(file).open("rb"):
+                pass
+
+
+def _check(records: Records, split: str, positions: range) -> list[Unreadable]:
+    """Those of some records of a split that cannot be read."""
+    faults = []
+    for position in positions:
+        frame_id, fault = _fault(records, split, position)
+        if fault:
+            faults.append(Unreadable(split, position, frame_id, fault))
+    return faults
+
+
+def _fault(records: Records, split: str, position: int) -> tuple[str, str]:
+    """The frame's name, where that can be read, and what is wrong with it."""
+    try:
+        fields = records.read(split, position)
+    except InputError as error:
+        return "", first_line(error.__cause__ or error)
+    faults = [decode_picture(picture, fields[picture])[1] for picture in records.pictures]
+    return fields["frame_id"].decode(), "; ".join(filter(None, faults))
+
+
+def _from_cache(path: Path, key: str) -> tuple[Unreadable, ...] | None:
+    """What was found before, or None where this dataset was not looked through yet."""
+    try:
+        stored = json.loads((path / _CACHE).read_text())
+        return tuple(Unreadable(**frame) for frame in stored["frames"]) if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _to_cache(path: Path, key: str, found: Sequence[Unreadable]) -> None:
+    # A dataset on a read-only disk is as good, only slower to open.
+    with contextlib.suppress(OSError), written_whole(path / _CACHE) as part:
+        part.write_text(json.dumps({"key": key, "frames": [dataclasses.asdict(frame) for frame in found]}))
