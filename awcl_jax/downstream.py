@@ -92,6 +92,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         workdir,
         config=configuration.to_dict(config),
         fingerprint=setup.data.fingerprint,
+        pixels=setup.data.pixels_fingerprint(),
     )
     start = initial_state(setup, seed=config.seed)
     pretrain.tell_of_data(setup.data, workdir)

@@ -104,6 +104,7 @@ def _claim(config: ConfigDict, workdir: Path, *, devices: int) -> Setup:
             workdir,
             config=configuration.to_dict(config),
             fingerprint=setup.data.fingerprint,
+            pixels=setup.data.pixels_fingerprint(),
         )
         if processes.first():
             claim()

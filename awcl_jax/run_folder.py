@@ -15,13 +15,16 @@ FRAMES_FILE = "test_frames.csv"
 UNREADABLE_FILE = "unreadable_frames.csv"
 
 
-def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: bool = False) -> None:
+def claim(
+    workdir: Path, *, config: Mapping[str, Any], fingerprint: str, pixels: str | None = None, begun: bool = False
+) -> None:
     """Begin a run in this folder, or make sure that it is the same one that goes on.
 
     Args:
       workdir: made where it is not there.
       config: the configuration as plain values.
       fingerprint: of the data.
+      pixels: fingerprint of some of its frames' pixels; runs from before there was one go on without.
       begun: another process, perhaps on another host, has begun the run.
 
     Raises:
@@ -40,7 +43,7 @@ def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: 
         if others:
             raise InputError(f"{workdir} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"config": config, "data": fingerprint})
+        write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
         return
     before = read_json(file)
     if not isinstance(before.get("config"), dict):
@@ -49,6 +52,11 @@ def claim(workdir: Path, *, config: Mapping[str, Any], fingerprint: str, begun: 
         raise InputError(
             f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
             "give that data's path or another --workdir."
+        )
+    if pixels is not None and before.get("pixels", pixels) != pixels:
+        raise InputError(
+            f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
+            f"{before['pixels']}, now {pixels}); give that data's path or another --workdir."
         )
     if changed := changed_fields(before["config"], json.loads(json.dumps(config))):
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")

@@ -48,6 +48,15 @@ def test_other_data_is_refused(tmp_path):
         claim(tmp_path, config=config_of(), fingerprint="beef")
 
 
+def test_other_pictures_are_refused_and_runs_that_know_nothing_of_them_go_on(tmp_path):
+    claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+    claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+    with pytest.raises(InputError, match=r"run on other pictures.* \(fingerprint a\+b\+c, now a\+b\+d\)"):
+        claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+d", begun=True)
+    claim(tmp_path / "old", config=config_of(), fingerprint="f00d")
+    claim(tmp_path / "old", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -1,6 +1,8 @@
 """Frames that cannot be read: found, named, and left out as if they had never been there."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.unreadable import Unreadable, find_unreadable
 from awcl_jax.errors import InputError
 from configs import fine
-from tests.conftest import frame_record, speckle
+from tests.conftest import FrameSet, frame_record, speckle
 
 PATIENTS = {"train": "abcdefgh", "val": "ij", "test": "kl"}
 FLIPPED = ("b1", "e0", "k2")  # a bit of their chunk in the file
@@ -181,6 +183,7 @@ def test_frames_are_left_out_as_if_they_had_never_been_there(damaged, prepare):
     for _ in range(2):  # the second time from the caches
         chosen = select(damaged, skip_unreadable=True)
         assert chosen.fingerprint == expected.fingerprint
+        assert chosen.pixels_fingerprint() == expected.pixels_fingerprint()
         for name in PATIENTS:
             part, other = getattr(chosen, name), getattr(expected, name)
             assert part.index.frame_ids.tolist() == other.index.frame_ids.tolist()
@@ -245,3 +248,44 @@ def test_a_run_goes_without_the_frames_and_names_them(damaged, tmp_path, capsys)
     flip_bit(damaged, "d0")
     with pytest.raises(InputError, match="holds a run on other data"):
         pretrain.run(config, tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
+    dataset, workdir = prepare("whole", broken=False), tmp_path / "run"
+    config = config_of(dataset)
+    pretrain._claim(config, workdir, devices=1)
+    assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2
+    compressed, changed = shutil.copytree(dataset, tmp_path / "again"), shutil.copytree(dataset, tmp_path / "changed")
+    rewrite(compressed, lambda image: image)
+    config.data.path = str(compressed)
+    pretrain._claim(config, workdir, devices=1)
+    rewrite(changed, lambda image: 255 - image)
+    config.data.path = str(changed)
+    with pytest.raises(InputError, match=r"other pictures, though with the same ids and labels"):
+        pretrain._claim(config, workdir, devices=1)
+
+
+def rewrite(dataset: Path, draw) -> None:
+    """Prepare a dataset again, with pictures made of the old ones and compressed less."""
+    splits = {}
+    for split, patients in PATIENTS.items():
+        splits[split] = records_of(patients, broken=False)
+        for record in splits[split]:
+            image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_GRAYSCALE)
+            record["image"] = png(draw(image), level=0)
+    folder = dataset.with_name(f"{dataset.name}-new")
+    builder = FrameSet(splits=splits, masks=True, data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    shutil.rmtree(dataset)
+    shutil.copytree(builder.data_dir, dataset)
+
+
+def test_pixels_are_told_apart_by_a_single_value(prepare_frames):
+    image = speckle("x")
+    other = image.copy()
+    other[3, 4] ^= 1
+    made = []
+    for name, picture in {"one": png(image, 1), "two": png(image, 9), "three": png(other, 9)}.items():
+        dataset = prepare_frames(name, train=[frame_record("x", image=picture), frame_record("y")])
+        made.append(FrameReader(ScanIndex.from_dataset(dataset), size=8).pixels_fingerprint())
+    assert made[0] == made[1] != made[2]

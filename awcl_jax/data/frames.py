@@ -1,5 +1,6 @@
 """Frames by their position in the index: decoded, grey, square, and kept in memory when all of them fit."""
 
+import hashlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from awcl_jax.data.datasets.images import find_png_fault, png_size
 from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
+
+_SAMPLED = 64  # frames whose pixels tell whether the dataset is still the same
 
 
 class FrameReader:
@@ -101,6 +104,21 @@ class FrameReader:
           IndexError: a position is outside of the index.
         """
         return np.array([fields.get(name, math.nan) for fields in self._fields(frames)], np.float64)
+
+    def pixels_fingerprint(self) -> str:
+        """Sixteen hex digits that tell the pixels of up to 64 frames, evenly spread over the index, as they are stored.
+
+        Labels have the index's own fingerprint. This one is of pixels, not of files: a dataset that was prepared again,
+        with another compression, has the same.
+
+        Raises:
+          InputError: as `read`.
+        """
+        digest = hashlib.sha256()
+        for frame in np.linspace(0, len(self.index) - 1, min(len(self.index), _SAMPLED)).round().astype(int).tolist():
+            image = self._decode("image", frame)
+            digest.update(f"{image.shape}".encode() + image.tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def mask_names(self) -> tuple[str, ...]:

@@ -47,6 +47,10 @@ class Selection:
     test: Part
     left_out: tuple[tuple[Path, Unreadable], ...] = ()
 
+    def pixels_fingerprint(self) -> str:
+        """What tells the pixels of some frames of every part, as `FrameReader.pixels_fingerprint`."""
+        return "+".join(part.reader.pixels_fingerprint() for part in (self.train, self.val, self.test))
+
 
 def select(
     path: Path,
