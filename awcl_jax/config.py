@@ -4,8 +4,10 @@ Files in `configs/` change a few fields of `default_config()`; any field can be 
 (`--config.train.steps=500`). `validate` looks at the whole before anything is read or compiled.
 """
 
+import difflib
 import itertools
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -133,6 +135,7 @@ def validate(config: ConfigDict, *, devices: int = 1) -> None:
     Raises:
       InputError: with every problem in one line.
     """
+    refuse(wrong_types(config, default_config()))
     refuse(itertools.chain(common_problems(config, devices), _problems(config, devices)))
 
 
@@ -140,6 +143,27 @@ def refuse(problems: Iterable[str]) -> None:
     """Raise an InputError of these problems, in one line, if there are any."""
     if found := list(problems):
         raise InputError("; ".join(found))
+
+
+def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") -> Iterator[str]:
+    """A sentence for each field that one of these configurations does not have, or whose value is of another kind.
+
+    `ConfigDict` takes None for anything, and any list for any other.
+
+    Args:
+      config: as `default`, with changes.
+      default: has all fields, with values of their kind.
+      place: of both, for messages.
+    """
+    for name in sorted({*config.keys()} - {*default.keys()}):
+        yield _no_field(name, default, place)
+    for name, wanted in default.items():
+        if name not in config:
+            yield f"{place}.{name} is missing"
+        elif isinstance(wanted, ConfigDict) and isinstance(config[name], ConfigDict):
+            yield from wrong_types(config[name], wanted, f"{place}.{name}")
+        elif not _fits(config[name], default, name):
+            yield f"{place}.{name} is {_kind(default, name)}; got {_shown(config[name])}"
 
 
 def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
@@ -159,10 +183,10 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
     )
     yield from broken_rules(
         config,
+        ("name", lambda x: x != "" and "/" not in x, "part of a folder's name, without a /"),
         ("seed", lambda x: x >= 0, "0 or more"),
+        ("seed", lambda x: x < 2**32, f"below {2**32}, for of a larger one JAX takes the lower 32 bits"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
-        ("data.mask_overlays", lambda x: isinstance(x, bool), "True or False"),
-        ("data.skip_unreadable", lambda x: isinstance(x, bool), "True or False"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
         ("data.threads", lambda x: x >= 1, "at least 1"),
@@ -174,6 +198,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
         ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
         ("train.steps", lambda x: x >= 1, "at least 1"),
+        ("train.steps", lambda x: x < 2**31, f"below {2**31}, for they are counted in 32 bits"),
         ("train.log_every", lambda x: x >= 1, "at least 1"),
         ("train.bad_steps", lambda x: x >= 1, "at least 1"),
     )
@@ -212,6 +237,11 @@ def broken_rules(config: ConfigDict, *rules: tuple[str, Callable[[Any], bool], s
             yield f"config.{field} must be {rule}; got {value}"
 
 
+def are_names(values: tuple[Any, ...]) -> bool:
+    """Whether these are texts, and none is empty."""
+    return all(isinstance(value, str) and value for value in values)
+
+
 def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
     yield from unknown_names(
         config,
@@ -237,6 +267,8 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("loss.temperature", lambda x: x > 0, "above 0"),
         ("loss.block_size", lambda x: x is None or x >= 1, "at least 1"),
         ("loss.coarse_weight", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+        ("data.unlabelled", are_names, "folders"),
+        ("eval.anatomies", are_names, "names"),
         ("queue.size", lambda x: x >= 0, "0 or more"),
         ("queue.momentum", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("train.encode_chunks", lambda x: x >= 1, "at least 1"),
@@ -293,21 +325,83 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def from_dict(values: dict[str, Any]) -> ConfigDict:
-    """The configuration that `to_dict` gave as plain values.
+def from_dict(values: Mapping[str, Any], default: ConfigDict | None = None) -> ConfigDict:
+    """The configuration that `to_dict` gave as plain values; a field that they do not have keeps its default.
+
+    Args:
+      values: fields by group, of plain values as JSON has them.
+      default: has all fields, and is changed; that of pretraining where none is given.
 
     Raises:
-      InputError: these are no values of a configuration of this version.
+      InputError: these are no fields of a configuration of this version, or are of another kind; with all such fields.
     """
-    config = default_config()
-    fields = {field: tuple(value) if isinstance(value, list) else value for field, value in _flatten(values)}
-    if unknown := sorted(fields.keys() - dict(_flatten(to_dict(config))).keys()):
-        raise InputError(f"This configuration is not one of this version, which has no {', '.join(unknown)}.")
-    try:
-        config.update_from_flattened_dict(fields)
-    except TypeError as error:
-        raise InputError(f"This configuration is not one of this version: {error}.") from None
+    config = default_config() if default is None else default
+    refuse(_lay_over(config, values, "config"))
     return config
+
+
+def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Sets what fits, and gives a sentence for each field that does not."""
+    for name, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in config:
+            yield _no_field(name, config, place)
+        elif isinstance(config[name], ConfigDict) and isinstance(value, dict):
+            yield from _lay_over(config[name], value, f"{place}.{name}")
+        elif not _fits(value, config, name):
+            yield f"{place}.{name} is {_kind(config, name)}; got {_shown(value)}"
+        else:
+            config[name] = value
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a line of text",
+    tuple: "a list, of numbers or of lines of text",
+    ConfigDict: "a group of fields",
+}
+
+
+def _kind(default: ConfigDict, name: str) -> str:
+    return _KINDS[default.get_type(name)] + (", or nothing" if default[name] is None else "")
+
+
+def _fits(value: Any, default: ConfigDict, name: str) -> bool:
+    """Whether a value is of this field's kind. Where there is nothing by default there may be nothing."""
+    wanted = default.get_type(name)
+    if value is None:
+        return default[name] is None
+    if wanted is int:
+        return _is_number(value) and isinstance(value, int)
+    if wanted is float:
+        return _is_number(value)
+    if wanted is str:
+        return _is_line(value)
+    if wanted is tuple:
+        return isinstance(value, tuple | list) and (all(map(_is_line, value)) or all(map(_is_number, value)))
+    return isinstance(value, wanted)
+
+
+def _is_number(value: Any) -> bool:
+    # True and False are whole numbers to Python. Of NaN the rules say more.
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 2**53
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _no_field(name: str, default: ConfigDict, place: str) -> str:
+    near = difflib.get_close_matches(str(name), default.keys(), n=1)
+    hint = f"did you mean {place}.{near[0]}?" if near else f"there are {', '.join(default.keys())}"
+    return f"{place} has no field {_shown(name)}: {hint}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a few signs, on one line."""
+    return reprlib.repr(value)
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -11,7 +11,16 @@ from ml_collections.config_dict import placeholder
 
 from awcl_jax import anatomy
 from awcl_jax.augment import Augmentation
-from awcl_jax.config import augmentation_fields, broken_rules, common_problems, default_config, refuse, unknown_names
+from awcl_jax.config import (
+    are_names,
+    augmentation_fields,
+    broken_rules,
+    common_problems,
+    default_config,
+    refuse,
+    unknown_names,
+    wrong_types,
+)
 
 TASKS = ("planes", "segmentation")
 
@@ -73,6 +82,7 @@ def validate(config: ConfigDict, *, devices: int = 1) -> None:
     Raises:
       InputError: with every problem in one line.
     """
+    refuse(wrong_types(config, default_downstream_config()))
     refuse(itertools.chain(common_problems(config, devices), _problems(config)))
 
 
@@ -81,6 +91,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     yield from broken_rules(
         config,
         ("task.label_fraction", lambda x: 0 < x <= 1, "a share above 0, up to 1"),
+        ("task.anatomies", are_names, "names"),
+        ("task.head", are_names, "names"),
         ("encoder.init", lambda x: x != "", "random, a run or a file"),
         ("train.validate_every", lambda x: x >= 1, "at least 1"),
         ("train.patience", lambda x: x is None or x >= 1, "at least 1"),

@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from awcl_jax import config as configuration
 from awcl_jax import run_folder, trained_encoder
 from awcl_jax.errors import InputError
 from awcl_jax.models.weights import FILES, load_torch_resnet
@@ -44,10 +43,9 @@ def initial_encoder(
 
 def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
     run, _ = trained_encoder.find_checkpoint(init)
-    values = run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {})
-    if "task" in values:
+    if "task" in run_folder.read_claim(run)["config"]:
         raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
-    config = configuration.from_dict(values)
+    config = trained_encoder.read_config(run)
     found = {
         "arch": config.model.arch,
         "width_factor": config.model.width_factor,

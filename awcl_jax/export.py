@@ -114,7 +114,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
     made_of = model_card.Provenance(
         settings=settings,
         fields=configuration.deciding_fields(settings),
-        fingerprint=run_folder.read_json(run / run_folder.CONFIG_FILE)["data"],
+        fingerprint=run_folder.read_claim(run)["data"],
         step=step,
         results=run_folder.read_json(results) if results.is_file() else {},
         validation=_validation(run, step),

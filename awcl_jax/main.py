@@ -1,11 +1,14 @@
 """Pretrain an encoder, or put one to use: `python -m awcl_jax.main --config=configs/fine.py`.
 
-The configuration is a Python file with `get_config()`; a name after a colon is its argument, and any field can be set:
+The configuration is a Python file with `get_config()`; a name after a colon is its argument, and any field can be set.
+Such a file is executed: take only one that you trust. JSON is only read, and may be a stranger's; `config.json` in a
+run's folder makes that run again, and a file of a few fields has the defaults for the others.
 
   python -m awcl_jax.main --config=configs/fine.py
   python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
   python -m awcl_jax.main --config=configs/coarse.py --config.train.steps=500 --workdir=runs/coarse
   python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
+  python -m awcl_jax.main --config=runs/coarse/config.json --config.seed=1
 
 The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
 
@@ -23,14 +26,14 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from awcl_jax import supervision
 from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.config_file import define_config, parse_flags
 from awcl_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/fine.py[:VARIANT].")
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one under runs/.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
@@ -82,27 +85,11 @@ def _new_workdir(name: str) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Read the flags; absl ends with 1 after --help, and answers a slip in a field with many lines or a traceback."""
+    """Read the flags; absl ends with 1 after --help."""
     try:
-        return list(flags.FLAGS(argv))
+        return parse_flags(argv)
     except SystemExit:
         sys.exit(0)
-    except (AttributeError, KeyError) as error:
-        # ml_collections wraps the name and, where there is any, the nearest one in one to three exceptions.
-        said: object = error
-        while isinstance(said, Exception):
-            said = said.args[0]
-        raise InputError(f"The configuration has no field {_one_line(str(said))}") from None
-    except flags.Error as error:
-        # Of an error within the configuration's file this is the traceback, as text.
-        said = str(error).strip()
-        if "Traceback (most recent call last):" in said:
-            said = said.splitlines()[-1].partition(": ")[2]
-        raise InputError(_one_line(said)) from None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.strip('"').splitlines())
 
 
 if __name__ == "__main__":

@@ -45,9 +45,7 @@ def claim(
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
         return
-    before = read_json(file)
-    if not isinstance(before.get("config"), dict):
-        raise InputError(f"{file} holds no configuration; restore the file or give another --workdir.")
+    before = read_claim(workdir)
     if before.get("data") != fingerprint:
         raise InputError(
             f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
@@ -60,6 +58,22 @@ def claim(
         )
     if changed := changed_fields(before["config"], json.loads(json.dumps(config))):
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
+
+
+def read_claim(workdir: Path) -> dict[str, Any]:
+    """What `claim` wrote of a run: its `config`, plain values by group, and `data`, the fingerprint.
+
+    Raises:
+      InputError: the file holds no configuration.
+      OSError: it is not there, or cannot be read.
+    """
+    content = read_json(workdir / CONFIG_FILE)
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("data"), str):
+        raise InputError(
+            f"{workdir / CONFIG_FILE} holds no configuration with the data's fingerprint; restore the file or give "
+            "another run."
+        )
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -75,9 +89,9 @@ def read_json(path: Path) -> dict[str, Any]:
       InputError: the file is no JSON object.
     """
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); restore the file or give another --workdir.") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}); restore the file or give another run.") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; restore the file or give another --workdir.")
+        raise InputError(f"{path} holds no JSON object; restore the file or give another run.")
     return content

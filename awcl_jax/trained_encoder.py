@@ -49,10 +49,25 @@ def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
 def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
     """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
     run, step = find_checkpoint(checkpoint)
-    config = configuration.from_dict(run_folder.read_json(run / run_folder.CONFIG_FILE).get("config", {}))
+    config = read_config(run)
     target = pretrain.initial_variables(pretrain.make_model(config), seed=config.seed)
     with Checkpoints(run, read_only=True) as checkpoints:
         return config, checkpoints.restore_variables(step, jax.device_put(target))
+
+
+def read_config(run: Path) -> Any:
+    """Configuration of a pretraining run.
+
+    Raises:
+      InputError: the folder holds no such configuration, or one of another version.
+      OSError: it cannot be read.
+    """
+    try:
+        config = configuration.from_dict(run_folder.read_claim(run)["config"])
+        configuration.validate(config)
+    except InputError as error:
+        raise InputError(f"{run} holds no pretraining run of this version: {error}") from None
+    return config
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:

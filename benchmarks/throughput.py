@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from awcl_jax import config as configuration
 from awcl_jax import pretrain, sharding
 from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.config_file import define_config
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/fine.py[:VARIANT].")
+_CONFIG = define_config()
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of each measurement.", lower_bound=2)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times that each measurement is taken.", lower_bound=1)
 flags.mark_flag_as_required("config")

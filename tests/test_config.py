@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 from awcl_jax import config as configuration
 from awcl_jax.config import FREE_ON_RESUME, changed_fields, default_config, to_dict, validate
+from awcl_jax.config_file import define_config
 from awcl_jax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,7 +31,7 @@ def load(file: Path, *variant: str):
 def command_line(*arguments: str):
     """The configuration that these arguments make."""
     values, argv = flags.FlagValues(), ["awcl_jax.main", *arguments]
-    config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    config = define_config(values, sys_argv=argv)
     values(argv)
     return config.value
 

@@ -105,5 +105,5 @@ def test_what_is_no_run_is_bad_input(run, tmp_path):
 def test_a_configuration_survives_json():
     config = fine.get_config("paper")
     assert from_dict(to_dict(config)).to_dict() == config.to_dict()
-    with pytest.raises(InputError, match="not one of this version"):
+    with pytest.raises(InputError, match=r"config\.model has no field 'archh': did you mean config\.model\.arch\?"):
         from_dict({"model": {"archh": "resnet18"}})

@@ -19,8 +19,8 @@ LAYERS = (
     ("exporters", "downstream_tasks", "study", "study_tables", "report_page"),
     (
         *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "drawing", "feature_tables", "evaluation"),
-        *("config", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map", "frame_map"),
-        *("results_table",),
+        *("config", "config_file", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map"),
+        *("frame_map", "results_table"),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),
@@ -119,6 +119,8 @@ def test_no_module_imports_tensorflow(module):
 
 
 def test_the_configuration_stops_at_the_door():
-    doors = {f"awcl_jax.{name}" for name in ("config", "downstream_config", "pretrain", "downstream", "study")}
+    doors = {
+        f"awcl_jax.{name}" for name in ("config", "config_file", "downstream_config", "pretrain", "downstream", "study")
+    }
     knowing = {m for m in TREES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
     assert knowing <= doors

@@ -14,7 +14,7 @@ from awcl_jax import curves
 from awcl_jax.errors import InputError
 from awcl_jax.frame_map import MAP_FILE, FrameMap
 from awcl_jax.metrics import METRICS_FILE
-from awcl_jax.run_folder import CONFIG_FILE, RESULTS_FILE, read_json
+from awcl_jax.run_folder import CONFIG_FILE, RESULTS_FILE, read_claim, read_json
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Name of a score -> `value`, `low`, `high`, `frames` and `patients`."""
@@ -106,9 +106,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"There is no folder {folder}: give the folder of a run.")
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that --workdir named.")
-    config = read_json(folder / CONFIG_FILE).get("config")
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / CONFIG_FILE} holds no configuration: restore the file or give another run.")
+    config = read_claim(folder)["config"]
     results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
     metrics, frames = folder / METRICS_FILE, folder / MAP_FILE
     # Before its first line the file is there, and empty.
