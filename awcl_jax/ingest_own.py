@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from awcl_jax.anatomy import Taxonomy
@@ -26,6 +25,7 @@ from awcl_jax.data.datasets.own.manifest import COLUMNS, read_manifest
 from awcl_jax.data.datasets.own.plan import Job, make_items, make_jobs
 from awcl_jax.data.datasets.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
 from awcl_jax.data.datasets.own.summary import notes, write_report
+from awcl_jax.data.datasets.stored import open_dataset
 from awcl_jax.data.images import IMAGES
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
@@ -195,7 +195,7 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
       InputError: it was made of other files or with other settings, or is not whole.
     """
     try:
-        metadata = tfds.builder_from_directory(target).info.metadata or {}
+        metadata = open_dataset(target).info.metadata or {}
         was, said = metadata["settings"], metadata["notes"]
     except Exception as error:  # TFDS and protobuf raise many kinds here
         raise InputError(f"{target} exists but is no complete dataset of this kind. {_REMEDY}") from error

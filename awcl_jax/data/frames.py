@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from awcl_jax.data import sector
 from awcl_jax.data.datasets.frames import PIXEL_HEIGHT
 from awcl_jax.data.datasets.images import find_png_fault, png_size
+from awcl_jax.data.images import MAX_PIXELS
 from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
@@ -221,6 +222,9 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
     if fault := find_png_fault(data):
         # cv2 would fill what is missing with black and say nothing.
         return None, f"its {picture} is broken, {fault}"
+    h, w = png_size(data)
+    if h * w > MAX_PIXELS:
+        return None, f"its {picture} has {w} x {h} pixels, more than {MAX_PIXELS:,}"
     flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from awcl_jax.data.datasets.stored import open_dataset
 from awcl_jax.errors import InputError, first_line
 
 REMEDY = "prepare or copy the dataset again, or leave out what cannot be read (config.data.skip_unreadable=True)"
@@ -100,10 +101,7 @@ class Records:
 
 
 def _open(path: Path) -> tfds.core.DatasetBuilder:
-    try:
-        builder = tfds.builder_from_directory(path)
-    except Exception as error:  # TFDS and protobuf raise many kinds here
-        raise InputError(f"The dataset {path} cannot be opened ({first_line(error)}): prepare it again.") from error
+    builder = open_dataset(path)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         stored = builder.info.file_format.value
         raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")

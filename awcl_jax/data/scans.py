@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -298,9 +297,9 @@ class ScanIndex:
                     return None
                 fields: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
                 fields |= {name: tuple(stored[name].tolist()) for name in _NAMES}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return cls(path=path, **fields) if _fit_together(fields) else None
+        except Exception:  # a damaged file makes NumPy, zipfile and zlib raise many kinds
             return None
-        return cls(path=path, **fields)
 
     def _to_cache(self, key: str) -> None:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
@@ -308,6 +307,19 @@ class ScanIndex:
         # A dataset on a read-only disk is as good, only slower to open.
         with contextlib.suppress(OSError), written_whole(self.path / _CACHE) as part, part.open("xb") as file:
             np.savez(file, key=np.array(key), **fields)
+
+
+def _fit_together(fields: dict[str, Any]) -> bool:
+    """Whether arrays and names, as a file has them, are those of an index."""
+    ids, counts = fields["frame_ids"], {"fine": "fine_names", "coarse": "coarse_names", "splits": "split_names"}
+    numbers = [fields[name] for name in _ARRAYS if name != "frame_ids"]
+    return (
+        ids.dtype.kind == "U"
+        and all(isinstance(name, str) for names in _NAMES for name in fields[names])
+        and all(array.dtype == np.int32 and array.shape == ids.shape == (ids.size,) for array in numbers)
+        and all((fields[name] < len(fields[names])).all() for name, names in {**_NUMBERED, **counts}.items())
+        and all((fields[name] >= (UNLABELLED if name in ("fine", "coarse") else 0)).all() for name in _ARRAYS[1:])
+    )
 
 
 def find_dataset(path: str | os.PathLike[str]) -> Path:
