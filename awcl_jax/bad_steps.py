@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from awcl_jax.errors import InputError
+
 FILE = "bad_steps.jsonl"
 
 
@@ -20,6 +22,9 @@ class BadSteps:
       workdir: folder of the run.
       start_step: the last step that is kept; what an earlier start wrote of later ones will be written again.
       writes: whether this process is the one of the run that writes.
+
+    Raises:
+      InputError: a line of the file is none of these.
     """
 
     def __init__(self, workdir: Path, *, start_step: int, writes: bool = True) -> None:
@@ -52,6 +57,22 @@ def trailing(steps: Sequence[int], last: int) -> int:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines of the file.
+
+    Raises:
+      InputError: one is no JSON object with a step.
+    """
     # A line that a death tore has no end.
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines if line]
+    return [_parse(line, number, path) for number, line in enumerate(lines, start=1) if line]
+
+
+def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        whole = isinstance(found["step"], int)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"Line {number} of {path} is no JSON object with a step: mend or remove it.")
+    return found
