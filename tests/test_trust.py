@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def test_a_cached_index_with_objects_is_made_anew(frames, marker):
     planted(frames / "scan_index.npz", marker, like=dict.fromkeys(names))
     # The key is sound, what it belongs to is not.
     fields = {name: np.array([Deed(marker)], dtype=object) for name in names}
-    np.savez(frames / "scan_index.npz", **(fields | {"key": np.array(scans._dataset_key(frames))}))
+    np.savez(frames / "scan_index.npz", **(fields | {"key": np.array(scans.dataset_key(frames))}))
     assert ScanIndex.from_dataset(frames).fingerprint == wanted.fingerprint
     with np.load(frames / "scan_index.npz", allow_pickle=False) as stored:
         assert stored["frame_ids"].tolist() == ["a", "b", "c"]
@@ -235,9 +236,10 @@ def test_the_module_that_a_dataset_says_it_is_from_is_not_imported(frames, evil,
 
 
 def test_a_picture_as_large_as_memory_is_refused(prepare_frames):
-    # The header of a PNG with 60,000 x 60,000 pixels, before those of a small one.
+    # The header of a PNG with 60,000 x 60,000 pixels and its checksum, before the pixels of a small one.
     record = frame_record("a", "p", image=np.zeros((4, 4), np.uint8))
-    sized = record["image"][:16] + (60_000).to_bytes(4) * 2 + record["image"][24:]
+    header = b"IHDR" + (60_000).to_bytes(4) * 2 + record["image"][24:29]
+    sized = record["image"][:12] + header + zlib.crc32(header).to_bytes(4) + record["image"][33:]
     index = ScanIndex.from_dataset(prepare_frames(train=[record | {"image": sized}]))
     with pytest.raises(InputError, match="60000 x 60000 pixels") as caught:
         FrameReader(index, 8).read(np.array([0]))
