@@ -35,6 +35,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "pillow>=10",
+        "protobuf>=5",
         "pyarrow>=18",
         "pyyaml>=6.0",
         "requests>=2.31",
