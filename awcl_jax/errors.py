@@ -5,8 +5,13 @@ class InputError(ValueError):
     """Something the user gave cannot work.
 
     The message is one line: the rule, the offending value and the remedy. Commands print it alone, without a traceback,
-    and exit with status 1 (see `awcl_jax.cli`).
+    and exit with status 1 (see `awcl_jax.cli`). What it quotes may be a stranger's: line breaks in it become blanks,
+    and other characters that do not print are escaped, for a terminal would obey them.
     """
+
+    def __init__(self, message: object) -> None:
+        line = " ".join(str(message).splitlines())
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 class Interrupted(KeyboardInterrupt):
