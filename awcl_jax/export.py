@@ -109,14 +109,13 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         formats=formats,
         channels=channels,
     )
-    results = run / run_folder.RESULTS_FILE
     settings = configuration.to_dict(config)
     made_of = model_card.Provenance(
         settings=settings,
         fields=configuration.deciding_fields(settings),
         fingerprint=run_folder.read_claim(run)["data"],
         step=step,
-        results=run_folder.read_json(results) if results.is_file() else {},
+        results=run_folder.read_results(run),
         validation=_validation(run, step),
         version=__version__,
     )

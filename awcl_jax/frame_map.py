@@ -4,7 +4,6 @@ It is kept in one file of a run's folder, so that the run's page can be made aga
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import Part, Selection
-from awcl_jax.errors import InputError
+from awcl_jax.errors import InputError, first_line
 from awcl_jax.evaluation import Features
 from awcl_jax.flat_map import flat_map
 from awcl_jax.neighbours import Neighbours, nearest_by_scan
@@ -159,25 +158,32 @@ class FrameMap:
                 thumbnails=Thumbnails(edge, count, tuple(part.tobytes() for part in parts)),
             )
             found._check()
-        except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file makes NumPy, zipfile and zlib raise many kinds
             raise InputError(
-                f"{path} is no map of frames ({str(error).strip() or type(error).__name__}): remove it, or run the "
-                "same command again to write it anew."
+                f"{path} is no map of frames ({first_line(error)}): remove it, or run the same command again to write "
+                "it anew."
             ) from None
         return found
 
     def _check(self) -> None:
-        n = len(self.frame_ids)
-        arrays = [self.places, *(label.codes for label in self.labels.values())]
-        for near in (self.same_scan, self.other_scans):
-            arrays += [near.frames, near.cosines]
-            if near.frames.size and not -1 <= near.frames.min() <= near.frames.max() < n:
-                raise ValueError("a neighbour is not on the map")
-        if {len(array) for array in arrays} != {n}:
-            raise ValueError("its columns differ in length")
+        n, pictures = len(self.frame_ids), self.thumbnails
+        are_texts = [self.frame_ids.dtype.kind == "U"]
         for name, label in self.labels.items():
-            if n and not -1 <= label.codes.min() <= label.codes.max() < len(label.names):
-                raise ValueError(f"a frame's {name} has no name")
+            are_texts += [isinstance(text, str) for text in label.names]
+            _require_places(f"the {name} of a frame", label.codes, (n,), len(label.names))
+        if not n or self.frame_ids.ndim != 1 or not all(are_texts):
+            raise ValueError("its frames have no names")
+        if self.places.shape != (n, 2) or self.places.dtype.kind != "f" or not np.isfinite(self.places).all():
+            raise ValueError("its frames have no places")
+        k = self.same_scan.frames.shape[-1]
+        for near in (self.same_scan, self.other_scans):
+            _require_places("a neighbour", near.frames, (n, k), n)
+            if near.cosines.shape != (n, k) or near.cosines.dtype.kind != "f" or not np.isfinite(near.cosines).all():
+                raise ValueError("its neighbours have no cosines")
+        if not 0 < pictures.edge <= _EDGES[0][1] or not 0 <= pictures.count <= n:
+            raise ValueError("its thumbnails are of no size or of no frame")
 
 
 def draw_frames(selection: Selection, count: int, *, seed: int) -> Drawn:
@@ -190,6 +196,11 @@ def draw_frames(selection: Selection, count: int, *, seed: int) -> Drawn:
         "validation": (selection.val, np.sort(others[others >= n_train]) - n_train),
         "training": (selection.train, np.sort(others[others < n_train])),
     }
+
+
+def _require_places(what: str, codes: np.ndarray, shape: tuple[int, ...], count: int) -> None:
+    if codes.shape != shape or codes.dtype.kind != "i" or (codes.size and not -1 <= codes.min() <= codes.max() < count):
+        raise ValueError(f"{what} is not on the map")
 
 
 def _told(index: ScanIndex, frame: int) -> dict[str, str]:

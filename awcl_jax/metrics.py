@@ -263,8 +263,10 @@ def _whole_lines(path: Path) -> list[str]:
 def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         record = json.loads(line)
+        if not isinstance(record["step"], int) or not 0 <= record["step"] < 2**53:
+            raise ValueError("a step is a count")
         return {name: float(value) for name, value in record.items()} | {"step": int(record["step"])}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"Line {number} of {path} is no JSON object of numbers with a step: mend or remove it."
         ) from error

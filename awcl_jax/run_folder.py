@@ -1,7 +1,7 @@
 """The folder of a run: what it belongs to, and files that are never half written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 FRAMES_FILE = "test_frames.csv"
 UNREADABLE_FILE = "unreadable_frames.csv"
+
+_LEVELS = 8  # of groups in groups, more than any of these files has
 
 
 def claim(
@@ -92,6 +94,105 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}); restore the file or give another run.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; restore the file or give another run.")
+    if not isinstance(content, dict) or _is_deeper(content, _LEVELS):
+        raise InputError(f"{path} holds no JSON object as a run writes it; restore the file or give another run.")
     return content
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What a run found, once it has ended; nothing before. What is known of its fields is looked at.
+
+    Raises:
+      InputError: the file is not as a run writes it.
+      OSError: it cannot be read.
+    """
+    file = workdir / RESULTS_FILE
+    results = read_json(file) if file.is_file() else {}
+    wrong = [name for name, value in results.items() if not _FORMS.get(name, _are_scores_if_any)(value)]
+    if not wrong:
+        sides = {len(results.get("anatomies", ()))}
+        tables = sorted({"confusion", "knn_confusion"} & results.keys())
+        wrong = [name for name in tables if {len(results[name]), *map(len, results[name])} != sides]
+    if wrong:
+        raise InputError(f"{file} has {wrong[0]!r} not as a run writes it; restore the file or give another run.")
+    return results
+
+
+def are_scores(value: Any) -> bool:
+    """Whether a field of the results holds scores: by name, each a dict with its `value`."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, dict) and "value" in v for v in value.values())
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_splits(value: Any) -> bool:
+    keys = {"frames", "labelled", "scans", "patients"}
+    return isinstance(value, dict) and all(
+        isinstance(counts, dict) and counts.keys() == keys and all(map(_is_count, counts.values()))
+        for counts in value.values()
+    )
+
+
+def _are_batches(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"batches", "anatomies", "training_frames", "drawn"}:
+        return False
+    columns = [value[name] for name in ("anatomies", "training_frames", "drawn")]
+    forms = (_are_names, _are_counts, _are_counts)
+    return (
+        _is_count(value["batches"])
+        and all(form(column) for form, column in zip(forms, columns, strict=True))
+        and len({len(column) for column in columns}) == 1
+    )
+
+
+def _is_score(score: Mapping[str, Any]) -> bool:
+    bounds = all(score.get(name) is None or _is_number(score[name]) for name in ("value", "low", "high"))
+    return bounds and all(_is_count(score.get(name, 0)) for name in ("frames", "patients"))
+
+
+def _are_scores_if_any(value: Any) -> bool:
+    return not are_scores(value) or all(map(_is_score, value.values()))
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_are_counts, value))
+
+
+def _are_scores(value: Any) -> bool:
+    return value == {} or (are_scores(value) and _are_scores_if_any(value))
+
+
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "steps": _is_count,
+    "chosen_step": _is_count,
+    "data": lambda value: isinstance(value, str),
+    "frames": _are_splits,
+    "anatomies": _are_names,
+    "confusion": _is_matrix,
+    "knn_confusion": _is_matrix,
+    "batches": _are_batches,
+    "validation": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    **dict.fromkeys(("pixels", "untrained", "trained", "test", "baseline"), _are_scores),
+}
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inside = [value]
+    for _ in range(levels):
+        groups = [v.values() if isinstance(v, dict) else v for v in inside if isinstance(v, dict | list)]
+        inside = [v for group in groups for v in group]
+    return any(isinstance(v, dict | list) for v in inside)

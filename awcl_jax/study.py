@@ -106,7 +106,10 @@ class Study:
             file = out / folder / run_folder.RESULTS_FILE
             if not file.is_file():
                 return None
-            (scores[rate],) = run_folder.read_json(file)["validation"].values()
+            found = list(run_folder.read_results(out / folder).get("validation", {}).values())
+            if len(found) != 1:
+                raise InputError(f"{file} has no score on validation patients; restore it, or delete that folder.")
+            scores[rate] = found[0]
         return max(scores, key=lambda rate: (scores[rate], -rate)) if scores else None
 
     def task_folder(self, out: Path, task: Task, method: Method, seed: int) -> Path | None:

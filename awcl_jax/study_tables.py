@@ -279,8 +279,7 @@ def _spread(study: Study) -> str:
 
 def _results(folder: Path) -> dict[str, Any] | None:
     """`results.json` of a run, None where it is not finished."""
-    file = folder / run_folder.RESULTS_FILE
-    return run_folder.read_json(file) if file.is_file() else None
+    return run_folder.read_results(folder) or None
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from awcl_jax import curves
 from awcl_jax.errors import InputError
 from awcl_jax.frame_map import MAP_FILE, FrameMap
 from awcl_jax.metrics import METRICS_FILE
-from awcl_jax.run_folder import CONFIG_FILE, RESULTS_FILE, read_claim, read_json
+from awcl_jax.run_folder import CONFIG_FILE, are_scores, read_claim, read_results
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Name of a score -> `value`, `low`, `high`, `frames` and `patients`."""
@@ -107,7 +107,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that --workdir named.")
     config = read_claim(folder)["config"]
-    results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
+    results = read_results(folder)
     metrics, frames = folder / METRICS_FILE, folder / MAP_FILE
     # Before its first line the file is there, and empty.
     begun = metrics.is_file() and metrics.stat().st_size > 0
@@ -116,7 +116,7 @@ def read_run(folder: Path) -> Run:
         dict(_flat(config)),
         results,
         curves.read_series(metrics) if begun else {},
-        {column: value for column, value in results.items() if _are_scores(value)},
+        {column: value for column, value in results.items() if are_scores(value)},
         FrameMap.load(frames) if frames.is_file() else None,
         {file: _picture(folder / file) for file in _PICTURES if (folder / file).is_file()},
     )
@@ -128,10 +128,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, dict) and "value" in v for v in value.values())
 
 
 def _picture(path: Path) -> Picture:

@@ -46,7 +46,7 @@ def _kind(run: Run) -> str:
     if run.config.get("positives") == "anatomy":
         method += f" ({run.config.get('granularity')})"
     queue = run.config.get("queue.size")
-    return f"pretraining, {method}" + (f", among a queue of {queue:,}" if queue else "")
+    return f"pretraining, {method}" + (f", among a queue of {said(queue)}" if queue else "")
 
 
 def _dataset(run: Run) -> str:
