@@ -6,6 +6,7 @@ which damage is noticed; what it belongs to (configuration, fingerprint of the d
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import zlib
@@ -37,24 +38,35 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
-        """Open the run's checkpoints, or begin with none; with `read_only`, leave a run that is going on alone."""
+        """Open the run's checkpoints, or begin with none; with `read_only`, leave a run that is going on alone.
+
+        Raises:
+          InputError: what is noted of a checkpoint, such as its score, is damaged.
+          OSError: they cannot be read.
+        """
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(_LATEST_KEPT),
-                policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False),
+                policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
         self._folder = (workdir / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                best_fn=lambda m: m["score"],
-                # A folder without its final name may be what the run is writing this moment.
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=_score,
+            # A folder without its final name may be what the run is writing this moment.
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
         )
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except OSError:
+            raise
+        except Exception as error:  # it reads the scores of all checkpoints
+            raise InputError(
+                f"The checkpoints in {self._folder} cannot be told apart, for what is noted of one is damaged "
+                f"({first_line(error)[:200]}): move the newest one away, or restore it from a copy."
+            ) from error
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
@@ -140,7 +152,8 @@ class Checkpoints:
         written = about.custom_metadata or {}
         if not written and about.commit_timestamp_nsecs is not None:
             return state  # of before there were checksums
-        known = written.get(_CHECKSUMS) or {}
+        known = written.get(_CHECKSUMS)
+        known = known if isinstance(known, dict) else {}
         if wrong := [name for name, value in checksums(state).items() if known.get(name) != value]:
             raise self._damage(step, f"{len(wrong)} of its arrays are not as written, {wrong[0]} among them")
         return state
@@ -205,6 +218,12 @@ class Checkpoints:
         """Close; at once where the user will not wait."""
         if kind is not KeyboardInterrupt:
             self.close()
+
+
+def _score(metrics: Any) -> float:
+    """What is noted of a checkpoint's score; where that is damaged, a score that is never the best."""
+    score = metrics.get("score") if isinstance(metrics, dict) else None
+    return float(score) if isinstance(score, int | float) else -math.inf
 
 
 def checksums(state: PyTree) -> dict[str, int]:
