@@ -8,7 +8,7 @@ import difflib
 import itertools
 import json
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -192,6 +192,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("data.threads", lambda x: x >= 1, "at least 1"),
         ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
         ("model.width_factor", lambda x: x > 0, "above 0"),
+        ("model.width_factor", lambda x: x <= resnet.WIDEST, f"at most {resnet.WIDEST}"),
         ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
         ("optim.learning_rate", lambda x: x > 0, "above 0"),
         ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
@@ -202,10 +203,14 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("train.log_every", lambda x: x >= 1, "at least 1"),
         ("train.bad_steps", lambda x: x >= 1, "at least 1"),
     )
-    try:
-        augmentation(config)
-    except InputError as error:
-        yield f"config.augment: {error}"
+    ranges = {name: value for name, value in config.augment.items() if isinstance(value, tuple | list)}
+    if wrong := [name for name, value in ranges.items() if not _is_range(value, off=name != "crop_aspect")]:
+        yield f"config.augment.{wrong[0]} must be a range (least, greatest); got {_shown(ranges[wrong[0]])}"
+    else:
+        try:
+            augmentation(config)
+        except InputError as error:
+            yield f"config.augment: {error}"
     if config.sampler.batch_size % devices:
         yield (
             f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
@@ -387,6 +392,10 @@ def _fits(value: Any, default: ConfigDict, name: str) -> bool:
 def _is_number(value: Any) -> bool:
     # True and False are whole numbers to Python. Of NaN the rules say more.
     return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 2**53
+
+
+def _is_range(value: Sequence[Any], *, off: bool) -> bool:
+    return len(value) in ((0, 2) if off else (2,)) and all(map(_is_number, value))
 
 
 def _is_line(value: Any) -> bool:

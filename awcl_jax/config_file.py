@@ -103,6 +103,11 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     """
     try:
         return list(values(argv))
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError) as error:
+        # What ml_collections makes of a field's name that is no name.
+        raise InputError(f"A field is set by --config.GROUP.FIELD=VALUE ({_one_line(str(error))}).") from None
     except (AttributeError, KeyError) as error:
         # ml_collections wraps the name and, where there is any, the nearest one in one to three exceptions.
         said: object = error

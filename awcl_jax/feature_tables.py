@@ -97,7 +97,8 @@ def _write_npz(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_fixed_size_list(column.type):
+    # Where a list is null there is nothing to put into the matrix, and it becomes text.
+    if pa.types.is_fixed_size_list(column.type) and not column.null_count:
         values = _plain(column.combine_chunks().flatten())
         return values.reshape(len(column), column.type.list_size)
     return _plain(column.combine_chunks())

@@ -30,7 +30,7 @@ def read_export(folder: Path) -> FrozenEncoder:
         arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])
         given = described["input"]
         options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{folder / DESCRIPTION} is not as awcl_jax.export writes it: export again.") from error
     if weights.is_file():
         model = make_resnet(arch, width_factor=width, strides=strides)

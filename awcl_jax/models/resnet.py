@@ -14,6 +14,7 @@ from awcl_jax.errors import InputError
 
 STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STRIDES = ("v1", "v1.5")
+WIDEST = 64  # times the width of the paper
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -187,12 +188,14 @@ def make_resnet(
       axis_name: mesh axis over which batch norm synchronises.
 
     Raises:
-      InputError: unknown architecture or strides.
+      InputError: unknown architecture or strides, or a width that is none.
     """
     if arch not in STAGES:
         raise InputError(f"Unknown encoder {arch!r}; known are {', '.join(STAGES)}.")
     if strides not in STRIDES:
         raise InputError(f"Strides are 'v1' or 'v1.5'; got {strides!r}.")
+    if not 0 < width_factor <= WIDEST:
+        raise InputError(f"The width factor of an encoder is above 0, up to {WIDEST}; got {width_factor}.")
     block = functools.partial(Bottleneck, strides=strides) if arch == "resnet50" else BasicBlock
     width = max(1, round(64 * width_factor))
     return ResNet(stage_sizes=STAGES[arch], block=block, width=width, dtype=dtype, axis_name=axis_name)

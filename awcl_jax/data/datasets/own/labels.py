@@ -102,13 +102,13 @@ def resolve_names(
     return resolved
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _load(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
         raise InputError(f"--taxonomy is a file, or {' or '.join(BUILT_IN)}; there is no file {path}.")
     try:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"The taxonomy {path} is no TOML or YAML file ({' '.join(str(error).split())}).") from error
     if not isinstance(tables, dict):
         raise InputError(f"The taxonomy {path} has no tables.")
