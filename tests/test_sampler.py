@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data import sampler
 from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
 from awcl_jax.errors import InputError
+from tests import slow_plan
 
 quickly = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -143,6 +146,87 @@ def test_another_process_composes_the_same_batches():
         check=True,
     )
     assert there.stdout.splitlines() == here
+
+
+@quickly
+@given(tables(), st.integers(2, 30), st.data())
+def test_batches_are_those_of_the_slow_way(table, batch_size, data):
+    options = {
+        "mode": data.draw(st.sampled_from(["balanced", "balanced", "natural"])),
+        "pairs": data.draw(st.sampled_from(["frame", "cross_scan"])),
+        "anatomies": data.draw(st.sampled_from([None, 1, 2])),
+        "units_per_class": data.draw(st.integers(2, 5)),
+        "unlabelled_share": data.draw(st.sampled_from([0.0, 0.25, 0.8])),
+    }
+    plan = may_plan(*table, batch_size, 3, **options)
+    for step in (0, 1, 40):
+        np.testing.assert_array_equal(plan.frames(step), slow_plan.frames(plan, step))
+        np.testing.assert_array_equal(plan.partners(step), slow_plan.partners(plan, step))
+        np.testing.assert_array_equal(plan.partners(step, plan.frames(step)), plan.partners(step))
+
+
+# Many frames --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_drawn(monkeypatch):
+    """Orders of more than three are drawn as those of many thousands are."""
+    monkeypatch.setattr(sampler, "_DRAWN_WHOLE", 3)
+
+
+@quickly
+@given(tables(), st.integers(4, 30), st.integers(2, 4), st.sampled_from([0.0, 0.25]), st.integers(0, 1000))
+def test_batches_of_many_units_hold_what_those_of_few_do(table, batch_size, scans_per_class, share, step):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_DRAWN_WHOLE", 3)
+        plan = may_plan(*table, batch_size, 3, units_per_class=scans_per_class, unlabelled_share=share)
+        frames = plan.frames(step)
+        np.testing.assert_array_equal(frames, plan.frames(step))
+    assert len(frames) == len(set(frames)) == batch_size
+    assert lacks_other_unit(*table, frames) == []
+
+
+def test_of_many_units_and_classes_all_are_drawn_equally_often(few_drawn):
+    classes, units = np.arange(240) % 12, np.arange(240)  # twelve classes of twenty units each
+    plan = BatchPlan(classes, units, 8, 0, anatomies=2, units_per_class=4)
+    drawn = np.concatenate([plan.frames(step) for step in range(600)])
+    # 4,800 draws over 240 frames: 20 of each, with a deviation of about 4.5.
+    counts = np.bincount(drawn, minlength=240)
+    assert 2 < counts.min() < counts.max() < 43
+    for step in range(20):
+        frames = plan.frames(step)
+        assert np.unique(classes[frames], return_counts=True)[1].tolist() == [4, 4]
+
+
+def test_a_batch_looks_at_few_of_many_frames_and_keeps_nothing(few_drawn):
+    """No array as long as the data is made at a step, and memory does not grow with steps."""
+    n = 200_000
+    classes, units = np.arange(n) % 7 - 1, np.arange(n) // 10
+    for options in ({}, {"pairs": "cross_scan"}, {"unlabelled_share": 0.5}, {"mode": "natural"}):
+        plan = BatchPlan(classes, units, 16, 0, **options)
+        epoch = -(-n // 16)
+        for step in range(epoch, epoch + 3):
+            plan.partners(step)
+        tracemalloc.start()
+        try:
+            plan.partners(epoch + 3)
+            held, peak = tracemalloc.get_traced_memory()
+            assert peak < n / 4, options
+            for step in range(epoch + 4, epoch + 104):
+                plan.partners(step)
+            assert tracemalloc.get_traced_memory()[0] < held + 4096, options
+        finally:
+            tracemalloc.stop()
+
+
+def test_the_batch_of_a_late_step_is_that_of_a_plan_that_made_no_other(few_drawn):
+    classes, units = np.arange(5000) % 7 - 1, np.arange(5000) // 10
+    for options in ({"pairs": "cross_scan"}, {"mode": "natural"}):
+        plans = [BatchPlan(classes, units, 16, 0, **options) for _ in range(2)]
+        for step in range(300, 330):
+            plans[0].partners(step)
+        np.testing.assert_array_equal(plans[0].frames(320), plans[1].frames(320))
+        np.testing.assert_array_equal(plans[0].partners(320), plans[1].partners(320))
 
 
 # Natural ------------------------------------------------------------------------------------------------------------

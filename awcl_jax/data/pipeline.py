@@ -75,7 +75,7 @@ def batches(
 
     def load(step: int) -> Batch:
         frames = plan.frames(step)
-        partners = plan.partners(step) if plan.pairs == "cross_scan" else frames
+        partners = plan.partners(step, frames) if plan.pairs == "cross_scan" else frames
         image = reader.read(frames[mine])
         if plan.pairs == "cross_scan":
             image = np.stack([image, reader.read(partners[mine])], axis=1)

@@ -8,10 +8,12 @@ step.
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.errors import InputError
@@ -21,6 +23,10 @@ PAIRS = ("frame", "cross_scan")
 
 # Keep the draws of one (seed, step) for different purposes apart.
 _FRAMES, _PARTNERS, _EPOCH = 1, 2, 3
+
+# A random order of up to so many is drawn whole; of more only the beginning, which is all that a batch needs of it. The
+# draws differ, and so this number decides batches.
+_DRAWN_WHOLE = 8192
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +82,7 @@ class BatchPlan:
                 "No training frame has a label to compose batches by; label some frames, raise the anatomy ratio, "
                 "or sample naturally with pairs of one frame (configs/simclr.py)."
             )
-        if not self._frames_of:
+        if not self._cells.classes.size:
             raise InputError(
                 "No class has frames of two scans, so there is no cross-scan pair to compose; add scans, take coarser "
                 "anatomy, or sample naturally (configs/simclr.py)."
@@ -99,16 +105,26 @@ class BatchPlan:
         """The frame in every row of the global batch of this step."""
         return self._natural(step) if self.mode == "natural" else self._balanced(step)
 
-    def partners(self, step: int) -> Int[np.ndarray, " b"]:
+    def partners(self, step: int, frames: Int[np.ndarray, " b"] | None = None) -> Int[np.ndarray, " b"]:
         """The frame that gives each row its second view.
 
         The row's own frame with `pairs="frame"`, and in any case where it has no label or its class only one unit.
+
+        Args:
+          step: as of `frames`.
+          frames: what `frames` gives for this step, where that is at hand.
         """
-        frames = self.frames(step)
+        frames = self.frames(step) if frames is None else frames
         if self.pairs == "frame":
             return frames
         rng = np.random.default_rng([self.seed, step, _PARTNERS])
-        return np.array([self._other_unit(rng, frame) for frame in frames.tolist()])
+        places = self._cells.places(self.classes[frames])
+        return np.array(
+            [
+                frame if c < 0 else self._other_unit(rng, frame, c)
+                for frame, c in zip(frames.tolist(), places.tolist(), strict=True)
+            ]
+        )
 
     # Natural order --------------------------------------------------------------------------------------------------
 
@@ -117,10 +133,10 @@ class BatchPlan:
         start = step * self.batch_size
         positions = np.arange(start, start + self.batch_size)
         epochs, offsets = np.divmod(positions, self.classes.size)
-        return np.concatenate([self._epoch(int(e))[offsets[epochs == e]] for e in np.unique(epochs)])
+        return np.concatenate([self._epoch(int(e), offsets[epochs == e]) for e in np.unique(epochs)])
 
-    def _epoch(self, epoch: int) -> Int[np.ndarray, " n"]:
-        """All frames in this epoch's order.
+    def _epoch(self, epoch: int, offsets: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """The frames at some places of this epoch's order.
 
         A batch may end one epoch and begin the next. Then no frame of its first part may come back in its second, where
         it would be its own negative: such frames swap places with later ones. The swaps leave the last batch of the
@@ -130,45 +146,34 @@ class BatchPlan:
         # Of fewer than two batches the last cannot be left alone; then the order depends on those of all epochs before,
         # back to one that begins with a batch of its own.
         cycle = b // math.gcd(n, b)
-        first, end = (epoch - 1, n - b) if n >= 2 * b else (epoch - epoch % cycle, n)
-        order = _permutation(n, self.seed, max(first, 0))
-        for e in range(max(first, 0) + 1, epoch + 1):
+        first = max(epoch - 1 if n >= 2 * b else epoch - epoch % cycle, 0)
+        order, places, frames = _permutation(n, self.seed, first), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for e in range(first + 1, epoch + 1):
+            before = _put(order, places, frames)
+            order = _permutation(n, self.seed, e)
             carried = -(e * n) % b  # rows of this epoch that finish the batch begun in the one before
-            already = order[n - (b - carried) :] if carried else order[:0]
-            order = _permutation(n, self.seed, e).copy()
+            already = before[n - (b - carried) :] if carried else before[:0]
             clashes = np.flatnonzero(np.isin(order[:carried], already))
-            free = carried + np.flatnonzero(~np.isin(order[carried:end], already))
-            swaps = free[: clashes.size]
-            order[clashes], order[swaps] = order[swaps], order[clashes]
-        return order
+            # No more can be among these than `already` has, so that enough of them are free.
+            later = order[carried : min(carried + clashes.size + already.size, n - b if n >= 2 * b else n)]
+            swaps = carried + np.flatnonzero(~np.isin(later, already))[: clashes.size]
+            places = np.concatenate([clashes, swaps])
+            frames = np.concatenate([order[swaps], order[clashes]])
+        taken = order[offsets]
+        _, at, which = np.intersect1d(offsets, places, assume_unique=True, return_indices=True)
+        taken[at] = frames[which]
+        return taken
 
     # Balanced batches -----------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _frames_of(self) -> list[list[Int[np.ndarray, " m"]]]:
-        """For every class of at least two units: the frames of each unit."""
-        order = np.lexsort((np.arange(self.classes.size), self.units, self.classes))
-        order = order[self.classes[order] != UNLABELLED]
-        if order.size == 0:
-            return []
-        classes, units = self.classes[order], self.units[order]
-        new_class = np.flatnonzero(np.diff(classes)) + 1
-        new_unit = np.flatnonzero((np.diff(classes) != 0) | (np.diff(units) != 0)) + 1
-        by_class = [
-            np.split(part, new_unit[(new_unit > start) & (new_unit < start + part.size)] - start)
-            for start, part in zip([0, *new_class], np.split(order, new_class), strict=True)
-        ]
-        return [by_unit for by_unit in by_class if len(by_unit) > 1]
-
-    @functools.cached_property
-    def _class_at(self) -> dict[int, int]:
-        """Class -> its position in `_frames_of`."""
-        return {int(self.classes[by_unit[0][0]]): at for at, by_unit in enumerate(self._frames_of)}
+    def _cells(self) -> "_Cells":
+        return _Cells.of(self.classes, self.units)
 
     @functools.cached_property
     def _unlabelled(self) -> Int[np.ndarray, " m"]:
         """Frames that no class of two units holds."""
-        return np.flatnonzero(~np.isin(self.classes, list(self._class_at)))
+        return np.flatnonzero(~np.isin(self.classes, self._cells.classes))
 
     @functools.cached_property
     def _labelled_rows(self) -> int:
@@ -178,18 +183,17 @@ class BatchPlan:
         rng = np.random.default_rng([self.seed, step, _FRAMES])
         chosen = self._chosen(rng)
         # Each class's units in an order of their own: the first K make up the batch, later ones fill it.
-        orders = [rng.permutation(len(self._frames_of[c])) for c in chosen]
-        picked: list[int] = []
-        for c, order in zip(chosen, orders, strict=True):
-            picked += [int(rng.choice(self._frames_of[c][unit])) for unit in order[: self.units_per_class]]
-        for turn in range(self.units_per_class, max(map(len, orders))):
-            for c, order in zip(chosen, orders, strict=True):
-                if turn < len(order) and len(picked) < self._labelled_rows:
-                    picked.append(int(rng.choice(self._frames_of[c][order[turn]])))
-        rows = np.array(picked)
-        for pool in (self._unlabelled, np.concatenate([f for c in chosen for f in self._frames_of[c]]), None):
-            rows = self._fill(rng, rows, pool)
-        return rng.permutation(rows)
+        orders = [
+            self._cells.first[c] + _shuffled(rng, self._cells.count(c), at_least=self._labelled_rows) for c in chosen
+        ]
+        picked = np.concatenate([order[: self.units_per_class] for order in orders])
+        missing = max(self._labelled_rows - picked.size, 0)
+        later = itertools.islice(_in_turns([order[self.units_per_class :] for order in orders], missing), missing)
+        rows = self._cells.draw(rng, np.concatenate([picked, np.array(list(later), np.int64)]))
+        rows = self._fill(rng, rows, self._unlabelled)
+        if rows.size < self.batch_size:
+            rows = self._fill(rng, rows, np.sort(np.concatenate([self._cells.frames_of(c) for c in chosen])))
+        return rng.permutation(self._fill(rng, rows, None))
 
     def _chosen(self, rng: np.random.Generator) -> list[int]:
         """Classes of one batch: P of them, or as many as the labelled rows hold, K units (or all it has) of each.
@@ -199,33 +203,141 @@ class BatchPlan:
         """
         chosen: list[int] = []
         rows, frames = 0, self._unlabelled.size
-        for c in rng.permutation(len(self._frames_of)).tolist():
-            units = min(len(self._frames_of[c]), self.units_per_class)
+        for c in _all_shuffled(rng, self._cells.classes.size, at_first=self.batch_size):
+            units = min(self._cells.count(c), self.units_per_class)
             enough = len(chosen) == self.anatomies or rows + units > self._labelled_rows
             if enough and frames >= self.batch_size:
                 break
             if rows + units > self.batch_size:
                 continue
             chosen.append(c)
-            rows, frames = rows + units, frames + sum(map(len, self._frames_of[c]))
+            rows, frames = rows + units, frames + self._cells.frames_of(c).size
         return chosen
 
     def _fill(
         self, rng: np.random.Generator, rows: Int[np.ndarray, " r"], pool: Int[np.ndarray, " m"] | None
     ) -> Int[np.ndarray, " s"]:
-        """Add frames of the pool (None: of all) that are not in the batch, until it is full or the pool is empty."""
+        """Add frames of the pool (None: of all) that are not in the batch, until it is full or the pool is empty.
+
+        The pool is ascending. What is left of it is counted and not made, for it may hold millions.
+        """
         missing = self.batch_size - rows.size
         if missing == 0:
             return rows
-        fresh = np.setdiff1d(np.arange(self.classes.size) if pool is None else pool, rows)
-        return np.concatenate([rows, rng.choice(fresh, size=min(missing, fresh.size), replace=False)])
+        if pool is None:
+            taken = np.sort(rows)
+        else:
+            at = np.searchsorted(pool, rows)
+            taken = np.sort(at[(at < pool.size) & (pool.take(at, mode="clip") == rows)]) if pool.size else at[:0]
+        fresh = (self.classes.size if pool is None else pool.size) - taken.size
+        drawn = rng.choice(fresh, size=min(missing, fresh), replace=False)
+        # The place of the i-th that is left: i, and one more for each one taken at or before it.
+        places = drawn + np.searchsorted(taken - np.arange(taken.size), drawn, side="right")
+        return np.concatenate([rows, places if pool is None else pool[places]])
 
-    def _other_unit(self, rng: np.random.Generator, frame: int) -> int:
-        at = self._class_at.get(int(self.classes[frame]))
-        if at is None:
-            return frame
-        others = [frames for frames in self._frames_of[at] if self.units[frames[0]] != self.units[frame]]
-        return int(rng.choice(others[rng.integers(len(others))]))
+    def _other_unit(self, rng: np.random.Generator, frame: int, c: int) -> int:
+        """A frame of another unit of this class."""
+        first, own = self._cells.first[c], self._cells.find(c, int(self.units[frame]))
+        cell = first + int(rng.integers(self._cells.count(c) - 1))
+        start, end = self._cells.starts[cell + (cell >= own) :][:2].tolist()
+        return int(self._cells.frames[start + int(rng.integers(end - start))])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Cells:
+    """The frames of every class of at least two units, unit by unit: a cell is the frames of one unit in one class.
+
+    Attributes:
+      classes: [k] the classes, ascending.
+      first: [k + 1] first cell of each class, and the number of all cells.
+      units: [m] unit of each cell, ascending in a class.
+      starts: [m + 1] where each cell begins in `frames`, and the end.
+      frames: [f] frames, cell by cell, ascending in each.
+    """
+
+    classes: Int[np.ndarray, " k"]
+    first: Int[np.ndarray, " k1"]
+    units: Int[np.ndarray, " m"]
+    starts: Int[np.ndarray, " m1"]
+    frames: Int[np.ndarray, " f"]
+
+    @classmethod
+    def of(cls, classes: Int[np.ndarray, " n"], units: Int[np.ndarray, " n"]) -> "_Cells":
+        frames = np.lexsort((units, classes))  # stable: frames of a cell stay in their order
+        frames = frames[np.searchsorted(classes, UNLABELLED, side="right", sorter=frames) :]
+        starts = _changes(classes[frames], units[frames])
+        of_class = classes[frames[starts[:-1]]]
+        first = _changes(of_class)
+        alone = np.repeat(np.diff(first) == 1, np.diff(first))  # cells whose class has no other unit
+        if alone.any():
+            sizes = np.diff(starts)
+            frames, of_class = frames[~np.repeat(alone, sizes)], of_class[~alone]
+            starts, first = np.concatenate([[0], np.cumsum(sizes[~alone])]), _changes(of_class)
+        return cls(of_class[first[:-1]], first, units[frames[starts[:-1]]], starts, frames)
+
+    def count(self, c: int) -> int:
+        """Number of units of a class."""
+        return int(self.first[c + 1] - self.first[c])
+
+    def places(self, classes: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """Which of the classes here each of these is; -1 for one that is not here."""
+        at = np.searchsorted(self.classes, classes)
+        return np.where(self.classes.take(at, mode="clip") == classes, at, -1)
+
+    def frames_of(self, c: int) -> Int[np.ndarray, " m"]:
+        """All frames of a class."""
+        return self.frames[self.starts[self.first[c]] : self.starts[self.first[c + 1]]]
+
+    def find(self, c: int, unit: int) -> int:
+        """The cell of a unit in a class."""
+        first, end = self.first[c], self.first[c + 1]
+        return int(first + np.searchsorted(self.units[first:end], unit))
+
+    def draw(self, rng: np.random.Generator, cells: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]:
+        """A frame of each of these cells, drawn one after the other."""
+        starts = self.starts[cells]
+        return self.frames[starts + rng.integers(0, self.starts[cells + 1] - starts)]
+
+
+def _changes(*columns: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Where runs of equal rows begin, and the end of all; of no rows, 0 alone."""
+    n = columns[0].size
+    new = np.zeros(max(n - 1, 0), bool)
+    for column in columns:
+        new |= column[1:] != column[:-1]
+    return np.concatenate([np.zeros(min(n, 1), np.int64), np.flatnonzero(new) + 1, [n]])
+
+
+def _shuffled(rng: np.random.Generator, count: int, *, at_least: int) -> Int[np.ndarray, " m"]:
+    """The beginning of a random order of 0, 1, ... count: so many of them, or all where that is drawn whole."""
+    if count <= _DRAWN_WHOLE:
+        return rng.permutation(count)
+    return rng.choice(count, size=min(at_least, count), replace=False)
+
+
+def _all_shuffled(rng: np.random.Generator, count: int, *, at_first: int) -> Iterator[int]:
+    """A random order of 0, 1, ... count, of which more than the beginning is drawn when it is asked for."""
+    beginning = _shuffled(rng, count, at_least=at_first)
+    yield from map(int, beginning)
+    if beginning.size < count:
+        yield from map(int, rng.permutation(np.delete(np.arange(count), beginning)))
+
+
+def _in_turns(orders: list[Int[np.ndarray, " _"]], most: int) -> Iterator[int]:
+    """The first of each, the second of each, ..., of orders of any lengths; at most so many of any."""
+    for turn in range(min(most, max(order.size for order in orders))):
+        yield from (int(order[turn]) for order in orders if turn < order.size)
+
+
+def _put(
+    order: Int[np.ndarray, " n"], places: Int[np.ndarray, " m"], frames: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, " n"]:
+    """The order with these frames at these places; the order itself where there are none."""
+    if not places.size:
+        return order
+    changed = order.copy()
+    changed[places] = frames
+    return changed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
