@@ -1,7 +1,9 @@
 """Checkpoints of a run, by Orbax: written in the background, the two latest and the best kept.
 
-The only module that knows Orbax. A checkpoint holds the state of training, and the checksum of each of its arrays, by
-which damage is noticed; what it belongs to (configuration, fingerprint of the data) stands in the run's folder.
+The only module that knows Orbax. The first process of a run, which has all arrays as every process does, writes them
+alone; each reads them for itself, from the same folder or from a copy of it on its host. A checkpoint holds the state
+of training, and the checksum of each of its arrays, by which damage is noticed; what it belongs to (configuration,
+fingerprint of the data) stands in the run's folder.
 """
 
 import contextlib
@@ -44,6 +46,8 @@ class Checkpoints:
           InputError: what is noted of a checkpoint, such as its score, is damaged.
           OSError: they cannot be read.
         """
+        me = jax.process_index()
+        writes = processes.first() and not read_only
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(_LATEST_KEPT),
@@ -51,12 +55,18 @@ class Checkpoints:
             ]
         )
         self._folder = (workdir / "checkpoints").absolute()
+        if writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             best_fn=_score,
             # A folder without its final name may be what the run is writing this moment.
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
+            cleanup_tmp_directories=writes,
+            create=False,
+            # Nobody waits for another: what has to be done together is done so by `processes`.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+            ),
         )
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -71,10 +81,15 @@ class Checkpoints:
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
 
+        Only the first process writes; in others nothing is done.
+
         Raises:
           OSError: the disk is full, now or when the checkpoint before was written, or may not be written to.
         """
+        if not processes.first():
+            return
         self._check_room(state)
+        state = jax.device_get(state)
         with self._full_disk_in_words():
             self._manager.save(
                 step,

@@ -217,7 +217,8 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
 
         def save(done: int, state: TrainState) -> None:
             writer.sync()
-            checkpoints.save(done, state, score=history.get(done))
+            with processes.together():
+                checkpoints.save(done, state, score=history.get(done))
 
         if out_of_patience(history, config.train.patience):
             return history

@@ -336,7 +336,8 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
 
         def save(done: int, state: TrainState) -> None:
             writer.sync()
-            checkpoints.save(done, state, score=scores.get(done))
+            with processes.together():
+                checkpoints.save(done, state, score=scores.get(done))
 
         return loop.train(
             state,
