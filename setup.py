@@ -52,12 +52,14 @@ setup(
         "tpu": ["jax[tpu]"],
         "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
         "export": ["onnx>=1.17"],
+        "gcs": ["google-cloud-storage>=3.1"],  # for datasets and runs on gs://
         "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
         "dicom": ["av>=14", "pydicom>=3.0", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.3", "python-gdcm>=3.0.24"],
         "video": ["av>=14"],
         "test": [
-            "awcl_jax[dicom,video]",
+            "awcl_jax[dicom,gcs,video]",
             "beartype>=0.20",
+            "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100",
             "jsonschema>=4.23",
             "kubernetes-validate>=1.31",

@@ -26,7 +26,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from awcl_jax import processes
 from awcl_jax.errors import InputError, first_line
 
+FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
+WHOLE = "_CHECKPOINT_METADATA"
+"""Of the folder of a checkpoint the file without which it is none."""
 
 _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
@@ -54,7 +57,7 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        self._folder = (workdir / "checkpoints").absolute()
+        self._folder = (workdir / FOLDER).absolute()
         if writes:
             self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
@@ -239,6 +242,11 @@ def _score(metrics: Any) -> float:
     """What is noted of a checkpoint's score; where that is damaged, a score that is never the best."""
     score = metrics.get("score") if isinstance(metrics, dict) else None
     return float(score) if isinstance(score, int | float) else -math.inf
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a folder of this name is that of a checkpoint, or of a part of one, that is being written."""
+    return ocp.utils.TMP_DIR_SUFFIX in name
 
 
 def checksums(state: PyTree) -> dict[str, int]:

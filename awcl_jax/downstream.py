@@ -5,6 +5,7 @@ The configuration stops here: functions of other modules take plain values.
 
 import csv
 import dataclasses
+import os
 import resource
 from contextlib import ExitStack
 from functools import partial
@@ -48,6 +49,7 @@ from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.pretrain import say
 from awcl_jax.report_page import writing
 from awcl_jax.results_table import results_table
+from awcl_jax.spool import Spool
 from awcl_jax.train_state import TrainState, parameter_count
 
 
@@ -65,7 +67,7 @@ class Setup:
     predict: EncodeFn
 
 
-def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Train on an encoder, choose the checkpoint on validation patients, and test that one, once.
 
     A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
@@ -75,6 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       config: as `downstream_config.default_downstream_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
         `test_frames.csv` (what was predicted of each test frame, for paired comparisons), pictures and `report.html`.
+        Where it is on a bucket (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
 
     Returns:
       What `results.json` holds: `test` and `baseline`, each a dict of scores by name; the step that was chosen and its
@@ -85,25 +88,32 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         known.
       Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
+    with Spool(workdir) as folder:
+        return _run(config, folder)
+
+
+def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     downstream_config.validate(config, devices=mesh.size)
     setup = set_up(config)
+    folder.fetch()
     run_folder.claim(
-        workdir,
+        folder.files,
         config=configuration.to_dict(config),
         fingerprint=setup.data.fingerprint,
         pixels=setup.data.pixels_fingerprint(),
     )
+    folder.send()
     start = initial_state(setup, seed=config.seed)
-    pretrain.tell_of_data(setup.data, workdir)
+    pretrain.tell_of_data(setup.data, folder)
     say(
         f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
         f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
         f"{parameter_count(start.params) / 1e6:.2f} M parameters on {mesh.size} {mesh.devices.flat[0].platform} "
-        f"device(s); the run is in {workdir}"
+        f"device(s); the run is in {folder.home}"
     )
-    history = _train(config, setup, mesh, start, workdir)
-    return _conclude(config, setup, history, start, workdir)
+    history = _train(config, setup, mesh, start, folder)
+    return _conclude(config, setup, history, start, folder)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -199,15 +209,15 @@ History = dict[int, float]
 """Step -> score on the validation patients."""
 
 
-def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState, workdir: Path) -> History:
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState, folder: Spool) -> History:
     """All steps that are not taken yet; a validation and a checkpoint every so often, until patience runs out."""
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir))
+        checkpoints = stack.enter_context(Checkpoints(folder.files))
         state = sharding.replicate(start_state, mesh)
         state, start = pretrain.resume(checkpoints, state, steps=config.train.steps)
-        history = _history(workdir, setup.task.chosen_by, up_to=start)
-        writer = pretrain.metrics_writer(stack, workdir, start)
-        bad = BadSteps(workdir, start_step=start, writes=processes.first())
+        history = _history(folder.files, setup.task.chosen_by, up_to=start)
+        writer = pretrain.metrics_writer(stack, folder.files, start)
+        bad = BadSteps(folder.files, start_step=start, writes=processes.first())
 
         def validate(done: int, state: TrainState) -> bool:
             values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
@@ -219,6 +229,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             writer.sync()
             with processes.together():
                 checkpoints.save(done, state, score=history.get(done))
+                folder.send(after=checkpoints.wait)
 
         if out_of_patience(history, config.train.patience):
             return history
@@ -277,11 +288,12 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 
 
 def _conclude(
-    config: ConfigDict, setup: Setup, history: History, start_state: TrainState, workdir: Path
+    config: ConfigDict, setup: Setup, history: History, start_state: TrainState, folder: Spool
 ) -> dict[str, Any]:
     """Test the chosen checkpoint; the table, the results and the pictures."""
     chosen = best_step(history)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    folder.share()
+    with Checkpoints(folder.files, read_only=True) as checkpoints:
         variables = checkpoints.restore_variables(chosen, jax.device_put(start_state.variables))
     outcome = setup.task.examine(setup.predict, variables, batch_size=config.eval.batch_size)
     results = {
@@ -301,17 +313,17 @@ def _conclude(
     }
     if not processes.first():
         return results
-    with (workdir / run_folder.FRAMES_FILE).open("w", newline="") as file:
+    with (folder.files / run_folder.FRAMES_FILE).open("w", newline="") as file:
         table = csv.DictWriter(file, list(outcome.frames[0]))
         table.writeheader()
         table.writerows(outcome.frames)
-    run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
+    run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
     say(f"\n{results_table(columns, rows=dict(setup.task.rows))}")
     if config.report.pictures:
-        drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
-        outcome.draw(workdir)
-        show_pictures(workdir, max(history))
-    page = writing.leave_in(workdir)
-    say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
+        drawing.plot_loss(folder.files / METRICS_FILE, folder.files / "loss.png")
+        outcome.draw(folder.files)
+        show_pictures(folder.files, max(history))
+    page = writing.leave_in(folder.files, home=folder.home)
+    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{pretrain.where_to_look(page, folder)}")
     return results

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
+from awcl_jax.storage import on_bucket
 
 Encoder = Callable[[np.ndarray], Float[np.ndarray, "b f"]]
 
@@ -44,7 +45,7 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
 
     Args:
       checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); or
-        one that `awcl_jax.export` wrote, as safetensors or for JAX.
+        one that `awcl_jax.export` wrote, as safetensors or for JAX. Each on a bucket, too (`gs://BUCKET/FOLDER`).
 
     Returns:
       A function of grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or as floats from 0 to 1, to features
@@ -93,7 +94,8 @@ def embed_frames(
         read, or a single one with `neighbours`; the features are not finite.
       OSError: a file cannot be written.
     """
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source = os.fspath(source) if on_bucket(source) else Path(source).expanduser()
+    out = Path(out).expanduser()
     picture = None if picture is None else Path(picture).expanduser()
     _check(source, out, picture, batch_size=batch_size, neighbours=neighbours)
     from awcl_jax import embedding, trained_encoder
@@ -110,7 +112,7 @@ def embed_frames(
     return Embedded(rows, faults)
 
 
-def _check(source: Path, out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
+def _check(source: str | Path, out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
     if out.suffix not in SUFFIXES:
         raise InputError(f"--out is a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
     if picture is not None and picture.suffix != ".png":
@@ -124,7 +126,7 @@ def _check(source: Path, out: Path, picture: Path | None, *, batch_size: int, ne
         raise InputError(f"--neighbours is at least 0; got {neighbours}.")
     if picture is not None and not neighbours:
         raise InputError("--picture shows nearest neighbours: say how many with --neighbours=K.")
-    if not source.exists():
+    if isinstance(source, Path) and not source.exists():
         raise InputError(f"There is no file or folder {source}: give a dataset, a folder of pictures, or a table.")
 
 
@@ -133,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the features that the arguments ask for."""
     args = _parser().parse_args(argv)
     done = embed_frames(
-        Path(args.encoder).expanduser(),
+        args.encoder,
         args.source,
         args.out,
         split=args.split,
@@ -166,13 +168,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "encoder",
         metavar="ENCODER",
-        help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or one that awcl_jax.export wrote",
+        help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or one that awcl_jax.export wrote; "
+        "also on a bucket, gs://BUCKET/FOLDER",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a prepared dataset; a folder with pictures in it and below (png, jpg, bmp, tif); one picture; or a CSV "
-        "or Parquet table with a column path, whose other columns are kept",
+        help="a prepared dataset, also on a bucket; a folder with pictures in it and below (png, jpg, bmp, tif); one "
+        "picture; or a CSV or Parquet table with a column path, whose other columns are kept",
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to make, .parquet or .npz")
     parser.add_argument("--split", metavar="NAME", help="of a prepared dataset (default: all its frames)")

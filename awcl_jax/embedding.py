@@ -24,7 +24,7 @@ _QUERIES, _SHOWN = 8, 8  # rows of the picture, and neighbours in each
 
 def embed(
     encoder: FrozenEncoder,
-    path: Path,
+    path: str | Path,
     out: Path,
     *,
     split: str | None,
@@ -49,7 +49,11 @@ def embed(
         whole = _with_neighbours(pa.concat_tables(tables), neighbours)
         tables = iter([whole])
     out.parent.mkdir(parents=True, exist_ok=True)
-    provenance = {"encoder": encoder.origin, "source": str(path.resolve()), "version": __version__}
+    provenance = {
+        "encoder": encoder.origin,
+        "source": str(path.resolve() if isinstance(path, Path) else path),
+        "version": __version__,
+    }
     rows = feature_tables.write_table(out, tables, provenance=provenance)
     if whole is not None and picture is not None:
         _draw(whole, source, np.delete(np.arange(len(source)), list(faults)), min(neighbours, _SHOWN), picture)

@@ -20,8 +20,8 @@ def initial_encoder(
 
     Args:
       init: `random`; the folder of a pretraining run, for its latest checkpoint, or of one checkpoint in it
-        (`RUN/checkpoints/1000`); or a file of PyTorch weights (`.safetensors`, `.pth`, `.pt`), read as
-        `models.weights.load_torch_resnet` says.
+        (`RUN/checkpoints/1000`), each on a bucket, too; or a file of PyTorch weights (`.safetensors`, `.pth`, `.pt`),
+        read as `models.weights.load_torch_resnet` says.
       arch: of the encoder that is wanted, as its width and strides.
       width_factor: multiplies the number of features in every layer.
       strides: where ResNet-50 strides.
@@ -42,7 +42,7 @@ def initial_encoder(
 
 
 def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
-    run, _ = trained_encoder.find_checkpoint(init)
+    run, step = trained_encoder.find_checkpoint(init)
     if "task" in run_folder.read_claim(run)["config"]:
         raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
     config = trained_encoder.read_config(run)
@@ -59,7 +59,7 @@ def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
         told = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
         remedy = " ".join(f"--config.{part.get(name, 'model')}.{name}={found[name]}" for name in differing)
         raise InputError(f"The encoder of {init} has {told}, as this configuration asks for; add {remedy}.")
-    _, variables = trained_encoder.load_run(init)
+    _, variables = trained_encoder.load_run(run / "checkpoints" / str(step))
     return {name: tree["encoder"] for name, tree in variables.items()}
 
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
     out = Path(args.out).expanduser()
-    export_encoder(Path(args.run).expanduser(), out, formats=formats, channels=args.channels)
+    export_encoder(args.run, out, formats=formats, channels=args.channels)
     for file in sorted(out.iterdir()):
         print(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
     print(f"Fill in the licences in {out / 'README.md'} before you pass it on.")
@@ -44,7 +44,8 @@ def export_encoder(
     All files compute in float32, whatever type the run computed in.
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`).
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`);
+        on a bucket, too (`gs://BUCKET/FOLDER`).
       out: folder to make; it may be there, if it is empty. It appears when all files are whole.
       formats: any of `FORMATS`.
       channels: of the first convolution in the safetensors: 1, or 3 for programs that know no other.
@@ -146,7 +147,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "run", metavar="RUN", help="folder of a run, or of one of its checkpoints (RUN/checkpoints/500)"
+        "run",
+        metavar="RUN",
+        help="folder of a run, or of one of its checkpoints (RUN/checkpoints/500); "
+        "also on a bucket, gs://BUCKET/FOLDER",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to make; nothing is overwritten")
     parser.add_argument("--formats", metavar="NAMES", default=",".join(FORMATS), help="(default: %(default)s)")

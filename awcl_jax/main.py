@@ -23,18 +23,17 @@ Slurm's srun and a Cloud TPU slice start a process on every host, which find eac
 
 import datetime
 import sys
-from pathlib import Path
 
 from absl import app, flags, logging
 
-from awcl_jax import supervision
+from awcl_jax import storage, supervision
 from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.config_file import define_config, parse_flags
 from awcl_jax.errors import InputError
 
 _CONFIG = define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one under runs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; by default new in runs/.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
@@ -49,10 +48,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
     if _CONFIG.value is None:
         raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
-    if "://" in (_WORKDIR.value or ""):
-        raise InputError(
-            f"--workdir is a folder; mount the bucket or disk of {_WORKDIR.value} and give its path there."
-        )
+    storage.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
     # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
     # tell in one; Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.FATAL)
@@ -71,7 +67,7 @@ def main(argv: list[str]) -> None:
     keep_compiled_programs()
     config = _CONFIG.value
     run = downstream.run if "task" in config else pretrain.run
-    run(config, Path(_WORKDIR.value or _new_workdir(config.name)))
+    run(config, _WORKDIR.value or _new_workdir(config.name))
 
 
 def _new_workdir(name: str) -> str:

@@ -4,6 +4,7 @@ The configuration stops here: functions of other modules take plain values.
 """
 
 import dataclasses
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.momentum import Queue
 from awcl_jax.report_page import writing
 from awcl_jax.results_table import results_table
+from awcl_jax.spool import Spool
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState, parameter_count
 
@@ -61,7 +63,7 @@ class Setup:
     evaluation: Evaluation
 
 
-def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Pretrain an encoder, evaluate it against an untrained one, and write down what came of it.
 
     A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
@@ -70,7 +72,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Args:
       config: as `config.default_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
-        pictures, `embedding_map.npz` and, to look at all of it, `report.html`.
+        pictures, `embedding_map.npz` and, to look at all of it, `report.html`. Where it is on a bucket
+        (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
 
     Returns:
       What `results.json` holds: counts of frames, the scores of the pixels, the untrained and the trained encoder,
@@ -81,36 +84,44 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
       Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
+    with Spool(workdir) as folder:
+        return _run(config, folder)
+
+
+def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
-    setup = _claim(config, workdir, devices=mesh.size)
+    setup = _claim(config, folder, devices=mesh.size)
     queue = make_queue(config, setup.labels)
     untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
-    tell_of_data(setup.data, workdir)
+    tell_of_data(setup.data, folder)
     say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
-        f"{mesh.devices.flat[0].platform} device(s); the run is in {workdir}"
+        f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
     )
-    state = _train(config, setup, mesh, untrained, workdir)
-    return _conclude(config, setup, untrained, state, workdir)
+    state = _train(config, setup, mesh, untrained, folder)
+    return _conclude(config, setup, untrained, state, folder)
 
 
-def _claim(config: ConfigDict, workdir: Path, *, devices: int) -> Setup:
+def _claim(config: ConfigDict, folder: Spool, *, devices: int) -> Setup:
     """Check all that can be checked, on every process, and begin or go on in the run's folder."""
     with processes.together():
         configuration.validate(config, devices=devices)
         setup = set_up(config)
         claim = partial(
             run_folder.claim,
-            workdir,
+            folder.files,
             config=configuration.to_dict(config),
             fingerprint=setup.data.fingerprint,
             pixels=setup.data.pixels_fingerprint(),
         )
         if processes.first():
+            folder.fetch()
             claim()
+            folder.send()
     # The others after the first, so that they can tell whether it is the same folder.
     with processes.together():
         if not processes.first():
+            folder.fetch()
             claim(begun=True)
     return setup
 
@@ -210,14 +221,14 @@ def make_encode(model: ContrastiveModel, options: Augmentation) -> EncodeFn:
     return encode
 
 
-def dataset_path(config: ConfigDict) -> Path:
+def dataset_path(config: ConfigDict) -> str | Path:
     """Folder of the dataset that the configuration names; the phantom is made where it is not there yet.
 
     Raises:
       InputError: it is another dataset, and `data.path` is empty.
     """
     if config.data.path:
-        return Path(config.data.path)
+        return str(config.data.path)
     if config.data.dataset != "phantom":
         raise InputError(
             f"config.data.path is missing: prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
@@ -320,13 +331,13 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
     )
 
 
-def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, workdir: Path) -> TrainState:
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, folder: Spool) -> TrainState:
     """All steps that are not taken yet, with checkpoints, metrics and evaluations along the way."""
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir))
+        checkpoints = stack.enter_context(Checkpoints(folder.files))
         state, start = resume(checkpoints, sharding.replicate(untrained, mesh), steps=config.train.steps)
-        writer = metrics_writer(stack, workdir, start)
-        bad = BadSteps(workdir, start_step=start, writes=processes.first())
+        writer = metrics_writer(stack, folder.files, start)
+        bad = BadSteps(folder.files, start_step=start, writes=processes.first())
         scores: dict[int, float] = {}
 
         def evaluate(done: int, state: TrainState) -> None:
@@ -338,6 +349,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             writer.sync()
             with processes.together():
                 checkpoints.save(done, state, score=scores.get(done))
+                folder.send(after=checkpoints.wait)
 
         return loop.train(
             state,
@@ -388,7 +400,7 @@ def metrics_writer(stack: ExitStack, workdir: Path, start: int) -> MetricsWriter
 
 
 def _conclude(
-    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, workdir: Path
+    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Spool
 ) -> dict[str, Any]:
     """Scores on the test patients; the table, the results and the pictures."""
     evaluation = setup.evaluation
@@ -413,12 +425,12 @@ def _conclude(
     }
     if not processes.first():
         return results
-    run_folder.write_json(workdir / run_folder.RESULTS_FILE, results)
+    run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
     frame_map = None
     if config.report.pictures:
         frame_map = pictures.write_pictures(
-            workdir,
+            folder.files,
             selection=setup.data,
             plan=setup.plan,
             augmentation=configuration.augmentation(config),
@@ -427,19 +439,23 @@ def _conclude(
             after=after,
             map_frames=config.report.map_frames,
         )
-        show_pictures(workdir, config.train.steps)
-    page = writing.leave_in(workdir, frame_map)
-    say(f"\nCheckpoints, metrics and pictures are in {workdir}" + (f"; open {page}" if page else ""))
+        show_pictures(folder.files, config.train.steps)
+    page = writing.leave_in(folder.files, frame_map, home=folder.home)
+    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{where_to_look(page, folder)}")
     return results
 
 
-def tell_of_data(data: selection.Selection, workdir: Path) -> None:
+def tell_of_data(data: selection.Selection, folder: Spool) -> None:
     """Say which frames there are; those left out are named in a file of the run's folder."""
     say(selection.describe(data))
     if data.left_out and processes.first():
-        file = workdir / run_folder.UNREADABLE_FILE
-        write_list(data.left_out, file)
-        say(f"  they are named in {file}")
+        write_list(data.left_out, folder.files / run_folder.UNREADABLE_FILE)
+        say(f"  they are named in {folder.home}/{run_folder.UNREADABLE_FILE}")
+
+
+def where_to_look(page: Path | None, folder: Spool) -> str:
+    """The end of the last line of a run: its page, where there is one."""
+    return f"; open {folder.home}/{page.name}" if page else ""
 
 
 def say(message: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from awcl_jax import storage
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
@@ -47,9 +48,15 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page that the arguments ask for."""
     args = _parser().parse_args(argv)
-    runs = [Path(run).expanduser() for run in args.runs]
+    from awcl_jax.spool import at_hand
+
+    runs = [at_hand(run, checkpoint=False) for run in args.runs]
     page = write_report(runs, None if args.out is None else Path(args.out).expanduser())
-    print(f"{page}  {page.stat().st_size / 1e6:.2f} MB")
+    told = str(page)
+    if args.out is None and len(runs) == 1 and storage.on_bucket(args.runs[0]):
+        storage.send(page.parent, [page.name], args.runs[0])
+        told = f"{args.runs[0].rstrip('/')}/{page.name}"
+    print(f"{told}  {page.stat().st_size / 1e6:.2f} MB")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run; one, or two to compare")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="folder of a run, also on a bucket (gs://BUCKET/FOLDER); one, or two to compare",
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",

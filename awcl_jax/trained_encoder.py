@@ -1,5 +1,6 @@
 """The encoder of a run, or of what was exported of it, as trained."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from awcl_jax.data.frames import resize_frame
 from awcl_jax.encode import FrozenEncoder
 from awcl_jax.errors import InputError
 from awcl_jax.exporters.reading import DESCRIPTION, read_export
+from awcl_jax.spool import at_hand
+from awcl_jax.storage import on_bucket
 
 
 def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
@@ -30,14 +33,20 @@ def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarra
 
 
 def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
-    """The encoder of a run, of one of its checkpoints, or of a folder that `awcl_jax.export` wrote.
+    """The encoder of a run, of one of its checkpoints, or of a folder that `awcl_jax.export` wrote, on a bucket, too.
 
     Raises:
       InputError: there is no such run, checkpoint or export.
     """
-    folder = Path(path).expanduser()
-    if (folder / DESCRIPTION).is_file():
-        return read_export(folder)
+    folder = at_hand(path)
+    frozen = read_export(folder) if (folder / DESCRIPTION).is_file() else _of_run(folder)
+    if not on_bucket(path):
+        return frozen
+    # Of a copy that is told from which this is one.
+    return dataclasses.replace(frozen, origin=frozen.origin.replace(str(folder), os.fspath(path).rstrip("/")))
+
+
+def _of_run(folder: Path) -> FrozenEncoder:
     run, step = find_checkpoint(folder)
     checkpoint = run / "checkpoints" / str(step)
     config, variables = load_run(checkpoint)
@@ -74,12 +83,13 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     """Folder of the run and step of the checkpoint that are meant.
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`).
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); on
+        a bucket, too, from which a copy is made.
 
     Raises:
       InputError: there is no such run or checkpoint.
     """
-    path = Path(checkpoint)
+    path = at_hand(checkpoint)
     step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
     run = path if step is None else path.parents[1]
     if not (run / run_folder.CONFIG_FILE).is_file():

@@ -1,11 +1,12 @@
 """Runs that are killed: what the tests and `benchmarks.faults` break runs with.
 
-`python -m benchmarks.killed_runs RUN.json` is the program behind `starts`. RUN.json is {"config": fields over the tiny
-variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}. For each fault the same run is started in a
-process of its own that kills itself there with SIGKILL, and goes on at the next. A fault is [name, step]: the first
-time that the named thing happens at that step or later; or ["clock", seconds] after the first batch. ["SIGTERM", step]
-and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT twice", step] insists. `null` is a start
-without a fault. Prints the exit status of each start as a line of JSON.
+`python -m benchmarks.killed_runs RUN.json ...` is the program behind `starts`. RUN.json is {"config": fields over the
+tiny variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}. For each fault the same run is started
+in a process of its own that kills itself there with SIGKILL, and goes on at the next. A fault is [name, step]: the
+first time that the named thing happens at that step or later; or ["clock", seconds] after the first batch. ["SIGTERM",
+step] and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT twice", step] insists. ["sending",
+step] is in the middle of sending a checkpoint to a bucket. `null` is a start without a fault. For each run prints the
+exit status of each of its starts as a line of JSON.
 
 The starts are forked from this process, which has imported everything but started nothing of JAX, so that each costs
 what the run does.
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,7 @@ from unittest import mock
 import jax
 import orbax.checkpoint as ocp
 
-from awcl_jax import metrics, pretrain
+from awcl_jax import metrics, pretrain, storage
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data import pipeline
@@ -68,7 +69,7 @@ def die(*args: object, **kwargs: object) -> None:
 def dying(name: str, at: float) -> Iterator[None]:
     """Within this block the process dies at the fault."""
     save, write, validate = Checkpoints.save, metrics.MetricsWriter.write, Evaluation.validate
-    batches, replace = pipeline.batches, Path.replace
+    batches, replace, send = pipeline.batches, Path.replace, storage.send
     finished = ocp.CheckpointManager.wait_until_finished
     now = {"step": 0}
 
@@ -115,12 +116,19 @@ def dying(name: str, at: float) -> Iterator[None]:
             die()
         return replace(self, target)
 
+    def sending(folder: Path, names: Sequence[str], url: str) -> None:
+        half = name == "sending" and now["step"] >= at and any(n.startswith("checkpoints/") for n in names)
+        send(folder, names[: len(names) // 2] if half else names, url)
+        if half:
+            die()
+
     with (
         mock.patch.object(pipeline, "batches", counted),
         mock.patch.object(Checkpoints, "save", saving),
         mock.patch.object(metrics.MetricsWriter, "write", writing),
         mock.patch.object(Evaluation, "validate", evaluating),
         mock.patch.object(Path, "replace", replacing),
+        mock.patch.object(storage, "send", sending),
     ):
         yield
 
@@ -138,7 +146,7 @@ def start(order: dict, fault: list | None) -> int:
         config = fine.get_config("tiny")
         config.update_from_flattened_dict(order["config"])
         with exit_on_bad_input(), dying(*fault) if fault else contextlib.nullcontext():
-            pretrain.run(config, Path(order["workdir"]))
+            pretrain.run(config, order["workdir"])
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else 1
@@ -148,5 +156,5 @@ def start(order: dict, fault: list | None) -> int:
 
 
 if __name__ == "__main__":
-    order = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps([start(order, fault) for fault in order["faults"]]))
+    for order in [json.loads(Path(file).read_text()) for file in sys.argv[1:]]:
+        print(json.dumps([start(order, fault) for fault in order["faults"]]))

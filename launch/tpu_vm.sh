@@ -2,7 +2,7 @@
 # Pretrain on a Cloud TPU VM or on all hosts of a slice: create, set up, run, follow, delete.
 #
 #   export TPU_NAME=awcl ZONE=ZONE ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
-#   export REPOSITORY=URL NFS=10.0.0.2:/share            # what the hosts clone; what they mount at /mnt/awcl
+#   export REPOSITORY=URL NFS=10.0.0.2:/share            # what the hosts clone; what they mount at /mnt/awcl, if any
 #   launch/tpu_vm.sh create && launch/tpu_vm.sh setup
 #   launch/tpu_vm.sh run --config=configs/fine.py --workdir=/mnt/awcl/runs/fine
 #   launch/tpu_vm.sh logs 0                              # of the first host; `status` tells whether it runs
@@ -14,7 +14,8 @@
 # DRY_RUN=1   print the commands and run none
 #
 # `keep` does all of it and does it again whenever the slice was taken away; the run goes on from its last checkpoint,
-# which therefore has to be on the shared disk. It leaves the slice to you: `delete` it. Project and account are gcloud's.
+# which therefore has to be on the shared disk, or on a bucket: --workdir=gs://BUCKET/runs/fine. It leaves the slice to
+# you: `delete` it. Project and account are gcloud's.
 set -euo pipefail
 
 readonly SHARED=/mnt/awcl # where the hosts mount $NFS
@@ -64,7 +65,7 @@ setup() {
   # The images have an older Python than is needed; uv brings one.
   local steps="set -e; cd ~; python3 -m pip install --quiet --user uv; [ -d awcl ] || git clone --depth 1 $REPOSITORY awcl"
   steps+="; cd awcl; ~/.local/bin/uv venv --quiet --allow-existing --python 3.11"
-  steps+="; ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu]'"
+  steps+="; ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu,gcs]'"
   if [[ -n ${NFS:-} ]]; then
     steps+="; sudo apt-get install -y -qq nfs-common; sudo mkdir -p $SHARED"
     steps+="; mountpoint -q $SHARED || sudo mount $NFS $SHARED; sudo chmod a+rwx $SHARED"
@@ -93,10 +94,12 @@ delete() {
 }
 
 keep() {
-  : "${NFS:?the shared disk, HOST:/SHARE: the disks of the hosts go with them}"
-  if [[ $* != *--workdir=$SHARED/* ]]; then
-    echo "error: give --workdir=$SHARED/..., on the disk that outlives the hosts" >&2
-    exit 1
+  if [[ $* != *--workdir=gs://* ]]; then
+    : "${NFS:?the shared disk, HOST:/SHARE, if the run is on no bucket: the disks of the hosts go with them}"
+    if [[ $* != *--workdir=$SHARED/* ]]; then
+      echo "error: give --workdir=$SHARED/..., on the disk that outlives the hosts, or --workdir=gs://..." >&2
+      exit 1
+    fi
   fi
   while true; do
     case $(state) in

@@ -1,6 +1,7 @@
 """Fixtures that several tests share: the real data, small folders in a publisher's layout, small datasets."""
 
 import dataclasses
+import itertools
 import os
 import socket
 import zlib
@@ -170,3 +171,28 @@ def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def new_bucket() -> Iterator[Callable[[], Any]]:
+    """Makes a new bucket of a server on this machine that speaks Google Cloud Storage's protocol to the real client."""
+    from gcp_storage_emulator.server import create_server
+    from google.cloud import storage as client
+
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    number = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("http.server.HTTPServer.request_queue_size", 64)  # with 5 a client's threads wait for each other
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+        patch.setenv("NO_GCE_CHECK", "true")  # google-auth would look for a cloud machine's credentials, for seconds
+        with create_server("localhost", port, in_memory=True):
+            yield lambda: client.Client().create_bucket(f"bucket{next(number)}")
+
+
+@pytest.fixture
+def bucket(new_bucket: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty bucket, and a user's cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return new_bucket()

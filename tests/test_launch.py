@@ -145,6 +145,14 @@ def test_keeping_a_tpu_creates_sets_up_and_runs():
     assert "awcl_jax.main --config=configs/fine.py --workdir=/mnt/awcl/runs/fine" in run
 
 
+def test_a_tpu_whose_run_is_on_a_bucket_needs_no_shared_disk():
+    words = commands(dry("tpu_vm.sh", "keep", "--config=configs/fine.py", "--workdir=gs://b/runs/fine", **TPU))
+    setup, run = (next(word for word in line if word.startswith("--command=")) for line in words[1:])
+    assert "[tpu,gcs]" in setup
+    assert "mount" not in setup
+    assert "--workdir=gs://b/runs/fine" in run
+
+
 # Answers like gcloud: `state` tells of the TPU; what is to run on hosts runs here, in a home of its own.
 _GCLOUD = """#!/usr/bin/env bash
 echo "$4" >> calls

@@ -20,7 +20,7 @@ LAYERS = (
     (
         *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "drawing", "feature_tables", "evaluation"),
         *("config", "config_file", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map"),
-        *("frame_map", "results_table"),
+        *("frame_map", "results_table", "spool"),
     ),
     ("evaluators", "step", "downstream_step", "encode", "neighbours"),
     ("train_state",),
@@ -31,7 +31,7 @@ LAYERS = (
     ("data.datasets", "data"),
     ("augment", "augment_options", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
     ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
-    ("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog"),
+    ("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog", "storage"),
 )
 
 
@@ -111,6 +111,11 @@ def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
 def test_only_one_module_knows_orbax():
     knowing = {module for module in TREES if any(re.match(r"orbax\b", name) for name in imports_of(module))}
     assert knowing == {"awcl_jax.checkpoint"}
+
+
+def test_only_one_module_knows_the_client_of_buckets():
+    knowing = {module for module in TREES if any(re.match(r"google\.cloud\b", name) for name in imports_of(module))}
+    assert knowing == {"awcl_jax.storage"}
 
 
 @pytest.mark.parametrize("module", sorted(TREES))

@@ -65,7 +65,7 @@ def test_help_names_the_flags():
         ((FINE, "--config.trane.steps=4"), "trane"),
         ((FINE, "--config.train.steps=many"), "config.train.steps.*many"),
         ((FINE, "--config.data.path=no-such-folder"), "There is no folder no-such-folder"),
-        ((FINE, "--workdir=gs://bucket/run"), "--workdir is a folder; mount the bucket or disk of gs://bucket/run"),
+        ((FINE, "--workdir=s3://bucket/run"), "A folder is a path, or gs://BUCKET/FOLDER.*got 's3://bucket/run'"),
         ((FINE, "--processes=2"), "--coordinator=HOST:PORT, --processes=N and --process=I give all three"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value else None,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int, Int32, Shaped
 
+from awcl_jax import storage
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data.records import Records
 from awcl_jax.errors import InputError
@@ -324,12 +325,12 @@ def _fit_together(fields: dict[str, Any]) -> bool:
 
 
 def find_dataset(path: str | os.PathLike[str]) -> Path:
-    """The one prepared dataset at or below a folder.
+    """The one prepared dataset at or below a folder; of one on a bucket, the copy on this host.
 
     Raises:
-      InputError: there is no such folder, or no or several datasets are in it.
+      InputError: there is no such folder or bucket, or no or several datasets are in it.
     """
-    root = Path(path).expanduser()
+    root = storage.local_dataset(path)
     if not root.is_dir():
         raise InputError(
             f"There is no folder {root}. `python -m awcl_jax.ingest --help` says how to prepare a dataset."

@@ -53,7 +53,7 @@ class Selection:
 
 
 def select(
-    path: Path,
+    path: str | Path,
     *,
     size: int,
     cache_mb: float,
@@ -66,7 +66,7 @@ def select(
     """The splits of a prepared dataset.
 
     Args:
-      path: folder of the dataset.
+      path: folder of the dataset, or gs://BUCKET/FOLDER.
       size: edge in pixels that frames are read at.
       cache_mb: decoded frames of a split are kept in memory when they fit.
       val_share: share of the training patients set apart where the dataset has no `val` split.

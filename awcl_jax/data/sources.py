@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int, Int32, UInt8
 
+from awcl_jax import storage
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data import images
 from awcl_jax.data.frames import FrameReader, resize_frame
@@ -68,7 +69,7 @@ def open_source(
       InputError: there is nothing of the kind, a table is broken, a dataset has no such split, or `split` is given for
         something that has none.
     """
-    path = Path(path).expanduser()
+    path = storage.local_dataset(path)
     if path.is_dir() and holds_dataset(path):
         return _of_dataset(path, size, split, mask_overlays)
     if split is not None:

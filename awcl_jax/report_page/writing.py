@@ -23,12 +23,13 @@ _SCRIPTS = ("vendor/uPlot.iife.min.js", *(f"page/{name}.js" for name in ("theme"
 _STYLES = ("vendor/uPlot.min.css", "page/page.css")
 
 
-def leave_in(workdir: Path, frame_map: FrameMap | None = None) -> Path | None:
+def leave_in(workdir: Path, frame_map: FrameMap | None = None, *, home: str | Path | None = None) -> Path | None:
     """Write the page of a run that has ended. A run is not lost where that fails: it is told in one line.
 
     Args:
       workdir: the run's folder.
       frame_map: its map of embeddings, which is kept beside the page.
+      home: what the user calls the folder, if it is not `workdir`.
 
     Returns:
       The page; None where it could not be written.
@@ -41,7 +42,7 @@ def leave_in(workdir: Path, frame_map: FrameMap | None = None) -> Path | None:
         told = " ".join(str(error).splitlines())
         print(
             f"warning: the run is whole, but its {PAGE_FILE} could not be written ({told}); once that is mended, "
-            f"`python -m awcl_jax.report {workdir}` writes it.",
+            f"`python -m awcl_jax.report {home or workdir}` writes it.",
             file=sys.stderr,
         )
         return None

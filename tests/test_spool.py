@@ -1,0 +1,247 @@
+"""The folder of a run that lies on a bucket."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from awcl_jax import storage
+from awcl_jax.checkpoint import Checkpoints
+from awcl_jax.errors import InputError
+from awcl_jax.metrics import MetricsWriter, read_metrics
+from awcl_jax.run_folder import claim
+from awcl_jax.spool import Spool, at_hand
+
+
+@pytest.fixture
+def home(bucket):
+    return f"gs://{bucket.name}/runs/one"
+
+
+def begin(folder, **config):
+    folder.fetch()
+    claim(folder.files, config=config or {"seed": 0}, fingerprint="f")
+
+
+def on_bucket(home):
+    return {name: blob.download_as_bytes() for name, blob in storage.listed(home).items()}
+
+
+def save(folder, *steps):
+    with Checkpoints(folder.files) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, {"a": step * jnp.arange(3.0)}, score=-step)
+
+
+def steps_on_bucket(home):
+    return {name.split("/")[1] for name in storage.listed(home) if name.startswith("checkpoints/")}
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """What is sent and removed, in order."""
+    calls, send, remove = [], storage.send, storage.remove
+
+    def sending(folder, names, url):
+        calls.extend(("sent", name) for name in names)
+        send(folder, names, url)
+
+    def removing(names, url):
+        calls.extend(("removed", name) for name in names)
+        remove(names, url)
+
+    monkeypatch.setattr(storage, "send", sending)
+    monkeypatch.setattr(storage, "remove", removing)
+    return calls
+
+
+def test_a_folder_of_this_host_is_used_as_it_is(tmp_path):
+    with Spool(tmp_path / "run") as folder:
+        assert folder.files == folder.home == tmp_path / "run"
+        begin(folder)
+        folder.send(after=pytest.fail)
+        folder.share()
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert at_hand(tmp_path / "run") == tmp_path / "run"
+
+
+def test_a_run_leaves_on_the_bucket_what_it_leaves_in_a_folder(home):
+    with Spool(home) as folder:
+        begin(folder)
+        with MetricsWriter(folder.files, start_step=0) as metrics:
+            metrics.write(1, {"loss": 2.0})
+            folder.send()
+            assert on_bucket(home)["metrics.jsonl"] == b'{"step": 1, "loss": 2.0}\n'
+            metrics.write(2, {"loss": 1.0})
+    assert not folder.files.exists()
+    assert {name.split("/")[0] for name in on_bucket(home)} == {"config.json", "metrics.jsonl", "tensorboard"}
+    # Another host takes it up again, from the step of a checkpoint.
+    with Spool(home) as folder:
+        begin(folder)
+        with MetricsWriter(folder.files, start_step=1) as metrics:
+            metrics.write(2, {"loss": 0.5})
+    with Spool(home) as folder:
+        folder.fetch()
+        assert [line["loss"] for line in read_metrics(folder.files / "metrics.jsonl")] == [2.0, 0.5]
+    with pytest.raises(InputError, match=f"^{home} holds another run, with other seed"), Spool(home) as folder:
+        begin(folder, seed=1)
+
+
+def test_checkpoints_come_back_and_those_that_are_not_kept_are_removed(home):
+    with Spool(home) as folder:
+        begin(folder)
+        save(folder, 1, 2, 3)
+        folder.send()
+        assert steps_on_bucket(home) == {"1", "2", "3"}
+        save(folder, 4)
+    assert steps_on_bucket(home) == {"1", "3", "4"}
+    with Spool(home) as folder:
+        folder.fetch()
+        with Checkpoints(folder.files) as checkpoints:
+            step, state = checkpoints.newest({"a": jnp.zeros(3)}, warn=pytest.fail)
+            assert (step, checkpoints.best_step) == (4, 1)
+        np.testing.assert_array_equal(state["a"], [0, 4, 8])
+
+
+def test_a_damaged_checkpoint_is_set_aside_on_the_bucket_too(home):
+    with Spool(home) as folder:
+        begin(folder)
+        save(folder, 1, 2)
+    name = max((n for n in on_bucket(home) if n.startswith("checkpoints/2/")), key=lambda n: len(on_bucket(home)[n]))
+    storage.listed(home)[name].upload_from_string(b"damage")
+    with Spool(home) as folder:
+        folder.fetch()
+        with Checkpoints(folder.files) as checkpoints:
+            said = []
+            assert checkpoints.newest({"a": jnp.zeros(3)}, warn=said.append)[0] == 1
+        assert "The checkpoint of step 2" in said[0]
+    assert steps_on_bucket(home) == {"1"}
+    assert on_bucket(home)[name.replace("checkpoints/", "damaged/")] == b"damage"
+
+
+def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
+    with Spool(home) as folder:
+        begin(folder)
+        save(folder, 1)
+        (folder.files / "metrics.jsonl").write_text("")
+        (folder.files / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir()
+        (folder.files / "checkpoints" / "2.orbax-checkpoint-tmp" / "half").write_text("")
+        (folder.files / ".results.json.1.part").write_text("")
+        folder.send()
+        marker = "checkpoints/1/_CHECKPOINT_METADATA"
+        names = [name for _, name in moved]
+        first = min(number for number, name in enumerate(names) if name.startswith("checkpoints/"))
+        assert {"config.json", "metrics.jsonl"} <= set(names[:first])
+        assert names[-1] == marker
+        assert not [name for name in names if "tmp" in name or "part" in name]
+        moved.clear()
+        # The same step again: as long as its files are of two kinds it does not count.
+        (folder.files / marker).write_text("{}")
+        (folder.files / "checkpoints" / "1" / "other").write_text("")
+        folder.send()
+        assert moved == [("removed", marker), ("sent", "checkpoints/1/other"), ("sent", marker)]
+        moved.clear()
+        shutil.rmtree(folder.files / "checkpoints")
+        folder.send()
+        assert moved[0] == ("removed", marker)
+        assert {kind for kind, _ in moved} == {"removed"}
+    assert steps_on_bucket(home) == set()
+
+
+def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_sending(home, bucket):
+    with Spool(home) as folder:
+        begin(folder)
+        save(folder, 1)
+    bucket.blob("runs/one/checkpoints/2/state/d/half").upload_from_string(b"half")
+    assert at_hand(home).joinpath("checkpoints").is_dir()
+    with Spool(home) as folder:
+        folder.fetch()
+        assert [step.name for step in (folder.files / "checkpoints").iterdir()] == ["1"]
+        assert steps_on_bucket(home) == {"1", "2"}
+        folder.send()
+        assert steps_on_bucket(home) == {"1"}
+
+
+def test_what_was_left_here_by_a_run_that_was_killed_is_not_sent(home):
+    with Spool(home) as folder:
+        begin(folder)
+    folder = Spool(home)
+    folder.files.mkdir(parents=True)
+    (folder.files / "results.json").write_text("{}")
+    with Spool(home) as folder:
+        folder.send()
+        folder.fetch()
+        folder.send()
+    assert set(on_bucket(home)) == {"config.json"}
+
+
+def test_only_what_has_changed_is_sent(home, moved):
+    with Spool(home) as folder:
+        begin(folder)
+        folder.send()
+        folder.send()
+    assert moved == [("sent", "config.json")]
+
+
+def test_what_is_no_run_is_neither_fetched_nor_touched(bucket, monkeypatch):
+    bucket.blob("frames/a.png").upload_from_string(b"a")
+    monkeypatch.setattr(storage, "mirror", pytest.fail)
+    home = f"gs://{bucket.name}"
+    with (
+        pytest.raises(InputError, match=rf"{home} holds files but no run \(config.json is missing\)"),
+        Spool(f"{home}/") as folder,
+    ):
+        begin(folder)
+    assert set(on_bucket(home)) == {"frames/a.png"}
+
+
+def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said(home, bucket, monkeypatch):
+    def fail(*args):
+        raise InputError("The bucket is gone.")
+
+    folder = Spool(home)
+    with folder:
+        begin(folder)
+        monkeypatch.setattr(storage, "send", fail)
+        with pytest.raises(InputError, match=rf"gone\. What could not be sent is in {folder.files}\."):
+            folder.__exit__(None, None, None)
+        assert (folder.files / "config.json").is_file()
+        monkeypatch.undo()
+    # What ended the run is not hidden behind it.
+    folder = Spool(home)
+    folder.fetch()
+    (folder.files / "results.json").write_text("{}")
+    monkeypatch.setattr(storage, "send", fail)
+    with pytest.raises(ZeroDivisionError), folder:
+        1 // 0  # noqa: B018
+    assert (folder.files / "results.json").is_file()
+
+
+def test_who_insists_does_not_wait_for_the_bucket(home, moved):
+    def insist() -> None:
+        with Spool(home) as folder:
+            begin(folder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        insist()
+    assert moved == []
+
+
+def test_a_run_is_at_hand_with_the_checkpoint_that_is_meant_alone(home):
+    with Spool(home) as folder:
+        begin(folder)
+        save(folder, 1, 2, 3)
+
+    def there(path):
+        run = path if path.name == "one" else path.parents[1]
+        return {file.relative_to(run).parts[1] for file in run.glob("checkpoints/*")}, (run / "config.json").is_file()
+
+    assert there(at_hand(f"{home}/")) == ({"3"}, True)
+    named = at_hand(f"{home}/checkpoints/2")
+    assert named.parts[-2:] == ("checkpoints", "2")
+    assert there(named) == ({"2"}, True)
+    assert there(at_hand(home, checkpoint=False)) == (set(), True)
+    with pytest.raises(InputError, match=f"There is nothing at {home}/none"):
+        at_hand(f"{home}/none")
