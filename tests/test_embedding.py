@@ -173,13 +173,13 @@ def test_without_a_known_scan_nothing_is_said_of_the_same_scan(run, pictures, tm
 
 def test_the_picture_shows_each_query_beside_frames_of_other_scans(run, pictures, tmp_path, monkeypatch):
     given = {}
-    draw = embedding.report.montage_neighbours
+    draw = embedding.drawing.montage_neighbours
 
     def remember(queries, neighbours, captions, neighbour_captions, out):
         given.update(queries=queries, neighbours=neighbours, captions=captions, theirs=neighbour_captions)
         draw(queries, neighbours, captions, neighbour_captions, out)
 
-    monkeypatch.setattr(embedding.report, "montage_neighbours", remember)
+    monkeypatch.setattr(embedding.drawing, "montage_neighbours", remember)
     # The first cannot be read, so that the rows of the file are not those of the source.
     table = (pictures / "scans.csv").read_text().replace("s0/00.png", "none.png").replace("\ns", f"\n{pictures}/s")
     (tmp_path / "scans.csv").write_text(table)

@@ -338,10 +338,11 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     assert len(losses) == 4
 
 
-def flat(tree: dict, prefix: str = "") -> dict:
+def flat(tree: dict | list, prefix: str = "") -> dict:
+    """The leaves of nested dicts and lists, by their place."""
     leaves = {}
-    for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict | list) else {f"{prefix}{name}": value}
     return leaves
 
 

@@ -16,6 +16,7 @@ from awcl_jax.data.records import Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.unreadable import Unreadable, find_unreadable
 from awcl_jax.errors import InputError
+from awcl_jax.spool import Spool
 from configs import fine
 from tests.conftest import FrameSet, frame_record, speckle
 
@@ -253,16 +254,16 @@ def test_a_run_goes_without_the_frames_and_names_them(damaged, tmp_path, capsys)
 def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
     dataset, workdir = prepare("whole", broken=False), tmp_path / "run"
     config = config_of(dataset)
-    pretrain._claim(config, workdir, devices=1)
+    pretrain._claim(config, Spool(workdir), devices=1)
     assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2
     compressed, changed = shutil.copytree(dataset, tmp_path / "again"), shutil.copytree(dataset, tmp_path / "changed")
     rewrite(compressed, lambda image: image)
     config.data.path = str(compressed)
-    pretrain._claim(config, workdir, devices=1)
+    pretrain._claim(config, Spool(workdir), devices=1)
     rewrite(changed, lambda image: 255 - image)
     config.data.path = str(changed)
     with pytest.raises(InputError, match=r"other pictures, though with the same ids and labels"):
-        pretrain._claim(config, workdir, devices=1)
+        pretrain._claim(config, Spool(workdir), devices=1)
 
 
 def rewrite(dataset: Path, draw) -> None:

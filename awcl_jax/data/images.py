@@ -139,7 +139,11 @@ def read_manifest(path: Path) -> pa.Table:
         raise InputError(f"{path} has no column 'path', which names the files; it has {', '.join(names) or 'none'}.")
     if not table.num_rows:
         raise InputError(f"{path} names no pictures: it has a header and no rows.")
-    table = table.set_column(names.index("path"), "path", table["path"].cast(pa.string()))
+    try:
+        paths = table["path"].cast(pa.string())
+    except pa.ArrowException:
+        raise InputError(f"{path} has no names of files in its column 'path', but {table['path'].type}.") from None
+    table = table.set_column(names.index("path"), "path", paths)
     return table.replace_schema_metadata(None)  # what pandas notes of its index does not hold for parts of a table
 
 

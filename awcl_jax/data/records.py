@@ -96,7 +96,14 @@ class Records:
         with self._lock:
             assert self._builder is not None
             if split not in self._sources:
-                self._sources[split] = self._builder.as_data_source(split, decoders=skipped)
+                try:
+                    self._sources[split] = self._builder.as_data_source(split, decoders=skipped)
+                except OSError:
+                    raise
+                except Exception as error:  # of a name that is none
+                    raise InputError(
+                        f"The split {split!r} of {self.path} cannot be opened ({first_line(error)}): {REMEDY}."
+                    ) from error
             return self._sources[split]
 
 
