@@ -391,7 +391,8 @@ def _fits(value: Any, default: ConfigDict, name: str) -> bool:
 
 def _is_number(value: Any) -> bool:
     # True and False are whole numbers to Python. Of NaN the rules say more.
-    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 2**53
+    most = 2**53 if isinstance(value, int) else 1e38  # what a float64 counts to, and what a float32 holds
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > most
 
 
 def _is_range(value: Sequence[Any], *, off: bool) -> bool:
