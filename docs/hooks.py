@@ -21,14 +21,15 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The index of results with a line for every other page of its folder."""
+    """The index of results with a line for every other file of its folder."""
     if page.file.src_uri != "results/index.md":
         return markdown
     folder = Path(page.file.abs_src_path).parent
-    files = [file for file in sorted(folder.rglob("*.md")) if file.name != "index.md"]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "index.md"]
     lines = [f"- [{_title(file)}]({file.relative_to(folder).as_posix()})" for file in files]
-    return "\n".join([markdown, *lines])
+    return "\n".join([markdown, *(lines or ["There are none yet."])])
 
 
 def _title(file: Path) -> str:
-    return file.read_text().lstrip().splitlines()[0].removeprefix("# ")
+    first = next((line for line in file.read_text().splitlines() if line.strip()), "") if file.suffix == ".md" else ""
+    return first.removeprefix("# ") if first.startswith("# ") else file.name
