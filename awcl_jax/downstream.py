@@ -26,14 +26,12 @@ from awcl_jax import (
     downstream_step,
     downstream_tasks,
     drawing,
-    interruption,
     loop,
     optim,
     pretrain,
     processes,
     run_folder,
     sharding,
-    watchdog,
 )
 from awcl_jax.augment import centre_view
 from awcl_jax.bad_steps import BadSteps
@@ -94,16 +92,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
-    downstream_config.validate(config, devices=mesh.size)
-    setup = set_up(config)
-    folder.fetch()
-    run_folder.claim(
-        folder.files,
-        config=configuration.to_dict(config),
-        fingerprint=setup.data.fingerprint,
-        pixels=setup.data.pixels_fingerprint(),
-    )
-    folder.send()
+    setup = pretrain.claim(config, folder, partial(_checked, config, devices=mesh.size))
     start = initial_state(setup, seed=config.seed)
     pretrain.tell_of_data(setup.data, folder)
     say(
@@ -114,6 +103,11 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     )
     history = _train(config, setup, mesh, start, folder)
     return _conclude(config, setup, history, start, folder)
+
+
+def _checked(config: ConfigDict, *, devices: int) -> Setup:
+    downstream_config.validate(config, devices=devices)
+    return set_up(config)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -225,12 +219,6 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             writer.write(done, values)
             return out_of_patience(history, config.train.patience)
 
-        def save(done: int, state: TrainState) -> None:
-            writer.sync()
-            with processes.together():
-                checkpoints.save(done, state, score=history.get(done))
-                folder.send(after=checkpoints.wait)
-
         if out_of_patience(history, config.train.patience):
             return history
         batches = pipeline.supervised_batches(
@@ -242,27 +230,21 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             processes=jax.process_count(),
             threads=config.data.threads,
         )
-        loop.train(
+        pretrain.take_steps(
+            config,
+            mesh,
             state,
             step_on(mesh, config, setup),
             batches,
-            place=lambda arrays: sharding.place_batch(arrays, mesh),
             start=start,
-            steps=config.train.steps,
-            batch_size=config.sampler.batch_size,
-            log_every=config.train.log_every,
-            write=writer.write,
+            writer=writer,
             # The validation first: its score goes with the checkpoint.
             events=(
                 loop.Event(config.train.validate_every, validate, doing="validating"),
-                loop.Event(config.train.validate_every, save, before_leaving=True, doing="saving"),
+                pretrain.saving(checkpoints, writer, folder, history, every=config.train.validate_every),
             ),
-            asked_to_stop=stack.enter_context(interruption.noticed()),
-            begin=stack.enter_context(watchdog.watching()),
-            bad_steps=config.train.bad_steps,
-            bad_in_a_row=bad.in_a_row,
+            bad=bad,
             note_bad=partial(pretrain.note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
-            show_progress=processes.first(),
         )
     return history
 

@@ -6,11 +6,11 @@ The configuration stops here: functions of other modules take plain values.
 import dataclasses
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -63,6 +63,14 @@ class Setup:
     evaluation: Evaluation
 
 
+class _OfData(Protocol):
+    @property
+    def data(self) -> selection.Selection: ...
+
+
+_Prepared = TypeVar("_Prepared", bound=_OfData)
+
+
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Pretrain an encoder, evaluate it against an untrained one, and write down what came of it.
 
@@ -90,7 +98,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
-    setup = _claim(config, folder, devices=mesh.size)
+    setup = claim(config, folder, partial(_checked, config, devices=mesh.size))
     queue = make_queue(config, setup.labels)
     untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
     tell_of_data(setup.data, folder)
@@ -102,12 +110,23 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     return _conclude(config, setup, untrained, state, folder)
 
 
-def _claim(config: ConfigDict, folder: Spool, *, devices: int) -> Setup:
-    """Check all that can be checked, on every process, and begin or go on in the run's folder."""
+def claim(config: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -> _Prepared:
+    """Check all that can be checked, on every process, and begin or go on in the run's folder.
+
+    Args:
+      config: of any kind of run.
+      folder: of the run.
+      prepare: checks the configuration and reads what the run is of.
+
+    Returns:
+      What `prepare` gives.
+
+    Raises:
+      InputError: one of the processes cannot go on.
+    """
     with processes.together():
-        configuration.validate(config, devices=devices)
-        setup = set_up(config)
-        claim = partial(
+        setup = prepare()
+        begin = partial(
             run_folder.claim,
             folder.files,
             config=configuration.to_dict(config),
@@ -116,14 +135,19 @@ def _claim(config: ConfigDict, folder: Spool, *, devices: int) -> Setup:
         )
         if processes.first():
             folder.fetch()
-            claim()
+            begin()
             folder.send()
     # The others after the first, so that they can tell whether it is the same folder.
     with processes.together():
         if not processes.first():
             folder.fetch()
-            claim(begun=True)
+            begin(begun=True)
     return setup
+
+
+def _checked(config: ConfigDict, *, devices: int) -> Setup:
+    configuration.validate(config, devices=devices)
+    return set_up(config)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -345,32 +369,74 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
                 scores[done] = values["val/knn/macro_f1"]
                 writer.write(done, values)
 
-        def save(done: int, state: TrainState) -> None:
-            writer.sync()
-            with processes.together():
-                checkpoints.save(done, state, score=scores.get(done))
-                folder.send(after=checkpoints.wait)
-
-        return loop.train(
+        return take_steps(
+            config,
+            mesh,
             state,
             step_on(mesh, config, setup),
             batches_of(config, setup, start=start),
+            start=start,
+            writer=writer,
+            # The evaluation first: its score goes with the checkpoint.
+            events=(
+                loop.Event(config.train.eval_every, evaluate, doing="evaluating"),
+                saving(checkpoints, writer, folder, scores, every=config.train.checkpoint_every),
+            ),
+            bad=bad,
+            note_bad=partial(note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
+        )
+
+
+def saving(
+    checkpoints: Checkpoints,
+    writer: MetricsWriter | NoMetrics,
+    folder: Spool,
+    scores: Mapping[int, float],
+    *,
+    every: int,
+) -> loop.Event:
+    """A checkpoint every so many steps and before a run leaves, with the score of its step where there is one."""
+
+    def save(done: int, state: TrainState) -> None:
+        writer.sync()
+        with processes.together():
+            checkpoints.save(done, state, score=scores.get(done))
+            folder.send(after=checkpoints.wait)
+
+    return loop.Event(every, save, before_leaving=True, doing="saving")
+
+
+def take_steps(
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
+    step: sharding.Step,
+    batches: Iterable[pipeline.Batch],
+    *,
+    start: int,
+    writer: MetricsWriter | NoMetrics,
+    events: Sequence[loop.Event],
+    bad: BadSteps,
+    note_bad: Callable[[int, loop.Metrics], None],
+) -> TrainState:
+    """`loop.train` as every kind of run takes it: it can be asked to stop, is watched, and notes bad steps."""
+    with interruption.noticed() as asked_to_stop, watchdog.watching() as begin:
+        return loop.train(
+            state,
+            step,
+            batches,
             place=lambda arrays: sharding.place_batch(arrays, mesh),
             start=start,
             steps=config.train.steps,
             batch_size=config.sampler.batch_size,
             log_every=config.train.log_every,
             write=writer.write,
-            # The evaluation first: its score goes with the checkpoint.
-            events=(
-                loop.Event(config.train.eval_every, evaluate, doing="evaluating"),
-                loop.Event(config.train.checkpoint_every, save, before_leaving=True, doing="saving"),
-            ),
-            asked_to_stop=stack.enter_context(interruption.noticed()),
-            begin=stack.enter_context(watchdog.watching()),
+            events=events,
+            asked_to_stop=asked_to_stop,
+            begin=begin,
             bad_steps=config.train.bad_steps,
             bad_in_a_row=bad.in_a_row,
-            note_bad=partial(note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
+            note_bad=note_bad,
             show_progress=processes.first(),
         )
 

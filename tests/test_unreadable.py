@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -254,16 +255,16 @@ def test_a_run_goes_without_the_frames_and_names_them(damaged, tmp_path, capsys)
 def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
     dataset, workdir = prepare("whole", broken=False), tmp_path / "run"
     config = config_of(dataset)
-    pretrain._claim(config, Spool(workdir), devices=1)
+    pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
     assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2
     compressed, changed = shutil.copytree(dataset, tmp_path / "again"), shutil.copytree(dataset, tmp_path / "changed")
     rewrite(compressed, lambda image: image)
     config.data.path = str(compressed)
-    pretrain._claim(config, Spool(workdir), devices=1)
+    pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
     rewrite(changed, lambda image: 255 - image)
     config.data.path = str(changed)
     with pytest.raises(InputError, match=r"other pictures, though with the same ids and labels"):
-        pretrain._claim(config, Spool(workdir), devices=1)
+        pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
 
 
 def rewrite(dataset: Path, draw) -> None:
