@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from awcl_jax.errors import InputError
+from awcl_jax.whole_files import written_whole
 
 FILE = "bad_steps.jsonl"
 
@@ -33,9 +34,8 @@ class BadSteps:
         kept = [line for line in found if line["step"] <= start_step]
         self.in_a_row = trailing([line["step"] for line in kept], start_step)
         if writes and self._path.is_file():
-            part = self._path.with_name(self._path.name + ".part")
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            part.replace(self._path)
+            with written_whole(self._path) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, *, loss: float, gradient_norm: float, frames: Sequence[str]) -> None:
         """Adds a line, which outlives the machine."""

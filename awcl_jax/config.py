@@ -426,18 +426,19 @@ def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def deciding_fields(values: dict[str, Any]) -> dict[str, Any]:
     """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
-    return {field: value for field, value in _flatten(values) if field not in FREE_ON_RESUME}
+    return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
 
 
 def common_fields(config: ConfigDict) -> dict[str, Any]:
     """Fields that all processes of a run have in common, by their names as `config.data.size`."""
-    return {f"config.{field}": value for field, value in _flatten(to_dict(config)) if field not in HOST_FIELDS}
+    return {f"config.{field}": value for field, value in flattened(to_dict(config)) if field not in HOST_FIELDS}
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of nested groups, by their names as `data.size`."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

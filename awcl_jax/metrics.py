@@ -26,6 +26,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from awcl_jax.errors import InputError
+from awcl_jax.whole_files import written_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -273,14 +274,12 @@ def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    # Written beside and renamed: a second death while cutting leaves the old file or the new one, never half of one.
     if not path.is_file():
         return
     lines = _whole_lines(path)
     kept = "".join(f"{line}\n" for i, line in enumerate(lines, start=1) if _parse(line, i, path)["step"] <= step)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    # A second death while cutting leaves the old file or the new one.
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(kept)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)

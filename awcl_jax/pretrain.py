@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -63,6 +63,7 @@ class Setup:
     evaluation: Evaluation
 
 
+@runtime_checkable
 class _OfData(Protocol):
     @property
     def data(self) -> selection.Selection: ...

@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from awcl_jax import curves
+from awcl_jax.config import flattened
 from awcl_jax.errors import InputError
 from awcl_jax.frame_map import MAP_FILE, FrameMap
 from awcl_jax.metrics import METRICS_FILE
@@ -113,21 +114,13 @@ def read_run(folder: Path) -> Run:
     begun = metrics.is_file() and metrics.stat().st_size > 0
     return Run(
         folder.resolve().name,
-        dict(_flat(config)),
+        dict(flattened(config)),
         results,
         curves.read_series(metrics) if begun else {},
         {column: value for column, value in results.items() if are_scores(value)},
         FrameMap.load(frames) if frames.is_file() else None,
         {file: _picture(folder / file) for file in _PICTURES if (folder / file).is_file()},
     )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _picture(path: Path) -> Picture:
