@@ -29,14 +29,13 @@ from subprocess import DEVNULL
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data.datasets import prepare_phantom
 from awcl_jax.errors import InputError
-from awcl_jax.metrics import METRICS_FILE, read_metrics
-from benchmarks.killed_runs import STEPS, fields, starts
+from awcl_jax.metrics import METRICS_FILE
+from benchmarks.killed_runs import STEPS, fields, final_state, numbers, starts
 
 FAULTS = ("SIGKILL", "asked", "damage", "two processes")
 _PLACES = {
@@ -53,7 +52,6 @@ _PLACES = {
 }
 _ASKED = {"SIGTERM": "SIGTERM", "SIGINT": "ctrl-C", "SIGINT twice": "ctrl-C twice"}
 _STATUS = {"SIGTERM": 75, "SIGINT": 75, "SIGINT twice": 130}
-_TIMING = {"frames_per_second", "data_wait_share"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,17 +206,14 @@ _HARMS: dict[str, Callable[[Path, random.Random], None]] = {
 
 def state_of(workdir: Path) -> dict[str, object]:
     """All that a run has in the end: the bytes of every array of its last checkpoint, its metrics and its results."""
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        if manager.latest_step() != STEPS:
-            return {}
-        restored = manager.restore(STEPS, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored))
-    lines = read_metrics(workdir / METRICS_FILE)
+    if not (workdir / "checkpoints" / str(STEPS)).is_dir():
+        return {}
+    leaves = jax.tree_util.tree_leaves_with_path(final_state(workdir))
     results = json.loads((workdir / "results.json").read_text())
     del results["peak_memory_mb"]
     return {
         **{jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves},
-        "metrics": [{name: value for name, value in line.items() if name not in _TIMING} for line in lines],
+        "metrics": numbers(workdir),
         "results": results,
     }
 

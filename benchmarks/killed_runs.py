@@ -26,16 +26,19 @@ from unittest import mock
 
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from awcl_jax import metrics, pretrain, storage
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data import pipeline
 from awcl_jax.evaluation import Evaluation
+from awcl_jax.metrics import METRICS_FILE, read_metrics
 from configs import fine
 
 STEPS = 24
 _ROOT = Path(__file__).parents[1]
+_TIMING = {"frames_per_second", "data_wait_share"}
 
 
 def fields(phantom: Path, **changed: object) -> dict[str, object]:
@@ -58,6 +61,18 @@ def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def final_state(workdir: Path, step: int = STEPS) -> PyTree:
+    """All arrays of a run's checkpoint, as Orbax alone reads them."""
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        return jax.device_get(manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"])
+
+
+def numbers(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics but for what depends on the clock."""
+    lines = read_metrics(workdir / METRICS_FILE)
+    return [{name: value for name, value in line.items() if name not in _TIMING} for line in lines]
 
 
 def die(*args: object, **kwargs: object) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from awcl_jax import downstream, embed, export, pretrain, report, storage
 from awcl_jax.errors import InputError
-from awcl_jax.metrics import read_metrics
 from awcl_jax.trained_encoder import open_encoder
+from benchmarks.killed_runs import numbers
 from configs import downstream_planes, fine
 
 ROOT = Path(__file__).parents[1]
@@ -68,13 +68,6 @@ def runs(phantom, bucket_url, folder):
     return orders[0]["workdir"], folder / "whole", done.stderr
 
 
-def numbers(file):
-    return [
-        {name: value for name, value in line.items() if name not in {"frames_per_second", "data_wait_share"}}
-        for line in read_metrics(file)
-    ]
-
-
 def test_a_run_on_a_bucket_that_is_killed_ends_like_one_in_a_folder(runs, folder):
     home, whole, said = runs
     # Half of the checkpoint of step 4 was there.
@@ -84,7 +77,7 @@ def test_a_run_on_a_bucket_that_is_killed_ends_like_one_in_a_folder(runs, folder
     storage.mirror(home, storage.listed(home), copy)
     assert {path.name for path in copy.iterdir()} == {path.name for path in whole.iterdir()}
     assert {path.name for path in copy.iterdir()} > {"results.json", "report.html", "embedding_map.npz", "loss.png"}
-    assert numbers(copy / "metrics.jsonl") == numbers(whole / "metrics.jsonl")
+    assert numbers(copy) == numbers(whole)
     ended, expected = (json.loads((run / "results.json").read_text()) for run in (copy, whole))
     assert ended | {"peak_memory_mb": 0} == expected | {"peak_memory_mb": 0}
     for run in (copy, whole):

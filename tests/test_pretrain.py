@@ -12,20 +12,18 @@ import chex
 import jax
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 
 from awcl_jax import pretrain
 from awcl_jax.data import pipeline
 from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
 from awcl_jax.errors import InputError
-from awcl_jax.metrics import read_metrics
 from awcl_jax.models.weights import save_torch_resnet
+from benchmarks.killed_runs import final_state, numbers
 from configs import fine, moco, scan, simclr
 from tests.conftest import frame_record
 
 ROOT = Path(__file__).parents[1]
-TIMING = {"frames_per_second", "data_wait_share"}
 
 
 def tiny(phantom: Path, method=fine, **fields):
@@ -34,18 +32,6 @@ def tiny(phantom: Path, method=fine, **fields):
     config.report.pictures = False
     config.update_from_flattened_dict(fields)
     return config
-
-
-def final_state(workdir: Path, step: int):
-    """All arrays of a checkpoint, as Orbax alone reads them."""
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        return jax.device_get(manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"])
-
-
-def numbers(workdir: Path):
-    """All metrics but the clock's."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
 
 
 @pytest.fixture(scope="module")

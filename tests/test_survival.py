@@ -11,15 +11,11 @@ import time
 from pathlib import Path
 
 import chex
-import jax
-import orbax.checkpoint as ocp
 import pytest
 
-from awcl_jax.metrics import read_metrics
-from benchmarks.killed_runs import STEPS, fields, starts
+from benchmarks.killed_runs import STEPS, fields, final_state, numbers, starts
 
 ROOT = Path(__file__).parents[1]
-TIMING = {"frames_per_second", "data_wait_share"}
 # In the order of the run, which has a checkpoint every other step: most starts get further than the one before.
 FAULTS = [
     *(["replace config.json", 0], ["batch", 1], ["written", 2], ["before save", 2], ["save", 2], ["torn line", 4]),
@@ -31,18 +27,6 @@ FAULTS = [
 
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu"} | more
-
-
-def final_state(workdir: Path, step: int):
-    """All arrays of a checkpoint, as Orbax alone reads them."""
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        return jax.device_get(manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"])
-
-
-def numbers(workdir: Path):
-    """All metrics but the clock's."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
 
 
 def results(workdir: Path):
