@@ -54,13 +54,14 @@ class TorchResNet(nn.Module):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, 0.0, 0.2)
                 nn.init.normal_(module.running_mean, 0.0, 0.2)
                 nn.init.uniform_(module.running_var, 0.5, 1.5)
-        self.eval()
+        self.eval().requires_grad_(requires_grad=False)
 
-    @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features."""
         x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)

@@ -1,0 +1,269 @@
+"""The pretraining step against the same network and loss in PyTorch: frames a second, share of the peak, memory.
+
+python -m benchmarks.step --out=DIR
+python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
+
+Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `torch`, PyTorch's step on views that are given:
+the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and autocast on a GPU.
+
+Each method is a process of its own, and they take turns: a few steps of one, a few of the other, again and again, so
+that what disturbs the machine disturbs both. The ratio is that of a turn; the table says the median and the extremes.
+Frames are views: a batch of 32 gives 64. The peak is that of a matrix product in the same process and type; the work is
+that of the convolutions forward and backward, as `benchmarks.scaling` counts it.
+"""
+
+import argparse
+import functools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.errors import InputError
+from benchmarks.scaling import encoder_operations
+
+METHODS = ("awcl_jax", "torch")
+DTYPES = ("float32", "bfloat16")
+_TEMPERATURE, _EMBEDDING, _GROUPS, _EDGE = 0.1, 128, 13, 2048
+
+
+def main() -> None:
+    """Measure all methods at every size, in turns, and write a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="encoder (default: %(default)s)")
+    parser.add_argument("--width", type=float, default=1.0, help="width factor of the encoder (default: %(default)s)")
+    parser.add_argument("--sizes", default="64,112,224", help="edges of a view, with commas (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="frames, two views each (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the arithmetic (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="of each method (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="of each turn (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
+    parser.add_argument("--serve", metavar="METHOD", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        _serve(args)
+        return
+    methods = args.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        raise InputError(f"Unknown methods {sorted(unknown)}; known are {', '.join(METHODS)}.")
+    rows = []
+    print(_head(args), flush=True)
+    for size in map(int, args.sizes.split(",")):
+        found = _in_turns(args, methods, size)
+        rows += [{"size": size, "method": method} | found[method] for method in methods]
+        for row in rows[-len(methods) :]:
+            print(_row(row), flush=True)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "step.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (args.out / "step.md").write_text("\n".join([_head(args), *map(_row, rows)]) + "\n")
+
+
+def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[str, dict[str, Any]]:
+    """Seconds of a step in every turn, share of the peak and memory of each method."""
+    options = [f"--{name}={getattr(args, name)}" for name in ("arch", "width", "batch", "dtype", "steps")]
+    command = [sys.executable, "-m", "benchmarks.step", *options, f"--sizes={size}"]
+    work = encoder_operations(args.arch, args.width, size) * 2 * args.batch
+    servers = {}
+    for method in methods:
+        servers[method] = subprocess.Popen(
+            [*command, f"--serve={method}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        _answer(servers[method])  # compiled and warm before the next one starts
+    turns: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+    for _ in range(args.turns):
+        for method, server in servers.items():
+            assert server.stdin is not None
+            server.stdin.write("\n")
+            server.stdin.flush()
+            turns[method].append(_answer(server))
+    for server in servers.values():
+        server.communicate()
+    found = {}
+    for method, answers in turns.items():
+        seconds = [answer["seconds"] for answer in answers]
+        ratios = [other["seconds"] / own for own, other in zip(seconds, turns[methods[-1]], strict=True)]
+        found[method] = {
+            "seconds": seconds,
+            "frames_per_second": 2 * args.batch / statistics.median(seconds),
+            "share_of_peak": work / statistics.median(seconds) / max(answer["peak"] for answer in answers),
+            "memory_mb": answers[-1]["memory_mb"],
+            "ratios": ratios,
+        }
+    return found
+
+
+def _answer(server: subprocess.Popen[str]) -> dict[str, float]:
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise InputError(f"A measurement ended with status {server.wait()}; what it said is above.")
+    return json.loads(line)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    """Make ready, say so, and take a turn for each line that comes."""
+    make = {"awcl_jax": _jax, "torch": _torch}[args.serve]
+    steps, product, memory_mb = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
+    steps(2)
+    _say({})
+    for _ in sys.stdin:
+        seconds = _timed(functools.partial(steps, args.steps)) / args.steps
+        product()
+        peak = 2 * _EDGE**3 / min(_timed(product) for _ in range(3))
+        _say({"seconds": seconds, "peak": peak, "memory_mb": memory_mb()})
+
+
+def _say(answer: dict[str, float]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+# So many steps, a matrix product that shows the peak, and the most megabytes held so far.
+_Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]]
+
+
+def _jax(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from awcl_jax import cache, pretrain, sharding
+    from awcl_jax.augment import Augmentation
+    from awcl_jax.config import default_config
+    from awcl_jax.step import make_step
+
+    cache.keep_compiled_programs()
+    config = default_config()
+    config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
+    model = pretrain.make_model(config)
+    learning_rate, optimiser = pretrain.make_optimiser(config)
+    mesh = sharding.make_mesh()
+    augmentation = Augmentation(size=size)
+    body = make_step(
+        model,
+        optimiser,
+        learning_rate=learning_rate,
+        augmentation=augmentation,
+        temperature=_TEMPERATURE,
+        seed=0,
+    )
+    step = sharding.map_step(body, mesh)
+    state = sharding.replicate(pretrain.initial_state(model, optimiser, seed=0), mesh)
+    rng = np.random.default_rng(0)
+    frames = {
+        "image": rng.integers(0, 256, (batch, size, size), dtype=np.uint8),
+        "label": rng.integers(0, _GROUPS, batch, dtype=np.int32),
+        "row": np.arange(batch, dtype=np.int32),
+    }
+    placed = sharding.place_batch(frames, mesh)
+
+    def steps(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, _ = step(state, placed)
+        jax.block_until_ready(state)
+
+    square = jnp.ones((_EDGE, _EDGE), dtype)
+    product = jax.jit(jnp.matmul)
+
+    def memory_mb() -> float:
+        held = jax.devices()[0].memory_stats()
+        return held["peak_bytes_in_use"] / 2**20 if held else _resident_mb()
+
+    return steps, lambda: jax.block_until_ready(product(square, square)), memory_mb
+
+
+def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+    try:
+        import torch
+    except ImportError:
+        raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
+    from torch import nn
+
+    from tests.torch_resnet import TorchResNet
+
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    encoder = TorchResNet(arch, channels=1, width=round(64 * width))
+    features = round(64 * width) * (32 if arch == "resnet50" else 8)
+    head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, _EMBEDDING))
+    model: Any = nn.Sequential(encoder, head)
+    model.train().requires_grad_().to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=on_gpu)
+    views = torch.randn(2 * batch, 1, size, size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, _GROUPS, (batch,), device=device).repeat(2)
+
+    def loss() -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            z = model(views)
+        z = nn.functional.normalize(z.float(), dim=1)
+        logits = z @ z.T / _TEMPERATURE
+        logits = logits - logits.max(dim=1, keepdim=True).values.detach()
+        other = torch.ones_like(logits) - torch.eye(len(z), device=device)
+        positive = torch.eq(labels[:, None], labels[None, :]).float() * other
+        log_probability = logits - torch.log((torch.exp(logits) * other).sum(1, keepdim=True))
+        return -((positive * log_probability).sum(1) / positive.sum(1)).mean()
+
+    compiled = torch.compile(loss) if on_gpu else loss
+
+    def finish() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            optimiser.zero_grad(set_to_none=True)
+            compiled().backward()
+            optimiser.step()
+        finish()
+
+    square = torch.ones(_EDGE, _EDGE, device=device, dtype=getattr(torch, dtype))
+
+    def product() -> None:
+        square @ square
+        finish()
+
+    def memory_mb() -> float:
+        return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mb()
+
+    return steps, product, memory_mb
+
+
+def _resident_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def _head(args: argparse.Namespace) -> str:
+    return (
+        f"{args.arch} of width {args.width}, {args.batch} frames x 2 views, {args.dtype}, {platform.machine()}; "
+        f"{args.turns} turns of {args.steps} steps\n\n"
+        "| px | method | views/s | share of peak | peak MB | times as fast as the last (least, most) |\n"
+        "|---|---|---|---|---|---|"
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    ratios = row["ratios"]
+    return (
+        f"| {row['size']} | {row['method']} | {row['frames_per_second']:.1f} | {row['share_of_peak']:.0%} | "
+        f"{row['memory_mb']:.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f}) |"
+    )
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main()
