@@ -51,7 +51,7 @@ def fields(phantom: Path, **changed: object) -> dict[str, object]:
 def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list[int], str]:
     """The exit statuses of the starts of one run, one for each fault, and what they said."""
     order = {"config": config, "workdir": str(workdir), "compiled": str(workdir.parent / "compiled"), "faults": faults}
-    file = workdir.with_suffix(".json")
+    file = workdir.with_name(f"{workdir.name}.order.json")
     file.write_text(json.dumps(order))
     command = [sys.executable, "-m", "benchmarks.killed_runs", str(file)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
