@@ -1,6 +1,7 @@
 """Where this package keeps what it can make again: the phantom, compiled programs."""
 
 import os
+import warnings
 from pathlib import Path
 
 
@@ -15,5 +16,7 @@ def keep_compiled_programs() -> None:
     # Imported here, so that --help does not wait for JAX.
     import jax
 
+    # Programs with large convolutions cannot be kept (see `models.convolution`), which is nothing to warn of each time.
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry.*MemoryError")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))

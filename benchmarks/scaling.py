@@ -121,6 +121,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     from awcl_jax import pretrain, sharding
     from awcl_jax.augment import Augmentation
     from awcl_jax.config import default_config
+    from awcl_jax.models.convolution import without_onednn
     from awcl_jax.step import make_step
     from awcl_jax.train_state import TrainState, parameter_count
     from benchmarks.compiled import collective_bytes, matrix_operations
@@ -147,7 +148,9 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     }
     step: Any = sharding.map_step(body, mesh)
     # Read, not run: what LLVM makes of it does not matter.
-    hlo = step.lower(state, batch).compile({"xla_backend_optimization_level": 0}).as_text()
+    with without_onednn():
+        lowered = step.lower(state, batch)
+    hlo = lowered.compile({"xla_backend_optimization_level": 0}).as_text()
     statistics = {
         jax.tree_util.keystr(path): leaf.size for path, leaf in jax.tree.leaves_with_path(variables["batch_stats"])
     }
@@ -169,7 +172,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
 
 def encoder_operations(arch: str, width_factor: float, size: int) -> int:
     """Operations of a ResNet's convolutions for one picture, forward and backward."""
-    from awcl_jax.models.resnet import _SMALL_MAP
+    from awcl_jax.models.convolution import _SMALL_MAP
 
     total = 0
     for first, (edge, kernel, stride, padding, c_in, c_out) in enumerate(_convolutions(arch, width_factor, size)):

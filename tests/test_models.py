@@ -11,8 +11,9 @@ from scipy.signal import correlate
 
 from awcl_jax.errors import InputError
 from awcl_jax.models.heads import Projection
+from awcl_jax.models.pooling import max_pool
 from awcl_jax.models.pretraining import ContrastiveModel
-from awcl_jax.models.resnet import BasicBlock, Bottleneck, Conv, ResNet, _max_pool, make_resnet
+from awcl_jax.models.resnet import BasicBlock, Bottleneck, Conv, ResNet, make_resnet
 from awcl_jax.train_state import parameter_count
 
 
@@ -57,15 +58,20 @@ def test_convolution_pads_as_torchvision_does(size, stride, kernel):
     np.testing.assert_allclose(conv.apply(variables, jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [1, 4, 7])
-def test_max_pool_is_that_of_the_library(size):
-    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+@pytest.mark.parametrize("values", [1000, 3])  # of so few, several pixels of a window are the greatest
+def test_max_pool_is_that_of_the_library(size, values):
+    x = jax.random.randint(jax.random.key(0), (2, size, size + 1, 3), 0, values).astype(jnp.float32)
 
     def pooled(pool):
-        return jax.value_and_grad(lambda x: (pool(x) ** 2).sum())(x)
+        def weighted(x):
+            y = pool(x)
+            return (y * jnp.arange(1, y.size + 1).reshape(y.shape)).sum()
+
+        return jax.value_and_grad(weighted)(x)
 
     expected = pooled(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))))
-    for found, wanted in zip(pooled(_max_pool), expected, strict=True):
+    for found, wanted in zip(pooled(max_pool), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 

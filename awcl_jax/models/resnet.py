@@ -1,16 +1,16 @@
 """ResNet-18, -34 and -50 (He et al. 2016) in torchvision's shape, for grey frames."""
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from awcl_jax.errors import InputError
+from awcl_jax.models.convolution import convolve
+from awcl_jax.models.pooling import max_pool
 
 STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STRIDES = ("v1", "v1.5")
@@ -18,15 +18,11 @@ WIDEST = 64  # times the width of the paper
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-_SMALL_MAP = 9  # pixels
-
 
 class Conv(nn.Module):
     """A convolution without bias, padded as torchvision pads.
 
-    XLA's "SAME" would pad a strided convolution on the other side and shift the features. The last maps of a small
-    frame are of a few pixels only, where XLA's convolutions on a CPU fall to a twentieth of their speed (2 GFLOP/s at
-    2 x 2 pixels and 512 features, of 50 as a matrix product): these become one matrix product over the patches.
+    XLA's "SAME" would pad a strided convolution on the other side and shift the features.
 
     Attributes:
       features: that come out.
@@ -46,20 +42,7 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
         """Maps of the features."""
         kernel = self.param("kernel", _he, (*self.kernel_size, x.shape[-1], self.features))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        rows, columns = (
-            (edge + 2 * self.padding - size) // self.stride + 1
-            for edge, size in zip(x.shape[1:3], self.kernel_size, strict=True)
-        )
-        if rows * columns > _SMALL_MAP:
-            pad = (self.padding, self.padding)
-            return jax.lax.conv_general_dilated(
-                x, kernel, (self.stride, self.stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-        x = jnp.pad(x, ((0, 0), (self.padding, self.padding), (self.padding, self.padding), (0, 0)))
-        offsets = itertools.product(*map(range, self.kernel_size))
-        patches = [x[:, i :: self.stride, j :: self.stride][:, :rows, :columns] for i, j in offsets]
-        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.features)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
 
 
 class BasicBlock(nn.Module):
@@ -101,17 +84,6 @@ class Bottleneck(nn.Module):
         y = self.conv(4 * self.features, (1, 1), name="conv3")(y)
         y = self.norm(name="bn3")(y)
         return nn.relu(y + _shortcut(self, x, 4 * self.features))
-
-
-def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Greatest of 3 x 3 pixels at every other pixel, as `nn.max_pool` with padding 1.
-
-    As a maximum of shifted maps, because on a CPU the gradient of XLA's pooling takes nine times as long.
-    """
-    rows, columns = ((edge - 1) // 2 + 1 for edge in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    shifted = (x[:, i::2, j::2][:, :rows, :columns] for i, j in itertools.product(range(3), repeat=2))
-    return functools.reduce(jnp.maximum, shifted)
 
 
 def _shortcut(block: "BasicBlock | Bottleneck", x: Array, features: int) -> Array:
@@ -160,7 +132,7 @@ class ResNet(nn.Module):
         x = conv(self.width, (7, 7), stride=2, padding=3, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
         maps = [x]
-        x = _max_pool(x)
+        x = max_pool(x)
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1

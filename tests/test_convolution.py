@@ -1,0 +1,149 @@
+"""Convolutions and their gradients against XLA's in float64, and what they cost."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from awcl_jax import sharding
+from awcl_jax.models import convolution
+from awcl_jax.models.convolution import convolve
+
+# Kernel, stride and padding of every convolution in the encoders.
+KINDS = [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)]
+
+
+@pytest.fixture(autouse=True, params=["onednn", "xla"])
+def library(request, monkeypatch):
+    """What convolves: for oneDNN all convolutions count as large."""
+    if request.param == "xla":
+        with convolution.without_onednn():
+            yield request.param
+        return
+    if not convolution._is_there():
+        pytest.skip("XLA has no oneDNN on this machine")
+    monkeypatch.setattr(convolution, "_LARGE", 0)
+    yield request.param
+
+
+def xla(x, kernel, *, stride, padding):
+    pad = (padding, padding)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def drawn(shape, features, kernel, *, seed=0):
+    """Maps and a kernel in float64, of about unit size in and out."""
+    rng = np.random.default_rng(seed)
+    size = (kernel, kernel, shape[-1], features)
+    return rng.normal(size=shape), rng.normal(size=size) / np.sqrt(kernel**2 * shape[-1])
+
+
+def with_gradients(convolution, x, kernel, dtype):
+    """The maps that come out and the gradients of a sum with fixed weights, to maps and kernel, in float64."""
+
+    def weighted(x, kernel):
+        y = convolution(x, kernel)
+        weights = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        return (y.astype(weights.dtype) * weights).sum(), y
+
+    call = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+    (_, y), gradients = call(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+    assert {a.dtype for a in (y, *gradients)} == {jnp.dtype(dtype)}
+    return [np.asarray(a, np.float64) for a in (y, *gradients)]
+
+
+def in_float64(x, kernel, options):
+    with jax.enable_x64(True):
+        return with_gradients(functools.partial(xla, **options), x, kernel, jnp.float64)
+
+
+def error(found, expected):
+    """Largest difference of maps, or of their gradients, as a share of the largest number."""
+    return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), KINDS)
+@pytest.mark.parametrize("edges", [(8, 8), (7, 10), (2, 3)])  # the last for maps of a few pixels
+@pytest.mark.parametrize(("batch", "features"), [(3, (1, 4)), (3, (6, 5)), (32, (8, 16))])
+def test_values_and_gradients_are_those_in_float64(kernel, stride, padding, edges, batch, features):
+    x, weights = drawn((batch, *edges, features[0]), features[1], kernel)
+    options = {"stride": stride, "padding": padding}
+    found = with_gradients(functools.partial(convolve, **options), x, weights, jnp.float32)
+    assert error(found, in_float64(x, weights, options)) < 3e-6
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), KINDS)
+def test_bfloat16_keeps_its_type_and_precision(kernel, stride, padding):
+    x, weights = (np.asarray(jnp.bfloat16(a), np.float64) for a in drawn((2, 8, 8, 6), 5, kernel))
+    options = {"stride": stride, "padding": padding}
+    found = with_gradients(functools.partial(convolve, **options), x, weights, jnp.bfloat16)
+    assert error(found, in_float64(x, weights, options)) < 1e-2  # half a unit of the last place is 2e-3
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), KINDS)
+def test_devices_sum_the_gradient_of_the_kernel(kernel, stride, padding):
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((8, 8, 8, 4), 4, kernel))
+    mesh = sharding.make_mesh(jax.devices()[:4])
+
+    def gradient_on(run):
+        loss = lambda kernel: (run(x, kernel) ** 2).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(weights)
+
+    one = functools.partial(convolve, stride=stride, padding=padding)
+    rows = PartitionSpec(sharding.AXIS)
+    many = jax.shard_map(one, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
+    np.testing.assert_allclose(gradient_on(many), gradient_on(one), rtol=1e-4, atol=1e-4)
+
+
+def test_large_convolutions_alone_are_left_to_onednn(library, monkeypatch):
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((16, 8, 8, 4), 4, 3))
+    operations = 2 * 16 * 8 * 8 * 4 * 4 * 9
+
+    def calls():
+        return "onednn" in str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(x, weights))
+
+    monkeypatch.setattr(convolution, "_LARGE", operations)
+    assert calls() == (library == "onednn")
+    monkeypatch.setattr(convolution, "_LARGE", operations + 1)
+    assert not calls()
+
+
+def test_without_onednn_xla_convolves(monkeypatch):
+    def fails(*args, **options):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such call")
+
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((2, 8, 8, 4), 4, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(convolution, "_onednn", fails)
+        convolution._is_there.cache_clear()
+        found = convolve(x, weights, padding=1)
+    convolution._is_there.cache_clear()
+    np.testing.assert_allclose(found, xla(x, weights, stride=1, padding=1), rtol=1e-5, atol=1e-5)
+
+
+def test_accelerators_get_the_convolution_of_xla(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((2, 8, 8, 4), 4, 3))
+    call = jax.make_jaxpr(functools.partial(convolve, stride=1, padding=1))(x, weights)
+    assert [equation.primitive.name for equation in call.eqns] == ["conv_general_dilated"]
+
+
+def compiled_gradient(x, kernel, argnums, **options):
+    def loss(x, kernel):
+        return (convolve(x, kernel, **options) ** 2).sum()
+
+    return jax.jit(jax.grad(loss, argnums=argnums)).lower(x, kernel).compile()
+
+
+def test_the_first_layer_computes_no_gradient_of_the_frames():
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((2, 32, 32, 1), 8, 7))
+    operations = [
+        compiled_gradient(x, weights, argnums, stride=2, padding=3).cost_analysis()["flops"] for argnums in (1, (0, 1))
+    ]
+    # Forward and the kernel's gradient, and the maps' gradient, which is as much as either at least.
+    assert operations[0] < 0.7 * operations[1]
