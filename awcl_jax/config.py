@@ -78,6 +78,7 @@ def default_config() -> ConfigDict:
     config.model.width_factor = 0.25  # of all layers; 1 is the paper's width
     config.model.strides = "v1.5"  # v1.5 as torchvision, v1 as He et al. (resnet50 only)
     config.model.dtype = "float32"  # float32, bfloat16
+    config.model.remat = False  # compute each block again for its gradient: less memory, more time
     config.model.init = "random"  # random, or a file of PyTorch weights that the encoder starts from
     config.model.hidden = placeholder(int)  # width of the projection's hidden layer; the features' own by default
     config.model.embedding = 128

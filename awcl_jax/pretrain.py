@@ -213,6 +213,7 @@ def make_encoder(config: ConfigDict) -> ResNet:
         strides=config.model.strides,
         dtype=jnp.dtype(config.model.dtype),
         axis_name=sharding.AXIS,
+        remat=config.model.remat,
     )
 
 

@@ -102,6 +102,7 @@ class ResNet(nn.Module):
       width: features of the first stage; 64 in the paper.
       dtype: type of the arithmetic; parameters and running statistics stay float32.
       axis_name: mesh axis over which batch norm synchronises its statistics; None where the module runs unmapped.
+      remat: keep only what goes into each block, and compute the rest again for the gradient (Chen et al. 2016).
     """
 
     stage_sizes: Sequence[int]
@@ -109,6 +110,7 @@ class ResNet(nn.Module):
     width: int = 64
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f"]:
         """Features of each frame, averaged over the picture, in float32."""
@@ -133,11 +135,12 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn1")(x))
         maps = [x]
         x = max_pool(x)
+        make_block = nn.remat(self.block) if self.remat else self.block
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = self.block(features=self.width * 2**stage, stride=stride, conv=conv, norm=norm, name=name)(x)
+                x = make_block(features=self.width * 2**stage, stride=stride, conv=conv, norm=norm, name=name)(x)
             maps.append(x)
         return maps
 
@@ -149,6 +152,7 @@ def make_resnet(
     strides: str = "v1.5",
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
+    remat: bool = False,
 ) -> ResNet:
     """The encoder by its name.
 
@@ -158,6 +162,7 @@ def make_resnet(
       strides: where ResNet-50 strides: "v1" in the 1x1 (He et al. 2016), "v1.5" in the 3x3 convolution (torchvision).
       dtype: type of the arithmetic.
       axis_name: mesh axis over which batch norm synchronises.
+      remat: compute blocks again for their gradient.
 
     Raises:
       InputError: unknown architecture or strides, or a width that is none.
@@ -170,4 +175,4 @@ def make_resnet(
         raise InputError(f"The width factor of an encoder is above 0, up to {WIDEST}; got {width_factor}.")
     block = functools.partial(Bottleneck, strides=strides) if arch == "resnet50" else BasicBlock
     width = max(1, round(64 * width_factor))
-    return ResNet(stage_sizes=STAGES[arch], block=block, width=width, dtype=dtype, axis_name=axis_name)
+    return ResNet(stage_sizes=STAGES[arch], block=block, width=width, dtype=dtype, axis_name=axis_name, remat=remat)
