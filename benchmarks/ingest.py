@@ -93,6 +93,16 @@ def _encode(plain: _Plain, files: list[Path]) -> None:
             cv2.imencode(".png", frame)
 
 
+def write_pictures(folder: Path, count: int) -> list[Path]:
+    """So many PNGs."""
+    return _write_images(folder, sweep(count, 480, 640))
+
+
+def ingest_pictures(files: list[Path]) -> None:
+    """Make records of PNGs, in one process."""
+    _ingest(files, "image", 1)
+
+
 def _ingest(files: list[Path], kind: str, workers: int) -> None:
     items = [Item(number, file, f"s{number}", f"p{number}", "train") for number, file in enumerate(files)]
     reading = Reading(every=1, near_duplicate=0, region="tag" if kind == "dicom" else "whole")

@@ -106,7 +106,7 @@ def _measure(kind: str, n: int, batches: int, *, cached: bool) -> dict[str, floa
     fingerprint = index.fingerprint
     parted = time.perf_counter()
     assert fingerprint
-    plan = _plan(kind, train)
+    plan = plan_of(kind, train)
     plan.frames(0)
     plan.partners(0)
     planned = time.perf_counter()
@@ -144,7 +144,8 @@ def _make_cached(n: int, folder: Path) -> Callable[[], ScanIndex | None]:
     return lambda: ScanIndex._from_cache(folder, "key")
 
 
-def _plan(kind: str, train: ScanIndex) -> BatchPlan:
+def plan_of(kind: str, train: ScanIndex) -> BatchPlan:
+    """The plan of one of PLANS over these frames."""
     positives = {"scan": "scan", "natural": "frame"}.get(kind, "anatomy")
     labels = selection.positive_labels(train, positives, granularity="fine", anatomy_ratio=1.0, seed=0)
     return selection.make_plan(

@@ -110,7 +110,7 @@ def _answer(server: subprocess.Popen[str]) -> dict[str, float]:
 
 def _serve(args: argparse.Namespace) -> None:
     """Make ready, say so, and take a turn for each line that comes."""
-    make = {"awcl_jax": _jax, "torch": _torch}[args.serve]
+    make = {"awcl_jax": our_step, "torch": _torch}[args.serve]
     steps, product, memory_mb = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
     steps(2)
     _say({})
@@ -135,7 +135,8 @@ def _timed(call: Callable[[], object]) -> float:
 _Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]]
 
 
-def _jax(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+def our_step(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+    """The pretraining step on frames that are already on the devices."""
     import jax
     import jax.numpy as jnp
     import numpy as np
