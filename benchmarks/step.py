@@ -3,8 +3,10 @@
 python -m benchmarks.step --out=DIR
 python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
 
-Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `torch`, PyTorch's step on views that are given:
-the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and autocast on a GPU.
+Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `remat`, the same with blocks that are computed
+again for their gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on views
+that are given: the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and
+autocast on a GPU.
 
 Each method is a process of its own, and they take turns: a few steps of one, a few of the other, again and again, so
 that what disturbs the machine disturbs both. The ratio is that of a turn; the table says the median and the extremes.
@@ -28,7 +30,7 @@ from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 from benchmarks.scaling import encoder_operations
 
-METHODS = ("awcl_jax", "torch")
+METHODS = ("awcl_jax", "remat", "chunks", "torch")
 DTYPES = ("float32", "bfloat16")
 _TEMPERATURE, _EMBEDDING, _GROUPS, _EDGE = 0.1, 128, 13, 2048
 
@@ -110,7 +112,13 @@ def _answer(server: subprocess.Popen[str]) -> dict[str, float]:
 
 def _serve(args: argparse.Namespace) -> None:
     """Make ready, say so, and take a turn for each line that comes."""
-    make = {"awcl_jax": our_step, "torch": _torch}[args.serve]
+    ways: dict[str, Callable[..., _Made]] = {
+        "awcl_jax": our_step,
+        "remat": functools.partial(our_step, remat=True),
+        "chunks": functools.partial(our_step, chunks=4),
+        "torch": _torch,
+    }
+    make = ways[args.serve]
     steps, product, memory_mb = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
     steps(2)
     _say({})
@@ -135,7 +143,9 @@ def _timed(call: Callable[[], object]) -> float:
 _Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]]
 
 
-def our_step(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+def our_step(
+    arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
+) -> _Made:
     """The pretraining step on frames that are already on the devices."""
     import jax
     import jax.numpy as jnp
@@ -149,6 +159,7 @@ def our_step(arch: str, width: float, size: int, batch: int, dtype: str) -> _Mad
     cache.keep_compiled_programs()
     config = default_config()
     config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
+    config.model.remat = remat
     model = pretrain.make_model(config)
     learning_rate, optimiser = pretrain.make_optimiser(config)
     mesh = sharding.make_mesh()
@@ -159,6 +170,7 @@ def our_step(arch: str, width: float, size: int, batch: int, dtype: str) -> _Mad
         learning_rate=learning_rate,
         augmentation=augmentation,
         temperature=_TEMPERATURE,
+        chunks=chunks,
         seed=0,
     )
     step = sharding.map_step(body, mesh)
