@@ -40,7 +40,7 @@ def main() -> None:
     """Measure all parts at all sizes, one after the other, and write a table and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: all)")
-    parser.add_argument("--out", type=Path, help="folder for growth.md and growth.png")
+    parser.add_argument("--out", type=Path, help="folder for growth.md, growth.json and growth.png")
     parser.add_argument("--measure", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -58,6 +58,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "growth.json").write_text(json.dumps(found, indent=2) + "\n")
         (args.out / "growth.md").write_text("\n".join(lines) + "\n")
         _plot(found, args.out / "growth.png")
 
@@ -222,14 +223,17 @@ def _row(name: str, points: list[dict[str, float]]) -> str:
 def _plot(found: dict[str, list[dict[str, float]]], out: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for ax, (field, title) in zip(figure.subplots(1, 2), (("seconds", "time"), ("mb", "memory")), strict=True):
-        for name, points in found.items():
-            shown = [point for point in points if point[field] > 0]
+        for number, (name, points) in enumerate(found.items()):
+            # What a process rises by is not known to a megabyte.
+            shown = [point for point in points if field == "seconds" or point[field] > 5]
             if shown:
                 start = shown[0]
                 ax.loglog(
                     [point["size"] / start["size"] for point in shown],
                     [point[field] / start[field] for point in shown],
                     marker="o",
+                    color=f"C{number % 10}",
+                    linestyle="-" if number < 10 else "--",
                     label=name,
                 )
         ax.set(title=title, xlabel="times the smallest size", ylabel="times its cost")
