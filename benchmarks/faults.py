@@ -121,9 +121,9 @@ def killed(bench: Bench) -> Iterator[Row]:
         else:
             faults = [[place, step] for step in sorted(bench.rng.choices(range(2, STEPS), k=bench.times))]
         workdir = bench.folder / f"killed-{place.replace(' ', '-')}"
-        statuses, said = starts(workdir, bench.config, [*faults, None])
+        statuses, output = starts(workdir, bench.config, [*faults, None])
         if wrong := set(statuses) - {0, -signal.SIGKILL}:
-            raise RuntimeError(f"A start ended with {sorted(wrong)}:\n{said[-2000:]}")
+            raise RuntimeError(f"A start ended with {sorted(wrong)}:\n{output[-2000:]}")
         # A run that ends before the moment is there was not killed.
         injected = sum(status == -signal.SIGKILL for status in statuses)
         alike = statuses[-1] == 0 and state_of(workdir) == state_of(bench.unbroken)
