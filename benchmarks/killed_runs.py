@@ -5,8 +5,9 @@ tiny variant of configs/fine.py, "workdir": DIR, "compiled": DIR, "faults": []}.
 in a process of its own that kills itself there with SIGKILL, and goes on at the next. A fault is [name, step]: the
 first time that the named thing happens at that step or later; or ["clock", seconds] after the first batch. ["SIGTERM",
 step] and ["SIGINT", step] ask the run to stop while it takes that step, and ["SIGINT twice", step] insists. ["sending",
-step] is in the middle of sending a checkpoint to a bucket. `null` is a start without a fault. For each run prints the
-exit status of each of its starts as a line of JSON.
+step] is in the middle of sending a checkpoint to a bucket. ["slow disk", seconds] ends nothing: every line of metrics,
+every checkpoint and every file that is renamed takes so much longer. `null` is a start without a fault. For each run
+prints the exit status of each of its starts as a line of JSON.
 
 The starts are forked from this process, which has imported everything but started nothing of JAX, so that each costs
 what the run does.
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,8 @@ def dying(name: str, at: float) -> Iterator[None]:
     def saving(self: Checkpoints, step: int, *args: Any, **kwargs: Any) -> None:
         if name == "before save" and step >= at:
             die()
+        if name == "slow disk":
+            time.sleep(at)
         save(self, step, *args, **kwargs)
         if step >= at and name == "save":
             die()
@@ -117,6 +121,8 @@ def dying(name: str, at: float) -> Iterator[None]:
             self._lines.write('{"step": 1, "lo')
             self._lines.flush()
             die()
+        if name == "slow disk":
+            time.sleep(at)
         write(self, step, values)
         if name == "written" and step >= at:
             die()
@@ -129,6 +135,8 @@ def dying(name: str, at: float) -> Iterator[None]:
     def replacing(self: Path, target: Path) -> Path:
         if name == f"replace {Path(target).name}":
             die()
+        if name == "slow disk":
+            time.sleep(at)
         return replace(self, target)
 
     def sending(folder: Path, names: Sequence[str], url: str) -> None:

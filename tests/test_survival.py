@@ -60,6 +60,14 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was
 
 
 @pytest.mark.slow
+def test_a_slow_disk_changes_nothing_but_the_time(phantom, unbroken):
+    workdir = unbroken.with_name("slow")
+    statuses, said = starts(workdir, fields(phantom), [["slow disk", 0.2]])
+    assert statuses == [0], said
+    assert_same_bits(workdir, unbroken)
+
+
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bit(phantom, unbroken):
     workdir = unbroken.with_name("asked")
     never = fields(phantom) | {"train.checkpoint_every": 1000}
