@@ -11,8 +11,6 @@ best of three, after one that compiles, and its memory what the process rises by
 import argparse
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from matplotlib.figure import Figure
 
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
+from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 _FEATURES, _CLASSES = 128, 14
 
@@ -53,7 +52,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     found: dict[str, list[dict[str, float]]] = {}
     for name in names:
-        found[name] = [_in_own_process(name, size) for size in PARTS[name].sizes]
+        found[name] = [in_own_process("benchmarks.growth", "--measure", name, size) for size in PARTS[name].sizes]
         lines.append(_row(name, found[name]))
         print(lines[-1], flush=True)
     if args.out:
@@ -63,29 +62,17 @@ def main() -> None:
         _plot(found, args.out / "growth.png")
 
 
-def _in_own_process(name: str, size: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.growth", "--measure", name, str(size)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _measure(make: Callable[[int], Callable[[], object]], size: int) -> dict[str, float]:
     call = make(size)
-    before = _memory("VmRSS")
-    # Linux forgets the peak so far.
-    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("VmRSS")
+    forget_peak()
     call()
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
-    return {"size": size, "seconds": min(seconds), "mb": max(_memory("VmHWM") - before, 0.0)}
-
-
-def _memory(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+    return {"size": size, "seconds": min(seconds), "mb": max(memory_mb("VmHWM") - before, 0.0)}
 
 
 def _index(frames: int) -> Callable[[], object]:
@@ -181,9 +168,14 @@ def _probe(frames: int) -> Callable[[], object]:
 def _ingest(frames: int) -> Callable[[], object]:
     from benchmarks.ingest import ingest_pictures, write_pictures
 
-    folder = tempfile.mkdtemp()
-    files = write_pictures(Path(folder), frames)
-    return lambda: ingest_pictures(files)
+    folder = tempfile.TemporaryDirectory()
+    files = write_pictures(Path(folder.name), frames)
+
+    def run() -> None:
+        assert folder  # is there as long as this call is
+        ingest_pictures(files)
+
+    return run
 
 
 _LINEAR = "each is looked at once"

@@ -17,8 +17,6 @@ import argparse
 import hashlib
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from awcl_jax.data import selection
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.errors import InputError
+from benchmarks.own_process import in_own_process, memory_mb
 
 PLANS = ("anatomy", "cross-scan", "scan", "natural")
 FRAMES_A_SCAN, BATCH_SIZE = 100, 32
@@ -60,10 +59,9 @@ def main() -> None:
     )
     for n in map(int, args.frames.split(",")):
         for plan in plans:
-            command = [sys.executable, "-m", "benchmarks.load", "--measure", plan, str(n), f"--batches={args.batches}"]
-            command += ["--cache"] if args.cache else []
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            print(_row({"frames": n, "plan": plan} | json.loads(done.stdout.splitlines()[-1])), flush=True)
+            options = [f"--batches={args.batches}", *(["--cache"] if args.cache else [])]
+            found = in_own_process("benchmarks.load", "--measure", plan, n, *options)
+            print(_row({"frames": n, "plan": plan} | found), flush=True)
 
 
 def columns(n: int) -> dict:
@@ -113,7 +111,7 @@ def _measure(kind: str, n: int, batches: int, *, cached: bool) -> dict[str, floa
     second_epoch = -(-len(train) // BATCH_SIZE)
     plan.frames(second_epoch)
     plan.frames(second_epoch + 1)
-    before = _memory("VmRSS")
+    before = memory_mb("VmRSS")
     frames, partners = np.empty(batches), np.empty(batches)
     for i in range(batches):
         step = second_epoch + 2 + i
@@ -130,7 +128,7 @@ def _measure(kind: str, n: int, batches: int, *, cached: bool) -> dict[str, floa
         "batch": float(np.median(frames)),
         "partners": float(np.median(partners)),
         "slowest": float(max(frames.max(), partners.max())),
-        "more_mb": _memory("VmRSS") - before,
+        "more_mb": memory_mb("VmRSS") - before,
     }
 
 
@@ -160,12 +158,6 @@ def plan_of(kind: str, train: ScanIndex) -> BatchPlan:
         unlabelled_share=0.0 if kind == "scan" else 0.25,
         pairs="cross_scan" if kind == "cross-scan" else "frame",
     )
-
-
-def _memory(field: str) -> float:
-    """Megabytes that this process holds (`VmRSS`) or has held at most (`VmHWM`), on Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def _row(r: dict) -> str:

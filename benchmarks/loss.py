@@ -21,12 +21,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
+from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
 EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
@@ -60,17 +62,8 @@ def main() -> None:
         for method in methods:
             if method in ("torch", "dense") and 6 * 4 * n * n > _SQUARE_BYTES:
                 continue
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.loss",
-                "--measure",
-                method,
-                str(n),
-                f"--repeats={args.repeats}",
-            ]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            results.append({"method": method, "rows": n} | json.loads(done.stdout.splitlines()[-1]))
+            found = in_own_process("benchmarks.loss", "--measure", method, n, f"--repeats={args.repeats}")
+            results.append({"method": method, "rows": n} | found)
             print(_row(results[-1]), flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -94,12 +87,12 @@ def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
     call, product, planned_mb = make(method, z, groups)
     edge = 2048
     peak = 2 * edge**3 / _fastest(product, repeats)
-    # Linux forgets the peak so far (the compiler's, for one), and what is held now counts as nothing.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _memory("VmRSS")
+    # The compiler's peak does not count, nor what is held now.
+    forget_peak()
+    before = memory_mb("VmRSS")
     seconds = _fastest(call, repeats)
     work = 3 * 2 * n**2 * EMBEDDING
-    extra_mb = _memory("VmHWM") - before if planned_mb is None else planned_mb
+    extra_mb = memory_mb("VmHWM") - before if planned_mb is None else planned_mb
     return {"seconds": seconds, "extra_mb": extra_mb, "share_of_peak": work / seconds / peak}
 
 
@@ -163,6 +156,18 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     )
 
 
+def supcontrast(z: Any, labels: Any) -> Any:
+    """The loss of unit rows [n, d] with labels [n] as SupContrast, and with it the published code, writes it."""
+    import torch
+
+    logits = z @ z.T / TEMPERATURE
+    logits = logits - logits.max(dim=1, keepdim=True).values.detach()
+    other = torch.ones_like(logits) - torch.eye(len(z), device=z.device)
+    positive = torch.eq(labels[:, None], labels[None, :]).float() * other
+    log_probability = logits - torch.log((torch.exp(logits) * other).sum(1, keepdim=True))
+    return -((positive * log_probability).sum(1) / positive.sum(1)).mean()
+
+
 def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     try:
         import torch
@@ -173,12 +178,7 @@ def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
 
     def call() -> object:
         leaf = rows.clone().requires_grad_()
-        logits = leaf @ leaf.T / TEMPERATURE
-        logits = logits - logits.max(dim=1, keepdim=True).values.detach()
-        other = torch.ones_like(logits) - torch.eye(len(z))
-        positive = torch.eq(labels[:, None], labels[None, :]).float() * other
-        log_probability = logits - torch.log((torch.exp(logits) * other).sum(1, keepdim=True))
-        loss = -((positive * log_probability).sum(1) / positive.sum(1)).mean()
+        loss = supcontrast(leaf, labels)
         loss.backward()
         return leaf.grad
 
@@ -194,12 +194,6 @@ def _fastest(call: Callable[[], object], repeats: int) -> float:
         call()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def _memory(field: str) -> float:
-    """Megabytes that this process holds (`VmRSS`) or has held at most (`VmHWM`), on Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def _row(result: dict | None) -> str:

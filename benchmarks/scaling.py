@@ -34,8 +34,6 @@ nothing overlaps but a hop of the ring with the products of the rows that came b
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +45,7 @@ from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 from benchmarks import hardware
 from benchmarks.hardware import CHIPS, Chip
+from benchmarks.own_process import in_own_process
 
 EXCHANGES = ("gather", "ring")
 COUNTS = (1, 8, 64, 256, 1024, 4096)
@@ -97,9 +96,7 @@ def main() -> None:
 
 def _in_own_process(exchange: str, devices: int, frames: int) -> dict[str, Any]:
     """As `measure`; how many devices a CPU stands for is settled when JAX starts."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", exchange, str(devices), f"--frames={frames}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_own_process("benchmarks.scaling", "--measure", exchange, devices, f"--frames={frames}")
 
 
 def _resnet50() -> dict[str, Any]:

@@ -28,11 +28,13 @@ from typing import Any
 
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
+from benchmarks import own_process
+from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
 
 METHODS = ("awcl_jax", "remat", "chunks", "torch")
 DTYPES = ("float32", "bfloat16")
-_TEMPERATURE, _EMBEDDING, _GROUPS, _EDGE = 0.1, 128, 13, 2048
+_EDGE = 2048
 
 
 def main() -> None:
@@ -169,7 +171,7 @@ def our_step(
         optimiser,
         learning_rate=learning_rate,
         augmentation=augmentation,
-        temperature=_TEMPERATURE,
+        temperature=TEMPERATURE,
         chunks=chunks,
         seed=0,
     )
@@ -178,7 +180,7 @@ def our_step(
     rng = np.random.default_rng(0)
     frames = {
         "image": rng.integers(0, 256, (batch, size, size), dtype=np.uint8),
-        "label": rng.integers(0, _GROUPS, batch, dtype=np.int32),
+        "label": rng.integers(0, GROUPS, batch, dtype=np.int32),
         "row": np.arange(batch, dtype=np.int32),
     }
     placed = sharding.place_batch(frames, mesh)
@@ -194,7 +196,7 @@ def our_step(
 
     def memory_mb() -> float:
         held = jax.devices()[0].memory_stats()
-        return held["peak_bytes_in_use"] / 2**20 if held else _resident_mb()
+        return held["peak_bytes_in_use"] / 2**20 if held else own_process.memory_mb("VmHWM")
 
     return steps, lambda: jax.block_until_ready(product(square, square)), memory_mb
 
@@ -212,23 +214,17 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
     device = "cuda" if on_gpu else "cpu"
     encoder = TorchResNet(arch, channels=1, width=round(64 * width))
     features = round(64 * width) * (32 if arch == "resnet50" else 8)
-    head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, _EMBEDDING))
+    head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, EMBEDDING))
     model: Any = nn.Sequential(encoder, head)
     model.train().requires_grad_().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=on_gpu)
     views = torch.randn(2 * batch, 1, size, size, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, _GROUPS, (batch,), device=device).repeat(2)
+    labels = torch.randint(0, GROUPS, (batch,), device=device).repeat(2)
 
     def loss() -> Any:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             z = model(views)
-        z = nn.functional.normalize(z.float(), dim=1)
-        logits = z @ z.T / _TEMPERATURE
-        logits = logits - logits.max(dim=1, keepdim=True).values.detach()
-        other = torch.ones_like(logits) - torch.eye(len(z), device=device)
-        positive = torch.eq(labels[:, None], labels[None, :]).float() * other
-        log_probability = logits - torch.log((torch.exp(logits) * other).sum(1, keepdim=True))
-        return -((positive * log_probability).sum(1) / positive.sum(1)).mean()
+        return supcontrast(nn.functional.normalize(z.float(), dim=1), labels)
 
     compiled = torch.compile(loss) if on_gpu else loss
 
@@ -250,14 +246,9 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         finish()
 
     def memory_mb() -> float:
-        return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mb()
+        return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else own_process.memory_mb("VmHWM")
 
     return steps, product, memory_mb
-
-
-def _resident_mb() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def _head(args: argparse.Namespace) -> str:
