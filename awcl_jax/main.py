@@ -26,7 +26,7 @@ import sys
 
 from absl import app, flags, logging
 
-from awcl_jax import storage, supervision
+from awcl_jax import host_memory, storage, supervision
 from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.config_file import define_config, parse_flags
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
     # tell in one; Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.FATAL)
+    host_memory.keep_freed_pages()
     supervision.continue_in_child()
     # Imported here, so that --help does not wait for JAX.
     from awcl_jax import downstream, pretrain, processes

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from awcl_jax import host_memory
 from awcl_jax.cache import keep_compiled_programs
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
@@ -26,6 +27,7 @@ PRESETS = ("phantom-small", "public")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing of a study, and write its tables."""
     args = _parser().parse_args(argv)
+    host_memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
     from absl import logging
 

@@ -31,7 +31,10 @@ LAYERS = (
     ("data.datasets", "data"),
     ("augment", "augment_options", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
     ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
-    ("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog", "storage"),
+    (
+        *("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog", "storage"),
+        "host_memory",
+    ),
 )
 
 

@@ -1,0 +1,66 @@
+"""That a process keeps the pages that it frees, counted by the system in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from awcl_jax import host_memory
+
+# Megabytes that are taken, written, freed, and taken again by another thread, as XLA does from step to step.
+MEGABYTES = 200
+FAULTS = """
+import ctypes, resource, threading
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def use(size={megabytes} << 20):
+    block = library.malloc(size)
+    ctypes.memset(block, 1, size)
+    library.free(block)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps pages with glibc only")
+
+
+def faults(before: str, **environment: str) -> int:
+    code = before + FAULTS.format(megabytes=MEGABYTES)
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout)
+
+
+def test_pages_are_kept_when_asked():
+    pages = (MEGABYTES << 20) // os.sysconf("SC_PAGESIZE")
+    assert faults("from awcl_jax import host_memory; host_memory.keep_freed_pages()") < pages / 100
+
+
+def test_the_environment_does_the_same():
+    pages = (MEGABYTES << 20) // os.sysconf("SC_PAGESIZE")
+    assert faults("", **host_memory.ENVIRONMENT) < pages / 100
+
+
+def test_pages_are_returned_otherwise():
+    """Else the tests above would show nothing; where pages are huge there are few of them."""
+    hugepages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if hugepages.is_file() and "[always]" in hugepages.read_text():
+        pytest.skip("pages are huge here")
+    pages = (MEGABYTES << 20) // os.sysconf("SC_PAGESIZE")
+    assert faults("") > pages / 2
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_nothing_happens_elsewhere(monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    host_memory.keep_freed_pages()
