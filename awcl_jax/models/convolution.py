@@ -33,7 +33,8 @@ from awcl_jax import sharding
 
 _SMALL_MAP = 9  # pixels
 _LARGE = 2e8  # operations, from which on oneDNN pays
-_IMAGES = 16  # whose share of a kernel's gradient is computed at a time
+_IMAGES = 4  # at least, whose share of a kernel's gradient is computed at a time
+_CACHED = 2**21  # bytes of the maps' gradient that it may take in more for: what stays in a core's cache
 
 Pads = tuple[int, int]
 _left_out: contextvars.ContextVar[bool] = contextvars.ContextVar("left_out", default=False)
@@ -55,18 +56,26 @@ def convolve(
       rounding.
     """
     rows, columns = _out_shape(x, kernel, stride, padding)
+    # An export leaves the number of frames open, and is for other machines.
+    on_cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and isinstance(x.shape[0], int)
+    by_onednn = (
+        on_cpu and 2 * x.shape[0] * rows * columns * kernel.size >= _LARGE and not _left_out.get() and _is_there()
+    )
+    if by_onednn:
+        # A custom gradient wants both to vary over devices alike; that of the kernel is then summed over them.
+        x, kernel = sharding.varying_alike(x, kernel)
+    multiply = _multiply if by_onednn else jnp.matmul
     if rows * columns <= _SMALL_MAP:
         patches = jnp.concatenate(_taps(x, kernel, stride, padding), axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
-    # An export leaves the number of frames open, and is for other machines.
-    if jax.default_backend() != "cpu" or x.dtype != jnp.float32 or not isinstance(x.shape[0], int):
+    elif on_cpu and (*kernel.shape[:2], padding) == (1, 1, 0):
+        patches = x[:, ::stride, ::stride]
+    elif by_onednn:
+        return _convolve(x, kernel, stride, padding)
+    else:
         return _xla(x, kernel, stride, padding)
-    if (*kernel.shape[:2], padding) == (1, 1, 0):
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if 2 * x.shape[0] * rows * columns * kernel.size < _LARGE or _left_out.get() or not _is_there():
-        return _xla(x, kernel, stride, padding)
-    # A custom gradient wants both to vary over devices alike; that of the kernel is then summed over them.
-    return _large(*sharding.varying_alike(x, kernel), stride, padding)
+    features = kernel.shape[-1]
+    y = multiply(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, features))
+    return y.reshape(-1, rows, columns, features)
 
 
 @contextlib.contextmanager
@@ -100,48 +109,72 @@ def _taps(x: Array, kernel: Array, stride: int, padding: int) -> list[Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _large(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return _onednn(x, kernel, strides=stride, pads=((padding, padding),) * 2)
+def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """`_xla` by oneDNN."""
+    return _convolution(x, kernel, strides=stride, pads=((padding, padding),) * 2)
 
 
-def _large_forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
-    return _large(x, kernel, stride, padding), (x, kernel)
+def _convolve_forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
-def _large_backward(stride: int, padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _convolve_backward(stride: int, padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
     edge = kernel.shape[0]
     if stride == 1:
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        to_x = _onednn(gradient, turned, pads=((edge - 1 - padding,) * 2,) * 2)
+        to_x = _convolution(gradient, turned, pads=((edge - 1 - padding,) * 2,) * 2)
     else:
         (to_x,) = jax.linear_transpose(lambda x: _xla(x, kernel, stride, padding), x)(gradient)
-    if x.shape[-1] == 1:
-        taps = jnp.stack([tap[..., 0] for tap in _taps(x, kernel, stride, padding)])
-        return to_x, jnp.einsum("kbhw,bhwo->ko", taps, gradient).reshape(kernel.shape)
     # The last pixels that a stride leaves over meet nothing.
     after = [padding - (x.shape[axis] + 2 * padding - edge) % stride for axis in (1, 2)]
 
     def add_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         x, gradient = part
-        return total + _onednn(
+        return total + _convolution(
             x.transpose(3, 1, 2, 0),
             gradient.transpose(1, 2, 0, 3),
             pads=((padding, after[0]), (padding, after[1])),
             spread=stride,
         ), None
 
-    # In a loop nothing is fused with these transpositions, which then would take ten times as long.
-    images = math.gcd(x.shape[0], _IMAGES)
+    # A loop of several passes, in which nothing is fused with these transpositions: they would take ten times as long.
+    images = math.gcd(x.shape[0], max(_IMAGES, 2 ** int(math.log2(_CACHED / gradient[0].size / 4))))
+    images = images // 2 if images == x.shape[0] and images % 2 == 0 else images
     parts = x.reshape(-1, images, *x.shape[1:]), gradient.reshape(-1, images, *gradient.shape[1:])
     to_kernel, _ = jax.lax.scan(add_part, 0 * kernel.transpose(2, 0, 1, 3), parts)
     return to_x, to_kernel.transpose(1, 2, 0, 3)
 
 
-_large.defvjp(_large_forward, _large_backward)
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _onednn(x: Array, kernel: Array, *, pads: tuple[Pads, Pads], strides: int = 1, spread: int = 1) -> Array:
+@jax.custom_vjp
+def _multiply(x: Array, y: Array) -> Array:
+    """Matrix product by oneDNN, as its gradients are, which read a matrix the other way round where it lies."""
+    return _product(x, y)
+
+
+def _multiply_forward(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _multiply(x, y), (x, y)
+
+
+def _multiply_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, y = kept
+    return _product(gradient, y, transpose_y=True), _product(x, gradient, transpose_x=True)
+
+
+_multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _product(x: Array, y: Array, *, transpose_x: bool = False, transpose_y: bool = False) -> Array:
+    """Matrix product by oneDNN, of what is transposed before."""
+    shape = x.shape[1 if transpose_x else 0], y.shape[0 if transpose_y else 1]
+    config = {"transpose_a": transpose_x, "transpose_b": transpose_y}
+    return _onednn("matmul", {"onednn_matmul_config": config}, shape, x, y)
+
+
+def _convolution(x: Array, kernel: Array, *, pads: tuple[Pads, Pads], strides: int = 1, spread: int = 1) -> Array:
     """Convolution by oneDNN, [b, h, w, c] * [kh, kw, c, o], with `spread` - 1 zeros between a kernel's numbers."""
     rows, columns = (
         (x.shape[axis] + sum(pads[axis - 1]) - (kernel.shape[axis - 1] - 1) * spread - 1) // strides + 1
@@ -163,26 +196,32 @@ def _onednn(x: Array, kernel: Array, *, pads: tuple[Pads, Pads], strides: int = 
             "window_dilations": [str(spread)] * 2,
         },
     }
-    # Of the maps' type, so that it varies over devices where they do.
-    out = jax.typeof(x).update(shape=(x.shape[0], rows, columns, kernel.shape[3]))
-    call = jax.ffi.ffi_call(
-        "__onednn$convolution",
-        out,
-        custom_call_api_version=1,
-        legacy_backend_config=json.dumps({"onednn_conv_config": config}),
+    return _onednn(
+        "convolution", {"onednn_conv_config": config}, (x.shape[0], rows, columns, kernel.shape[3]), x, kernel
     )
-    return call(x, kernel)
+
+
+def _onednn(name: str, config: dict[str, object], shape: tuple[int, ...], x: Array, y: Array) -> Array:
+    """What a function of oneDNN makes of two arrays, of the type of the first, so that it varies over devices alike."""
+    call = jax.ffi.ffi_call(
+        f"__onednn${name}",
+        jax.typeof(x).update(shape=shape),
+        custom_call_api_version=1,
+        legacy_backend_config=json.dumps(config),
+    )
+    return call(x, y)
 
 
 @functools.cache
 def _is_there() -> bool:
-    """Whether this release of XLA convolves by oneDNN, and rightly."""
+    """Whether this release of XLA convolves and multiplies by oneDNN, and rightly."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     with jax.ensure_compile_time_eval():
         x, kernel = jnp.arange(32.0).reshape(1, 4, 4, 2), jnp.arange(36.0).reshape(3, 3, 2, 2)
         try:
-            found = jax.jit(functools.partial(_onednn, pads=((1, 1), (1, 1))))(x, kernel)
+            maps = jax.jit(functools.partial(_convolution, pads=((1, 1), (1, 1))))(x, kernel)
+            product = jax.jit(functools.partial(_product, transpose_x=True))(kernel[0, 0], kernel[1, 1])
         except jax.errors.JaxRuntimeError:
             return False
-        return bool(jnp.allclose(found, _xla(x, kernel, 1, 1)))
+        return bool(jnp.allclose(maps, _xla(x, kernel, 1, 1)) and jnp.allclose(product, kernel[0, 0].T @ kernel[1, 1]))
