@@ -6,7 +6,7 @@ python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=2
 Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `remat`, the same with blocks that are computed
 again for their gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on views
 that are given: the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and
-autocast on a GPU.
+autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as our runs do (`awcl_jax.host_memory`).
 
 Each method is a process of its own, and they take turns: a few steps of one, a few of the other, again and again, so
 that what disturbs the machine disturbs both. The ratio is that of a turn; the table says the median and the extremes.
@@ -17,6 +17,7 @@ that of the convolutions forward and backward, as `benchmarks.scaling` counts it
 import argparse
 import functools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -26,13 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from awcl_jax import host_memory
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 from benchmarks import own_process
 from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
 
-METHODS = ("awcl_jax", "remat", "chunks", "torch")
+METHODS = ("awcl_jax", "remat", "chunks", "torch-kept", "torch")
 DTYPES = ("float32", "bfloat16")
 _EDGE = 2048
 
@@ -77,8 +79,13 @@ def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[s
     work = encoder_operations(args.arch, args.width, size) * 2 * args.batch
     servers = {}
     for method in methods:
+        memory = {} if method == "torch" else host_memory.ENVIRONMENT
         servers[method] = subprocess.Popen(
-            [*command, f"--serve={method}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, f"--serve={method}"],
+            env=os.environ | memory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         _answer(servers[method])  # compiled and warm before the next one starts
     turns: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
@@ -118,6 +125,7 @@ def _serve(args: argparse.Namespace) -> None:
         "awcl_jax": our_step,
         "remat": functools.partial(our_step, remat=True),
         "chunks": functools.partial(our_step, chunks=4),
+        "torch-kept": _torch,
         "torch": _torch,
     }
     make = ways[args.serve]
