@@ -319,7 +319,11 @@ def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
     """Parameters and running statistics before the first step."""
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
     frame = jnp.zeros((1, 32, 32, 1))
-    return jax.jit(lambda key: model.init(key, frame, train=False))(jax.random.key(seed))
+    # It runs once and draws from dozens of keys, which LLVM would spend most of a start on.
+    draw = jax.jit(
+        lambda key: model.init(key, frame, train=False), compiler_options={"xla_backend_optimization_level": 1}
+    )
+    return draw(jax.random.key(seed))
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
