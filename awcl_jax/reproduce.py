@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from awcl_jax import host_memory
 from awcl_jax.cache import keep_compiled_programs
@@ -18,9 +18,18 @@ from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from awcl_jax.study import Method, Run, Study
+    from awcl_jax.study import Run, Study
 
 PRESETS = ("phantom-small", "public")
+
+
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Part = TypeVar("_Part", bound=_Named)
 
 
 @exit_on_bad_input()
@@ -37,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_compiled_programs()
     out = Path(args.out).expanduser().absolute()
     plan = _plan(args)
-    run_all(list(study.runs(plan, out)), out)
+    if not args.only_tables:
+        run_all(list(study.runs(plan, out)), out)
+    elif not out.is_dir():
+        raise InputError(f"There is no study in {out} to make tables of; --only_tables runs nothing.")
     study_tables.write(plan, out)
     print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
 
@@ -97,6 +109,8 @@ def _plan(args: argparse.Namespace) -> "Study":
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
     if args.methods is not None:
         plan = dataclasses.replace(plan, methods=_chosen("methods", plan.methods, args.methods))
+    if args.tasks is not None:
+        plan = dataclasses.replace(plan, tasks=_chosen("tasks", plan.tasks, args.tasks))
     if args.variations is not None:
         plan = dataclasses.replace(plan, variations=_chosen("variations", plan.variations, args.variations))
     if args.ratios is not None:
@@ -104,8 +118,8 @@ def _plan(args: argparse.Namespace) -> "Study":
     return plan
 
 
-def _chosen(kind: str, of: Sequence["Method"], names: str) -> tuple["Method", ...]:
-    known = {method.name: method for method in of}
+def _chosen(kind: str, of: Sequence[_Part], names: str) -> tuple[_Part, ...]:
+    known = {one.name: one for one in of}
     chosen = list(filter(None, names.split(",")))
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(f"Unknown {kind} {', '.join(unknown)}; known are {', '.join(known) or 'none'}.")
@@ -153,9 +167,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
+    parser.add_argument("--tasks", metavar="A,B", help="only these of its tasks; '' for pretraining and probes alone")
     parser.add_argument("--variations", metavar="A,B", help="only these of its variations of pretraining; '' for none")
     parser.add_argument(
         "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
+    )
+    parser.add_argument(
+        "--only_tables", action="store_true", help="run nothing: write the tables of what is finished in --out"
     )
     return parser
 

@@ -40,6 +40,14 @@ def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
     assert len(done) == pretrained + len(methods) * len(preset.tasks) * (first + others)
 
 
+def test_pictures_are_drawn_of_the_seed_whose_pictures_are_shown(preset, tmp_path):
+    preset = dataclasses.replace(preset, seeds=(3, 4))
+    for run in study.runs(preset, tmp_path):
+        assert not run.config.report.pictures or run.config.seed == 3
+    drawn = [run for run in study.runs(preset, tmp_path) if run.config.report.pictures]
+    assert any(run.kind == study.DOWNSTREAM for run in drawn)
+
+
 def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
     configs = {
         run.folder.partition("/")[2]: pretraining_config.to_dict(run.config)
@@ -261,10 +269,35 @@ def test_what_is_finished_is_skipped_and_runs_speak_into_a_log(tmp_path, monkeyp
     assert (out / "logs" / "pretrain-fine-0.txt").read_text() == "said by the run\n"
 
 
+def test_chosen_tasks_alone_are_run(tmp_path, monkeypatch):
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={tmp_path / 'study'}", "--methods=fine", "--tasks=heart,planes"])
+    assert taken == ["pretrain/fine-0", "heart/fine-0", "planes/fine-0"]
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={tmp_path / 'study'}", "--methods=random,scan", "--tasks="])
+    assert taken == ["pretrain/scan-0"]
+
+
+def test_tables_alone_run_nothing(out, monkeypatch, capsys):
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={out}", "--methods=random,fine", "--only_tables"])
+    assert taken == []
+    assert (out / study_tables.TABLES_FILE).read_text() == "tables"
+
+
+def test_tables_of_no_study_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path / 'study'}", "--only_tables"])
+    assert left.value.code == 1
+    assert "There is no study in" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--methods=fine,byol"], "Unknown methods byol; known are random, scan"),
+        (["--tasks=lung"], "Unknown tasks lung; known are planes, planes-10"),
         (["--variations=fine-cold"], "Unknown variations fine-cold; known are none"),
         (["--preset=public"], "--data=fetal_planes_db=DIR"),
         (["--data=hc18"], "--data takes NAME=DIR; got 'hc18'"),
