@@ -297,6 +297,7 @@ def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
         downstream.set_up(config)
 
 
+@pytest.mark.slow
 def test_the_encoder_given_is_where_training_starts(prepare_frames, monkeypatch):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})

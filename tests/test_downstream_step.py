@@ -80,7 +80,7 @@ def on_one_device(smooth):
 @pytest.mark.parametrize(
     ("kind", "devices", "via"),
     [
-        ("segmentation", 2, "shard_map"),
+        pytest.param("segmentation", 2, "shard_map", marks=pytest.mark.slow),
         pytest.param("segmentation", 8, "pmap", marks=pytest.mark.slow),
         ("classification", 8, "shard_map"),
         pytest.param("segmentation", 8, "shard_map", marks=pytest.mark.slow),

@@ -72,7 +72,17 @@ def features_in(path):
     return np.stack(parquet.read_table(path)["features"].to_numpy(zero_copy_only=False))
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (13, 1), (5, 2), (1, 8), (8, 8), (64, 8)])
+@pytest.mark.parametrize(
+    ("batch_size", "devices"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(13, 1, marks=pytest.mark.slow),
+        (5, 2),
+        pytest.param(1, 8, marks=pytest.mark.slow),
+        (8, 8),
+        (64, 8),
+    ],
+)
 def test_features_are_those_of_load_encoder_whatever_the_batch_and_the_devices(
     batch_size, devices, run, pictures, tmp_path, monkeypatch
 ):

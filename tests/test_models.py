@@ -24,7 +24,14 @@ def shapes_of(model, channels=1):
 
 def init(model, frames, **options):
     """Variables of a model, compiled: op by op it would take ten times as long."""
-    return jax.jit(lambda key: model.init(key, frames, **options))(jax.random.key(0))
+    draw = jax.jit(
+        lambda key: model.init(key, frames, **options), compiler_options={"xla_backend_optimization_level": 1}
+    )
+    return draw(jax.random.key(0))
+
+
+def normal(*shape):
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
 # torchvision's counts with 1000 classes, less the classifier, as its model pages state them:
@@ -61,14 +68,15 @@ def test_convolution_pads_as_torchvision_does(size, stride, kernel):
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
 @pytest.mark.parametrize("values", [1000, 3])  # of so few, several pixels of a window are the greatest
 def test_max_pool_is_that_of_the_library(size, values):
-    x = jax.random.randint(jax.random.key(0), (2, size, size + 1, 3), 0, values).astype(jnp.float32)
+    x = np.random.default_rng(0).integers(0, values, (2, size, size + 1, 3))
+    x = jnp.asarray(x, jnp.float32)
 
     def pooled(pool):
         def weighted(x):
             y = pool(x)
             return (y * jnp.arange(1, y.size + 1).reshape(y.shape)).sum()
 
-        return jax.value_and_grad(weighted)(x)
+        return jax.jit(jax.value_and_grad(weighted))(x)
 
     expected = pooled(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))))
     for found, wanted in zip(pooled(max_pool), expected, strict=True):
@@ -85,7 +93,7 @@ def test_strides_v1_and_v15_differ_in_place_only():
     assert jax.tree.map(jnp.shape, shapes_of(v1)) == jax.tree.map(jnp.shape, shapes_of(v15))
     blocks = [functools.partial(Bottleneck, strides=strides) for strides in ("v1", "v1.5")]
     small = [ResNet(stage_sizes=(1, 1), block=block, width=4) for block in blocks]
-    frames = jax.random.normal(jax.random.key(1), (1, 64, 64, 1))
+    frames = normal(1, 64, 64, 1)
     variables = init(small[0], frames, train=False)
     first, second = (jax.jit(functools.partial(model.apply, train=False))(variables, frames) for model in small)
     assert first.shape == second.shape
@@ -94,7 +102,7 @@ def test_strides_v1_and_v15_differ_in_place_only():
 
 def test_bfloat16_arithmetic_keeps_parameters_and_statistics_in_float32():
     model = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, dtype=jnp.bfloat16)
-    frames = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
+    frames = normal(4, 32, 32, 1)
     variables = init(model, frames, train=False)
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
     features, updated = apply(variables, frames)
@@ -111,7 +119,7 @@ def test_unknown_encoder_is_named():
 
 def test_projection_gives_unit_rows_of_the_published_shape():
     head = Projection()
-    features = jax.random.normal(jax.random.key(0), (3, 512))
+    features = normal(3, 512)
     variables = init(head, features)
     shapes = jax.tree.map(jnp.shape, variables["params"])
     assert shapes["hidden"]["kernel"] == (512, 512)  # 512-512-128, as the published code
@@ -124,7 +132,7 @@ def test_projection_gives_unit_rows_of_the_published_shape():
 def test_features_are_the_encoders_and_not_the_projections():
     small = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8)
     model = ContrastiveModel(small, Projection(embedding=16))
-    frames = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+    frames = normal(2, 32, 32, 1)
     variables = init(model, frames, train=False)
     features = jax.jit(functools.partial(model.apply, method="features"))(variables, frames)
     assert features.shape == (2, 16)

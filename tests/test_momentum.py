@@ -97,6 +97,7 @@ class Tiny(nn.Module):
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_a_step_follows_the_trained_encoder_and_pulls_only_at_it():
     augmentation, optimiser, model = Augmentation(size=8), optax.sgd(0.5), Tiny()
     mesh = sharding.make_mesh(jax.devices()[:1])

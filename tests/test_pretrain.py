@@ -51,6 +51,7 @@ def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
     assert (outside.max() > 0) != on
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_weights(phantom, tmp_path):
     config = tiny(phantom, moco)
     drawn = pretrain.initial_state(pretrain.set_up(config).model, optax.identity(), seed=0)

@@ -47,7 +47,15 @@ def one_step(model, devices: int, chunks: int):
     return jax.device_get(sharding.map_step(body, mesh)(state, sharding.place_batch(batch(), mesh)))
 
 
-@pytest.mark.parametrize(("devices", "chunks"), [(1, 2), (1, 12), (2, 3), (4, 3)])
+@pytest.mark.parametrize(
+    ("devices", "chunks"),
+    [
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        pytest.param(1, 12, marks=pytest.mark.slow),
+        pytest.param(2, 3, marks=pytest.mark.slow),
+        (4, 3),
+    ],
+)
 def test_without_batch_norm_chunks_are_exact(devices, chunks):
     state, report = one_step(Tiny(), devices, chunks)
     wanted_state, wanted_report = one_step(Tiny(), 1, 1)
@@ -61,6 +69,7 @@ def resnet() -> ContrastiveModel:
     return ContrastiveModel(encoder, Projection(embedding=6))
 
 
+@pytest.mark.slow
 def test_with_batch_norm_each_chunk_is_a_batch_of_its_own_of_every_other_row():
     model, views = resnet(), jax.random.normal(jax.random.key(1), (2, 6, 8, 8, 1))
     variables = model.init(jax.random.key(0), views[0], train=False)
@@ -127,11 +136,12 @@ def activation_bytes(chunks: int = 1, *, remat: bool = False) -> int:
     return sharding.map_step(body, mesh).lower(state, arrays).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_chunks_take_less_memory():
     assert activation_bytes(8) < 0.5 * activation_bytes(1)
 
 
-@pytest.mark.parametrize("momentum", [None, 0.5])
+@pytest.mark.parametrize("momentum", [pytest.param(None, marks=pytest.mark.slow), 0.5])
 def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum):
     model, optimiser = Tiny(), optax.adam(0.1)
     mesh = sharding.make_mesh(jax.devices()[:2])
@@ -162,6 +172,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum)
     assert not np.array_equal(jax.tree.leaves(applied.params)[0], jax.tree.leaves(state.params)[0])
 
 
+@pytest.mark.slow
 def test_blocks_that_are_computed_again_take_less_memory():
     assert activation_bytes(remat=True) < 0.75 * activation_bytes()
 

@@ -95,14 +95,21 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, devices, vi
     assert difference(state.opt_state, expected_state.opt_state) < 5e-3
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_blocks_give_the_same_numbers(on_one_device, devices):
     state, reports = take_steps(devices, block_size=3)
     assert difference(reports, on_one_device[1]) < 2e-4
     assert difference(state.params, on_one_device[0].params) < 2e-4
 
 
-@pytest.mark.parametrize(("devices", "via"), [(1, "shard_map"), (2, "pmap"), (8, "shard_map")])
+@pytest.mark.parametrize(
+    ("devices", "via"),
+    [
+        pytest.param(1, "shard_map", marks=pytest.mark.slow),
+        pytest.param(2, "pmap", marks=pytest.mark.slow),
+        (8, "shard_map"),
+    ],
+)
 def test_the_ring_gives_the_same_numbers(on_one_device, devices, via):
     state, reports = take_steps(devices, via, exchange="ring", block_size=3)
     assert difference(reports, on_one_device[1]) < 2e-4
@@ -125,8 +132,8 @@ METHODS = {
 @pytest.mark.parametrize(
     ("method", "devices", "more"),
     [
-        ("fine and coarse", 4, {"exchange": "ring"}),
-        ("in chunks", 4, {}),
+        pytest.param("fine and coarse", 4, {"exchange": "ring"}, marks=pytest.mark.slow),
+        pytest.param("in chunks", 4, {}, marks=pytest.mark.slow),
         ("a queue that is not full", 4, {}),
         pytest.param("a full queue, in chunks, of fine and coarse", 4, {"via": "pmap"}, marks=pytest.mark.slow),
         pytest.param("a full queue, in chunks, of fine and coarse", 2, {}, marks=pytest.mark.slow),
