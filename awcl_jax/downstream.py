@@ -5,10 +5,11 @@ The configuration stops here: functions of other modules take plain values.
 
 import csv
 import dataclasses
+import json
 import os
 import resource
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.encode import EncodeFn
-from awcl_jax.encoder_init import initial_encoder
+from awcl_jax.encoder_init import RANDOM, initial_encoder
 from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.models.decoder import UNetDecoder
@@ -52,17 +53,32 @@ from awcl_jax.train_state import TrainState, parameter_count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """What a run computes with.
+
+    Attributes:
+      model: without parameters.
+      optimiser, learning_rate: as the configuration has them.
+      predict: the compiled way from frames to classes.
+      body: training step for one device.
+    """
+
+    model: nn.Module
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    predict: EncodeFn
+    body: sharding.Step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
     """All that a configuration stands for, made and checked, before the first step."""
 
     data: selection.Selection
     task: downstream_tasks.Planes | downstream_tasks.Segmentation
     plan: EpochPlan
-    model: nn.Module
     encoder: PyTree | None
-    optimiser: optax.GradientTransformation
-    learning_rate: optax.Schedule
-    predict: EncodeFn
+    programs: Programs
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,12 +150,8 @@ def set_up(config: ConfigDict) -> Setup:
         mean=config.augment.mean,
         std=config.augment.std,
     )
-    model = make_model(config, task.classes)
-    learning_rate, optimiser = pretrain.make_optimiser(config)
-    if config.encoder.frozen:
-        optimiser = optim.train_all_but(optimiser, "encoder")
     plan = EpochPlan(task.train.positions, batch_size=config.sampler.batch_size, seed=config.seed)
-    return Setup(data, task, plan, model, encoder, optimiser, learning_rate, make_predict(config, model))
+    return Setup(data, task, plan, encoder, make_programs(config, task.classes))
 
 
 def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
@@ -159,6 +171,32 @@ def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks
         label_fraction=config.task.label_fraction,
         seed=config.seed,
     )
+
+
+def make_programs(config: ConfigDict, classes: int) -> Programs:
+    """What runs of this configuration compute with, whatever encoder they start from and whatever frames they see.
+
+    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+    """
+    alike = downstream_config.default_downstream_config()
+    own = configuration.to_dict(config)
+    for field in ("name", "data", "eval", "report"):
+        own[field] = configuration.to_dict(alike)[field]
+    own["encoder"]["init"] = RANDOM
+    return _programs(json.dumps(own, sort_keys=True), classes)
+
+
+@lru_cache(maxsize=32)
+def _programs(config_json: str, classes: int) -> Programs:
+    config = configuration.from_dict(json.loads(config_json), downstream_config.default_downstream_config())
+    model = make_model(config, classes)
+    learning_rate, optimiser = pretrain.make_optimiser(config)
+    if config.encoder.frozen:
+        optimiser = optim.train_all_but(optimiser, "encoder")
+    kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
+    objective = kinds[config.task.kind](augmentation=configuration.augmentation(config), seed=config.seed)
+    body = downstream_step.make_step(model, optimiser, objective, learning_rate=learning_rate)
+    return Programs(model, optimiser, learning_rate, make_predict(config, model), body)
 
 
 def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
@@ -188,15 +226,13 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 def initial_state(setup: Setup, *, seed: int) -> TrainState:
     """The state before the first step, on the host: random, but for the encoder where one is given."""
-    return pretrain.initial_state(setup.model, setup.optimiser, seed=seed, encoder=setup.encoder)
+    return pretrain.initial_state(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
 
 
-def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
-    """The training step over these devices."""
-    kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
-    objective = kinds[config.task.kind](augmentation=configuration.augmentation(config), seed=config.seed)
-    body = downstream_step.make_step(setup.model, setup.optimiser, objective, learning_rate=setup.learning_rate)
-    return sharding.map_step(body, mesh, via=config.train.mapping)
+@lru_cache(maxsize=32)
+def step_on(mesh: Mesh, programs: Programs, *, via: str) -> sharding.Step:
+    """The training step over these devices, compiled once."""
+    return sharding.map_step(programs.body, mesh, via=via)
 
 
 History = dict[int, float]
@@ -214,7 +250,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
         bad = BadSteps(folder.files, start_step=start, writes=processes.first())
 
         def validate(done: int, state: TrainState) -> bool:
-            values = setup.task.validate(setup.predict, state.variables, batch_size=config.eval.batch_size)
+            values = setup.task.validate(setup.programs.predict, state.variables, batch_size=config.eval.batch_size)
             history[done] = values[setup.task.chosen_by]
             writer.write(done, values)
             return out_of_patience(history, config.train.patience)
@@ -234,7 +270,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             config,
             mesh,
             state,
-            step_on(mesh, config, setup),
+            step_on(mesh, setup.programs, via=config.train.mapping),
             batches,
             start=start,
             writer=writer,
@@ -277,7 +313,7 @@ def _conclude(
     folder.share()
     with Checkpoints(folder.files, read_only=True) as checkpoints:
         variables = checkpoints.restore_variables(chosen, jax.device_put(start_state.variables))
-    outcome = setup.task.examine(setup.predict, variables, batch_size=config.eval.batch_size)
+    outcome = setup.task.examine(setup.programs.predict, variables, batch_size=config.eval.batch_size)
     results = {
         "task": config.task.kind,
         "encoder": config.encoder.init,

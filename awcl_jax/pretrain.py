@@ -8,7 +8,7 @@ import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
@@ -235,8 +235,12 @@ def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTr
     return learning_rate, optimiser
 
 
+@lru_cache(maxsize=8)
 def make_encode(model: ContrastiveModel, options: Augmentation) -> EncodeFn:
-    """The compiled way from frames to features: no augmentation, running statistics of batch norm."""
+    """The compiled way from frames to features: no augmentation, running statistics of batch norm.
+
+    Runs of one process that are alike in both compile it once.
+    """
 
     @jax.jit
     def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
@@ -317,13 +321,23 @@ def initial_state(
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
     """Parameters and running statistics before the first step."""
+    return _draw(model, jax.random.key(seed))
+
+
+def shapes_of(model: nn.Module) -> dict[str, PyTree]:
+    """Shapes and types of the same on this process's first device, to read them into; nothing is drawn."""
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(partial(_init, model), jax.random.key(0))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+
+
+def _init(model: nn.Module, key: Array) -> dict[str, PyTree]:
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
-    frame = jnp.zeros((1, 32, 32, 1))
-    # It runs once and draws from dozens of keys, which LLVM would spend most of a start on.
-    draw = jax.jit(
-        lambda key: model.init(key, frame, train=False), compiler_options={"xla_backend_optimization_level": 1}
-    )
-    return draw(jax.random.key(seed))
+    return dict(model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))
+
+
+# It runs once and draws from dozens of keys, which LLVM would spend most of a start on.
+_draw = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:

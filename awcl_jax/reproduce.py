@@ -64,7 +64,6 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
     Raises:
       InputError: a run cannot work; its name comes first.
     """
-    import jax
     from tqdm import tqdm
 
     from awcl_jax import downstream, pretrain, run_folder
@@ -82,7 +81,6 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
             except InputError as error:
                 raise InputError(f"{run.folder}: {error}") from None
             bar.update(run.work)
-            jax.clear_caches()  # programs of runs that are over
 
 
 @contextlib.contextmanager

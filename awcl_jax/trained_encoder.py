@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -59,9 +58,9 @@ def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
     """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
     run, step = find_checkpoint(checkpoint)
     config = read_config(run)
-    target = pretrain.initial_variables(pretrain.make_model(config), seed=config.seed)
+    target = pretrain.shapes_of(pretrain.make_model(config))
     with Checkpoints(run, read_only=True) as checkpoints:
-        return config, checkpoints.restore_variables(step, jax.device_put(target))
+        return config, checkpoints.restore_variables(step, target)
 
 
 def read_config(run: Path) -> Any:

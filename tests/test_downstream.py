@@ -310,3 +310,23 @@ def test_the_encoder_given_is_where_training_starts(prepare_frames, monkeypatch)
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
     chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])
     chex.assert_trees_all_equal(state.params["head"], random.params["head"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "alike"),
+    [
+        ({"encoder.init": "runs/other", "name": "other", "data.path": "other", "report.pictures": False}, True),
+        ({"optim.learning_rate": 0.5}, False),
+        ({"train.steps": 41}, False),
+        ({"encoder.frozen": True}, False),
+        ({"model.width_factor": 0.25}, False),
+        ({"augment.flip": 0.0}, False),
+        ({"seed": 1}, False),
+    ],
+    ids=str,
+)
+def test_runs_share_programs_where_nothing_in_them_differs(changed, alike):
+    config, other = (downstream_planes.get_config("tiny") for _ in range(2))
+    other.update_from_flattened_dict(changed)
+    assert (downstream.make_programs(config, 6) is downstream.make_programs(other, 6)) == alike
+    assert downstream.make_programs(config, 6) is not downstream.make_programs(config, 5)

@@ -249,3 +249,12 @@ def test_unknown_anatomies_to_tell_apart_are_named(phantom, tmp_path):
     with pytest.raises(InputError, match=r"toes.*4CH"):
         pretrain.run(tiny(phantom, **{"eval.anatomies": ("toes",)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_shapes_are_those_of_what_is_drawn():
+    config = fine.get_config("tiny")
+    config.model.width_factor = 0.0625
+    drawn = pretrain.initial_variables(pretrain.make_model(config), seed=0)
+    shapes = pretrain.shapes_of(pretrain.make_model(config))
+    found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree) for tree in (shapes, drawn))
+    assert found == wanted
