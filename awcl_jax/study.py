@@ -307,9 +307,9 @@ def _from_imagenet(weights: str) -> Iterator[Method]:
     }
     yield Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
     yield Method("imagenet", "ImageNet (ResNet-50)", None, init=weights, encoder=encoder)
-    yield Method(
-        "imagenet-fine", "AWCL, fine, from ImageNet (ResNet-50)", "fine", {"model.init": weights}, encoder=encoder
-    )
+    for name, title in (("simclr", "SimCLR"), ("fine", "AWCL, fine")):
+        from_weights = {"model.init": weights}
+        yield Method(f"imagenet-{name}", f"{title}, from ImageNet (ResNet-50)", name, from_weights, encoder=encoder)
 
 
 def ratio_method(ratio: float) -> Method:

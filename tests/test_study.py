@@ -68,8 +68,8 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
         fields = {change.split()[0] for change in changed} - {"name"}
         if method := variations.get(name.removesuffix("-0")):
             expected = set(method.fields) | allowed.get(f"{method.config}-0", set())
-        elif name == "imagenet-fine-0":
-            expected = imagenet
+        elif name.startswith("imagenet-"):
+            expected = imagenet | allowed.get(name.removeprefix("imagenet-"), set())
         else:
             expected = allowed.get(name, {"anatomy_ratio"} if name != "fine-0" else set())
         assert fields == expected
