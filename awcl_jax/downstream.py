@@ -229,12 +229,6 @@ def initial_state(setup: Setup, *, seed: int) -> TrainState:
     return pretrain.initial_state(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
 
 
-@lru_cache(maxsize=32)
-def step_on(mesh: Mesh, programs: Programs, *, via: str) -> sharding.Step:
-    """The training step over these devices, compiled once."""
-    return sharding.map_step(programs.body, mesh, via=via)
-
-
 History = dict[int, float]
 """Step -> score on the validation patients."""
 
@@ -270,7 +264,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
             config,
             mesh,
             state,
-            step_on(mesh, setup.programs, via=config.train.mapping),
+            pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping),
             batches,
             start=start,
             writer=writer,

@@ -4,6 +4,7 @@ The configuration stops here: functions of other modules take plain values.
 """
 
 import dataclasses
+import json
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,16 +51,30 @@ _COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """What a run computes with.
+
+    Attributes:
+      model: without parameters.
+      optimiser, learning_rate: as the configuration has them.
+      body: training step for one device.
+    """
+
+    model: ContrastiveModel
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    body: sharding.Step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
     """All that a configuration stands for, made and checked, before the first step."""
 
     data: selection.Selection
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
     plan: BatchPlan
-    model: ContrastiveModel
     encoder: PyTree | None
-    optimiser: optax.GradientTransformation
-    learning_rate: optax.Schedule
+    programs: Programs
     evaluation: Evaluation
 
 
@@ -101,7 +116,8 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     setup = claim(config, folder, partial(_checked, config, devices=mesh.size))
     queue = make_queue(config, setup.labels)
-    untrained = initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
+    programs = setup.programs
+    untrained = initial_state(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
     tell_of_data(setup.data, folder)
     say(
         f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
@@ -176,10 +192,9 @@ def set_up(config: ConfigDict) -> Setup:
         seed=config.seed,
     )
     plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
-    model = make_model(config)
-    learning_rate, optimiser = make_optimiser(config)
-    evaluation = _make_evaluation(config, model, data)
-    return Setup(data, labels, plan, model, initial_encoder(config), optimiser, learning_rate, evaluation)
+    programs = make_programs(config, granularities=labels.ndim)
+    evaluation = _make_evaluation(config, programs.model, data)
+    return Setup(data, labels, plan, initial_encoder(config), programs, evaluation)
 
 
 def initial_encoder(config: ConfigDict) -> PyTree | None:
@@ -197,6 +212,50 @@ def initial_encoder(config: ConfigDict) -> PyTree | None:
         std=config.augment.std,
         width_factor=config.model.width_factor,
     )
+
+
+def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
+    """What runs of this configuration compute with, whatever frames they see, and in whatever batches.
+
+    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+
+    Args:
+      config: of the run.
+      granularities: 2 where a frame has a fine and a coarse label, otherwise 1.
+    """
+    fields = ("model", "augment", "loss", "queue", "optim", "train", "seed")
+    own = {field: value for field, value in configuration.to_dict(config).items() if field in fields}
+    del own["model"]["init"]
+    return _programs(json.dumps(own, sort_keys=True), granularities)
+
+
+@lru_cache(maxsize=8)
+def _programs(config_json: str, granularities: int) -> Programs:
+    config = configuration.from_dict(json.loads(config_json), configuration.default_config())
+    model = make_model(config)
+    learning_rate, optimiser = make_optimiser(config)
+    weight = config.loss.coarse_weight
+    body = make_step(
+        model,
+        optimiser,
+        learning_rate=learning_rate,
+        augmentation=configuration.augmentation(config),
+        temperature=config.loss.temperature,
+        block_size=config.loss.block_size,
+        kernel=config.loss.kernel,
+        group_weights=(1 - weight, weight) if granularities == 2 else None,
+        exchange=config.loss.exchange,
+        chunks=config.train.encode_chunks,
+        momentum=config.queue.momentum if config.queue.size else None,
+        seed=config.seed,
+    )
+    return Programs(model, optimiser, learning_rate, body)
+
+
+@lru_cache(maxsize=32)
+def step_on(mesh: Mesh, body: sharding.Step, *, via: str) -> sharding.Step:
+    """The training step over these devices, compiled once."""
+    return sharding.map_step(body, mesh, via=via)
 
 
 def make_model(config: ConfigDict) -> ContrastiveModel:
@@ -340,26 +399,6 @@ def _init(model: nn.Module, key: Array) -> dict[str, PyTree]:
 _draw = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
-def step_on(mesh: Mesh, config: ConfigDict, setup: Setup) -> sharding.Step:
-    """The training step over these devices."""
-    weight = config.loss.coarse_weight
-    body = make_step(
-        setup.model,
-        setup.optimiser,
-        learning_rate=setup.learning_rate,
-        augmentation=configuration.augmentation(config),
-        temperature=config.loss.temperature,
-        block_size=config.loss.block_size,
-        kernel=config.loss.kernel,
-        group_weights=(1 - weight, weight) if setup.labels.ndim == 2 else None,
-        exchange=config.loss.exchange,
-        chunks=config.train.encode_chunks,
-        momentum=config.queue.momentum if config.queue.size else None,
-        seed=config.seed,
-    )
-    return sharding.map_step(body, mesh, via=config.train.mapping)
-
-
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
     """This process's batches from step `start` on."""
     return pipeline.batches(
@@ -393,7 +432,7 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
             config,
             mesh,
             state,
-            step_on(mesh, config, setup),
+            step_on(mesh, setup.programs.body, via=config.train.mapping),
             batches_of(config, setup, start=start),
             start=start,
             writer=writer,

@@ -40,9 +40,9 @@ def main(argv: list[str]) -> None:
         fresh = pretrain.set_up(config)
         return lambda: _exhaust(itertools.islice(pretrain.batches_of(config, fresh), steps))
 
-    step = pretrain.step_on(mesh, config, setup)
+    step = pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping)
     queue = pretrain.make_queue(config, setup.labels)
-    state = pretrain.initial_state(setup.model, setup.optimiser, seed=config.seed, queue=queue)
+    state = pretrain.initial_state(setup.programs.model, setup.programs.optimiser, seed=config.seed, queue=queue)
     state = sharding.replicate(state, mesh)
     batch = next(pretrain.batches_of(config, setup))
     state, _ = jax.block_until_ready(step(state, sharding.place_batch(batch.arrays, mesh)))

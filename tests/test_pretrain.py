@@ -51,10 +51,36 @@ def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
     assert (outside.max() > 0) != on
 
 
+@pytest.mark.parametrize(
+    ("method", "changed", "alike"),
+    [
+        (simclr, {}, True),
+        (scan, {}, True),
+        (fine, {"name": "other", "data.path": "other", "sampler.unlabelled_share": 0.5, "anatomy_ratio": 0.1}, True),
+        (fine, {"model.init": "resnet.safetensors"}, True),
+        (moco, {}, False),
+        (fine, {"loss.temperature": 0.5}, False),
+        (fine, {"optim.learning_rate": 0.5}, False),
+        (fine, {"train.steps": 31}, False),
+        (fine, {"train.encode_chunks": 2}, False),
+        (fine, {"model.width_factor": 0.25}, False),
+        (fine, {"augment.flip": 0.0}, False),
+        (fine, {"seed": 1}, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_runs_share_programs_where_nothing_in_them_differs(method, changed, alike):
+    config, other = fine.get_config("tiny"), method.get_config("tiny")
+    other.update_from_flattened_dict(changed)
+    ours = pretrain.make_programs(config, granularities=1)
+    assert (pretrain.make_programs(other, granularities=1) is ours) == alike
+    assert pretrain.make_programs(config, granularities=2) is not ours
+
+
 @pytest.mark.slow
 def test_a_run_may_start_from_weights(phantom, tmp_path):
     config = tiny(phantom, moco)
-    drawn = pretrain.initial_state(pretrain.set_up(config).model, optax.identity(), seed=0)
+    drawn = pretrain.initial_state(pretrain.set_up(config).programs.model, optax.identity(), seed=0)
     given = {name: jax.tree.map(lambda x: x + 1, getattr(drawn, name)["encoder"]) for name in ("params", "batch_stats")}
     weights = tmp_path / "encoder.safetensors"
     save_torch_resnet(weights, given, mean=config.augment.mean, std=config.augment.std)
