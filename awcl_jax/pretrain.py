@@ -139,7 +139,7 @@ def claim(config: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -
       What `prepare` gives.
 
     Raises:
-      InputError: one of the processes cannot go on.
+      InputError: one of the processes cannot go on, or the folder has another one's run going on in it.
     """
     with processes.together():
         setup = prepare()
@@ -151,6 +151,7 @@ def claim(config: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -
             pixels=setup.data.pixels_fingerprint(),
         )
         if processes.first():
+            folder.hold()
             folder.fetch()
             begin()
             folder.send()

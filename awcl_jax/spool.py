@@ -8,6 +8,7 @@ A checkpoint counts on the bucket from the moment that its last file is there, `
 all others and removed before them.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -49,6 +50,28 @@ class Spool:
         self.home: Path | str = Path(home) if self._url is None else self._url
         self.files = Path(home) if self._url is None else _place(self._url, str(jax.process_index()))
         self._sent: dict[str, tuple[int, int] | None] | None = None
+        self._held: int | None = None
+
+    def hold(self) -> None:
+        """Keep every other process of this host out of the run until it is left; its folder is made.
+
+        Two that write into one folder would spoil each other's metrics and checkpoints. A disk that knows no locks
+        holds nobody out.
+
+        Raises:
+          InputError: another process is in it.
+          OSError: the folder cannot be made.
+        """
+        self.files.mkdir(parents=True, exist_ok=True)
+        self._held = os.open(self.files, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is at work in {self.home}: wait until it has ended, or give another --workdir."
+            ) from None
+        except OSError:
+            return
 
     def fetch(self) -> None:
         """Make `files` what is on the bucket, but for checkpoints that were never sent to the end.
@@ -122,7 +145,14 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what is left."""
+        """Send what is left, and let others in."""
+        try:
+            self._leave(kind, error)
+        finally:
+            if self._held is not None:
+                os.close(self._held)
+
+    def _leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if self._url is None or kind is KeyboardInterrupt:
             return
         try:

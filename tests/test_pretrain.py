@@ -19,6 +19,7 @@ from awcl_jax.data import pipeline
 from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
 from awcl_jax.errors import InputError
 from awcl_jax.models.weights import save_torch_resnet
+from awcl_jax.spool import Spool
 from benchmarks.killed_runs import final_state, numbers
 from configs import fine, moco, scan, simclr
 from tests.conftest import frame_record
@@ -75,6 +76,14 @@ def test_runs_share_programs_where_nothing_in_them_differs(method, changed, alik
     ours = pretrain.make_programs(config, granularities=1)
     assert (pretrain.make_programs(other, granularities=1) is ours) == alike
     assert pretrain.make_programs(config, granularities=2) is not ours
+
+
+def test_a_folder_that_another_run_works_in_is_refused(phantom, tmp_path):
+    with Spool(tmp_path) as other:
+        other.hold()
+        with pytest.raises(InputError, match="Another process is at work"):
+            pretrain.run(tiny(phantom), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The folder of a run that lies on a bucket."""
 
+import errno
 import shutil
 
 import jax.numpy as jnp
@@ -54,6 +55,29 @@ def moved(monkeypatch):
     monkeypatch.setattr(storage, "send", sending)
     monkeypatch.setattr(storage, "remove", removing)
     return calls
+
+
+def test_a_folder_is_of_one_process_at_a_time(tmp_path):
+    with Spool(tmp_path / "run") as first:
+        first.hold()
+        with pytest.raises(InputError, match=r"at work in .*run: wait"), Spool(tmp_path / "run") as second:
+            second.hold()
+        with Spool(tmp_path / "other") as third:
+            third.hold()
+        with pytest.raises(InputError), Spool(tmp_path / "run") as fourth:
+            fourth.hold()  # those who were refused have not let others in
+    with Spool(tmp_path / "run") as fifth:
+        fifth.hold()
+
+
+def test_a_disk_without_locks_holds_nobody_out(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with Spool(tmp_path) as first, Spool(tmp_path) as second:
+        first.hold()
+        second.hold()
 
 
 def test_a_folder_of_this_host_is_used_as_it_is(tmp_path):

@@ -255,16 +255,21 @@ def test_a_run_goes_without_the_frames_and_names_them(damaged, tmp_path, capsys)
 def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
     dataset, workdir = prepare("whole", broken=False), tmp_path / "run"
     config = config_of(dataset)
-    pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
+
+    def claim():
+        with Spool(workdir) as folder:
+            pretrain.claim(config, folder, partial(pretrain._checked, config, devices=1))
+
+    claim()
     assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2
     compressed, changed = shutil.copytree(dataset, tmp_path / "again"), shutil.copytree(dataset, tmp_path / "changed")
     rewrite(compressed, lambda image: image)
     config.data.path = str(compressed)
-    pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
+    claim()
     rewrite(changed, lambda image: 255 - image)
     config.data.path = str(changed)
     with pytest.raises(InputError, match=r"other pictures, though with the same ids and labels"):
-        pretrain.claim(config, Spool(workdir), partial(pretrain._checked, config, devices=1))
+        claim()
 
 
 def rewrite(dataset: Path, draw) -> None:
