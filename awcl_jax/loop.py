@@ -53,6 +53,7 @@ def train(
     bad_steps: int = 1,
     bad_in_a_row: int = 0,
     note_bad: Callable[[int, Metrics], None] = lambda done, values: None,
+    one_by_one: bool = False,
     show_progress: bool = True,
 ) -> Any:
     """Take all steps of a run that are not taken yet.
@@ -73,6 +74,8 @@ def train(
       bad_steps: so many steps in a row whose loss or gradient is not finite end the run.
       bad_in_a_row: how many the last of the `start` steps were.
       note_bad: takes the metrics of each such step, before the metrics and events of any later one.
+      one_by_one: wait for each step before the next one is begun. Those that are begun ahead hold their memory, which
+        pays where the host prepares one step while the devices take another, and not where they are the same cores.
       show_progress: draw a bar.
 
     Returns:
@@ -95,6 +98,9 @@ def train(
             state, values = step(state, place(batch.arrays))
             done = batch.step + 1
             pending.append((done, values))
+            if one_by_one:
+                begin("waiting for the devices", done)
+                jax.block_until_ready(values)
             bar.update()
             leaving = asked_to_stop(done)
             due = [event for event in events if event.due(done, steps, leaving=leaving)]

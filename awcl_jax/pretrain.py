@@ -497,6 +497,7 @@ def take_steps(
             bad_steps=config.train.bad_steps,
             bad_in_a_row=bad.in_a_row,
             note_bad=note_bad,
+            one_by_one=sharding.on_cpus(mesh),
             show_progress=processes.first(),
         )
 

@@ -25,6 +25,11 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def on_cpus(mesh: Mesh) -> bool:
+    """Whether the devices are the cores of their hosts."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def gather(tree: PyTree) -> PyTree:
     """Rows of all devices, in the order of the global batch: [b, ...] -> [devices * b, ...]. Inside a mapped step.
 

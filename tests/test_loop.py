@@ -77,6 +77,19 @@ def test_an_event_longer_than_the_run_comes_once_at_its_end():
     assert run(every=(("save", 99),))[1] == [("save", 10, 10)]
 
 
+def test_steps_are_taken_one_by_one_where_that_is_asked_for(monkeypatch):
+    taken = []
+    monkeypatch.setattr("jax.block_until_ready", lambda values: taken.append(float(values["loss"])))
+    run(steps=3)
+    assert taken == []
+    begun = []
+    run(steps=3, log_every=3, begun=begun, one_by_one=True)
+    assert taken == [1, 2, 3]
+    assert begun[:4] == [
+        *[("waiting for data", 1), ("starting a step", 1), ("waiting for the devices", 1), ("waiting for data", 2)]
+    ]
+
+
 def test_a_finished_run_does_nothing_more():
     assert run(start=10, every=(("save", 1),)) == (10, [], [])
 
