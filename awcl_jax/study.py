@@ -173,13 +173,16 @@ _HEADS = _SEGMENTATION | {"hc/mae_mm": "HC error, mm"}
 
 def phantom_small() -> Study:
     """Everything on the phantom, in a quarter of an hour on two cores: to see that it works, on simulated frames."""
-    short = {"train.steps": 100, "train.validate_every": 50, "report.pictures": True, "eval.batch_size": 128}
+    frames = {"data.size": 64, "augment.size": 48, "eval.batch_size": 128}
+    short = frames | {"train.steps": 100, "train.validate_every": 50, "report.pictures": True}
+    masks = short | {"sampler.batch_size": 16}
     return Study(
         name="phantom-small",
         variant="",
-        pretraining={
-            "train.steps": 300,
-            "train.eval_every": 300,
+        pretraining=frames
+        | {
+            "train.steps": 200,
+            "train.eval_every": 200,
             "train.checkpoint_every": 100,
             "report.pictures": False,
         },
@@ -194,13 +197,13 @@ def phantom_small() -> Study:
                 short | {"task.label_fraction": 0.1, "report.pictures": False},
                 _CLASSIFICATION,
             ),
-            Task("fetal", "II: fetal structures", "downstream_segmentation", "", short | {"augment.size": 64}, _HEADS),
+            Task("fetal", "II: fetal structures", "downstream_segmentation", "", masks, _HEADS),
             Task(
                 "heart",
                 "III: adult heart",
                 "downstream_segmentation",
                 "",
-                short | {"data.preset": "heart", "augment.size": 64, "task.head": ()},
+                masks | {"data.preset": "heart", "task.head": ()},
                 _SEGMENTATION,
             ),
         ),
