@@ -26,6 +26,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast tests alone compile more than they compute, and are a third faster with a compiler that does less.
+
+    The slow ones are of exactness, and all tests together run what users run.
+    """
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Programs that several tests compile alike are compiled once, whichever worker comes first."""

@@ -16,9 +16,10 @@ NETWORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exchange", "devices"),
-    [pytest.param("gather", 1, marks=pytest.mark.slow), ("gather", 2), pytest.param("ring", 2, marks=pytest.mark.slow)],
+    [("gather", 1), ("gather", 2), ("ring", 2)],
 )
 def test_the_formula_is_what_the_compiled_step_moves_and_multiplies(exchange, devices, monkeypatch):
     monkeypatch.setitem(resnet.STAGES, "resnet18", (1, 1))  # with a shortcut that convolves, and a small map

@@ -84,7 +84,12 @@ def difference(tree, other) -> float:
 
 @pytest.mark.parametrize(
     ("devices", "via"),
-    [(2, "shard_map"), (1, "pmap"), (8, "pmap"), pytest.param(8, "shard_map", marks=pytest.mark.slow)],
+    [
+        (2, "shard_map"),
+        (8, "pmap"),
+        pytest.param(1, "pmap", marks=pytest.mark.slow),
+        pytest.param(8, "shard_map", marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_devices_gives_the_same_numbers(on_one_device, devices, via):
     state, reports = take_steps(devices, via)
@@ -95,7 +100,8 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, devices, vi
     assert difference(state.opt_state, expected_state.opt_state) < 5e-3
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
 def test_blocks_give_the_same_numbers(on_one_device, devices):
     state, reports = take_steps(devices, block_size=3)
     assert difference(reports, on_one_device[1]) < 2e-4
@@ -150,7 +156,8 @@ def test_every_method_gives_the_same_numbers_on_any_number_of_devices(method, de
         assert difference(state.momentum, expected_state.momentum) < 2e-4
 
 
-@pytest.mark.parametrize(("devices", "via"), [(2, "shard_map"), pytest.param(1, "pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "via"), [(2, "shard_map"), (1, "pmap")])
 def test_the_kernel_gives_the_same_numbers(on_one_device, devices, via):
     state, reports = take_steps(devices, via, kernel="pallas")
     assert difference(reports, on_one_device[1]) < 2e-4
