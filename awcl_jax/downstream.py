@@ -40,7 +40,7 @@ from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.encode import EncodeFn
-from awcl_jax.encoder_init import RANDOM, initial_encoder
+from awcl_jax.encoder_init import initial_encoder
 from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.models.decoder import UNetDecoder
@@ -178,11 +178,9 @@ def make_programs(config: ConfigDict, classes: int) -> Programs:
 
     Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
     """
-    alike = downstream_config.default_downstream_config()
-    own = configuration.to_dict(config)
-    for field in ("name", "data", "eval", "report"):
-        own[field] = configuration.to_dict(alike)[field]
-    own["encoder"]["init"] = RANDOM
+    others = ("name", "data", "eval", "report")
+    own = {field: value for field, value in configuration.to_dict(config).items() if field not in others}
+    del own["encoder"]["init"]
     return _programs(json.dumps(own, sort_keys=True), classes)
 
 

@@ -232,7 +232,7 @@ def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
 
 @lru_cache(maxsize=8)
 def _programs(config_json: str, granularities: int) -> Programs:
-    config = configuration.from_dict(json.loads(config_json), configuration.default_config())
+    config = configuration.from_dict(json.loads(config_json))
     model = make_model(config)
     learning_rate, optimiser = make_optimiser(config)
     weight = config.loss.coarse_weight

@@ -8,11 +8,11 @@ A checkpoint counts on the bucket from the moment that its last file is there, `
 all others and removed before them.
 """
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from awcl_jax.cache import cache_folder
 from awcl_jax.checkpoint import FOLDER, WHOLE, is_temporary
 from awcl_jax.errors import InputError
 from awcl_jax.run_folder import CONFIG_FILE
+from awcl_jax.whole_files import locked
 
 _WHOLE = re.compile(rf"{FOLDER}/(\d+)/{WHOLE}")
 _IN_STEP = re.compile(rf"{FOLDER}/(\d+)/.*")
@@ -50,7 +51,7 @@ class Spool:
         self.home: Path | str = Path(home) if self._url is None else self._url
         self.files = Path(home) if self._url is None else _place(self._url, str(jax.process_index()))
         self._sent: dict[str, tuple[int, int] | None] | None = None
-        self._held: int | None = None
+        self._held = ExitStack()
 
     def hold(self) -> None:
         """Keep every other process of this host out of the run until it is left; its folder is made.
@@ -63,9 +64,8 @@ class Spool:
           OSError: the folder cannot be made.
         """
         self.files.mkdir(parents=True, exist_ok=True)
-        self._held = os.open(self.files, os.O_RDONLY)
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._held.enter_context(locked(self.files, wait=False))
         except BlockingIOError:
             raise InputError(
                 f"Another process is at work in {self.home}: wait until it has ended, or give another --workdir."
@@ -146,11 +146,8 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Send what is left, and let others in."""
-        try:
+        with self._held:
             self._leave(kind, error)
-        finally:
-            if self._held is not None:
-                os.close(self._held)
 
     def _leave(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if self._url is None or kind is KeyboardInterrupt:

@@ -1,6 +1,8 @@
-"""Files that are there when they are whole."""
+"""Files that are there when they are whole, and folders that one process at a time works in."""
 
 import contextlib
+import fcntl
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,3 +21,23 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it even when the process is killed.
+
+    Args:
+      folder: on a disk of this host.
+      wait: if another process holds it, wait for that.
+
+    Raises:
+      BlockingIOError: another process holds it, without `wait`.
+      OSError: it is not there, or its disk knows no locks.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)

@@ -1,10 +1,8 @@
 """Datasets that this package can prepare, each by a TFDS builder of its own."""
 
 import contextlib
-import fcntl
 import importlib
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from awcl_jax.cache import cache_folder
 from awcl_jax.errors import InputError
+from awcl_jax.whole_files import locked
 
 BUILDERS = {
     "phantom": "awcl_jax.data.datasets.phantom:Phantom",
@@ -103,17 +102,14 @@ def only_writer(out: Path, *, wait: bool) -> Iterator[None]:
     Raises:
       InputError: another process holds it, without `wait`.
     """
-    handle = os.open(out, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            stack.enter_context(locked(out, wait=wait))
         except BlockingIOError:
             raise InputError(
                 f"Another process prepares a dataset in {out}: wait for it, or choose another --out."
             ) from None
         yield
-    finally:
-        os.close(handle)
 
 
 def _remove_leftovers(folder: Path) -> None:
