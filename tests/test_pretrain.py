@@ -96,7 +96,9 @@ def test_a_run_may_start_from_weights(phantom, tmp_path):
     config.model.init = str(weights)
     setup = pretrain.set_up(config)
     queue = pretrain.make_queue(config, setup.labels)
-    state = pretrain.initial_state(setup.model, setup.optimiser, seed=0, queue=queue, encoder=setup.encoder)
+    state = pretrain.initial_state(
+        setup.programs.model, setup.programs.optimiser, seed=0, queue=queue, encoder=setup.encoder
+    )
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
     chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])
     chex.assert_trees_all_equal(state.params["projection"], drawn.params["projection"])
