@@ -9,6 +9,7 @@ import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -415,9 +416,15 @@ def _shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)"."""
-    before, after = deciding_fields(old), deciding_fields(new)
+def changed_fields(
+    old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)".
+
+    A version that does not know a field yet has the numbers of the field's default, so that one that is not in `old` is
+    taken for what it is in `defaults`.
+    """
+    before, after = deciding_fields(defaults) | deciding_fields(old), deciding_fields(new)
     return [
         f"{field} ({before.get(field)} -> {after.get(field)})"
         for field in sorted(before.keys() | after.keys())
@@ -425,7 +432,7 @@ def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def deciding_fields(values: dict[str, Any]) -> dict[str, Any]:
+def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
     return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
 

@@ -108,7 +108,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
-    setup = pretrain.claim(config, folder, partial(_checked, config, devices=mesh.size))
+    default = downstream_config.default_downstream_config()
+    setup = pretrain.claim(config, default, folder, partial(_checked, config, devices=mesh.size))
     start = initial_state(setup, seed=config.seed)
     pretrain.tell_of_data(setup.data, folder)
     say(

@@ -114,7 +114,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
-    setup = claim(config, folder, partial(_checked, config, devices=mesh.size))
+    setup = claim(config, configuration.default_config(), folder, partial(_checked, config, devices=mesh.size))
     queue = make_queue(config, setup.labels)
     programs = setup.programs
     untrained = initial_state(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
@@ -127,11 +127,12 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     return _conclude(config, setup, untrained, state, folder)
 
 
-def claim(config: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -> _Prepared:
+def claim(config: ConfigDict, default: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -> _Prepared:
     """Check all that can be checked, on every process, and begin or go on in the run's folder.
 
     Args:
       config: of any kind of run.
+      default: of this kind, for fields that the version which began the run did not know.
       folder: of the run.
       prepare: checks the configuration and reads what the run is of.
 
@@ -147,6 +148,7 @@ def claim(config: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -
             run_folder.claim,
             folder.files,
             config=configuration.to_dict(config),
+            defaults=configuration.to_dict(default),
             fingerprint=setup.data.fingerprint,
             pixels=setup.data.pixels_fingerprint(),
         )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from awcl_jax.config import changed_fields
@@ -18,7 +19,13 @@ _LEVELS = 8  # of groups in groups, more than any of these files has
 
 
 def claim(
-    workdir: Path, *, config: Mapping[str, Any], fingerprint: str, pixels: str | None = None, begun: bool = False
+    workdir: Path,
+    *,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    pixels: str | None = None,
+    begun: bool = False,
 ) -> None:
     """Begin a run in this folder, or make sure that it is the same one that goes on.
 
@@ -26,6 +33,7 @@ def claim(
       workdir: made where it is not there.
       config: the configuration as plain values.
       fingerprint: of the data.
+      defaults: plain values, for fields that an earlier version, which began the run, did not know.
       pixels: fingerprint of some of its frames' pixels; runs from before there was one go on without.
       begun: another process, perhaps on another host, has begun the run.
 
@@ -58,7 +66,7 @@ def claim(
             f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
             f"{before['pixels']}, now {pixels}); give that data's path or another --workdir."
         )
-    if changed := changed_fields(before["config"], json.loads(json.dumps(config))):
+    if changed := changed_fields(before["config"], *json.loads(json.dumps([config, dict(defaults)]))):
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
 
 

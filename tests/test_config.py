@@ -249,6 +249,18 @@ def test_changed_fields_are_told_with_old_and_new():
     ]
 
 
+def test_a_field_that_an_earlier_version_did_not_know_is_taken_for_its_default():
+    new = to_dict(changed(seed=4))
+    old = to_dict(changed(seed=4))
+    del old["model"]["strides"], old["sampler"]
+    assert changed_fields(old, new, to_dict(default_config())) == []
+    new["model"]["strides"], new["sampler"]["batch_size"] = "v1", 8
+    assert changed_fields(old, new, to_dict(default_config())) == [
+        "model.strides (v1.5 -> v1)",
+        "sampler.batch_size (32 -> 8)",
+    ]
+
+
 def test_a_field_that_only_one_of_them_has_is_a_change():
     assert changed_fields({"a": {"b": 1}}, {"a": {}}) == ["a.b (1 -> None)"]
     assert changed_fields({}, {"c": 2}) == ["c (None -> 2)"]

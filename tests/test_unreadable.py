@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from awcl_jax import pretrain
+from awcl_jax.config import default_config
 from awcl_jax.data import selection
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.records import Records
@@ -258,7 +259,7 @@ def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
 
     def claim():
         with Spool(workdir) as folder:
-            pretrain.claim(config, folder, partial(pretrain._checked, config, devices=1))
+            pretrain.claim(config, default_config(), folder, partial(pretrain._checked, config, devices=1))
 
     claim()
     assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2
