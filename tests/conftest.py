@@ -1,6 +1,7 @@
 """Fixtures that several tests share: the real data, small folders in a publisher's layout, small datasets."""
 
 import dataclasses
+import gc
 import itertools
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import cv2
 import jax
+import jaxlib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -23,16 +25,30 @@ from awcl_jax.data.datasets.phantom import Phantom
 # Before any other call of JAX: eight devices out of one CPU, so that every test of a step can spread it.
 jax.config.update("jax_num_cpu_devices", 8)
 
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The fast tests alone compile more than they compute, and are a third faster with a compiler that does less.
+    """The tests compile more than they compute, and are faster with a compiler that does less.
 
-    The slow ones are of exactness, and all tests together run what users run.
+    The slow ones, which are of exactness, get the bits that users get: LLVM at level 1 gives them in three quarters of
+    the time. The fast ones are mostly of small programs, not worth any optimisation and not to be split over threads.
     """
+    flags = ["--xla_backend_optimization_level=1"]
     if config.option.markexpr == "not slow":
         jax.config.update("jax_disable_most_optimizations", True)
+        flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    # XLA ends a process whose flags it does not know, as another version may.
+    if f"jaxlib=={jaxlib.__version__}" in CONSTRAINTS.read_text().split():
+        given = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag not in given)])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and need not be looked at by every collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

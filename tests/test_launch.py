@@ -403,8 +403,8 @@ def test_hosts_that_do_not_share_the_folder_are_refused_at_once(place, alone, un
     flags = (f"--coordinator=localhost:{unused_port}", "--processes=2")
     run = (".venv/bin/python", "-m", "awcl_jax.main", *TINY, *flags)
     hosts = [start(place, *run, f"--process={index}", f"--workdir=runs/host{index}") for index in (0, 1)]
-    said = [host.communicate(timeout=600)[1].splitlines()[-1] for host in hosts]
+    said = [host.communicate(timeout=600)[1] for host in hosts]
     assert [host.returncode for host in hosts] == [1, 1], said
-    assert said[0] == "error: Process 1 of 2 cannot go on: see what it says."
-    assert "give a --workdir that all hosts share" in said[1]
+    assert said[0].splitlines()[-1] == "error: Process 1 of 2 cannot go on: see what it says."
+    assert "give a --workdir that all hosts share" in said[1].splitlines()[-1]
     assert not (place / "runs" / "host1").exists()

@@ -111,7 +111,7 @@ def test_a_step_follows_the_trained_encoder_and_pulls_only_at_it():
         seed=3,
     )
     step = sharding.map_step(body, mesh, donate=False)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))()
     state = TrainState.create(variables, optimiser, queue=Queue.empty(SIZE, 6))
     followed, history = state.params, []
     rng, rows = np.random.default_rng(0), np.arange(BATCH, dtype=np.int32)

@@ -85,8 +85,8 @@ def difference(tree, other) -> float:
 @pytest.mark.parametrize(
     ("devices", "via"),
     [
-        (2, "shard_map"),
         (8, "pmap"),
+        pytest.param(2, "shard_map", marks=pytest.mark.slow),
         pytest.param(1, "pmap", marks=pytest.mark.slow),
         pytest.param(8, "shard_map", marks=pytest.mark.slow),
     ],
@@ -140,7 +140,7 @@ METHODS = {
     [
         pytest.param("fine and coarse", 4, {"exchange": "ring"}, marks=pytest.mark.slow),
         pytest.param("in chunks", 4, {}, marks=pytest.mark.slow),
-        ("a queue that is not full", 4, {}),
+        pytest.param("a queue that is not full", 4, {}, marks=pytest.mark.slow),
         pytest.param("a full queue, in chunks, of fine and coarse", 4, {"via": "pmap"}, marks=pytest.mark.slow),
         pytest.param("a full queue, in chunks, of fine and coarse", 2, {}, marks=pytest.mark.slow),
         pytest.param("in chunks", 2, {"via": "pmap", "exchange": "ring"}, marks=pytest.mark.slow),
