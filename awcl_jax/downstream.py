@@ -26,7 +26,6 @@ from awcl_jax import (
     downstream_config,
     downstream_step,
     downstream_tasks,
-    drawing,
     loop,
     optim,
     pretrain,
@@ -332,6 +331,8 @@ def _conclude(
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
     say(f"\n{results_table(columns, rows=dict(setup.task.rows))}")
     if config.report.pictures:
+        from awcl_jax import drawing
+
         drawing.plot_loss(folder.files / METRICS_FILE, folder.files / "loss.png")
         outcome.draw(folder.files)
         show_pictures(folder.files, max(history))

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree, UInt8
-from sklearn.metrics import confusion_matrix
 
-from awcl_jax import downstream_pictures, drawing
 from awcl_jax.data.datasets.frames import HEAD_CIRCUMFERENCE
 from awcl_jax.data.selection import Part, Selection, keep_label_fraction
 from awcl_jax.encode import EncodeFn, encode_frames
@@ -111,6 +109,8 @@ class Planes:
 
     def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
         """All there is to say on the test patients; the baseline always says the most frequent training anatomy."""
+        from sklearn.metrics import confusion_matrix
+
         labels = self.test.labels
         predictions = self.test.predict(predict, variables, batch_size=batch_size)
         constant = np.full_like(predictions, np.bincount(self.train.labels).argmax())
@@ -122,6 +122,12 @@ class Planes:
             for predicted in (predictions, constant)
         )
         counts = confusion_matrix(labels, predictions, labels=range(self.classes))
+
+        def draw(folder: Path) -> None:
+            from awcl_jax import drawing
+
+            drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png")
+
         rows = [
             self.test.row(i) | {"label": self.names[labels[i]], "prediction": self.names[predictions[i]]}
             for i in range(labels.size)
@@ -131,7 +137,7 @@ class Planes:
             baseline,
             {"anatomies": list(self.names), "confusion": counts.tolist()},
             rows,
-            lambda folder: drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png"),
+            draw,
         )
 
 
@@ -245,6 +251,8 @@ class Segmentation:
                 scores += prefixed("hc_of_masks", agreement_scores(of_masks, reference, patients))
 
         def draw(folder: Path) -> None:
+            from awcl_jax import downstream_pictures
+
             dice = dice_of(predictions, masks, classes=self.classes)
             shown = np.flatnonzero(~np.isnan(dice).all(axis=1))
             downstream_pictures.overlays(

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import confusion_matrix
 
 from awcl_jax import curves
 from awcl_jax.anatomy import UNLABELLED
@@ -291,6 +290,8 @@ def confusion_picture(
       names: the anatomies.
       out: the PNG to write.
     """
+    from sklearn.metrics import confusion_matrix
+
     present = np.union1d(labels, predictions)
     counts = confusion_matrix(labels, predictions, labels=present)
     totals = counts.sum(axis=1)

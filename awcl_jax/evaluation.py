@@ -6,7 +6,6 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, PyTree
-from sklearn.metrics import confusion_matrix
 
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.encode import EncodeFn, encode_frames
@@ -98,6 +97,8 @@ class Evaluation:
 
     def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"]:
         """Test frames by their true anatomy (rows) and the one that the kNN takes them for (columns)."""
+        from sklearn.metrics import confusion_matrix
+
         if self.blind:
             return np.zeros((len(self.names), len(self.names)), np.int64)
         train, test = (part.features(encode) for part in (self.train, self.test))

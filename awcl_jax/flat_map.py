@@ -2,9 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from awcl_jax.errors import InputError
@@ -23,6 +20,10 @@ def flat_map(features: Float[np.ndarray, "n f"], *, seed: int) -> Float[np.ndarr
     Raises:
       InputError: there are fewer than four frames.
     """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import normalize
+
     if len(features) < 4:
         raise InputError(f"A map needs at least four frames; got {len(features)}.")
     rows = normalize(features.astype(np.float64))

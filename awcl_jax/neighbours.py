@@ -4,9 +4,6 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
-from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 _ROWS = 512  # frames compared with all others at a time
 
@@ -17,6 +14,8 @@ def nearest(features: Float32[np.ndarray, "n f"], k: int) -> tuple[Int[np.ndarra
     Returns:
       (which frames, their cosines), the nearest first; of a set with fewer than k others, all others.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     k = min(k, len(features) - 1)
     if k < 1:
         return np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0), np.float32)
@@ -39,6 +38,8 @@ def nearest_of_other_scans(
     Returns:
       For each query (which frames, their cosines), the nearest first; fewer than k where other scans have fewer frames.
     """
+    from sklearn.metrics.pairwise import cosine_similarity
+
     found = []
     for query, cosines in zip(queries, cosine_similarity(features[queries], features), strict=True):
         others = np.flatnonzero((scans >= 0) & (scans != scans[query]))
@@ -68,6 +69,8 @@ def nearest_by_scan(
     Returns:
       (of the same scan, of other scans)
     """
+    from sklearn.preprocessing import normalize
+
     n = len(features)
     rows = normalize(features)
     found = [(np.full((n, k), -1, np.int32), np.zeros((n, k), np.float32)) for _ in range(2)]

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from awcl_jax import config as configuration
-from awcl_jax import interruption, loop, optim, pictures, processes, run_folder, sharding, watchdog
+from awcl_jax import interruption, loop, optim, processes, run_folder, sharding, watchdog
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.bad_steps import BadSteps
@@ -558,6 +558,8 @@ def _conclude(
     say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
     frame_map = None
     if config.report.pictures:
+        from awcl_jax import pictures
+
         frame_map = pictures.write_pictures(
             folder.files,
             selection=setup.data,

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/fine.py", help="of the run (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each (default: %(default)s)")
     args = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as a user has it: modules are compiled at the first start only
     _until_first_step(args.config, compiled=None)  # makes the dataset
     seconds: dict[str, list[float]] = {}
     for _ in range(args.turns):

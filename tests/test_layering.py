@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,10 @@ def test_the_configuration_stops_at_the_door():
     }
     knowing = {m for m in TREES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
     assert knowing <= doors
+
+
+def test_what_is_needed_late_and_takes_seconds_to_import_is_not_waited_for():
+    late = {"matplotlib", "scipy", "sklearn"}
+    program = f"import sys; from awcl_jax import downstream, pretrain; print({late} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

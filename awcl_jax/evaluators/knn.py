@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.neighbors import KNeighborsClassifier
 
 from awcl_jax.errors import InputError
 from awcl_jax.evaluators.features import FeatureSet, check_patients_apart
@@ -62,6 +61,8 @@ class KNN:
 
     def predict(self, train: FeatureSet, test: FeatureSet) -> Int[np.ndarray, " n"]:
         """The anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
+        from sklearn.neighbors import KNeighborsClassifier
+
         check_patients_apart(train=train, test=test)
         train = train.labelled()
         classifier = KNeighborsClassifier(

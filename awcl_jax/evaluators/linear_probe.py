@@ -2,13 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from awcl_jax.errors import InputError
@@ -84,7 +81,9 @@ class LinearProbe:
             return _fit(train, self.default_penalty).predict(test.features.astype(np.float64))
         return self._choose(train, val.labelled()).predict(test.features.astype(np.float64))
 
-    def _choose(self, train: FeatureSet, val: FeatureSet) -> Pipeline:
+    def _choose(self, train: FeatureSet, val: FeatureSet) -> Any:
+        from sklearn.metrics import f1_score
+
         val_features, val_anatomies = val.features.astype(np.float64), np.unique(val.labels)
         best, best_f1 = None, -1.0
         for penalty in sorted(self.penalties, reverse=True):
@@ -97,7 +96,11 @@ class LinearProbe:
         return best
 
 
-def _fit(train: FeatureSet, penalty: float) -> Pipeline:
+def _fit(train: FeatureSet, penalty: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     # scikit-learn weighs the summed cross-entropy by C and leaves the penalty at 1/2 ||W||^2.
     regression = LogisticRegression(C=1 / (penalty * len(train)), solver="lbfgs", max_iter=1000)
     # L-BFGS is many small products, between which threads wait for each other by spinning: on two busy cores, 1,300
