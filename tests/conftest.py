@@ -30,19 +30,22 @@ REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The tests compile more than they compute, and are faster with a compiler that does less.
-
-    The slow ones, which are of exactness, get the bits that users get: LLVM at level 1 gives them in three quarters of
-    the time. The fast ones are mostly of small programs, not worth any optimisation and not to be split over threads.
-    """
-    flags = ["--xla_backend_optimization_level=1"]
-    if config.option.markexpr == "not slow":
-        jax.config.update("jax_disable_most_optimizations", True)
-        flags = ["--xla_cpu_parallel_codegen_split_count=1"]
-    # XLA ends a process whose flags it does not know, as another version may.
+    """The tests compile more than they compute, and are a third faster with a compiler that does less."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    # The commands that tests start: the bits that users get, at LLVM's level 1 in three quarters of the time. XLA ends
+    # a process whose flags it does not know, as another version may.
     if f"jaxlib=={jaxlib.__version__}" in CONSTRAINTS.read_text().split():
+        flags = ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
         given = os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag not in given)])
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """What the test compiles is compiled as for users: for bounds that hold for their numbers."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_finish() -> None:

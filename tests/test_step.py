@@ -54,6 +54,7 @@ def one_step(model, devices: int, chunks: int):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(("devices", "chunks"), [(1, 2), (1, 12), (2, 3), (4, 3)])
 def test_without_batch_norm_chunks_are_exact(devices, chunks):
     state, report = one_step(Tiny(), devices, chunks)

@@ -194,6 +194,7 @@ if process == 0:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("options", [{}, {"exchange": "ring"}, {"queue": 32, "momentum": 0.9, "chunks": 2}])
 def test_two_processes_give_the_same_numbers(options, tmp_path, unused_port):
     out = tmp_path / "numbers.npz"
