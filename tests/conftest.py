@@ -29,7 +29,7 @@ CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """The tests compile more than they compute, and are a third faster with a compiler that does less."""
     jax.config.update("jax_disable_most_optimizations", True)
     # The commands that tests start: the bits that users get, at LLVM's level 1 in three quarters of the time. XLA ends

@@ -1,6 +1,11 @@
 """Whole runs on a small phantom: what they learn, what they leave behind, and how they go on."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import chex
@@ -194,9 +199,12 @@ def test_the_other_methods_run(method, phantom, tmp_path):
         assert composed["batch/cross_scan"] == 0
 
 
+QUEUE = {"queue.size": 48, "granularity": "both", "train.encode_chunks": 2}
+
+
 @pytest.mark.slow
-def test_a_run_that_dies_goes_on_bit_for_bit(phantom, tmp_path, monkeypatch):
-    fields = {"sampler.pairs": "cross_scan", "queue.size": 48, "granularity": "both", "train.encode_chunks": 2}
+@pytest.mark.parametrize("fields", [{"sampler.pairs": "cross_scan"}, QUEUE], ids=["cross-scan", "queue"])
+def test_a_run_that_dies_goes_on_bit_for_bit(fields, phantom, tmp_path, monkeypatch):
     config = tiny(phantom, **fields)
     pretrain.run(config, tmp_path / "unbroken")
 
@@ -214,6 +222,29 @@ def test_a_run_that_dies_goes_on_bit_for_bit(phantom, tmp_path, monkeypatch):
     pretrain.run(config, tmp_path / "broken")
     chex.assert_trees_all_equal(final_state(tmp_path / "broken", 30), final_state(tmp_path / "unbroken", 30))
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_bit_for_bit(phantom, tmp_path):
+    def start(name):
+        command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny"]
+        options = [f"--config.data.path={phantom}", "--config.train.steps=40", "--config.report.pictures=False"]
+        options += [f"--workdir={tmp_path / name}"]
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+    unbroken = start("unbroken")
+    assert unbroken.wait(timeout=300) == 0, unbroken.stderr.read()
+    for after in (10, 20):
+        killed = start("killed")
+        while killed.poll() is None and not (tmp_path / "killed" / "checkpoints" / str(after)).exists():
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait(timeout=60)
+    final = start("killed")
+    assert final.wait(timeout=300) == 0, final.stderr.read()
+    chex.assert_trees_all_equal(final_state(tmp_path / "killed", 40), final_state(tmp_path / "unbroken", 40))
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "unbroken")
 
 
 @pytest.mark.slow
