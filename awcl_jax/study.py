@@ -310,9 +310,15 @@ def _from_imagenet(weights: str) -> Iterator[Method]:
     }
     yield Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
     yield Method("imagenet", "ImageNet (ResNet-50)", None, init=weights, encoder=encoder)
-    for name, title in (("simclr", "SimCLR"), ("fine", "AWCL, fine")):
-        from_weights = {"model.init": weights}
-        yield Method(f"imagenet-{name}", f"{title}, from ImageNet (ResNet-50)", name, from_weights, encoder=encoder)
+    simclr, fine = (next(method for method in METHODS if method.name == name) for name in ("simclr", "fine"))
+    for method in (simclr, fine, ratio_method(0.1)):
+        yield dataclasses.replace(
+            method,
+            name=f"imagenet-{method.name}",
+            title=f"{method.title}, from ImageNet (ResNet-50)",
+            fields={**method.fields, "model.init": weights},
+            encoder=encoder,
+        )
 
 
 def ratio_method(ratio: float) -> Method:

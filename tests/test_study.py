@@ -55,6 +55,7 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
         if run.kind == study.PRETRAIN and run.folder.endswith("-0")
     }
     allowed = {
+        "fine-0": set(),
         "scan-0": {"positives"},
         "simclr-0": {"positives", "sampler.mode"},
         "moco-0": {"positives", "sampler.mode", "queue.size"},
@@ -68,10 +69,9 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
         fields = {change.split()[0] for change in changed} - {"name"}
         if method := variations.get(name.removesuffix("-0")):
             expected = set(method.fields) | allowed.get(f"{method.config}-0", set())
-        elif name.startswith("imagenet-"):
-            expected = imagenet | allowed.get(name.removeprefix("imagenet-"), set())
         else:
-            expected = allowed.get(name, {"anatomy_ratio"} if name != "fine-0" else set())
+            from_nothing = name.removeprefix("imagenet-")
+            expected = allowed.get(from_nothing, {"anatomy_ratio"}) | (imagenet if name != from_nothing else set())
         assert fields == expected
 
 
