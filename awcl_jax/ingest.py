@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from awcl_jax import ingest_own_flags
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.data.datasets import make_builder, prepare
+from awcl_jax.data.datasets import make_builder, phantom, prepare
 from awcl_jax.data.datasets.fetal_planes_db import CSV_NAME
 from awcl_jax.data.datasets.folder import FolderBuilder
 from awcl_jax.data.scans import ScanIndex
@@ -136,11 +136,9 @@ def _from_folder(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilde
 
 
 def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
-    from awcl_jax.data.datasets.phantom import Phantom  # only here: it needs scipy
-
-    if args.preset not in Phantom.builder_configs:
-        raise InputError(f"Unknown preset {args.preset!r}; known are {', '.join(Phantom.builder_configs)}.")
-    return Phantom(config=args.preset, data_dir=out, file_format="array_record")
+    if args.preset not in phantom.Phantom.builder_configs:
+        raise InputError(f"Unknown preset {args.preset!r}; known are {', '.join(phantom.Phantom.builder_configs)}.")
+    return phantom.Phantom(config=args.preset, data_dir=out, file_format="array_record")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest_own_flags.add_subcommands(datasets)
     for name, layout in _LAYOUTS.items():
         _add_layout(datasets, name, layout)
-    phantom = datasets.add_parser(
+    command = datasets.add_parser(
         "phantom",
         help="simulated scans of fetuses or hearts, with masks; nothing to download",
         description="Make the phantom: simulated scans of fourteen fetal planes, or of adult hearts, with masks.",
@@ -221,10 +219,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    phantom.add_argument(
+    command.add_argument(
         "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
     )
-    phantom.set_defaults(make_builder=_phantom)
+    command.set_defaults(make_builder=_phantom)
     for dataset in datasets.choices.values():
         dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
     return parser

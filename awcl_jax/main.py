@@ -22,6 +22,7 @@ Slurm's srun and a Cloud TPU slice start a process on every host, which find eac
 """
 
 import datetime
+import gc
 import sys
 
 from absl import app, flags, logging
@@ -58,6 +59,10 @@ def main(argv: list[str]) -> None:
     from awcl_jax import downstream, pretrain, processes
     from awcl_jax.config import common_fields
 
+    # What was imported stays: a collection of garbage need not look at its million objects again.
+    gc.freeze()
+    gc.enable()
+
     processes.join(
         coordinator=_COORDINATOR.value,
         processes=_PROCESSES.value,
@@ -91,4 +96,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     with exit_on_bad_input():
+        gc.disable()  # imports leave next to no garbage
         app.run(main, flags_parser=_parse)

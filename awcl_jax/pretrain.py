@@ -378,7 +378,7 @@ def initial_state(
     if encoder is not None:
         variables = {name: {**tree, "encoder": encoder[name]} for name, tree in variables.items()}
     # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(TrainState.create(variables, optimiser, queue=queue))
+    return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
 
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
@@ -398,8 +398,11 @@ def _init(model: nn.Module, key: Array) -> dict[str, PyTree]:
     return dict(model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))
 
 
-# It runs once and draws from dozens of keys, which LLVM would spend most of a start on.
-_draw = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
+# These run once; LLVM would spend most of a start on the dozens of keys that are drawn from. Operation by operation, a
+# state would take as many compilations as it has shapes.
+_RUNS_ONCE = {"xla_backend_optimization_level": "1"}
+_draw = jax.jit(_init, static_argnums=0, compiler_options=_RUNS_ONCE)
+_create = jax.jit(TrainState.create, static_argnames="optimiser", compiler_options=_RUNS_ONCE)
 
 
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:

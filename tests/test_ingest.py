@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -160,7 +159,7 @@ class SmallPhantom(FrameSet):
 
 @pytest.fixture
 def small_phantom(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "awcl_jax.data.datasets.phantom", types.SimpleNamespace(Phantom=SmallPhantom))
+    monkeypatch.setattr("awcl_jax.data.datasets.phantom.Phantom", SmallPhantom)
 
 
 def test_phantom_presets_lie_side_by_side(small_phantom, tmp_path, capsys):

@@ -138,6 +138,7 @@ def test_the_configuration_stops_at_the_door():
 
 def test_what_is_needed_late_and_takes_seconds_to_import_is_not_waited_for():
     late = {"matplotlib", "scipy", "sklearn"}
-    program = f"import sys; from awcl_jax import downstream, pretrain; print({late} & sys.modules.keys())"
+    rooms = "awcl_jax.downstream, awcl_jax.pretrain, awcl_jax.data.datasets.phantom"
+    program = f"import sys, {rooms}; print({late} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -16,7 +16,6 @@ import math
 
 import numpy as np
 from jaxtyping import Complex, Float
-from scipy.ndimage import convolve1d
 
 SOUND_MM_US = 1.54
 """Speed of sound in soft tissue, in millimetres a microsecond."""
@@ -101,6 +100,8 @@ def point_spread(
       step_mm: distance of two depth samples.
       beam_mm: distance of two beams at every depth.
     """
+    from scipy.ndimage import convolve1d
+
     depths = field.shape[1]
     field = convolve1d(field, gaussian_kernel(transducer.axial_fwhm_mm / step_mm), axis=1, mode="reflect")
     result = np.empty_like(field)

@@ -8,10 +8,10 @@ linear array sends parallel beams.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from scipy import sparse
 
 from awcl_jax.data.datasets.phantom.outlines import COARSE
 
@@ -120,8 +120,10 @@ def _inside(field: Field, depth: np.ndarray, beam: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _conversion(field: Field) -> sparse.csr_matrix:
-    """Scan conversion as a matrix [h w, depth beam]; machines have few depth settings, so that each is used often."""
+def _conversion(field: Field) -> Any:
+    """Scan conversion as a sparse matrix [h w, depth beam]; machines have few depth settings, each is used often."""
+    from scipy import sparse
+
     depths, beams = field.samples
     depth, beam = field.sample_at(*field.pixel_positions(OVERSAMPLING))
     inside = _inside(field, depth, beam)
