@@ -76,7 +76,7 @@ def looked_at(options: Augmentation, *, b: int, h: int = 200, w: int = 256) -> t
 # -- addresses --
 
 
-@pytest.mark.parametrize("options", [DEFAULT, PAPER], ids=["default", "paper"])
+@pytest.mark.parametrize("options", [DEFAULT, pytest.param(PAPER, marks=pytest.mark.slow)], ids=["default", "paper"])
 def test_a_row_gets_the_same_view_in_any_batch(options: Augmentation) -> None:
     images, rows = frames(16), np.arange(100, 116)
     whole = np.asarray(augment(images, rows=rows, view=1, step=7, seed=3, options=options))

@@ -203,7 +203,9 @@ def two_checkpoints(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize(
+    "how", ["deleted", "flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "emptied"))]
+)
 def test_whatever_is_damaged_is_as_written_or_told_and_set_aside(how, two_checkpoints, tmp_path):
     files = [f.relative_to(two_checkpoints) for f in two_checkpoints.rglob("5/**/*") if f.is_file()]
     assert len(files) > 10
@@ -294,10 +296,14 @@ def small_disk(tmp_path_factory):
     ("how", "said"),
     [
         ("full", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
-        ("fills", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
+        pytest.param(
+            "fills",
+            r"No space left for a checkpoint, the last one is of step 1; make room and start the same command",
+            marks=pytest.mark.slow,
+        ),
         ("readonly", r"A checkpoint cannot be written, the last one is of step 1: .*/checkpoints"),
         ("full-metrics", r"No space left on device for metrics; mend that and start the same command .*metrics.jsonl"),
-        ("readonly-metrics", r"Read-only file system: .*metrics.jsonl"),
+        pytest.param("readonly-metrics", r"Read-only file system: .*metrics.jsonl", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_fails_is_one_line_and_the_last_checkpoint_stays(how, said, small_disk):

@@ -90,10 +90,10 @@ def error(found, expected):
     ("batch", "edges", "features"),
     [
         (3, (8, 8), (1, 4)),
-        (3, (7, 10), (6, 5)),
+        pytest.param(3, (7, 10), (6, 5), marks=pytest.mark.slow),
         (3, (2, 3), (6, 5)),  # maps of a few pixels
         (32, (7, 10), (8, 16)),
-        (32, (2, 3), (8, 16)),
+        pytest.param(32, (2, 3), (8, 16), marks=pytest.mark.slow),
     ],
 )
 def test_values_and_gradients_are_those_in_float64(kernel, stride, padding, edges, batch, features):

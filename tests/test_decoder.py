@@ -31,8 +31,22 @@ def test_features_are_the_mean_of_the_last_map():
     np.testing.assert_allclose(features, np.asarray(maps[-1]).mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(33, 33), (48, 97), (97, 33)])
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("resnet18", (48, 97)),
+        ("resnet50", (33, 33)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("resnet18", (33, 33)),
+                ("resnet18", (97, 33)),
+                ("resnet50", (48, 97)),
+                ("resnet50", (97, 33)),
+            ]
+        ),
+    ],
+)
 def test_logits_are_of_every_pixel_at_any_size(arch, size):
     model = Segmenter(make_resnet(arch, width_factor=0.25, dtype=jnp.bfloat16), UNetDecoder(3, width=16))
     frames = jnp.zeros((2, *size, 1))

@@ -1,5 +1,7 @@
 """The same numbers on 1, 2 and 8 devices; the losses by hand; a frozen encoder that stays as it was."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -74,7 +76,8 @@ def smooth():
 
 @pytest.fixture(scope="module")
 def on_one_device(smooth):
-    return {kind: take_steps(kind) for kind in ("classification", "segmentation")}
+    """By kind, what `take_steps` gives."""
+    return functools.cache(take_steps)
 
 
 @pytest.mark.parametrize(
@@ -90,23 +93,26 @@ def on_one_device(smooth):
 )
 def test_any_number_of_devices_gives_the_same_numbers(on_one_device, kind, devices, via):
     _, state, reports = take_steps(kind, devices, via)
-    _, expected_state, expected_reports = on_one_device[kind]
+    _, expected_state, expected_reports = on_one_device(kind)
     assert difference(reports, expected_reports) < 1e-5
     assert difference(state.params, expected_state.params) < 1e-4
     assert difference(state.batch_stats, expected_state.batch_stats) < 1e-5
     assert difference(state.opt_state, expected_state.opt_state) < 1e-4
 
 
-def test_steps_train_everything(on_one_device):
-    for kind, module in (("classification", "head"), ("segmentation", "decoder")):
-        before, after, _ = on_one_device[kind]
-        for part in ("encoder", module):
-            moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params[part], after.params[part])
-            assert min(jax.tree.leaves(moved)) > 0
-        assert not np.array_equal(*(s.batch_stats["encoder"]["bn1"]["mean"] for s in (before, after)))
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [("classification", "head"), pytest.param("segmentation", "decoder", marks=pytest.mark.slow)],
+)
+def test_steps_train_everything(on_one_device, kind, module):
+    before, after, _ = on_one_device(kind)
+    for part in ("encoder", module):
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params[part], after.params[part])
+        assert min(jax.tree.leaves(moved)) > 0
+    assert not np.array_equal(*(s.batch_stats["encoder"]["bn1"]["mean"] for s in (before, after)))
 
 
-@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+@pytest.mark.parametrize("kind", [pytest.param("classification", marks=pytest.mark.slow), "segmentation"])
 def test_a_frozen_encoder_stays_as_it_was(kind):
     # Weight decay and momentum move a parameter without a gradient, unless it is kept from them.
     adamw = make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.1, clip_norm=1.0)

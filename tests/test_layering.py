@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax import FILES, tree_of
+
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(p for p in (ROOT / "awcl_jax").rglob("*.py"))
 
 # From the top; a module may import those of lower layers, and of its own where that makes no circle.
 LAYERS = (
@@ -45,7 +46,7 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {name_of(file): ast.parse(file.read_text()) for file in MODULES}
+MODULES = {name_of(file): file for file in FILES}
 
 
 def layer_of(module: str) -> int:
@@ -64,7 +65,7 @@ def layer_of(module: str) -> int:
 def imports_of(module: str) -> set[str]:
     """Every module that this one names in an import, wherever it stands."""
     found = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree_of(MODULES[module])):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -75,25 +76,25 @@ def imports_of(module: str) -> set[str]:
 
 def inner_imports_of(module: str) -> set[str]:
     """Modules of this package that this one imports, without the packages they lie in."""
-    found = imports_of(module) & TREES.keys()
+    found = imports_of(module) & MODULES.keys()
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {"awcl_jax"}
 
 
 def names_in(module: str) -> set[str]:
-    tree = TREES[module]
+    tree = tree_of(MODULES[module])
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
     }
 
 
-@pytest.mark.parametrize("module", sorted(TREES.keys() - {"awcl_jax"}))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"awcl_jax"}))
 def test_imports_go_down(module):
     upwards = {name for name in inner_imports_of(module) if layer_of(name) < layer_of(module)}
     assert not upwards
 
 
 def test_no_circle():
-    left = {module: inner_imports_of(module) - {module} for module in TREES}
+    left = {module: inner_imports_of(module) - {module} for module in MODULES}
     while free := {module for module, wanted in left.items() if not wanted & left.keys()}:
         left = {module: wanted for module, wanted in left.items() if module not in free}
     assert not left
@@ -102,28 +103,28 @@ def test_no_circle():
 def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
     (axis,) = (
         node.value.value
-        for node in TREES["awcl_jax.sharding"].body
+        for node in tree_of(MODULES["awcl_jax.sharding"]).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "AXIS"
     )
     collectives = {"all_gather", "pmean", "psum", "pmax", "pmin", "all_to_all", "ppermute", "psum_scatter"}
-    for module in TREES.keys() - {"awcl_jax.sharding"}:
-        constants = {node.value for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)}
+    for module in MODULES.keys() - {"awcl_jax.sharding"}:
+        constants = {node.value for node in ast.walk(tree_of(MODULES[module])) if isinstance(node, ast.Constant)}
         assert axis not in constants, module
         assert not collectives & names_in(module), module
         assert not {f"jax.lax.{name}" for name in collectives} & imports_of(module), module
 
 
 def test_only_one_module_knows_orbax():
-    knowing = {module for module in TREES if any(re.match(r"orbax\b", name) for name in imports_of(module))}
+    knowing = {module for module in MODULES if any(re.match(r"orbax\b", name) for name in imports_of(module))}
     assert knowing == {"awcl_jax.checkpoint"}
 
 
 def test_only_one_module_knows_the_client_of_buckets():
-    knowing = {module for module in TREES if any(re.match(r"google\.cloud\b", name) for name in imports_of(module))}
+    knowing = {module for module in MODULES if any(re.match(r"google\.cloud\b", name) for name in imports_of(module))}
     assert knowing == {"awcl_jax.storage"}
 
 
-@pytest.mark.parametrize("module", sorted(TREES))
+@pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_module_imports_tensorflow(module):
     assert not [name for name in imports_of(module) if re.match(r"tensorflow(\.|$)", name)]
 
@@ -132,7 +133,7 @@ def test_the_configuration_stops_at_the_door():
     doors = {
         f"awcl_jax.{name}" for name in ("config", "config_file", "downstream_config", "pretrain", "downstream", "study")
     }
-    knowing = {m for m in TREES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
+    knowing = {m for m in MODULES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
     assert knowing <= doors
 
 

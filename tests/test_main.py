@@ -59,7 +59,7 @@ def test_help_names_the_flags():
         ((), "No configuration; give one with --config=configs/fine.py"),
         pytest.param(("configs/fine.py",), "configs/fine.py", marks=pytest.mark.slow),
         (("--config=configs/nope.py",), "configs/nope.py"),
-        ((FINE, "--wrkdir=runs/a"), "Did you mean: workdir"),
+        pytest.param((FINE, "--wrkdir=runs/a"), "Did you mean: workdir", marks=pytest.mark.slow),
         pytest.param(
             (f"{FINE}:papr",),
             "There is no variant 'papr'; there are tiny, fetal_planes_db, paper",
@@ -74,7 +74,11 @@ def test_help_names_the_flags():
             "A folder is a path, or gs://BUCKET/FOLDER.*got 's3://bucket/run'",
             marks=pytest.mark.slow,
         ),
-        ((FINE, "--processes=2"), "--coordinator=HOST:PORT, --processes=N and --process=I give all three"),
+        pytest.param(
+            (FINE, "--processes=2"),
+            "--coordinator=HOST:PORT, --processes=N and --process=I give all three",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value else None,
 )

@@ -65,10 +65,10 @@ def assert_close(gradient, wanted, share: float):
     ("a", "n", "blocks"),
     [
         (1, 5, (64, 64)),
-        (16, 32, (16, 16)),  # dividing
-        (40, 70, (64, 64)),  # more than one block on one side only
+        pytest.param(16, 32, (16, 16), marks=pytest.mark.slow),  # dividing
+        pytest.param(40, 70, (64, 64), marks=pytest.mark.slow),  # more than one block on one side only
         (40, 70, (16, 32)),  # several on both, none of them dividing
-        (70, 40, (32, 16)),
+        pytest.param(70, 40, (32, 16), marks=pytest.mark.slow),
     ],
 )
 def test_anchors_against_other_rows(a, n, blocks):
@@ -82,7 +82,14 @@ def test_anchors_against_other_rows(a, n, blocks):
     assert_close(to_others, wanted_to_others, 1e-4)
 
 
-@pytest.mark.parametrize(("n", "blocks"), [(2, (64, 64)), (16, (16, 16)), (50, (32, 16))])
+@pytest.mark.parametrize(
+    ("n", "blocks"),
+    [
+        pytest.param(2, (64, 64), marks=pytest.mark.slow),
+        pytest.param(16, (16, 16), marks=pytest.mark.slow),
+        (50, (32, 16)),
+    ],
+)
 def test_rows_against_themselves(n, blocks):
     z, ids = unit_rows(n, d=3), np.arange(n)
     denominators, gradient, _ = found(z, None, ids, ids, 0.1, anchor_block=blocks[0], contrast_block=blocks[1])
@@ -103,8 +110,10 @@ def test_the_numbers_are_those_of_the_blocks(symmetric):
             assert_close(gradient, np.asarray(wanted), 1e-5)
 
 
-@pytest.mark.parametrize("near", [0.0, 1e-3])
-@pytest.mark.parametrize("temperature", [0.01, 1.0])
+@pytest.mark.parametrize(
+    ("temperature", "near"),
+    [(0.01, 1e-3), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(0.01, 0.0), (1.0, 1e-3), (1.0, 0.0)])],
+)
 def test_low_temperatures_and_near_identical_rows_are_stable(temperature, near):
     # A row opposite to all others: its D is far below 0, and padding's logit 0 would drown it, or overflow beside it.
     z = np.concatenate([unit_rows(17, near=near), -unit_rows(1, near=near)])
@@ -272,7 +281,7 @@ def test_rows_that_all_devices_share_have_the_gradient_of_one_device():
 CALLS = {"cuda": "__gpu$xla.gpu.triton", "rocm": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("platform", CALLS)
 def test_it_lowers_for_accelerators_without_their_matrix_of_similarities(platform, symmetric, dtype):

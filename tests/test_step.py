@@ -159,7 +159,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum)
             model,
             optimiser,
             learning_rate=optax.constant_schedule(0.1),
-            augmentation=Augmentation(size=8),
+            augmentation=Augmentation.off(size=8),
             temperature=temperature,
             momentum=momentum,
             seed=0,

@@ -113,7 +113,7 @@ def test_blocks_give_the_same_numbers(on_one_device, devices):
     [
         pytest.param(1, "shard_map", marks=pytest.mark.slow),
         pytest.param(2, "pmap", marks=pytest.mark.slow),
-        (8, "shard_map"),
+        pytest.param(8, "shard_map", marks=pytest.mark.slow),
     ],
 )
 def test_the_ring_gives_the_same_numbers(on_one_device, devices, via):

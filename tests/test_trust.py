@@ -33,9 +33,7 @@ from awcl_jax.run_folder import claim
 from tests.conftest import frame_record
 from tests.deadly import Deed
 from tests.report_runs import make_run
-
-ROOT = Path(__file__).parents[1]
-TREES = {file: ast.parse(file.read_text()) for file in sorted((ROOT / "awcl_jax").rglob("*.py"))}
+from tests.syntax import FILES, tree_of
 
 
 @pytest.fixture
@@ -78,8 +76,8 @@ def called() -> list[tuple[str, str, ast.Call]]:
     """(file, function, call) of every call in the package."""
     return [
         (file.name, ast.unparse(node.func), node)
-        for file, tree in TREES.items()
-        for node in ast.walk(tree)
+        for file in FILES
+        for node in ast.walk(tree_of(file))
         if isinstance(node, ast.Call)
     ]
 
@@ -103,8 +101,8 @@ def test_the_code_calls_nothing_that_runs_what_it_reads():
 def test_only_the_inert_reader_of_weights_knows_pickle():
     knowing = {
         file.name
-        for file, tree in TREES.items()
-        for node in ast.walk(tree)
+        for file in FILES
+        for node in ast.walk(tree_of(file))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
         if name.split(".")[0] in ("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib")
