@@ -18,6 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from awcl_jax.anatomy import FETAL_PLANES_DB
+from awcl_jax.data.datasets import prepare
 from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.datasets.frames import frame_features
 from awcl_jax.data.datasets.phantom import Phantom
@@ -54,13 +55,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Programs that several tests compile alike are compiled once, whichever worker comes first."""
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what is made once, whichever worker comes first."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(common_folder: Path) -> None:
+    """Programs that several tests compile alike."""
+    jax.config.update("jax_compilation_cache_dir", str(common_folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -73,18 +78,18 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_dataset(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_dataset(real_data: Path, common_folder: Path) -> Path:
     """FETAL_PLANES_DB of the real data, prepared."""
-    builder = FetalPlanesDb(source=real_data / "FETAL_PLANES_DB", data_dir=tmp_path_factory.mktemp("real"))
-    builder.download_and_prepare()
+    builder = FetalPlanesDb(source=real_data / "FETAL_PLANES_DB", data_dir=common_folder / "real")
+    prepare(builder, common_folder / "real", wait=True)
     return Path(builder.data_dir)
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom(common_folder: Path) -> Path:
     """The tiny phantom, prepared."""
-    builder = Phantom(config="tiny", data_dir=tmp_path_factory.mktemp("phantom"), file_format="array_record")
-    builder.download_and_prepare()
+    builder = Phantom(config="tiny", data_dir=common_folder / "phantom", file_format="array_record")
+    prepare(builder, common_folder / "phantom", wait=True)
     return Path(builder.data_dir)
 
 

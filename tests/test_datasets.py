@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from awcl_jax.data.datasets import BUILDERS, PHANTOM_PRESETS, make_builder
 from awcl_jax.data.datasets.phantom import Phantom
 from awcl_jax.data.scans import ScanIndex
@@ -21,6 +23,7 @@ def test_presets_are_those_of_the_phantom():
     assert tuple(Phantom.builder_configs) == PHANTOM_PRESETS
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_phantom_make_it_once(tmp_path):
     command = [sys.executable, "-c", "from awcl_jax.data.datasets import prepare_phantom as p; print(p('tiny'))"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -299,10 +298,6 @@ def test_fingerprint_tells_every_label(name):
     assert same == (name in ("machines", "splits", "records"))
 
 
-def test_ten_thousand_frames_within_seconds(prepare_frames):
-    image = frame_record("x")["image"]
-    frames = [frame_record(f"f{number}", f"p{number // 10}", image=image) for number in range(10_000)]
-    path = prepare_frames(train=frames)
-    start = time.monotonic()
-    assert len(ScanIndex.from_dataset(path)) == 10_000
-    assert time.monotonic() - start < 10
+def test_no_picture_is_looked_at(prepare_frames):
+    path = prepare_frames(train=[frame_record(f"f{number}", image=b"no picture") for number in range(3)])
+    assert len(ScanIndex.from_dataset(path)) == 3
