@@ -1,5 +1,7 @@
 """Blocks against the whole matrix in float64, and what they save."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,18 +28,23 @@ def whole(z: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
     return logsumexp(logits, axis=1), weighted @ z + weighted.T @ z
 
 
-def in_blocks(z, t: float, block_size: int, *, symmetric: bool, dtype=jnp.float32):
-    ids = jnp.arange(len(z))
+@functools.cache
+def compiled(t: float, block_size: int, *, symmetric: bool):
+    """The gradient of sum_i i D(i), and D, as a function of the rows."""
 
-    @jax.jit
     def weighted(z):
+        ids = jnp.arange(len(z))
         other, other_ids = (z, ids) if symmetric else (jnp.array(z, copy=True), ids + 0)
         denominators = log_denominators(
             z, other, anchor_ids=ids, contrast_ids=other_ids, temperature=t, block_size=block_size
         )
         return (ids * denominators).sum(), denominators
 
-    gradient, denominators = jax.grad(weighted, has_aux=True)(jnp.asarray(z, dtype))
+    return jax.jit(jax.grad(weighted, has_aux=True))
+
+
+def in_blocks(z, t: float, block_size: int, *, symmetric: bool, dtype=jnp.float32):
+    gradient, denominators = compiled(t, block_size, symmetric=symmetric)(jnp.asarray(z, dtype))
     return denominators, gradient
 
 

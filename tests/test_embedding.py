@@ -80,7 +80,7 @@ def features_in(path):
         (5, 2),
         pytest.param(1, 8, marks=pytest.mark.slow),
         (8, 8),
-        (64, 8),
+        pytest.param(64, 8, marks=pytest.mark.slow),
     ],
 )
 def test_features_are_those_of_load_encoder_whatever_the_batch_and_the_devices(
@@ -99,6 +99,7 @@ def test_features_are_those_of_load_encoder_whatever_the_batch_and_the_devices(
     assert [f.name for f in tmp_path.iterdir()] == ["f.parquet"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_exports_are_encoders_too(run, pictures, tmp_path):
     names = sorted(f"s{i % 3}/{i:02}.png" for i in range(13))
     for formats in (["safetensors"], ["jax"]):

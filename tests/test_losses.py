@@ -298,12 +298,11 @@ def test_several_groups_are_the_weighted_sum_of_their_losses(case, block_size):
     anchors = np.array([0, 1, 3, 4, 5, 6])
     expected_losses = slow_general(z, anchors, ids, groups, weights, 0.2)
 
-    @jax.jit
     def summed(z):
         losses = general(z, anchors, jnp.asarray(ids), jnp.asarray(groups), weights, 0.2, block_size)
         return losses.sum(), losses
 
-    gradient, losses = jax.grad(summed, has_aux=True)(jnp.asarray(z, jnp.float32))
+    gradient, losses = jax.jit(jax.grad(summed, has_aux=True))(jnp.asarray(z, jnp.float32))
     np.testing.assert_allclose(losses, expected_losses, rtol=3e-6, atol=3e-6)
     direction, step = np.random.default_rng(1).normal(size=z.shape), 1e-5
     there, back = (slow_general(z + s * direction, anchors, ids, groups, weights, 0.2).sum() for s in (step, -step))

@@ -46,14 +46,13 @@ def found(z, others, ids, other_ids, t: float, *, dtype=jnp.float32, of=log_deno
     """The same of the kernel; anchors against themselves where no others are given."""
     ids = jnp.asarray(ids)
 
-    @jax.jit
     def weighted(z, others):
         others, theirs = (z, ids) if others is None else (others, jnp.asarray(other_ids))
         denominators = of(z, others, anchor_ids=ids, contrast_ids=theirs, temperature=t, **blocks)
         return jnp.where(jnp.isfinite(denominators), jnp.cos(jnp.arange(len(z))) * denominators, 0).sum(), denominators
 
     others = None if others is None else jnp.asarray(others, dtype)
-    gradients, denominators = jax.grad(weighted, (0, 1), has_aux=True)(jnp.asarray(z, dtype), others)
+    gradients, denominators = jax.jit(jax.grad(weighted, (0, 1), has_aux=True))(jnp.asarray(z, dtype), others)
     return denominators, *gradients
 
 

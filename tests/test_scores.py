@@ -44,9 +44,19 @@ def test_scores_are_those_of_scikit_learn():
         )
     macro = f1_score(labels, predictions, labels=present, average="macro")
     assert scores["macro_f1"].value == pytest.approx(macro, rel=1e-12)
+    assert slow_macro_f1(labels, predictions) == pytest.approx(macro, rel=1e-12)
     for label, f1 in zip(present, f1_score(labels, predictions, labels=present, average=None), strict=True):
         assert scores[f"f1/{NAMES[label]}"].value == pytest.approx(f1, rel=1e-12)
     assert "f1/cervix" not in scores
+
+
+def slow_macro_f1(labels, predictions):
+    """By the formula 2 TP / (2 TP + FP + FN); scikit-learn's takes a hundred times as long."""
+    scores = []
+    for label in np.unique(labels):
+        hits = ((labels == label) & (predictions == label)).sum()
+        scores.append(2 * hits / ((labels == label).sum() + (predictions == label).sum()))
+    return np.mean(scores)
 
 
 def test_interval_is_that_of_a_bootstrap_that_copies_frames():
@@ -56,8 +66,7 @@ def test_interval_is_that_of_a_bootstrap_that_copies_frames():
     frames_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
     for _ in range(1000):
         frames = np.concatenate([frames_of[i] for i in rng.integers(0, len(frames_of), len(frames_of))])
-        present = np.unique(labels[frames])
-        drawn.append(f1_score(labels[frames], predictions[frames], labels=present, average="macro"))
+        drawn.append(slow_macro_f1(labels[frames], predictions[frames]))
     # Other draws: the ends of 1,000 draws wander by a tenth of the interval.
     low, high = np.percentile(drawn, [2.5, 97.5])
     assert score.low == pytest.approx(low, abs=0.12 * (high - low))
