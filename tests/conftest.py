@@ -32,6 +32,7 @@ REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared
 
 def pytest_configure() -> None:
     """The tests compile more than they compute, and are a third faster with a compiler that does less."""
+    gc.disable()  # until all is imported
     jax.config.update("jax_disable_most_optimizations", True)
     # The commands that tests start: the bits that users get, at LLVM's level 1 in three quarters of the time. XLA ends
     # a process whose flags it does not know, as another version may.
@@ -51,8 +52,8 @@ def optimised() -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """What was imported stays, and need not be looked at by every collection of garbage."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

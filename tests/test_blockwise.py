@@ -49,7 +49,10 @@ def in_blocks(z, t: float, block_size: int, *, symmetric: bool, dtype=jnp.float3
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("block_size", [1, 4, 7, 13, 50])  # of 13 rows: dividing, not dividing, larger
+@pytest.mark.parametrize(
+    "block_size",  # of 13 rows: dividing, not dividing, larger
+    [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow), 13, 50],
+)
 def test_blocks_are_the_whole(block_size, symmetric):
     z = unit_rows(13)
     denominators, gradient = in_blocks(z, 0.1, block_size, symmetric=symmetric)

@@ -475,6 +475,7 @@ def test_real_studies(real_data, tmp_path, run):
     assert sizes == {round(float(np.float32(row.split(",")[1])), 5) for row in rows}
 
 
+@pytest.mark.slow
 def test_real_clips(real_data, tmp_path, run):
     folder = real_data / "POCUS_LUNG"
     table = (folder / "videos.csv").read_text()

@@ -98,7 +98,7 @@ def loss_and_gradient(z, groups, block_size):
     return losses, gradient
 
 
-@pytest.mark.parametrize("block_size", [None, 1, 5, 1000])
+@pytest.mark.parametrize("block_size", [None, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 1000))])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_those_of_the_formula(case, block_size):
     z, values, gradient = expected(case)

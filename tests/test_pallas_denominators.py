@@ -97,7 +97,7 @@ def test_rows_against_themselves(n, blocks):
     assert_close(gradient, sum(sides), 1e-4)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("symmetric", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_numbers_are_those_of_the_blocks(symmetric):
     z, ids = unit_rows(33, d=128), np.arange(33)
     others = None if symmetric else unit_rows(21, d=128, seed=1)
@@ -233,7 +233,7 @@ MESH = sharding.make_mesh(jax.devices()[:4])
 SPREAD, WHOLE = sharding.rows_over_devices(MESH).spec, PartitionSpec()
 
 
-@pytest.mark.parametrize("via", ["shard_map", "pmap"])
+@pytest.mark.parametrize("via", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_gathered_rows_have_the_gradient_of_one_device(via):
     z, ids = jnp.asarray(unit_rows(24), jnp.float32), jnp.arange(24)
 

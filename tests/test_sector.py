@@ -29,7 +29,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     return (one & other).sum() / (one | other).sum()
 
 
-@pytest.mark.parametrize("domain", [FETUS, HEART], ids=["fetus", "heart"])
+@pytest.mark.parametrize("domain", [FETUS, pytest.param(HEART, marks=pytest.mark.slow)], ids=["fetus", "heart"])
 def test_the_sector_is_the_phantoms_field_of_view(domain):
     exact, of_hull, lost, left, written = [], [], [], 0, 0
     for frame in frames_of(domain):
