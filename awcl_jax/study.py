@@ -310,8 +310,7 @@ def _from_imagenet(weights: str) -> Iterator[Method]:
     }
     yield Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
     yield Method("imagenet", "ImageNet (ResNet-50)", None, init=weights, encoder=encoder)
-    simclr, fine = (next(method for method in METHODS if method.name == name) for name in ("simclr", "fine"))
-    for method in (simclr, fine, ratio_method(0.1)):
+    for method in (*(method for method in METHODS if method.name in ("simclr", "fine")), ratio_method(0.1)):
         yield dataclasses.replace(
             method,
             name=f"imagenet-{method.name}",

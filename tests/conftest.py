@@ -50,7 +50,8 @@ def optimised() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """What was imported stays, and need not be looked at by every collection of garbage."""
     gc.freeze()
     gc.enable()

@@ -72,18 +72,19 @@ def two_views(labels) -> np.ndarray:
 
 
 CASES = {
-    "labelled": [0, 1, 0, 2, 1, 0],
-    "unlabelled": [UNLABELLED] * 6,
-    "mixed": [0, UNLABELLED, 0, 3, UNLABELLED, 3],
-    "a class of one frame": [0, 0, 1, 2, 2, 2],
-    "one view, with anchors that have no positive": [0, 0, 1, 2, 2, 3, 4, 5, 5, 5, 6, 7],
-    "all of one class": [4] * 6,
+    "labelled": (two_views, [0, 1, 0, 2, 1, 0]),
+    "unlabelled": (two_views, [UNLABELLED] * 6),
+    "mixed": (two_views, [0, UNLABELLED, 0, 3, UNLABELLED, 3]),
+    "a class of one frame": (two_views, [0, 0, 1, 2, 2, 2]),
+    "one view, with anchors that have no positive": (np.array, [0, 0, 1, 2, 2, 3, 4, 5, 5, 5, 6, 7]),
+    "all of one class": (two_views, [4] * 6),
 }
 
 
 @functools.cache
 def groups_of(case: str) -> np.ndarray:
-    return np.array(CASES[case]) if "one view" in case else two_views(CASES[case])
+    make, labels = CASES[case]
+    return make(labels)
 
 
 @functools.partial(jax.jit, static_argnames="block_size")

@@ -364,6 +364,19 @@ def test_making_the_set_twice_gives_the_same_records(tiny: Phantom, tmp_path: Pa
                 np.testing.assert_array_equal(value, other[field])
 
 
+@pytest.mark.slow
+def test_making_the_set_twice_in_one_process_gives_the_same_bytes(tmp_path: Path) -> None:
+    def digests(folder: Path) -> dict[str, str]:
+        builder = tiny_in(folder)
+        builder.download_and_prepare()
+        files = sorted(Path(builder.data_dir).glob("*.array_record*"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    first = digests(tmp_path / "first")
+    assert len(first) == 3
+    assert digests(tmp_path / "second") == first
+
+
 def test_a_scan_made_alone_equals_the_scan_in_the_set(tiny: Phantom) -> None:
     rows = [row for row in split(tiny, "val") if row["patient_id"] == b"P0013"]
     alone = list(records(Scan(seed=0, patient=13, number=0, frame_count=16, image_size=48)))

@@ -191,7 +191,7 @@ def test_blocks_that_are_computed_again_take_less_memory():
 
 def test_blocks_that_are_computed_again_have_the_same_gradient():
     x = jax.random.normal(jax.random.key(0), (4, 32, 32, 1))
-    models = [ResNet(stage_sizes=(1,), block=BasicBlock, width=4, remat=remat) for remat in (False, True)]
+    models = [ResNet(stage_sizes=(1, 1), block=BasicBlock, width=4, remat=remat) for remat in (False, True)]
     variables = initialised(models[0], 32)
 
     def gradient(model):
