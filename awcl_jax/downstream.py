@@ -41,6 +41,7 @@ from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.encode import EncodeFn
 from awcl_jax.encoder_init import initial_encoder
 from awcl_jax.evaluators.scores import scores_as_json
+from awcl_jax.first_state import FirstState, on_first_device
 from awcl_jax.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
@@ -109,16 +110,16 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     default = downstream_config.default_downstream_config()
     setup = pretrain.claim(config, default, folder, partial(_checked, config, devices=mesh.size))
-    start = initial_state(setup, seed=config.seed)
+    first = begin_state(setup, seed=config.seed)
     pretrain.tell_of_data(setup.data, folder)
     say(
         f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
         f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
-        f"{parameter_count(start.params) / 1e6:.2f} M parameters on {mesh.size} {mesh.devices.flat[0].platform} "
+        f"{parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} {mesh.devices.flat[0].platform} "
         f"device(s); the run is in {folder.home}"
     )
-    history = _train(config, setup, mesh, start, folder)
-    return _conclude(config, setup, history, start, folder)
+    history = _train(config, setup, mesh, first, folder)
+    return _conclude(config, setup, history, first, folder)
 
 
 def _checked(config: ConfigDict, *, devices: int) -> Setup:
@@ -222,21 +223,21 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
     return predict
 
 
-def initial_state(setup: Setup, *, seed: int) -> TrainState:
-    """The state before the first step, on the host: random, but for the encoder where one is given."""
-    return pretrain.initial_state(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
+def begin_state(setup: Setup, *, seed: int) -> FirstState:
+    """The state before the first step: random, but for the encoder where one is given."""
+    return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
 
 
 History = dict[int, float]
 """Step -> score on the validation patients."""
 
 
-def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState, folder: Spool) -> History:
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, first: FirstState, folder: Spool) -> History:
     """All steps that are not taken yet; a validation and a checkpoint every so often, until patience runs out."""
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.files))
-        state = sharding.replicate(start_state, mesh)
-        state, start = pretrain.resume(checkpoints, state, steps=config.train.steps)
+        shapes = sharding.replicated_shapes(first.shapes, mesh)
+        resumed, start = pretrain.resume(checkpoints, shapes, steps=config.train.steps)
         history = _history(folder.files, setup.task.chosen_by, up_to=start)
         writer = pretrain.metrics_writer(stack, folder.files, start)
         bad = BadSteps(folder.files, start_step=start, writes=processes.first())
@@ -261,7 +262,8 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, start_state: TrainState
         pretrain.take_steps(
             config,
             mesh,
-            state,
+            first,
+            resumed,
             pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping),
             batches,
             start=start,
@@ -297,14 +299,12 @@ def out_of_patience(history: History, patience: int | None) -> bool:
     return sum(step > best for step in history) >= patience
 
 
-def _conclude(
-    config: ConfigDict, setup: Setup, history: History, start_state: TrainState, folder: Spool
-) -> dict[str, Any]:
+def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Spool) -> dict[str, Any]:
     """Test the chosen checkpoint; the table, the results and the pictures."""
     chosen = best_step(history)
     folder.share()
     with Checkpoints(folder.files, read_only=True) as checkpoints:
-        variables = checkpoints.restore_variables(chosen, jax.device_put(start_state.variables))
+        variables = checkpoints.restore_variables(chosen, on_first_device(first.shapes.variables))
     outcome = setup.task.examine(setup.programs.predict, variables, batch_size=config.eval.batch_size)
     results = {
         "task": config.task.kind,

@@ -1,7 +1,10 @@
 """How a process holds the memory of its host."""
 
+import contextlib
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
 
 # Of glibc: in the environment -> in malloc.h, and what it is set to.
 _OPTIONS = {
@@ -28,3 +31,15 @@ def keep_freed_pages() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         for option, value in _OPTIONS.values():
             library.mallopt(option, value)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: for work that makes many objects to be kept, as JAX does when it traces a step."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

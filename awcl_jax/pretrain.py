@@ -7,18 +7,18 @@ import dataclasses
 import json
 import os
 import resource
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
@@ -35,6 +35,8 @@ from awcl_jax.encode import EncodeFn
 from awcl_jax.errors import InputError
 from awcl_jax.evaluation import Evaluation, LabelledFrames, downsampled_pixels, remembered
 from awcl_jax.evaluators.scores import scores_as_json
+from awcl_jax.first_state import FirstState
+from awcl_jax.host_memory import uncollected
 from awcl_jax.metrics import MetricsWriter, NoMetrics, show_pictures
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
@@ -117,14 +119,14 @@ def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
     setup = claim(config, configuration.default_config(), folder, partial(_checked, config, devices=mesh.size))
     queue = make_queue(config, setup.labels)
     programs = setup.programs
-    untrained = initial_state(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
+    first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
     tell_of_data(setup.data, folder)
     say(
-        f"{config.model.arch} of {parameter_count(untrained.params) / 1e6:.2f} M parameters on {mesh.size} "
+        f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
         f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
     )
-    state = _train(config, setup, mesh, untrained, folder)
-    return _conclude(config, setup, untrained, state, folder)
+    state = _train(config, setup, mesh, first, folder)
+    return _conclude(config, setup, first.wait(), state, folder)
 
 
 def claim(config: ConfigDict, default: ConfigDict, folder: Spool, prepare: Callable[[], _Prepared]) -> _Prepared:
@@ -365,46 +367,6 @@ def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarra
     return Queue.empty(config.queue.size, config.model.embedding, columns=labels.shape[1:])
 
 
-def initial_state(
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    *,
-    seed: int,
-    queue: Queue | None = None,
-    encoder: PyTree | None = None,
-) -> TrainState:
-    """The state before the first step, on the host; drawn by the seed but for an encoder that is given."""
-    variables = initial_variables(model, seed=seed)
-    if encoder is not None:
-        variables = {name: {**tree, "encoder": encoder[name]} for name, tree in variables.items()}
-    # On the host, for the step reuses the memory of the state that it is given.
-    return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
-
-
-def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
-    """Parameters and running statistics before the first step."""
-    return _draw(model, jax.random.key(seed))
-
-
-def shapes_of(model: nn.Module) -> dict[str, PyTree]:
-    """Shapes and types of the same on this process's first device, to read them into; nothing is drawn."""
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(partial(_init, model), jax.random.key(0))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-
-
-def _init(model: nn.Module, key: Array) -> dict[str, PyTree]:
-    # The parameters do not depend on the size of a frame, and a small one is quickly traced.
-    return dict(model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))
-
-
-# These run once; LLVM would spend most of a start on the dozens of keys that are drawn from. Operation by operation, a
-# state would take as many compilations as it has shapes.
-_RUNS_ONCE = {"xla_backend_optimization_level": "1"}
-_draw = jax.jit(_init, static_argnums=0, compiler_options=_RUNS_ONCE)
-_create = jax.jit(TrainState.create, static_argnames="optimiser", compiler_options=_RUNS_ONCE)
-
-
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
     """This process's batches from step `start` on."""
     return pipeline.batches(
@@ -420,11 +382,11 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
     )
 
 
-def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, folder: Spool) -> TrainState:
+def _train(config: ConfigDict, setup: Setup, mesh: Mesh, first: FirstState, folder: Spool) -> TrainState:
     """All steps that are not taken yet, with checkpoints, metrics and evaluations along the way."""
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.files))
-        state, start = resume(checkpoints, sharding.replicate(untrained, mesh), steps=config.train.steps)
+        resumed, start = resume(checkpoints, sharding.replicated_shapes(first.shapes, mesh), steps=config.train.steps)
         writer = metrics_writer(stack, folder.files, start)
         bad = BadSteps(folder.files, start_step=start, writes=processes.first())
         scores: dict[int, float] = {}
@@ -437,7 +399,8 @@ def _train(config: ConfigDict, setup: Setup, mesh: Mesh, untrained: TrainState, 
         return take_steps(
             config,
             mesh,
-            state,
+            first,
+            resumed,
             step_on(mesh, setup.programs.body, via=config.train.mapping),
             batches_of(config, setup, start=start),
             start=start,
@@ -474,9 +437,10 @@ def saving(
 def take_steps(
     config: ConfigDict,
     mesh: Mesh,
-    state: TrainState,
+    first: FirstState,
+    resumed: TrainState | None,
     step: sharding.Step,
-    batches: Iterable[pipeline.Batch],
+    batches: Iterator[pipeline.Batch],
     *,
     start: int,
     writer: MetricsWriter | NoMetrics,
@@ -484,13 +448,26 @@ def take_steps(
     bad: BadSteps,
     note_bad: Callable[[int, loop.Metrics], None],
 ) -> TrainState:
-    """`loop.train` as every kind of run takes it: it can be asked to stop, is watched, and notes bad steps."""
+    """`loop.train` as every kind of run takes it: it can be asked to stop, is watched, and notes bad steps.
+
+    The step is compiled before it has a state to begin with, which may still be being made.
+    """
+    place = partial(sharding.place_batch, mesh=mesh)
     with interruption.noticed() as asked_to_stop, watchdog.watching() as begin:
+        begin("waiting for data", start + 1)
+        ahead = list(islice(batches, 1))
+        begin("compiling the step", start + 1)
+        with uncollected():
+            for batch in ahead:
+                say("Compiling the step, or reading it where a run like this one has left it ...")
+                sharding.compile_step(step, sharding.replicated_shapes(first.shapes, mesh), place(batch.arrays))
+        begin("waiting for the state", start + 1)
+        state = sharding.replicate(first.wait(), mesh) if resumed is None else resumed
         return loop.train(
             state,
             step,
-            batches,
-            place=lambda arrays: sharding.place_batch(arrays, mesh),
+            chain(ahead, batches),
+            place=place,
             start=start,
             steps=config.train.steps,
             batch_size=config.sampler.batch_size,
@@ -507,11 +484,11 @@ def take_steps(
         )
 
 
-def resume(checkpoints: Checkpoints, untrained: TrainState, *, steps: int) -> tuple[TrainState, int]:
-    """The state to go on from, and the number of steps taken."""
-    found = checkpoints.newest(untrained, warn=lambda line: say(f"warning: {line}"))
+def resume(checkpoints: Checkpoints, shapes: TrainState, *, steps: int) -> tuple[TrainState | None, int]:
+    """The state to go on from, as `shapes`, or None; and the number of steps taken."""
+    found = checkpoints.newest(shapes, warn=lambda line: say(f"warning: {line}"))
     if found is None:
-        return untrained, 0
+        return None, 0
     start, state = found
     say(f"Going on from step {start} of {steps}.")
     return state, start

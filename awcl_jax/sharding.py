@@ -132,9 +132,27 @@ def _pmap_step(step: Step, mesh: Mesh, *, donate: bool) -> Step:
     return run
 
 
+def compile_step(step: Step, state: PyTree, batch: PyTree) -> None:
+    """Compile a mapped step before its state is there: the first call, with arrays like these, then begins at once.
+
+    Args:
+      step: of `map_step`; one that goes by `pmap` is left to its first call.
+      state: arrays or `replicated_shapes`.
+      batch: from `place_batch`.
+    """
+    if isinstance(step, jax.stages.Wrapped):
+        step.lower(state, batch).compile()
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """The same arrays on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def replicated_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Shapes, types and placement of what `replicate` gives; nothing is copied."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
 
 
 def local_copy(tree: PyTree) -> PyTree:

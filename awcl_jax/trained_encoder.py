@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from awcl_jax import config as configuration
-from awcl_jax import pretrain, run_folder
+from awcl_jax import first_state, pretrain, run_folder
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data.frames import resize_frame
 from awcl_jax.encode import FrozenEncoder
@@ -58,7 +58,7 @@ def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
     """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
     run, step = find_checkpoint(checkpoint)
     config = read_config(run)
-    target = pretrain.shapes_of(pretrain.make_model(config))
+    target = first_state.shapes_of(pretrain.make_model(config))
     with Checkpoints(run, read_only=True) as checkpoints:
         return config, checkpoints.restore_variables(step, target)
 

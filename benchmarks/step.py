@@ -161,7 +161,7 @@ def our_step(
     import jax.numpy as jnp
     import numpy as np
 
-    from awcl_jax import cache, pretrain, sharding
+    from awcl_jax import cache, first_state, pretrain, sharding
     from awcl_jax.augment import Augmentation
     from awcl_jax.config import default_config
     from awcl_jax.step import make_step
@@ -184,7 +184,7 @@ def our_step(
         seed=0,
     )
     step = sharding.map_step(body, mesh)
-    state = sharding.replicate(pretrain.initial_state(model, optimiser, seed=0), mesh)
+    state = sharding.replicate(first_state.initial_state(model, optimiser, seed=0), mesh)
     rng = np.random.default_rng(0)
     frames = {
         "image": rng.integers(0, 256, (batch, size, size), dtype=np.uint8),

@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from awcl_jax import config as configuration
-from awcl_jax import pretrain, sharding
+from awcl_jax import first_state, pretrain, sharding
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.config_file import define_config
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 
     step = pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping)
     queue = pretrain.make_queue(config, setup.labels)
-    state = pretrain.initial_state(setup.programs.model, setup.programs.optimiser, seed=config.seed, queue=queue)
+    state = first_state.initial_state(setup.programs.model, setup.programs.optimiser, seed=config.seed, queue=queue)
     state = sharding.replicate(state, mesh)
     batch = next(pretrain.batches_of(config, setup))
     state, _ = jax.block_until_ready(step(state, sharding.place_batch(batch.arrays, mesh)))

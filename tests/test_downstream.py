@@ -301,12 +301,12 @@ def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
 def test_the_encoder_given_is_where_training_starts(prepare_frames, monkeypatch):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})
-    random = downstream.initial_state(downstream.set_up(config), seed=0)
+    random = downstream.begin_state(downstream.set_up(config), seed=0).wait()
     given = {
         name: jax.tree.map(lambda x: x + 1, getattr(random, name)["encoder"]) for name in ("params", "batch_stats")
     }
     monkeypatch.setattr(downstream, "initial_encoder", lambda *_, **__: given)
-    state = downstream.initial_state(downstream.set_up(config), seed=0)
+    state = downstream.begin_state(downstream.set_up(config), seed=0).wait()
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
     chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])
     chex.assert_trees_all_equal(state.params["head"], random.params["head"])

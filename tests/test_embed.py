@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from awcl_jax import pretrain
+from awcl_jax import first_state, pretrain
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.config import from_dict, to_dict
 from awcl_jax.embed import load_encoder
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     with Checkpoints(folder) as checkpoints:
         for step, seed in ((10, 1), (20, 2)):
             queue = pretrain.make_queue(config, np.zeros(1, np.int32))
-            states[step] = pretrain.initial_state(model, optimiser, seed=seed, queue=queue)
+            states[step] = first_state.initial_state(model, optimiser, seed=seed, queue=queue)
             checkpoints.save(step, jax.device_put(states[step]))
     return folder, config, model, states
 

@@ -25,7 +25,7 @@ LAYERS = (
         *("config", "config_file", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map"),
         *("frame_map", "results_table", "spool"),
     ),
-    ("evaluators", "step", "downstream_step", "encode", "neighbours"),
+    ("evaluators", "step", "first_state", "downstream_step", "encode", "neighbours"),
     ("train_state",),
     ("data.selection",),
     ("data.pipeline", "data.sampler", "data.sources", "data.frames", "data.unreadable"),

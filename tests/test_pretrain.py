@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import pretrain
+from awcl_jax import first_state, pretrain
 from awcl_jax.data import pipeline
 from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
 from awcl_jax.errors import InputError
@@ -89,14 +89,14 @@ def test_a_folder_that_another_run_works_in_is_refused(phantom, tmp_path):
 @pytest.mark.slow
 def test_a_run_may_start_from_weights(phantom, tmp_path):
     config = tiny(phantom, moco)
-    drawn = pretrain.initial_state(pretrain.set_up(config).programs.model, optax.identity(), seed=0)
+    drawn = first_state.initial_state(pretrain.set_up(config).programs.model, optax.identity(), seed=0)
     given = {name: jax.tree.map(lambda x: x + 1, getattr(drawn, name)["encoder"]) for name in ("params", "batch_stats")}
     weights = tmp_path / "encoder.safetensors"
     save_torch_resnet(weights, given, mean=config.augment.mean, std=config.augment.std)
     config.model.init = str(weights)
     setup = pretrain.set_up(config)
     queue = pretrain.make_queue(config, setup.labels)
-    state = pretrain.initial_state(
+    state = first_state.initial_state(
         setup.programs.model, setup.programs.optimiser, seed=0, queue=queue, encoder=setup.encoder
     )
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
@@ -290,12 +290,3 @@ def test_unknown_anatomies_to_tell_apart_are_named(phantom, tmp_path):
     with pytest.raises(InputError, match=r"toes.*4CH"):
         pretrain.run(tiny(phantom, **{"eval.anatomies": ("toes",)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_shapes_are_those_of_what_is_drawn():
-    config = fine.get_config("tiny")
-    config.model.width_factor = 0.0625
-    drawn = pretrain.initial_variables(pretrain.make_model(config), seed=0)
-    shapes = pretrain.shapes_of(pretrain.make_model(config))
-    found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree) for tree in (shapes, drawn))
-    assert found == wanted

@@ -1,0 +1,63 @@
+"""The state before the first step, made while the step is compiled."""
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from awcl_jax import downstream, first_state, pretrain
+from awcl_jax.first_state import FirstState
+from configs import downstream_planes, fine, moco
+
+
+def small(method=fine):
+    config = method.get_config("tiny")
+    config.model.width_factor = 0.0625
+    return config
+
+
+def state_of(config, **arguments):
+    queue = pretrain.make_queue(config, np.zeros(4, np.int32))
+    return FirstState(pretrain.make_model(config), optax.adamw(0.1), seed=0, queue=queue, **arguments)
+
+
+def test_shapes_are_those_of_what_is_drawn():
+    model = pretrain.make_model(small())
+    drawn, shapes = first_state.initial_variables(model, seed=0), first_state.shapes_of(model)
+    found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree) for tree in (shapes, drawn))
+    assert found == wanted
+
+
+@pytest.mark.parametrize("method", [fine, moco])
+def test_the_shapes_of_a_state_are_known_before_it(method):
+    state = state_of(small(method))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state.shapes, state.wait())
+
+
+def test_what_prevents_a_state_is_raised_where_it_is_waited_for():
+    state = state_of(small(), encoder={})
+    with pytest.raises(KeyError):
+        state.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [moco, downstream_planes], ids=lambda method: method.__name__)
+def test_the_step_of_a_run_is_compiled_once(phantom, tmp_path, method):
+    compiled = []
+
+    def note(event, _, **about):
+        if event.endswith("backend_compile_duration") and about.get("fun_name") == "jit(step)":
+            compiled.append(event)
+
+    config = small(method)
+    config.data.path = str(phantom)
+    config.report.pictures = False
+    config.train.steps = 6
+    run = downstream.run if method is downstream_planes else pretrain.run
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        run(config, tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert len(compiled) == 1
