@@ -139,6 +139,10 @@ def _rows_of(process: int, processes: int, batch_size: int) -> Int[np.ndarray, "
 
 
 def _read_ahead(load: Callable[[int], Batch], start: int, stop: int, threads: int, read_ahead: int) -> Iterator[Batch]:
-    dataset: Any = grain.MapDataset.range(start, stop).map(load)
+    if start >= stop:
+        return
+    # The first is read by itself: a step is compiled for it, and threads that read ahead would hold that up.
+    yield load(start)
+    dataset: Any = grain.MapDataset.range(start + 1, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
-    return iter(dataset.to_iter_dataset(options))
+    yield from dataset.to_iter_dataset(options)

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from awcl_jax.errors import InputError
 from awcl_jax.frame_map import LABELS, MAP_FILE, FrameMap
 from awcl_jax.report_page import payload, tables
@@ -80,6 +78,8 @@ def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
 
 def page_of(runs: Sequence[Run]) -> str:
     """The page of these runs as HTML, the same for the same runs."""
+    import jinja2  # here, since a run begins without it
+
     script = "\n".join(_text(name) for name in _SCRIPTS)
     style = "\n".join(_text(name) for name in _STYLES)
     # What the runs tell stands in the page as escaped text and as JSON; these would end its elements.
