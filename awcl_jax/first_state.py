@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from awcl_jax.host_memory import uncollected
 from awcl_jax.momentum import Queue
@@ -35,7 +36,7 @@ class FirstState:
         """Begin to make it; arguments as of `initial_state`."""
         with uncollected():
             # Both are traced once, here, and not again to be run.
-            variables = _draw.eval_shape(model, jax.random.key(seed))
+            variables = _draw.eval_shape(model, np.uint32(seed))
             self.shapes: TrainState = _create.eval_shape(variables, optimiser=optimiser, queue=queue)
         aside = ThreadPoolExecutor(1)
         self._made = aside.submit(initial_state, model, optimiser, seed=seed, queue=queue, encoder=encoder)
@@ -64,12 +65,12 @@ def initial_state(
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
     """Parameters and running statistics before the first step."""
-    return _draw(model, jax.random.key(seed))
+    return _draw(model, np.uint32(seed))
 
 
 def shapes_of(model: nn.Module) -> dict[str, PyTree]:
     """Shapes and types of the same on this process's first device, to read them into; nothing is drawn."""
-    return on_first_device(_draw.eval_shape(model, jax.random.key(0)))
+    return on_first_device(_draw.eval_shape(model, np.uint32(0)))
 
 
 def on_first_device(shapes: PyTree) -> PyTree:
@@ -78,9 +79,9 @@ def on_first_device(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
 
-def _init(model: nn.Module, key: Array) -> dict[str, PyTree]:
+def _init(model: nn.Module, seed: UInt32[Array, ""]) -> dict[str, PyTree]:
     # The parameters do not depend on the size of a frame, and a small one is quickly traced.
-    return dict(model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))
+    return dict(model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 1)), train=False))
 
 
 # These run once; LLVM would spend most of a start on the dozens of keys that are drawn from. Operation by operation, a

@@ -1,6 +1,7 @@
 """The state before the first step, made while the step is compiled."""
 
 import chex
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -20,6 +21,18 @@ def small(method=fine):
 def state_of(config, **arguments):
     queue = pretrain.make_queue(config, np.zeros(4, np.int32))
     return FirstState(pretrain.make_model(config), optax.adamw(0.1), seed=0, queue=queue, **arguments)
+
+
+class Kernel(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return x * self.param("kernel", jax.random.bits, (7,)).sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_variables_are_drawn_by_the_key_of_the_seed(seed):
+    expected = Kernel().init(jax.random.key(seed), np.zeros((1, 1, 1, 1)), train=False)
+    chex.assert_trees_all_equal(first_state.initial_variables(Kernel(), seed=seed), dict(expected))
 
 
 def test_shapes_are_those_of_what_is_drawn():
