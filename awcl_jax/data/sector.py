@@ -58,10 +58,17 @@ def _hull(frame: UInt8[np.ndarray, "h w"], *, above: float) -> Bool[np.ndarray, 
         return np.zeros(frame.shape, bool)
     parts = _trim_left(parts)
     echoes = _trim_left(parts[:, ::-1])[:, ::-1] > 0
-    points = np.argwhere(echoes)[:, ::-1].astype(np.int32)
     hull = np.zeros(frame.shape, np.uint8)
-    cv2.fillConvexPoly(hull, cv2.convexHull(points), color=1)
+    cv2.fillConvexPoly(hull, cv2.convexHull(_ends_of_rows(echoes)), color=1)
     return hull != 0
+
+
+def _ends_of_rows(region: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
+    """(x, y) of the first and the last pixel of each row: a hundredth of all pixels, and of the same convex hull."""
+    rows = np.flatnonzero(region.any(axis=1))
+    first, last = region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
+    ends = np.stack([np.concatenate([first, last]), np.concatenate([rows, rows])], axis=1)
+    return ends.astype(np.int32)
 
 
 def _without_writing(bright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -93,8 +100,8 @@ def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     if line is None:
         return parts
     slope, start = line
-    row, column = np.indices(echoes.shape)
-    outside = column < slope * row + start - 0.5
+    height, width = echoes.shape
+    outside = np.arange(width) < (slope * np.arange(height) + start - 0.5)[:, None]
     lost = (outside & echoes).sum() / echoes.sum(), (outside & (parts > 0)).sum() / (parts > 0).sum()
     return parts if lost[0] > _OUTSIDE[0] or lost[1] > _OUTSIDE[1] else np.where(outside, 0, parts).astype(np.uint8)
 
@@ -107,7 +114,7 @@ def _side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least:
     if columns.size < least:
         return None
     starts: Float[np.ndarray, "slopes n"] = np.sort(columns - _SLOPES[:, None] * rows, axis=1)
-    upto = np.stack([np.searchsorted(of_slope, of_slope + 2.0, side="right") for of_slope in starts])
+    upto = np.stack([of_slope.searchsorted(of_slope + 2.0, side="right") for of_slope in starts])
     counts = upto - np.arange(columns.size)
     slope, at = np.unravel_index(int(counts.argmax()), counts.shape)
     if counts[slope, at] < least:
