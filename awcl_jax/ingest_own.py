@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from awcl_jax.data.datasets.own import dicom, folder, videos
 from awcl_jax.data.datasets.own.builder import OwnScans
 from awcl_jax.data.datasets.own.chunks import decode_all
 from awcl_jax.data.datasets.own.collect import Collection, collect
-from awcl_jax.data.datasets.own.items import BadFileError, Fault, Listing, Reading, Row
+from awcl_jax.data.datasets.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
 from awcl_jax.data.datasets.own.labels import found_taxonomy, read_taxonomy, resolve_names
 from awcl_jax.data.datasets.own.manifest import COLUMNS, read_manifest
 from awcl_jax.data.datasets.own.plan import Job, make_items, make_jobs
@@ -43,6 +44,7 @@ REGIONS = {
 }
 """Kind of a file -> what can be kept of its pictures beside a rectangle."""
 
+_LINES_OF_A_KIND = 20
 _REMEDY = "Choose another --out or --name, or delete that folder."
 
 
@@ -211,25 +213,38 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudonyms: Pseudonyms) -> None:
-    """Name what cannot be used on stderr, one line each; of DICOM without paths, for they often name the patient."""
+    """Name what cannot be used on stderr, one line each; of DICOM without paths, for they often name the patient.
+
+    Whoever looks at a terminal gets the first of each kind, and how many more there are; a file gets all.
+    """
     shown = {row.number: row.shown for row in listing.rows}
     hidden = args.command == "dicom" and not args.show_paths
+    lines: defaultdict[str, list[str]] = defaultdict(list)
     for fault in faults:
         path = fault.path or shown.get(fault.number, "")
         name = f"id {pseudonyms.digest('file', path)}" if hidden else repr(path)
         place = f"{listing.unit} {fault.number}, {name}" if fault.number else name
         if hidden and fault.kind == "bad_cell":
             fault = dataclasses.replace(fault, detail="")  # it quotes the cell
-        print(f"left out {place}: {fault.rule}", file=sys.stderr)
+        lines[fault.kind].append(f"left out {place}: {fault.rule}")
+    at_most = _LINES_OF_A_KIND if sys.stderr.isatty() else None
+    for kind, of_kind in lines.items():
+        for line in of_kind[:at_most]:
+            print(line, file=sys.stderr)
+        if more := len(of_kind) - len(of_kind[:at_most]):
+            print(f"left out {more:,} more: {WHY[kind]} (2>FILE names all)", file=sys.stderr)
 
 
 def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -> None:
-    told = f"{len(faults):,} fault(s) in {len(listing.rows):,} file(s) are listed above and counted in {report}"
+    at_fault = {fault.number or fault.path for fault in faults}
+    all_there_are = at_fault | {row.number for row in listing.rows}
+    told = f"what is wrong is listed above and counted in {report}"
     if not usable:
-        raise InputError(f"Not one file can be used: {told}.")
+        raise InputError(f"Not one of {len(all_there_are):,} {listing.unit}(s) can be used: {told}.")
     raise InputError(
-        f"{told}. Nothing is prepared yet, but the good frames are decoded and kept: mend the others, or give "
-        "--skip_bad to leave them out, and start the same command again."
+        f"{len(at_fault):,} of {len(all_there_are):,} {listing.unit}(s) cannot be used: {told}. Nothing is prepared "
+        "yet, but the good frames are decoded and kept: mend the others, or give --skip_bad to leave them out, and "
+        "start the same command again."
     )
 
 

@@ -178,7 +178,7 @@ def test_bad_files_are_a_line_each_and_the_rest_goes_on(tmp_path, run):
         "'head/p2/black.png': every pixel has the same value",
         "'head/p2/deep.png': it has more than 8 bits a pixel and says nothing on how to show them",
     ]
-    assert said[-1].startswith("error: 8 fault(s) in 14 file(s) are listed above")
+    assert said[-1].startswith("error: 8 of 15 file(s) cannot be used: what is wrong is listed above")
     assert not list(out.glob("own_scans"))
     assert run(*args, "--skip_bad")[0] == 0
     report = json.loads((out / "ingest_report.json").read_text())
@@ -197,13 +197,33 @@ def test_bad_files_are_a_line_each_and_the_rest_goes_on(tmp_path, run):
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")], "no chunks are left"
 
 
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_of_many_faults_of_a_kind_a_terminal_shows_the_first(tmp_path, run, monkeypatch, looked_at):
+    draw(tmp_path / "in/head/p/whole.png")
+    for number in range(30):
+        (tmp_path / f"in/head/p/{number:02}.png").write_bytes(b"")
+    (tmp_path / "in/head/p/z.png").write_bytes(b"no image")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: looked_at)
+    args = (f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
+    status, _, said = run("folder", *args)
+    assert status == 1
+    empty, others = said[:20], said[20:]
+    assert [re.search(r"(\d+)\.png", line).group(1) for line in empty] == [f"{number:02}" for number in range(20)]
+    assert len(others) == (3 if looked_at else 12)
+    assert others[0].startswith(
+        "left out 10 more: the file has no bytes" if looked_at else "left out file 21, 'head/p/20.png'"
+    )
+    assert others[-2].startswith("left out file 32, 'head/p/z.png'")
+    assert others[-1].startswith("error: 31 of 32 file(s) cannot be used")
+
+
 def test_what_cannot_be_used_at_all(tmp_path, run):
     (tmp_path / "head/p").mkdir(parents=True)
     (tmp_path / "head/p/x.png").write_bytes(b"")
     args = ("folder", f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
     status, _, said = run(*args, "--skip_bad")
     assert status == 1
-    assert said[-1].startswith("error: Not one file can be used: 1 fault(s) in 1 file(s)")
+    assert said[-1].startswith("error: Not one of 1 file(s) can be used: what is wrong is listed above")
 
 
 @pytest.mark.parametrize(
