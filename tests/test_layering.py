@@ -36,7 +36,7 @@ LAYERS = (
     ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
     (
         *("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog", "storage"),
-        "host_memory",
+        *("host_memory", "hidden_modules"),
     ),
 )
 
