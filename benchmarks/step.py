@@ -153,12 +153,10 @@ def _timed(call: Callable[[], object]) -> float:
 _Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]]
 
 
-def our_step(
+def our_program(
     arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
-) -> _Made:
-    """The pretraining step on frames that are already on the devices."""
-    import jax
-    import jax.numpy as jnp
+) -> tuple[Any, Any, Any]:
+    """The pretraining step, a state, and a batch of frames that are on the devices already."""
     import numpy as np
 
     from awcl_jax import cache, first_state, pretrain, sharding
@@ -191,13 +189,26 @@ def our_step(
         "label": rng.integers(0, GROUPS, batch, dtype=np.int32),
         "row": np.arange(batch, dtype=np.int32),
     }
-    placed = sharding.place_batch(frames, mesh)
+    return step, state, sharding.place_batch(frames, mesh)
+
+
+def our_step(
+    arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
+) -> _Made:
+    """`our_program`, to be called."""
+    import jax
+    import jax.numpy as jnp
+
+    from awcl_jax import sharding
+
+    step, state, placed = our_program(arch, width, size, batch, dtype, remat=remat, chunks=chunks)
+    on_cpus = sharding.on_cpus(sharding.make_mesh())
 
     def steps(count: int) -> None:
         nonlocal state
         for _ in range(count):
             state, metrics = step(state, placed)
-            if sharding.on_cpus(mesh):
+            if on_cpus:
                 jax.block_until_ready(metrics)  # as in a run
         jax.block_until_ready(state)
 
