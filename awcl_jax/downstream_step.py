@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from awcl_jax import sharding
 from awcl_jax.augment import Augmentation, augment, augment_with_masks
+from awcl_jax.optim import global_norm
 from awcl_jax.supervised_losses import cross_entropy, dice_loss, overlap_sums
 from awcl_jax.train_state import TrainState
 
@@ -85,7 +86,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, PyTree]:
         (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
         grads = sharding.mean(grads)
-        norm = optax.tree.norm(grads)
+        norm = global_norm(grads)
         report = {"loss": loss, **terms, "gradient_norm": norm}
         report["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

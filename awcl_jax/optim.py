@@ -1,8 +1,9 @@
 """The optimiser: Adam, AdamW or LARS with warm-up, cosine decay and clipping."""
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from awcl_jax.errors import InputError
 
@@ -74,3 +75,11 @@ def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax
         }
 
     return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """Euclidean norm of all numbers of a tree of real arrays.
+
+    (`optax.tree.norm` squares imaginary parts, too, which doubles what there is to trace at a start.)
+    """
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))

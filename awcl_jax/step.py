@@ -12,6 +12,7 @@ from awcl_jax import metrics, sharding
 from awcl_jax.augment import Augmentation, two_views
 from awcl_jax.losses import awcl_loss, groups_from_labels
 from awcl_jax.momentum import Momentum
+from awcl_jax.optim import global_norm
 from awcl_jax.ring import ring_awcl_loss
 from awcl_jax.train_state import TrainState
 
@@ -133,7 +134,7 @@ def make_step(
         (loss, found), grads = grad_fn(state.params, state, batch, views)
         with jax.named_scope("gradients"):
             grads = sharding.mean(grads)
-            norm = optax.tree.norm(grads)
+            norm = global_norm(grads)
         with jax.named_scope("monitors"):
             report = {
                 "loss": loss,

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from awcl_jax.errors import InputError
-from awcl_jax.optim import learning_rate_schedule, make_optimiser
+from awcl_jax.optim import global_norm, learning_rate_schedule, make_optimiser
 
 KERNEL, BIAS = np.array([[1.0, -2.0], [0.5, 4.0]]), np.array([3.0, -1.0])
 GRADS = [
@@ -122,3 +122,9 @@ def test_a_warm_up_as_long_as_the_run_is_refused(warmup_steps):
 def test_an_unknown_schedule_is_named():
     with pytest.raises(InputError, match="Unknown schedule 'linear'; known are cosine, constant"):
         learning_rate_schedule(peak=1.0, steps=10, warmup_steps=0, schedule="linear")
+
+
+def test_the_norm_of_a_tree_is_that_of_all_its_numbers():
+    tree = {"kernel": jnp.asarray(KERNEL), "bias": (jnp.asarray(BIAS), jnp.float32(2.0))}
+    expected = np.linalg.norm(np.concatenate([KERNEL.ravel(), BIAS, [2.0]]))
+    np.testing.assert_allclose(global_norm(tree), expected, rtol=1e-6)
