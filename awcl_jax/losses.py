@@ -33,6 +33,7 @@ _BLOCK = 256
 _UNIT_TOLERANCE = 1e-2  # of a squared length: rows in bfloat16 are unit rows, too
 
 
+@jax.named_scope("loss")
 def awcl_loss(
     anchors: Float[Array, "a d"],
     contrast: Float[Array, "n d"],

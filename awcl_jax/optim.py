@@ -77,6 +77,7 @@ def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax
     return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)
 
 
+@jax.named_scope("norm")
 def global_norm(tree: PyTree) -> Float[Array, ""]:
     """Euclidean norm of all numbers of a tree of real arrays.
 

@@ -18,6 +18,7 @@ from awcl_jax.losses import as_columns, choose_block_size, combine, group_weight
 from awcl_jax.positives import group_similarity
 
 
+@jax.named_scope("loss")
 def ring_awcl_loss(
     rows: Float[Array, "b d"],
     *,

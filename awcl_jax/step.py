@@ -75,25 +75,23 @@ def make_step(
         z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks)
         rows = z.reshape(-1, z.shape[-1])
         ids, groups = _view_ids(batch["row"]), _per_view(groups_from_labels(batch["label"], batch["row"]))
-        with jax.named_scope("loss"):
-            if exchange == "ring":
-                losses = ring_awcl_loss(rows, ids=ids, groups=groups, **settings)
-            else:
-                anchors = rows, ids, groups
-                contrast = sharding.gather(anchors) if exchange == "gather" else anchors
-                losses = awcl_loss(
-                    anchors[0],
-                    contrast[0],
-                    anchor_ids=anchors[1],
-                    contrast_ids=contrast[1],
-                    anchor_groups=anchors[2],
-                    contrast_groups=contrast[2],
-                    kernel=kernel,
-                    **settings,
-                )
-            loss = sharding.mean(losses.mean())
+        if exchange == "ring":
+            losses = ring_awcl_loss(rows, ids=ids, groups=groups, **settings)
+        else:
+            anchors = rows, ids, groups
+            contrast = sharding.gather(anchors) if exchange == "gather" else anchors
+            losses = awcl_loss(
+                anchors[0],
+                contrast[0],
+                anchor_ids=anchors[1],
+                contrast_ids=contrast[1],
+                anchor_groups=anchors[2],
+                contrast_groups=contrast[2],
+                kernel=kernel,
+                **settings,
+            )
         compared = 2 * views.shape[1] * sharding.device_count() - 1
-        return loss, {"z": z, "batch_stats": batch_stats, "compared": compared}
+        return sharding.mean(losses.mean()), {"z": z, "batch_stats": batch_stats, "compared": compared}
 
     def queue_loss(
         params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
@@ -108,19 +106,17 @@ def make_step(
         queue = state.momentum.queue.push(*sharding.in_row_order(new, batch["row"], count=batch_size))
         ids, groups = queue.contrast(batch_size)
         queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks)
-        with jax.named_scope("loss"):
-            losses = awcl_loss(
-                queries[0],
-                queue.z,
-                anchor_ids=batch["frame"][:, 0],
-                contrast_ids=ids,
-                anchor_groups=groups_from_labels(batch["label"], batch["row"]),
-                contrast_groups=groups,
-                kernel=kernel,
-                **settings,
-            )
-            loss = sharding.mean(losses.mean())
-        return loss, {
+        losses = awcl_loss(
+            queries[0],
+            queue.z,
+            anchor_ids=batch["frame"][:, 0],
+            contrast_ids=ids,
+            anchor_groups=groups_from_labels(batch["label"], batch["row"]),
+            contrast_groups=groups,
+            kernel=kernel,
+            **settings,
+        )
+        return sharding.mean(losses.mean()), {
             "z": jnp.concatenate([queries, keys]),
             "batch_stats": batch_stats,
             "compared": queue.filled,
@@ -128,29 +124,25 @@ def make_step(
         }
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
-        with jax.named_scope("augment"):
-            views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
+        views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
         grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
         (loss, found), grads = grad_fn(state.params, state, batch, views)
-        with jax.named_scope("gradients"):
-            grads = sharding.mean(grads)
-            norm = global_norm(grads)
-        with jax.named_scope("monitors"):
-            report = {
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
-                "collapsed_loss": metrics.collapsed_loss(found["compared"]),
-                **_monitors(found["z"], batch["row"]),
-            }
-        with jax.named_scope("update"):
-            state = state.update(
-                grads=grads,
-                batch_stats=found["batch_stats"],
-                optimiser=optimiser,
-                momentum=found.get("momentum"),
-                where=jnp.isfinite(loss) & jnp.isfinite(norm),
-            )
+        grads = sharding.mean(grads)
+        norm = global_norm(grads)
+        report = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "collapsed_loss": metrics.collapsed_loss(found["compared"]),
+            **_monitors(found["z"], batch["row"]),
+        }
+        state = state.update(
+            grads=grads,
+            batch_stats=found["batch_stats"],
+            optimiser=optimiser,
+            momentum=found.get("momentum"),
+            where=jnp.isfinite(loss) & jnp.isfinite(norm),
+        )
         return state, sharding.mean(report)
 
     return step
@@ -205,6 +197,7 @@ def _per_view(groups: Array) -> Array:
     return jnp.concatenate([groups, groups])
 
 
+@jax.named_scope("monitors")
 def _monitors(z: Float[Array, "2 b d"], rows: Int[Array, " b"]) -> dict[str, Float[Array, ""]]:
     """Signs of collapse, over the batch or its first rows."""
     frames = jnp.swapaxes(jax.lax.stop_gradient(z), 0, 1)

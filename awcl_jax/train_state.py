@@ -43,6 +43,7 @@ class TrainState:
             momentum=None if queue is None else Momentum.create(variables, queue),
         )
 
+    @jax.named_scope("update")
     def update(
         self,
         *,

@@ -29,7 +29,7 @@ _LONGEST = 10  # operations that the table names
 
 # The first whose pattern is in the name of an operation; "jvp(encoder)" is forward, "transpose(jvp(encoder))" backward.
 PARTS = (
-    ("augmentation", r"augment"),
+    ("augmentation", r"two_views"),
     ("loss, backward", r"transpose\(jvp\(loss"),
     ("loss", r"\bloss\b"),
     ("projection, backward", r"transpose\(jvp.*/projection"),
@@ -40,7 +40,7 @@ PARTS = (
     ("encoder: convolutions", r"/encoder/.*conv\d?/"),
     ("encoder: batch norm", r"/encoder/.*bn\d?/"),
     ("encoder: others", r"/encoder"),
-    ("mean and norm of the gradients", r"gradients"),
+    ("norm of the gradients", r"\bnorm\b"),
     ("monitors", r"monitors"),
     ("update", r"update"),
 )
