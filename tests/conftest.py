@@ -71,6 +71,20 @@ def compiled_once(common_folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """The names of the programs that this process compiles during a test, one for each time."""
+    names: list[str] = []
+
+    def note(event: str, _: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            names.append(about.get("fun_name", ""))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real ultrasound data; the test is skipped where it is absent."""
