@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from awcl_jax import anatomy, losses, optim, sharding, step
+from awcl_jax import anatomy, losses, optim, ring, sharding
 from awcl_jax.augment import Augmentation
 from awcl_jax.data import datasets, sampler, selection
 from awcl_jax.errors import InputError
@@ -259,7 +259,7 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
             "sampler.mode": sampler.MODES,
             "sampler.pairs": sampler.PAIRS,
             "loss.kernel": losses.KERNELS,
-            "loss.exchange": step.EXCHANGES,
+            "loss.exchange": ring.EXCHANGES,
         },
     )
     yield from broken_rules(
@@ -332,19 +332,18 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def from_dict(values: Mapping[str, Any], default: ConfigDict | None = None) -> ConfigDict:
+def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
     """The configuration that `to_dict` gave as plain values; a field that they do not have keeps its default.
 
     Args:
       values: fields by group, of plain values as JSON has them.
-      default: has all fields, and is changed; that of pretraining where none is given.
+      default: of this kind of run, with all fields; it is changed.
 
     Raises:
       InputError: these are no fields of a configuration of this version, or are of another kind; with all such fields.
     """
-    config = default_config() if default is None else default
-    refuse(_lay_over(config, values, "config"))
-    return config
+    refuse(_lay_over(default, values, "config"))
+    return default
 
 
 def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iterator[str]:

@@ -5,10 +5,9 @@ The configuration stops here: functions of other modules take plain values.
 
 import csv
 import dataclasses
-import json
 import os
 import resource
-from contextlib import ExitStack
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree, UInt8
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from awcl_jax import config as configuration
 from awcl_jax import (
+    build,
     downstream_config,
     downstream_step,
     downstream_tasks,
+    harness,
     loop,
     optim,
-    pretrain,
     processes,
     run_folder,
     sharding,
 )
+from awcl_jax import config as configuration
 from awcl_jax.augment import centre_view
-from awcl_jax.bad_steps import BadSteps
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data import pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
@@ -42,12 +40,12 @@ from awcl_jax.encode import EncodeFn
 from awcl_jax.encoder_init import initial_encoder
 from awcl_jax.evaluators.scores import scores_as_json
 from awcl_jax.first_state import FirstState, on_first_device
+from awcl_jax.harness import say
 from awcl_jax.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
-from awcl_jax.pretrain import say
 from awcl_jax.report_page import writing
-from awcl_jax.results_table import results_table
+from awcl_jax.results_table import TASK_ROWS, results_table
 from awcl_jax.spool import Spool
 from awcl_jax.train_state import TrainState, parameter_count
 
@@ -103,28 +101,61 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
       Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
     with Spool(workdir) as folder:
-        return _run(config, folder)
+        # Check what can be checked, on every process: where one cannot go on, none does.
+        mesh = sharding.make_mesh()
+        with processes.together():
+            downstream_config.validate(config, devices=mesh.size)
+            setup = set_up(config)
+        defaults = configuration.to_dict(downstream_config.default_downstream_config())
+        harness.open_run(folder, setup.data, config=configuration.to_dict(config), defaults=defaults)
 
+        # The state before the first step is drawn while the step is compiled.
+        programs = setup.programs
+        first = begin_state(setup, seed=config.seed)
+        harness.report_data(setup.data, folder)
+        say(
+            f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
+            f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
+            f"{parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
+        )
 
-def _run(config: ConfigDict, folder: Spool) -> dict[str, Any]:
-    mesh = sharding.make_mesh()
-    default = downstream_config.default_downstream_config()
-    setup = pretrain.claim(config, default, folder, partial(_checked, config, devices=mesh.size))
-    first = begin_state(setup, seed=config.seed)
-    pretrain.tell_of_data(setup.data, folder)
-    say(
-        f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
-        f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
-        f"{parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} {mesh.devices.flat[0].platform} "
-        f"device(s); the run is in {folder.home}"
-    )
-    history = _train(config, setup, mesh, first, folder)
-    return _conclude(config, setup, history, first, folder)
+        # Train, from the newest checkpoint on, until all steps are taken or patience runs out.
+        with harness.open_records(folder, first.shapes, mesh, steps=config.train.steps) as records:
+            history = _history(folder.files, setup.task.chosen_by, up_to=records.start)
 
+            def validate(done: int, state: TrainState) -> bool:
+                values = setup.task.validate(programs.predict, state.variables, batch_size=config.eval.batch_size)
+                history[done] = values[setup.task.chosen_by]
+                records.writer.write(done, values)
+                return out_of_patience(history, config.train.patience)
 
-def _checked(config: ConfigDict, *, devices: int) -> Setup:
-    downstream_config.validate(config, devices=devices)
-    return set_up(config)
+            events = (  # the validation first: its score goes with the checkpoint
+                loop.Event(config.train.validate_every, validate, doing="validating"),
+                records.saving(history, every=config.train.validate_every),
+            )
+            step = harness.step_on(mesh, programs.body, via=config.train.mapping)
+            if not out_of_patience(history, config.train.patience):
+                with harness.attended(records, log_every=config.train.log_every, events=events) as hooks:
+                    batches = batches_of(config, setup, start=records.start)
+                    state, batches = harness.begin(first, step, batches, mesh=mesh, records=records, hooks=hooks)
+                    loop.train(
+                        state,
+                        step,
+                        batches,
+                        place=partial(sharding.place_batch, mesh=mesh),
+                        start=records.start,
+                        steps=config.train.steps,
+                        batch_size=config.sampler.batch_size,
+                        hooks=hooks,
+                        bad_steps=records.bad_step_limit(
+                            config.train.bad_steps, setup.plan, setup.data.train.index.frame_ids
+                        ),
+                        one_by_one=sharding.on_cpus(mesh),
+                    )
+
+        # Test the chosen checkpoint, once.
+        return _conclude(config, setup, history, first, folder)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -134,7 +165,7 @@ def set_up(config: ConfigDict) -> Setup:
       InputError: the data, the encoder and the configuration do not fit.
     """
     data = selection.select(
-        pretrain.dataset_path(config),
+        build.dataset_path(config),
         size=config.data.size,
         cache_mb=config.data.cache_mb,
         val_share=config.data.val_share,
@@ -179,17 +210,14 @@ def make_programs(config: ConfigDict, classes: int) -> Programs:
 
     Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
     """
-    others = ("name", "data", "eval", "report")
-    own = {field: value for field, value in configuration.to_dict(config).items() if field not in others}
-    del own["encoder"]["init"]
-    return _programs(json.dumps(own, sort_keys=True), classes)
+    groups = ("task", "encoder", "sampler", "augment", "model", "optim", "train", "seed")
+    return _programs(build.frozen_part(config, groups, without="encoder.init"), classes)
 
 
 @lru_cache(maxsize=32)
-def _programs(config_json: str, classes: int) -> Programs:
-    config = configuration.from_dict(json.loads(config_json), downstream_config.default_downstream_config())
+def _programs(config: FrozenConfigDict, classes: int) -> Programs:
     model = make_model(config, classes)
-    learning_rate, optimiser = pretrain.make_optimiser(config)
+    learning_rate, optimiser = build.make_optimiser(config)
     if config.encoder.frozen:
         optimiser = optim.train_all_but(optimiser, "encoder")
     kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
@@ -200,7 +228,7 @@ def _programs(config_json: str, classes: int) -> Programs:
 
 def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
     """Encoder and what stands on it, without parameters."""
-    encoder = pretrain.make_encoder(config)
+    encoder = build.make_encoder(config)
     if config.task.kind == "planes":
         return Classifier(encoder, classes, config.encoder.frozen)
     decoder = UNetDecoder(classes, width=encoder.width, dtype=encoder.dtype, axis_name=sharding.AXIS)
@@ -232,51 +260,17 @@ History = dict[int, float]
 """Step -> score on the validation patients."""
 
 
-def _train(config: ConfigDict, setup: Setup, mesh: Mesh, first: FirstState, folder: Spool) -> History:
-    """All steps that are not taken yet; a validation and a checkpoint every so often, until patience runs out."""
-    with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(folder.files))
-        shapes = sharding.replicated_shapes(first.shapes, mesh)
-        resumed, start = pretrain.resume(checkpoints, shapes, steps=config.train.steps)
-        history = _history(folder.files, setup.task.chosen_by, up_to=start)
-        writer = pretrain.metrics_writer(stack, folder.files, start)
-        bad = BadSteps(folder.files, start_step=start, writes=processes.first())
-
-        def validate(done: int, state: TrainState) -> bool:
-            values = setup.task.validate(setup.programs.predict, state.variables, batch_size=config.eval.batch_size)
-            history[done] = values[setup.task.chosen_by]
-            writer.write(done, values)
-            return out_of_patience(history, config.train.patience)
-
-        if out_of_patience(history, config.train.patience):
-            return history
-        batches = pipeline.supervised_batches(
-            setup.plan,
-            setup.task.columns(),
-            start=start,
-            stop=config.train.steps,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-            threads=config.data.threads,
-        )
-        pretrain.take_steps(
-            config,
-            mesh,
-            first,
-            resumed,
-            pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping),
-            batches,
-            start=start,
-            writer=writer,
-            # The validation first: its score goes with the checkpoint.
-            events=(
-                loop.Event(config.train.validate_every, validate, doing="validating"),
-                pretrain.saving(checkpoints, writer, folder, history, every=config.train.validate_every),
-            ),
-            bad=bad,
-            note_bad=partial(pretrain.note_bad, bad, setup.plan, setup.data.train.index.frame_ids),
-        )
-    return history
+def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
+    """This process's batches from step `start` on."""
+    return pipeline.supervised_batches(
+        setup.plan,
+        setup.task.columns(),
+        start=start,
+        stop=config.train.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+    )
 
 
 def _history(workdir: Path, score: str, *, up_to: int) -> History:
@@ -329,7 +323,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
         table.writerows(outcome.frames)
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
-    say(f"\n{results_table(columns, rows=dict(setup.task.rows))}")
+    say(f"\n{results_table(columns, rows=TASK_ROWS[config.task.kind])}")
     if config.report.pictures:
         from awcl_jax import drawing
 
@@ -337,5 +331,5 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
         outcome.draw(folder.files)
         show_pictures(folder.files, max(history))
     page = writing.leave_in(folder.files, home=folder.home)
-    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{pretrain.where_to_look(page, folder)}")
+    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{harness.where_to_look(page, folder)}")
     return results

@@ -84,10 +84,6 @@ class Planes:
     val: Frames
     test: Frames
     chosen_by = "val/macro_f1"
-    rows = (
-        *(("accuracy", "accuracy"), ("macro-F1", "macro_f1")),
-        *(("macro precision", "macro_precision"), ("macro recall", "macro_recall")),
-    )
 
     @property
     def classes(self) -> int:
@@ -206,11 +202,6 @@ class Segmentation:
     val: Frames
     test: Frames
     chosen_by = "val/dice"
-    rows = (
-        *(("Dice", "dice/mean"), ("IoU", "iou/mean"), ("false positives", "false_positives/mean")),
-        *(("HC error (mm)", "hc/mae_mm"), ("HC bias (mm)", "hc/bias_mm")),
-        *(("HC limits: low", "hc/limit_low_mm"), ("HC limits: high", "hc/limit_high_mm")),
-    )
 
     @property
     def classes(self) -> int:

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
+import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
 from awcl_jax import sharding
+from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.data.pipeline import Reader
 
 EncodeFn = Callable[[PyTree, Array], Array]
@@ -30,6 +33,22 @@ class FrozenEncoder:
     frame_size: int
     origin: str
     mask_overlays: bool = False
+
+
+@lru_cache(maxsize=8)
+def make_encode(model: nn.Module, options: Augmentation) -> EncodeFn:
+    """The compiled way from frames to features: no augmentation, running statistics of batch norm.
+
+    Runs of one process that are alike in both compile it once.
+    """
+
+    @jax.jit
+    def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
+        features = model.apply(variables, centre_view(frames, options=options), method="features")
+        assert isinstance(features, jax.Array)
+        return features
+
+    return encode
 
 
 def encode_frames(

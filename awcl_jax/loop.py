@@ -36,6 +36,71 @@ class Event:
         return done % self.every == 0 or done == steps or (leaving and self.before_leaving)
 
 
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What happens beside the steps.
+
+    Attributes:
+      write: takes a step's metrics.
+      log_every: steps between two lines of metrics.
+      events: in the order in which they run.
+      asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
+      begin: told of all that is begun, and in which step, so that somebody can tell where a run hangs.
+      show_progress: draw a bar.
+    """
+
+    write: Callable[[int, Metrics], None]
+    log_every: int = 10
+    events: Sequence[Event] = ()
+    asked_to_stop: Callable[[int], bool] = lambda done: False
+    begin: Callable[[str, int], None] = lambda doing, step: None
+    show_progress: bool = True
+
+    def due(self, done: int, steps: int, *, leaving: bool) -> list[Event]:
+        """The events that run once `done` of `steps` steps are taken."""
+        return [event for event in self.events if event.due(done, steps, leaving=leaving)]
+
+    def logs(self, done: int, steps: int) -> bool:
+        """Whether the metrics of this step are written."""
+        return done % self.log_every == 0 or done == steps
+
+
+class BadStepLimit:
+    """Ends a run whose loss or gradient is not finite for too many steps in a row.
+
+    Args:
+      limit: so many in a row end the run.
+      in_a_row: how many the last steps before this start were.
+      note: takes the loss and the gradient's norm of each such step, before any later one is reported.
+    """
+
+    def __init__(
+        self, limit: int = 1, *, in_a_row: int = 0, note: Callable[[int, Metrics], None] = lambda done, values: None
+    ) -> None:
+        self._limit, self._in_a_row, self._note = limit, in_a_row, note
+
+    def check(self, pending: Sequence[tuple[int, Any]]) -> Metrics:
+        """Look at steps, each with its metrics on the devices, and return the metrics of the latest.
+
+        Raises:
+          InputError: there were too many in a row.
+        """
+        values = jax.device_get([metrics for _, metrics in pending])
+        for (done, _), metrics in zip(pending, values, strict=True):
+            bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(metrics[name])]
+            self._in_a_row = self._in_a_row + 1 if bad else 0
+            if bad:
+                self._note(done, {name: float(metrics[name]) for name in ("loss", "gradient_norm")})
+            if self._in_a_row >= self._limit:
+                raise InputError(
+                    f"The {bad[0].replace('_', ' ')} became {float(metrics[bad[0]])} at step {done}, the last of "
+                    f"{self._in_a_row} such steps in a row, none of which was applied: stopped. bad_steps.jsonl in its "
+                    "folder names their frames; lower config.optim.learning_rate, lengthen config.optim.warmup_steps "
+                    "or set config.optim.clip_norm, and start in a new folder."
+                )
+        return {name: float(value) for name, value in values[-1].items()}
+
+
 def train(
     state: Any,
     step: Callable[[Any, Any], tuple[Any, Any]],
@@ -45,16 +110,9 @@ def train(
     start: int,
     steps: int,
     batch_size: int,
-    log_every: int,
-    write: Callable[[int, Metrics], None],
-    events: Sequence[Event] = (),
-    asked_to_stop: Callable[[int], bool] = lambda done: False,
-    begin: Callable[[str, int], None] = lambda doing, step: None,
-    bad_steps: int = 1,
-    bad_in_a_row: int = 0,
-    note_bad: Callable[[int, Metrics], None] = lambda done, values: None,
+    hooks: Hooks,
+    bad_steps: BadStepLimit | None = None,
     one_by_one: bool = False,
-    show_progress: bool = True,
 ) -> Any:
     """Take all steps of a run that are not taken yet.
 
@@ -66,57 +124,55 @@ def train(
       start: number of steps taken.
       steps: number of steps of the whole run.
       batch_size: frames in a global batch, for the rate.
-      log_every: steps between two lines of metrics.
-      write: takes a step's metrics.
-      events: in the order in which they run.
-      asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
-      begin: told of all that is begun, and in which step, so that somebody can tell where a run hangs.
-      bad_steps: so many steps in a row whose loss or gradient is not finite end the run.
-      bad_in_a_row: how many the last of the `start` steps were.
-      note_bad: takes the metrics of each such step, before the metrics and events of any later one.
+      hooks: what happens beside the steps.
+      bad_steps: when steps whose loss or gradient is not finite end the run; by default the first does.
       one_by_one: wait for each step before the next one is begun. Those that are begun ahead hold their memory, which
         pays where the host prepares one step while the devices take another, and not where they are the same cores.
-      show_progress: draw a bar.
 
     Returns:
       The state after `steps` steps, or after those at which an event ended the training.
 
     Raises:
-      InputError: the loss or the gradient was not finite for `bad_steps` steps in a row.
+      InputError: the loss or the gradient was not finite for too many steps in a row.
       Interrupted: the run was asked to stop; what is due then has run.
     """
-    log = Event(log_every, lambda *_: None)
+    bad_steps = bad_steps or BadStepLimit()
     pending: list[tuple[int, Any]] = []
     since, waited = time.perf_counter(), 0.0
-    bar = tqdm(initial=start, total=steps, unit="step", disable=not show_progress, dynamic_ncols=True)
+    bar = tqdm(initial=start, total=steps, unit="step", disable=not hooks.show_progress, dynamic_ncols=True)
     with bar:
         before = time.perf_counter()
-        begin("waiting for data", start + 1)
+        hooks.begin("waiting for data", start + 1)
         for batch in batches:
+            # Take a step.
             waited += time.perf_counter() - before
-            begin("starting a step", batch.step + 1)
-            state, values = step(state, place(batch.arrays))
             done = batch.step + 1
+            hooks.begin("starting a step", done)
+            state, values = step(state, place(batch.arrays))
             pending.append((done, values))
             if one_by_one:
-                begin("waiting for the devices", done)
+                hooks.begin("waiting for the devices", done)
                 jax.block_until_ready(values)
             bar.update()
-            leaving = asked_to_stop(done)
-            due = [event for event in events if event.due(done, steps, leaving=leaving)]
-            if due or leaving or log.due(done, steps):
-                begin("waiting for the devices", done)
-                latest, bad_in_a_row = _look_for_bad(pending, bad_in_a_row, limit=bad_steps, note=note_bad)
+
+            # Report: only now are numbers fetched from the devices.
+            leaving = hooks.asked_to_stop(done)
+            due, logs = hooks.due(done, steps, leaving=leaving), hooks.logs(done, steps)
+            if due or leaving or logs:
+                hooks.begin("waiting for the devices", done)
+                latest = bad_steps.check(pending)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
                 bar.set_postfix_str(f"loss {latest['loss']:.3f}, {speed:.0f} frames/s")
-                if log.due(done, steps):
+                if logs:
                     composed = {f"batch/{name}": value for name, value in batch.composition.items()}
                     timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
-                    write(done, latest | composed | timing)
+                    hooks.write(done, latest | composed | timing)
+
+                # Evaluate, save, leave.
                 ended = []
                 for event in due:
-                    begin(event.doing, done)
+                    hooks.begin(event.doing, done)
                     ended.append(event.run(done, state))
                 if leaving:
                     raise Interrupted(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
@@ -124,25 +180,5 @@ def train(
                     break
                 pending, since, waited = [], time.perf_counter(), 0.0
             before = time.perf_counter()
-            begin("waiting for data", done + 1)
+            hooks.begin("waiting for data", done + 1)
     return state
-
-
-def _look_for_bad(
-    pending: list[tuple[int, Any]], in_a_row: int, *, limit: int, note: Callable[[int, Metrics], None]
-) -> tuple[Metrics, int]:
-    """Metrics of the latest of these steps, and how many of the last were bad: their loss or gradient is not finite."""
-    values = jax.device_get([metrics for _, metrics in pending])
-    for (done, _), metrics in zip(pending, values, strict=True):
-        bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(metrics[name])]
-        in_a_row = in_a_row + 1 if bad else 0
-        if bad:
-            note(done, {name: float(metrics[name]) for name in ("loss", "gradient_norm")})
-        if in_a_row >= limit:
-            raise InputError(
-                f"The {bad[0].replace('_', ' ')} became {float(metrics[bad[0]])} at step {done}, the last of "
-                f"{in_a_row} such steps in a row, none of which was applied: stopped. bad_steps.jsonl in its folder "
-                "names their frames; lower config.optim.learning_rate, lengthen config.optim.warmup_steps or set "
-                "config.optim.clip_norm, and start in a new folder."
-            )
-    return {name: float(value) for name, value in values[-1].items()}, in_a_row

@@ -9,6 +9,7 @@ Every embedding belongs to a *group*, and embeddings of one group attract each o
 An embedding may be in several groups: of fine and of coarse anatomy, or of all the structures that its frame shows.
 """
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,13 +25,33 @@ from awcl_jax.blockwise import ABSENT, log_denominators
 from awcl_jax.errors import InputError
 from awcl_jax.positives import group_similarity
 
-__all__ = ["ABSENT", "KERNELS", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+__all__ = ["ABSENT", "KERNELS", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
 
 KERNELS = ("auto", "blocks", "pallas")
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
 _UNIT_TOLERANCE = 1e-2  # of a squared length: rows in bfloat16 are unit rows, too
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """How the loss of a step is computed.
+
+    Attributes:
+      temperature: divides all cosines.
+      block_size: anchors whose similarities are held at a time; as many as fit by default.
+      kernel: what computes the denominators, one of `KERNELS`.
+      group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
+      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
+        device by itself with `none`, and numbers that depend on how many there are.
+    """
+
+    temperature: float
+    block_size: int | None = None
+    kernel: str = "auto"
+    group_weights: tuple[float, ...] | None = None
+    exchange: str = "gather"
 
 
 @jax.named_scope("loss")

@@ -5,16 +5,38 @@ from collections.abc import Mapping, Sequence
 from awcl_jax.errors import InputError
 from awcl_jax.evaluators.scores import Score
 
-TABLE_ROWS: Mapping[str, str] = {
+FEATURE_ROWS: Mapping[str, str] = {
     "kNN accuracy": "knn/accuracy",
     "kNN macro-F1": "knn/macro_f1",
     "Linear probe accuracy": "probe/accuracy",
     "Linear probe macro-F1": "probe/macro_f1",
 }
-"""The rows of a results table: title -> name of the score."""
+"""What is shown of frozen features: title -> name of the score."""
+
+PLANES_ROWS: Mapping[str, str] = {
+    "accuracy": "accuracy",
+    "macro-F1": "macro_f1",
+    "macro precision": "macro_precision",
+    "macro recall": "macro_recall",
+}
+"""What is shown of a classification of planes."""
+
+SEGMENTATION_ROWS: Mapping[str, str] = {
+    "Dice": "dice/mean",
+    "IoU": "iou/mean",
+    "false positives": "false_positives/mean",
+    "HC error (mm)": "hc/mae_mm",
+    "HC bias (mm)": "hc/bias_mm",
+    "HC limits: low": "hc/limit_low_mm",
+    "HC limits: high": "hc/limit_high_mm",
+}
+"""What is shown of a segmentation."""
+
+TASK_ROWS: Mapping[str, Mapping[str, str]] = {"planes": PLANES_ROWS, "segmentation": SEGMENTATION_ROWS}
+"""Kind of a downstream task -> its rows."""
 
 
-def results_table(columns: Mapping[str, Sequence[Score]], *, rows: Mapping[str, str] = TABLE_ROWS) -> str:
+def results_table(columns: Mapping[str, Sequence[Score]], *, rows: Mapping[str, str] = FEATURE_ROWS) -> str:
     """A Markdown table of scores with their 95% intervals, and what they were measured on.
 
         >>> print(results_table({"untrained": before, "trained": after}))

@@ -17,6 +17,9 @@ from awcl_jax.blockwise import denominator_gradients, log_denominators
 from awcl_jax.losses import as_columns, choose_block_size, combine, group_weights_of
 from awcl_jax.positives import group_similarity
 
+EXCHANGES = ("gather", "ring")
+"""How devices see each other's embeddings."""
+
 
 @jax.named_scope("loss")
 def ring_awcl_loss(

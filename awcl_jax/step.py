@@ -10,13 +10,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from awcl_jax import metrics, sharding
 from awcl_jax.augment import Augmentation, two_views
-from awcl_jax.losses import awcl_loss, groups_from_labels
+from awcl_jax.losses import LossOptions, awcl_loss, groups_from_labels
 from awcl_jax.momentum import Momentum
 from awcl_jax.optim import global_norm
 from awcl_jax.ring import ring_awcl_loss
 from awcl_jax.train_state import TrainState
-
-EXCHANGES = ("gather", "ring")
 
 _MONITORED = 1024  # frames, of which the signs of collapse are taken
 
@@ -27,11 +25,7 @@ def make_step(
     *,
     learning_rate: optax.Schedule,
     augmentation: Augmentation,
-    temperature: float,
-    block_size: int | None = None,
-    kernel: str = "auto",
-    group_weights: tuple[float, ...] | None = None,
-    exchange: str = "gather",
+    loss: LossOptions,
     chunks: int = 1,
     momentum: float | None = None,
     seed: int,
@@ -48,12 +42,7 @@ def make_step(
       optimiser: of the parameters.
       learning_rate: the optimiser's, for the metrics.
       augmentation: how the views are made.
-      temperature: of the loss.
-      block_size: anchors whose similarities are held at a time.
-      kernel: of the loss.
-      group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
-      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
-        device by itself with `none`, and numbers that depend on how many there are.
+      loss: how the embeddings are contrasted, over which devices.
       chunks: parts in which a batch is encoded, one after the other and again for its gradient; see `encode_in_chunks`.
       momentum: share of the old parameters that the momentum encoder keeps, for a state with `momentum`; None
         contrasts the two views of each batch instead.
@@ -64,9 +53,9 @@ def make_step(
       for the momentum encoder, `frame`.
     """
     settings: dict[str, Any] = {
-        "temperature": temperature,
-        "block_size": block_size,
-        "group_weights": group_weights,
+        "temperature": loss.temperature,
+        "block_size": loss.block_size,
+        "group_weights": loss.group_weights,
     }
 
     def two_view_loss(
@@ -75,11 +64,11 @@ def make_step(
         z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks)
         rows = z.reshape(-1, z.shape[-1])
         ids, groups = _view_ids(batch["row"]), _per_view(groups_from_labels(batch["label"], batch["row"]))
-        if exchange == "ring":
+        if loss.exchange == "ring":
             losses = ring_awcl_loss(rows, ids=ids, groups=groups, **settings)
         else:
             anchors = rows, ids, groups
-            contrast = sharding.gather(anchors) if exchange == "gather" else anchors
+            contrast = sharding.gather(anchors) if loss.exchange == "gather" else anchors
             losses = awcl_loss(
                 anchors[0],
                 contrast[0],
@@ -87,7 +76,7 @@ def make_step(
                 contrast_ids=contrast[1],
                 anchor_groups=anchors[2],
                 contrast_groups=contrast[2],
-                kernel=kernel,
+                kernel=loss.kernel,
                 **settings,
             )
         compared = 2 * views.shape[1] * sharding.device_count() - 1
@@ -113,7 +102,7 @@ def make_step(
             contrast_ids=ids,
             anchor_groups=groups_from_labels(batch["label"], batch["row"]),
             contrast_groups=groups,
-            kernel=kernel,
+            kernel=loss.kernel,
             **settings,
         )
         return sharding.mean(losses.mean()), {
@@ -126,11 +115,11 @@ def make_step(
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
         views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
         grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
-        (loss, found), grads = grad_fn(state.params, state, batch, views)
+        (value, found), grads = grad_fn(state.params, state, batch, views)
         grads = sharding.mean(grads)
         norm = global_norm(grads)
         report = {
-            "loss": loss,
+            "loss": value,
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
             "collapsed_loss": metrics.collapsed_loss(found["compared"]),
@@ -141,7 +130,7 @@ def make_step(
             batch_stats=found["batch_stats"],
             optimiser=optimiser,
             momentum=found.get("momentum"),
-            where=jnp.isfinite(loss) & jnp.isfinite(norm),
+            where=jnp.isfinite(value) & jnp.isfinite(norm),
         )
         return state, sharding.mean(report)
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from awcl_jax import build, first_state, run_folder
 from awcl_jax import config as configuration
-from awcl_jax import first_state, pretrain, run_folder
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.data.frames import resize_frame
-from awcl_jax.encode import FrozenEncoder
+from awcl_jax.encode import FrozenEncoder, make_encode
 from awcl_jax.errors import InputError
 from awcl_jax.exporters.reading import DESCRIPTION, read_export
 from awcl_jax.spool import at_hand
@@ -49,7 +49,7 @@ def _of_run(folder: Path) -> FrozenEncoder:
     run, step = find_checkpoint(folder)
     checkpoint = run / "checkpoints" / str(step)
     config, variables = load_run(checkpoint)
-    encode = pretrain.make_encode(pretrain.make_model(config), configuration.augmentation(config))
+    encode = make_encode(build.make_model(config), configuration.augmentation(config))
     origin = str(checkpoint.resolve())
     return FrozenEncoder(encode, variables, config.data.size, origin, mask_overlays=config.data.mask_overlays)
 
@@ -58,7 +58,7 @@ def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
     """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
     run, step = find_checkpoint(checkpoint)
     config = read_config(run)
-    target = first_state.shapes_of(pretrain.make_model(config))
+    target = first_state.shapes_of(build.make_model(config))
     with Checkpoints(run, read_only=True) as checkpoints:
         return config, checkpoints.restore_variables(step, target)
 
@@ -71,7 +71,7 @@ def read_config(run: Path) -> Any:
       OSError: it cannot be read.
     """
     try:
-        config = configuration.from_dict(run_folder.read_claim(run)["config"])
+        config = configuration.from_dict(run_folder.read_claim(run)["config"], configuration.default_config())
         configuration.validate(config)
     except InputError as error:
         raise InputError(f"{run} holds no pretraining run of this version: {error}") from None

@@ -115,9 +115,10 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     import jax
     import jax.numpy as jnp
 
-    from awcl_jax import pretrain, sharding
+    from awcl_jax import build, sharding
     from awcl_jax.augment import Augmentation
     from awcl_jax.config import default_config
+    from awcl_jax.losses import LossOptions
     from awcl_jax.models.convolution import without_onednn
     from awcl_jax.step import make_step
     from awcl_jax.train_state import TrainState, parameter_count
@@ -125,16 +126,15 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
 
     config = default_config()
     config.model.arch, config.model.width_factor, config.augment.size = arch, width_factor, size
-    model = pretrain.make_model(config)
-    learning_rate, optimiser = pretrain.make_optimiser(config)
+    model = build.make_model(config)
+    learning_rate, optimiser = build.make_optimiser(config)
     mesh = sharding.make_mesh(jax.devices()[:devices])
     body = make_step(
         model,
         optimiser,
         learning_rate=learning_rate,
         augmentation=Augmentation(size=size),
-        temperature=config.loss.temperature,
-        exchange=exchange,
+        loss=LossOptions(temperature=config.loss.temperature, exchange=exchange),
         seed=0,
     )
     variables = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 1)), train=False), jax.random.key(0))

@@ -159,17 +159,18 @@ def our_program(
     """The pretraining step, a state, and a batch of frames that are on the devices already."""
     import numpy as np
 
-    from awcl_jax import cache, first_state, pretrain, sharding
+    from awcl_jax import build, cache, first_state, sharding
     from awcl_jax.augment import Augmentation
     from awcl_jax.config import default_config
+    from awcl_jax.losses import LossOptions
     from awcl_jax.step import make_step
 
     cache.keep_compiled_programs()
     config = default_config()
     config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
     config.model.remat = remat
-    model = pretrain.make_model(config)
-    learning_rate, optimiser = pretrain.make_optimiser(config)
+    model = build.make_model(config)
+    learning_rate, optimiser = build.make_optimiser(config)
     mesh = sharding.make_mesh()
     augmentation = Augmentation(size=size)
     body = make_step(
@@ -177,7 +178,7 @@ def our_program(
         optimiser,
         learning_rate=learning_rate,
         augmentation=augmentation,
-        temperature=TEMPERATURE,
+        loss=LossOptions(temperature=TEMPERATURE),
         chunks=chunks,
         seed=0,
     )

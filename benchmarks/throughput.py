@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from awcl_jax import config as configuration
-from awcl_jax import first_state, pretrain, sharding
+from awcl_jax import first_state, harness, pretrain, sharding
 from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.config_file import define_config
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         fresh = pretrain.set_up(config)
         return lambda: _exhaust(itertools.islice(pretrain.batches_of(config, fresh), steps))
 
-    step = pretrain.step_on(mesh, setup.programs.body, via=config.train.mapping)
+    step = harness.step_on(mesh, setup.programs.body, via=config.train.mapping)
     queue = pretrain.make_queue(config, setup.labels)
     state = first_state.initial_state(setup.programs.model, setup.programs.optimiser, seed=config.seed, queue=queue)
     state = sharding.replicate(state, mesh)

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from awcl_jax import first_state, pretrain
+from awcl_jax import build, first_state, pretrain
 from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.config import from_dict, to_dict
+from awcl_jax.config import augmentation, default_config, from_dict, to_dict
 from awcl_jax.embed import load_encoder
+from awcl_jax.encode import make_encode
 from awcl_jax.errors import InputError
 from awcl_jax.run_folder import claim
 from configs import fine
@@ -21,7 +22,7 @@ def run(tmp_path_factory):
     config.model.arch, config.model.width_factor = "resnet18", 0.0625
     config.queue.size = 32  # of no interest to whoever takes the encoder
     claim(folder, config=to_dict(config), fingerprint="f00d")
-    model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
+    model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     states = {}
     with Checkpoints(folder) as checkpoints:
         for step, seed in ((10, 1), (20, 2)):
@@ -33,7 +34,7 @@ def run(tmp_path_factory):
 
 def features_of(run, step, frames):
     _, config, model, states = run
-    encode = pretrain.make_encode(model, pretrain.configuration.augmentation(config))
+    encode = make_encode(model, augmentation(config))
     return np.asarray(encode(states[step].variables, frames))
 
 
@@ -104,6 +105,6 @@ def test_what_is_no_run_is_bad_input(run, tmp_path):
 
 def test_a_configuration_survives_json():
     config = fine.get_config("paper")
-    assert from_dict(to_dict(config)).to_dict() == config.to_dict()
+    assert from_dict(to_dict(config), default_config()).to_dict() == config.to_dict()
     with pytest.raises(InputError, match=r"config\.model has no field 'archh': did you mean config\.model\.arch\?"):
-        from_dict({"model": {"archh": "resnet18"}})
+        from_dict({"model": {"archh": "resnet18"}}, default_config())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from awcl_jax import embedding, first_state, pretrain, trained_encoder
+from awcl_jax import build, embedding, first_state, trained_encoder
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.config import to_dict
 from awcl_jax.data.frames import resize_frame
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     config = fine.get_config("tiny")
     config.model.width_factor = 0.0625
     claim(folder, config=to_dict(config), fingerprint="f00d")
-    model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
+    model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     with Checkpoints(folder) as checkpoints:
         for step in (10, 20):
             checkpoints.save(step, jax.device_put(first_state.initial_state(model, optimiser, seed=step)))

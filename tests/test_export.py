@@ -17,7 +17,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from awcl_jax import export, first_state, pretrain
+from awcl_jax import build, export, first_state
 from awcl_jax.augment import Augmentation, centre_view
 from awcl_jax.checkpoint import Checkpoints
 from awcl_jax.config import to_dict
@@ -62,7 +62,7 @@ def run(tmp_path_factory):
     config = fine.get_config("tiny")
     config.model.width_factor, config.train.steps, config.data.path = 0.0625, 20, "/home/ada/scans"
     claim(folder, config=to_dict(config), fingerprint="f00d")
-    model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
+    model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     state = first_state.initial_state(model, optimiser, seed=0)
     with Checkpoints(folder) as checkpoints:
         for step in (10, 20):
@@ -148,7 +148,7 @@ def pretrain_variables(run):
     """The encoder's variables of the last checkpoint, as Orbax gives them."""
     config = fine.get_config("tiny")
     config.model.width_factor, config.train.steps = 0.0625, 20
-    model, (_, optimiser) = pretrain.make_model(config), pretrain.make_optimiser(config)
+    model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     with Checkpoints(run) as checkpoints:
         state = checkpoints.restore(20, jax.device_put(first_state.initial_state(model, optimiser, seed=0)))
     return {name: tree["encoder"] for name, tree in jax.device_get(state.variables).items()}

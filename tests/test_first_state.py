@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import downstream, first_state, pretrain
+from awcl_jax import build, downstream, first_state, pretrain
 from awcl_jax.first_state import FirstState
 from configs import downstream_planes, fine, moco
 
@@ -20,7 +20,7 @@ def small(method=fine):
 
 def state_of(config, **arguments):
     queue = pretrain.make_queue(config, np.zeros(4, np.int32))
-    return FirstState(pretrain.make_model(config), optax.adamw(0.1), seed=0, queue=queue, **arguments)
+    return FirstState(build.make_model(config), optax.adamw(0.1), seed=0, queue=queue, **arguments)
 
 
 class Kernel(nn.Module):
@@ -36,7 +36,7 @@ def test_variables_are_drawn_by_the_key_of_the_seed(seed):
 
 
 def test_shapes_are_those_of_what_is_drawn():
-    model = pretrain.make_model(small())
+    model = build.make_model(small())
     drawn, shapes = first_state.initial_variables(model, seed=0), first_state.shapes_of(model)
     found, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree) for tree in (shapes, drawn))
     assert found == wanted

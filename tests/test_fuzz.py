@@ -11,7 +11,7 @@ from absl import flags
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from awcl_jax import pretrain, run_folder
+from awcl_jax import build, run_folder
 from awcl_jax.bad_steps import BadSteps
 from awcl_jax.config import default_config, from_dict, to_dict, validate
 from awcl_jax.config_file import define_config, parse_flags, read_config
@@ -45,8 +45,8 @@ def take_config(values, default, check):
     """As a run takes it: read, checked, and made into a model and an optimiser where it is sound."""
     config = from_dict(values, default())
     check(config)
-    pretrain.make_encoder(config)
-    pretrain.make_optimiser(config)
+    build.make_encoder(config)
+    build.make_optimiser(config)
 
 
 @pytest.mark.parametrize("every", [9, pytest.param(3, marks=pytest.mark.slow)])

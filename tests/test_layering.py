@@ -16,7 +16,18 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("main",),
     (
-        *("pretrain", "downstream", "encoder_init", "ingest", "ingest_own", "ingest_own_flags", "embed", "embedding"),
+        *(
+            "pretrain",
+            "downstream",
+            "harness",
+            "build",
+            "encoder_init",
+            "ingest",
+            "ingest_own",
+            "ingest_own_flags",
+            "embed",
+            "embedding",
+        ),
         *("trained_encoder", "export", "reproduce", "report"),
     ),
     ("exporters", "downstream_tasks", "study", "study_tables", "report_page"),
@@ -131,7 +142,8 @@ def test_no_module_imports_tensorflow(module):
 
 def test_the_configuration_stops_at_the_door():
     doors = {
-        f"awcl_jax.{name}" for name in ("config", "config_file", "downstream_config", "pretrain", "downstream", "study")
+        f"awcl_jax.{name}"
+        for name in ("config", "config_file", "downstream_config", "build", "pretrain", "downstream", "study")
     }
     knowing = {m for m in MODULES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
     assert knowing <= doors

@@ -5,7 +5,7 @@ import pytest
 
 from awcl_jax.data.pipeline import Batch
 from awcl_jax.errors import InputError, Interrupted
-from awcl_jax.loop import Event, train
+from awcl_jax.loop import BadStepLimit, Event, Hooks, train
 
 
 def run(
@@ -21,7 +21,9 @@ def run(
     noted=None,
     begun=None,
     stop=None,
-    **bad,
+    bad_steps=1,
+    bad_in_a_row=0,
+    **more,
 ):
     """Count upwards; gives (final state, what happened, the metrics written)."""
     happened, written = [] if happened is None else happened, [] if written is None else written
@@ -39,22 +41,26 @@ def run(
         start=start,
         steps=steps,
         batch_size=8,
-        log_every=log_every,
-        write=lambda done, values: written.append((done, values)),
-        events=[
-            Event(
-                n,
-                lambda done, state, name=name: happened.append((name, done, state)),
-                name == "save",
-                f"{name[:-1]}ing",
-            )
-            for name, n in every
-        ],
-        asked_to_stop=lambda done: done == stop,
-        begin=lambda doing, step: begun.append((doing, step)),
-        note_bad=lambda done, values: noted.append((done, values)),
-        **bad,
-        show_progress=False,
+        hooks=Hooks(
+            log_every=log_every,
+            write=lambda done, values: written.append((done, values)),
+            events=[
+                Event(
+                    n,
+                    lambda done, state, name=name: happened.append((name, done, state)),
+                    name == "save",
+                    f"{name[:-1]}ing",
+                )
+                for name, n in every
+            ],
+            asked_to_stop=lambda done: done == stop,
+            begin=lambda doing, step: begun.append((doing, step)),
+            show_progress=False,
+        ),
+        bad_steps=BadStepLimit(
+            bad_steps, in_a_row=bad_in_a_row, note=lambda done, values: noted.append((done, values))
+        ),
+        **more,
     )
     return state, happened, written
 

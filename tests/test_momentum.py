@@ -12,7 +12,7 @@ import pytest
 from awcl_jax import sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation, two_views
-from awcl_jax.losses import ABSENT, awcl_loss, groups_from_labels
+from awcl_jax.losses import ABSENT, LossOptions, awcl_loss, groups_from_labels
 from awcl_jax.momentum import Momentum, Queue
 from awcl_jax.step import make_step
 from awcl_jax.train_state import TrainState
@@ -106,7 +106,7 @@ def test_a_step_follows_the_trained_encoder_and_pulls_only_at_it():
         optimiser,
         learning_rate=optax.constant_schedule(0.5),
         augmentation=augmentation,
-        temperature=TEMPERATURE,
+        loss=LossOptions(temperature=TEMPERATURE),
         momentum=0.75,
         seed=3,
     )

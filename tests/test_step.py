@@ -12,6 +12,7 @@ import pytest
 from awcl_jax import sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation
+from awcl_jax.losses import LossOptions
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import BasicBlock, ResNet
@@ -44,7 +45,7 @@ def one_step(model, devices: int, chunks: int):
         optimiser,
         learning_rate=optax.constant_schedule(1.0),
         augmentation=Augmentation(size=8),
-        temperature=0.1,
+        loss=LossOptions(temperature=0.1),
         chunks=chunks,
         seed=0,
     )
@@ -123,7 +124,7 @@ def activation_bytes(chunks: int = 1, *, remat: bool = False) -> int:
         optimiser,
         learning_rate=optax.constant_schedule(1.0),
         augmentation=Augmentation(size=32),
-        temperature=0.1,
+        loss=LossOptions(temperature=0.1),
         chunks=chunks,
         seed=0,
     )
@@ -159,7 +160,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum)
         optimiser,
         learning_rate=optax.constant_schedule(0.1),
         augmentation=Augmentation.off(size=8),
-        temperature=0.1,
+        loss=LossOptions(temperature=0.1),
         momentum=momentum,
         seed=0,
     )

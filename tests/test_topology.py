@@ -14,6 +14,7 @@ import pytest
 from awcl_jax import sharding
 from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.augment import Augmentation
+from awcl_jax.losses import LossOptions
 from awcl_jax.models.heads import Projection
 from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.models.resnet import BasicBlock, ResNet
@@ -43,7 +44,7 @@ def fine_and_coarse(batch):
     return batch | {"label": np.stack([label, np.where(label < 0, label, 10 + label // 2)], axis=1)}
 
 
-def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=0, **options):
+def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=0, chunks=1, momentum=None, **loss):
     """State, losses and gradient norms after a few steps on the first so many devices."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
@@ -53,9 +54,10 @@ def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=
         OPTIMISER,
         learning_rate=optax.constant_schedule(0.1),
         augmentation=Augmentation(size=32),
-        temperature=0.1,
+        loss=LossOptions(temperature=0.1, **loss),
+        chunks=chunks,
+        momentum=momentum,
         seed=0,
-        **options,
     )
     step = sharding.map_step(body, mesh, via=via)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 1)), train=False))(jax.random.key(0))

@@ -3,15 +3,14 @@
 import csv
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from awcl_jax import pretrain
-from awcl_jax.config import default_config
+from awcl_jax import harness, pretrain
+from awcl_jax.config import default_config, to_dict
 from awcl_jax.data import selection
 from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.records import Records
@@ -259,7 +258,9 @@ def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
 
     def claim():
         with Spool(workdir) as folder:
-            pretrain.claim(config, default_config(), folder, partial(pretrain._checked, config, devices=1))
+            harness.open_run(
+                folder, pretrain.set_up(config).data, config=to_dict(config), defaults=to_dict(default_config())
+            )
 
     claim()
     assert json.loads((workdir / "config.json").read_text())["pixels"].count("+") == 2

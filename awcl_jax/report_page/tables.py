@@ -5,9 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from awcl_jax.downstream_tasks import Planes, Segmentation
 from awcl_jax.report_page.contents import Run, said
-from awcl_jax.results_table import TABLE_ROWS
+from awcl_jax.results_table import FEATURE_ROWS, PLANES_ROWS, SEGMENTATION_ROWS
 
 _METHODS = {
     "anatomy": "AWCL: frames of one anatomy attract each other",
@@ -15,7 +14,7 @@ _METHODS = {
     "frame": "a frame's own views attract each other",
 }
 _COLUMNS = {"test": "chosen model"}
-_HEADLINES = {name: title for title, name in (*TABLE_ROWS.items(), *Planes.rows, *Segmentation.rows)}
+_HEADLINES = {name: title for title, name in (*FEATURE_ROWS.items(), *PLANES_ROWS.items(), *SEGMENTATION_ROWS.items())}
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
