@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["awcl_jax*", "configs*"]),
-    package_data={"awcl_jax.report_page": ["page/*", "vendor/*"]},
+    package_data={"awcl_jax.report": ["page/*", "vendor/*"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.6",
@@ -28,6 +28,7 @@ setup(
         "jax>=0.10",
         "jinja2>=3.1",
         "jaxtyping>=0.3",
+        "lazy_loader>=0.4",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",

@@ -27,11 +27,11 @@ import sys
 
 from absl import app, flags, logging
 
-from awcl_jax import host_memory, storage, supervision
-from awcl_jax.cache import keep_compiled_programs
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.config_file import define_config, parse_flags
-from awcl_jax.errors import InputError
+from awcl_jax.config.file import define_config, parse_flags
+from awcl_jax.runtime import bucket, child_process, memory
+from awcl_jax.runtime.cache import keep_compiled_programs
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; by default new in runs/.")
@@ -49,27 +49,29 @@ def main(argv: list[str]) -> None:
         raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
     if _CONFIG.value is None:
         raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
-    storage.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
+    bucket.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
     # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
     # tell in one; Matplotlib tells of its fonts when it is imported.
     logging.set_verbosity(logging.FATAL)
-    host_memory.keep_freed_pages()
-    supervision.continue_in_child()
+    memory.keep_freed_pages()
+    child_process.continue_in_child()
     # Imported here, so that --help does not wait for JAX.
-    from awcl_jax import downstream, pretrain, processes
-    from awcl_jax.config import common_fields
+    from awcl_jax.config.fields import common_fields
+    from awcl_jax.downstream import runner as downstream
+    from awcl_jax.pretrain import runner as pretrain
+    from awcl_jax.runtime import multihost
 
     # What was imported stays: a collection of garbage need not look at its million objects again.
     gc.freeze()
     gc.enable()
 
-    processes.join(
+    multihost.join(
         coordinator=_COORDINATOR.value,
         processes=_PROCESSES.value,
         process=_PROCESS.value,
         heartbeat=_HEARTBEAT.value,
     )
-    processes.require_alike(common_fields(_CONFIG.value))
+    multihost.require_alike(common_fields(_CONFIG.value))
     keep_compiled_programs()
     config = _CONFIG.value
     run = downstream.run if "task" in config else pretrain.run
@@ -78,11 +80,11 @@ def main(argv: list[str]) -> None:
 
 def _new_workdir(name: str) -> str:
     """A folder named after the moment at which the first process asks."""
-    from awcl_jax import processes
+    from awcl_jax.runtime import multihost
 
     # By its clock, whatever the others' zones.
     epoch = datetime.datetime(2026, 1, 1)
-    seconds = processes.agreed(int((datetime.datetime.now() - epoch).total_seconds()))
+    seconds = multihost.agreed(int((datetime.datetime.now() - epoch).total_seconds()))
     return f"runs/{epoch + datetime.timedelta(seconds=seconds):%Y%m%d-%H%M%S}-{name}"
 
 

@@ -14,13 +14,13 @@ import cv2
 import jax
 import numpy as np
 
-from awcl_jax import embedding
-from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data.images import find_images
 from awcl_jax.data.sources import open_source, read_batches
-from awcl_jax.encode import FrozenEncoder, encode_batches
-from awcl_jax.errors import InputError
-from awcl_jax.trained_encoder import as_function, open_encoder
+from awcl_jax.embed import write
+from awcl_jax.embed.load import as_function, open_encoder
+from awcl_jax.evaluate.encode import FrozenEncoder, encode_batches
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 
 
 @exit_on_bad_input()
@@ -73,7 +73,7 @@ def _one_by_one(encoder: FrozenEncoder, files: Sequence[Path]) -> None:
 def _embed(encoder: FrozenEncoder, pictures: Path, batch_size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "features.parquet"
-        embedding.embed(encoder, pictures, out, split=None, batch_size=batch_size, neighbours=0, picture=None)
+        write.embed(encoder, pictures, out, split=None, batch_size=batch_size, neighbours=0, picture=None)
 
 
 def _read(encoder: FrozenEncoder, pictures: Path, batch_size: int) -> None:

@@ -31,10 +31,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.data.datasets import prepare_phantom
-from awcl_jax.errors import InputError
-from awcl_jax.metrics import METRICS_FILE
+from awcl_jax.ingest.prepare import prepare_phantom
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.metrics import METRICS_FILE
 from benchmarks.killed_runs import STEPS, fields, final_state, numbers, starts
 
 FAULTS = ("SIGKILL", "asked", "damage", "two processes")

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 _FEATURES, _CLASSES = 128, 14
@@ -100,12 +100,13 @@ def _hundred_batches(frames: int) -> Callable[[], object]:
 
 
 def _pipeline(batch: int = 32, size: int = 96) -> Callable[[], object]:
-    from awcl_jax.data import datasets, pipeline
-    from awcl_jax.data.frames import FrameReader
+    from awcl_jax.data import pipeline
+    from awcl_jax.data.reader import FrameReader
     from awcl_jax.data.sampler import EpochPlan
     from awcl_jax.data.scans import ScanIndex
+    from awcl_jax.ingest import prepare
 
-    index = ScanIndex.from_dataset(datasets.prepare_phantom("tiny"))
+    index = ScanIndex.from_dataset(prepare.prepare_phantom("tiny"))
     plan = EpochPlan(np.arange(len(index)), batch_size=batch, seed=0)
     reader = FrameReader(index, size, 0)
     return lambda: list(pipeline.supervised_batches(plan, {"image": reader.read}, start=0, stop=8))
@@ -126,7 +127,7 @@ def _loss(rows: int) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
 
-    from awcl_jax.losses import awcl_loss
+    from awcl_jax.losses.awcl import awcl_loss
 
     rng = np.random.default_rng(0)
     z = rng.normal(size=(rows, _FEATURES)).astype(np.float32)
@@ -142,7 +143,7 @@ def _loss(rows: int) -> Callable[[], object]:
 
 
 def _features(frames: int, seed: int) -> Any:
-    from awcl_jax.evaluators.features import FeatureSet
+    from awcl_jax.evaluate.features import FeatureSet
 
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, _CLASSES, frames)
@@ -152,14 +153,14 @@ def _features(frames: int, seed: int) -> Any:
 
 
 def _knn(frames: int) -> Callable[[], object]:
-    from awcl_jax.evaluators.knn import KNN
+    from awcl_jax.evaluate.knn import KNN
 
     train, test = _features(frames, 0), _features(frames, 1)
     return lambda: KNN().run(train, test, [str(name) for name in range(_CLASSES)])
 
 
 def _probe(frames: int) -> Callable[[], object]:
-    from awcl_jax.evaluators.linear_probe import LinearProbe
+    from awcl_jax.evaluate.linear_probe import LinearProbe
 
     train, val, test = (_features(frames, seed) for seed in range(3))
     return lambda: LinearProbe().run(train, val, test, [str(name) for name in range(_CLASSES)])

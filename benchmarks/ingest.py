@@ -32,11 +32,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from awcl_jax.anatomy import Taxonomy
-from awcl_jax.data.datasets.own.chunks import decode_all
-from awcl_jax.data.datasets.own.items import Item, Reading
-from awcl_jax.data.datasets.own.plan import make_jobs
-from awcl_jax.data.datasets.own.privacy import Pseudonyms
+from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.ingest.own.chunks import decode_all
+from awcl_jax.ingest.own.items import Item, Reading
+from awcl_jax.ingest.own.plan import make_jobs
+from awcl_jax.ingest.own.privacy import Pseudonyms
 
 _CLIP = 25  # frames of a clip
 _GREY = UInt8[np.ndarray, "h w"]

@@ -30,12 +30,14 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from awcl_jax import metrics, pretrain, storage
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data import pipeline
-from awcl_jax.evaluation import Evaluation
-from awcl_jax.metrics import METRICS_FILE, read_metrics
+from awcl_jax.evaluate.frozen import Evaluation
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime import bucket
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.train import metrics
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.metrics import METRICS_FILE, read_metrics
 from configs import fine
 
 STEPS = 24
@@ -86,7 +88,7 @@ def die(*args: object, **kwargs: object) -> None:
 def dying(name: str, at: float) -> Iterator[None]:
     """Within this block the process dies at the fault."""
     save, write, validate = Checkpoints.save, metrics.MetricsWriter.write, Evaluation.validate
-    batches, replace, send = pipeline.batches, Path.replace, storage.send
+    batches, replace, send = pipeline.batches, Path.replace, bucket.send
     finished = ocp.CheckpointManager.wait_until_finished
     now = {"step": 0}
 
@@ -151,7 +153,7 @@ def dying(name: str, at: float) -> Iterator[None]:
         mock.patch.object(metrics.MetricsWriter, "write", writing),
         mock.patch.object(Evaluation, "validate", evaluating),
         mock.patch.object(Path, "replace", replacing),
-        mock.patch.object(storage, "send", sending),
+        mock.patch.object(bucket, "send", sending),
     ):
         yield
 

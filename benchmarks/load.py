@@ -26,12 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from awcl_jax.anatomy import FETAL_PLANES_14, UNLABELLED
-from awcl_jax.cli import exit_on_bad_input
 from awcl_jax.data import selection
+from awcl_jax.data.anatomy import FETAL_PLANES_14, UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 from benchmarks.own_process import in_own_process, memory_mb
 
 PLANS = ("anatomy", "cross-scan", "scan", "natural")

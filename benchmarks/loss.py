@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
@@ -105,9 +105,9 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     import jax.numpy as jnp
     from jax.sharding import PartitionSpec
 
-    from awcl_jax import sharding
-    from awcl_jax.losses import awcl_loss
-    from awcl_jax.ring import ring_awcl_loss
+    from awcl_jax.losses.awcl import awcl_loss
+    from awcl_jax.losses.ring import ring_awcl_loss
+    from awcl_jax.runtime import sharding
 
     if method == "ring":  # no matter on an accelerator
         jax.config.update("jax_num_cpu_devices", 2)

@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.data.datasets.phantom import Phantom
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.evaluation import PIXELS, downsampled_pixels
+from awcl_jax.evaluate.frozen import PIXELS, downsampled_pixels
+from awcl_jax.ingest.phantom import Phantom
 
 
 def main() -> None:

@@ -27,14 +27,16 @@ import cv2
 import jax
 import numpy as np
 
-from awcl_jax import sharding
-from awcl_jax.augment import PAPER, two_views
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.data import datasets, pipeline
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.augment.options import PAPER
+from awcl_jax.augment.views import two_views
+from awcl_jax.data import pipeline
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.records import Records
 from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest import prepare
+from awcl_jax.runtime import sharding
+from awcl_jax.runtime.cli import exit_on_bad_input
 
 _BATCH = 32
 _REFERENCE = "DataLoader, 2 workers"
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="of each way (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for pipeline.md")
     args = parser.parse_args()
-    index = ScanIndex.from_dataset(args.data or datasets.prepare_phantom("small")).split("train")
+    index = ScanIndex.from_dataset(args.data or prepare.prepare_phantom("small")).split("train")
     ways = {**_whole(args, index), **_parts(args, index)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from awcl_jax import host_memory
-from awcl_jax.cli import exit_on_bad_input
+from awcl_jax.runtime import memory
+from awcl_jax.runtime.cli import exit_on_bad_input
 from benchmarks.step import DTYPES, our_program
 
 _LONGEST = 10  # operations that the table names
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="that are profiled (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for profile.md, profile.json and the trace")
     args = parser.parse_args()
-    host_memory.keep_freed_pages()
+    memory.keep_freed_pages()
     with tempfile.TemporaryDirectory() as scratch:
         found = profiled(args, args.out or Path(scratch))
     text = "\n".join(_table(args, found))

@@ -41,8 +41,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 from benchmarks import hardware
 from benchmarks.hardware import CHIPS, Chip
 from benchmarks.own_process import in_own_process
@@ -115,13 +115,14 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     import jax
     import jax.numpy as jnp
 
-    from awcl_jax import build, sharding
-    from awcl_jax.augment import Augmentation
-    from awcl_jax.config import default_config
-    from awcl_jax.losses import LossOptions
+    from awcl_jax.augment.options import Augmentation
+    from awcl_jax.config import build
+    from awcl_jax.config.pretraining import default_config
+    from awcl_jax.losses.awcl import LossOptions
     from awcl_jax.models.convolution import without_onednn
-    from awcl_jax.step import make_step
-    from awcl_jax.train_state import TrainState, parameter_count
+    from awcl_jax.pretrain.step import make_step
+    from awcl_jax.runtime import sharding
+    from awcl_jax.train.state import TrainState, parameter_count
     from benchmarks.compiled import collective_bytes, matrix_operations
 
     config = default_config()

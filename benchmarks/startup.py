@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
-from awcl_jax.metrics import METRICS_FILE
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.metrics import METRICS_FILE
 
 
 def main() -> None:

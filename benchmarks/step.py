@@ -6,7 +6,7 @@ python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=2
 Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `remat`, the same with blocks that are computed
 again for their gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on views
 that are given: the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and
-autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as our runs do (`awcl_jax.host_memory`).
+autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as our runs do (`awcl_jax.runtime.memory`).
 
 Each method is a process of its own, and they take turns: a few steps of one, a few of the other, again and again, so
 that what disturbs the machine disturbs both. The ratio is that of a turn; the table says the median and the extremes.
@@ -27,9 +27,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from awcl_jax import host_memory
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError
+from awcl_jax.runtime import memory as host_memory
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
 from benchmarks import own_process
 from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
@@ -159,11 +159,13 @@ def our_program(
     """The pretraining step, a state, and a batch of frames that are on the devices already."""
     import numpy as np
 
-    from awcl_jax import build, cache, first_state, sharding
-    from awcl_jax.augment import Augmentation
-    from awcl_jax.config import default_config
-    from awcl_jax.losses import LossOptions
-    from awcl_jax.step import make_step
+    from awcl_jax.augment.options import Augmentation
+    from awcl_jax.config import build
+    from awcl_jax.config.pretraining import default_config
+    from awcl_jax.losses.awcl import LossOptions
+    from awcl_jax.pretrain.step import make_step
+    from awcl_jax.runtime import cache, sharding
+    from awcl_jax.train import initial_state as first_state
 
     cache.keep_compiled_programs()
     config = default_config()
@@ -200,7 +202,7 @@ def our_step(
     import jax
     import jax.numpy as jnp
 
-    from awcl_jax import sharding
+    from awcl_jax.runtime import sharding
 
     step, state, placed = our_program(arch, width, size, batch, dtype, remat=remat, chunks=chunks)
     on_cpus = sharding.on_cpus(sharding.make_mesh())

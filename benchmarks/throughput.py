@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable
 import jax
 from absl import app, flags, logging
 
-from awcl_jax import config as configuration
-from awcl_jax import first_state, harness, pretrain, sharding
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.config_file import define_config
+from awcl_jax.config import pretraining as configuration
+from awcl_jax.config.file import define_config
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime import sharding
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.train import harness
+from awcl_jax.train import initial_state as first_state
 
 _CONFIG = define_config()
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of each measurement.", lower_bound=2)

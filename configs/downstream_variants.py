@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from awcl_jax.augment import Augmentation
-from awcl_jax.config import augmentation_fields
-from awcl_jax.downstream_config import default_downstream_config
-from awcl_jax.errors import InputError
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.config.fields import augmentation_fields
+from awcl_jax.runtime.errors import InputError
 
 Delta = Callable[[ConfigDict], None]
 

@@ -2,9 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from awcl_jax.augment import PAPER
-from awcl_jax.config import augmentation_fields, default_config
-from awcl_jax.errors import InputError
+from awcl_jax.augment.options import PAPER
+from awcl_jax.config.fields import augmentation_fields
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.runtime.errors import InputError
 
 
 def base(variant: str | None) -> ConfigDict:

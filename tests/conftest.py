@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from awcl_jax.anatomy import FETAL_PLANES_DB
-from awcl_jax.data.datasets import prepare
-from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
-from awcl_jax.data.datasets.frames import frame_features
-from awcl_jax.data.datasets.phantom import Phantom
+from awcl_jax.data.anatomy import FETAL_PLANES_DB
+from awcl_jax.data.record import frame_features
+from awcl_jax.ingest.phantom import Phantom
+from awcl_jax.ingest.prepare import prepare
+from awcl_jax.ingest.public.fetal_planes_db import FetalPlanesDb
 
 # Before any other call of JAX: eight devices out of one CPU, so that every test of a step can spread it.
 jax.config.update("jax_num_cpu_devices", 8)

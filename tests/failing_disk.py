@@ -14,9 +14,9 @@ from unittest import mock
 import numpy as np
 from absl import logging
 
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.metrics import MetricsWriter
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.metrics import MetricsWriter
 
 
 def fail(how: str, disk: Path) -> None:

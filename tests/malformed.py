@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 
 VALUES = (
     *(None, True, False, 0, -1, 1, 7, 2**31, 2**53 + 1, -(2**63), 10**400),

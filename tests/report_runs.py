@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from awcl_jax import run_folder
-from awcl_jax.config import default_config, to_dict
-from awcl_jax.evaluators.scores import Score, scores_as_json
-from awcl_jax.frame_map import MAP_FILE, FrameMap, Label, Thumbnails
-from awcl_jax.metrics import MetricsWriter
-from awcl_jax.neighbours import nearest_by_scan
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.evaluate.neighbours import nearest_by_scan
+from awcl_jax.evaluate.scores import Score, scores_as_json
+from awcl_jax.report.embedding_map import MAP_FILE, FrameMap, Label, Thumbnails
+from awcl_jax.train import run_folder
+from awcl_jax.train.metrics import MetricsWriter
 
 HOSTILE = (
     "</script><script>window.injected = 1</script>",

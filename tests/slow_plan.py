@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 
 

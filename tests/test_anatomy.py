@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import FETAL_PLANES_14, FETAL_PLANES_DB, UNLABELLED, Taxonomy, keep_anatomy_ratio
-from awcl_jax.errors import InputError
+from awcl_jax.data.anatomy import FETAL_PLANES_14, FETAL_PLANES_DB, UNLABELLED, Taxonomy, keep_anatomy_ratio
+from awcl_jax.runtime.errors import InputError
 
 LABELS = np.where(np.arange(200) % 4 == 3, UNLABELLED, np.arange(200) % 7).astype(np.int32)  # 150 labelled, 50 not
 

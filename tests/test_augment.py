@@ -11,17 +11,14 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import ndimage
 
-from awcl_jax.augment import (
-    PAPER,
-    RECORDED_RANGE,
-    Augmentation,
+from awcl_jax.augment.options import PAPER, RECORDED_RANGE, Augmentation, _checked_range
+from awcl_jax.augment.views import (
     augment,
     augment_with_masks,
     centre_view,
     two_views,
 )
-from awcl_jax.augment_options import _checked_range
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 
 SIZE = 64
 DEFAULT = Augmentation(size=SIZE, speckle_probability=1.0, blur_probability=1.0)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from awcl_jax.bad_steps import FILE, BadSteps, trailing
+from awcl_jax.train.bad_steps import FILE, BadSteps, trailing
 
 
 def lines(workdir):

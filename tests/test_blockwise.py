@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from awcl_jax.blockwise import log_denominators
-from awcl_jax.losses import awcl_loss
+from awcl_jax.losses.awcl import awcl_loss
+from awcl_jax.losses.blockwise import log_denominators
 
 
 def unit_rows(n: int, d: int = 8, *, near: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -11,9 +11,14 @@ import chex
 import pyarrow.parquet as pq
 import pytest
 
-from awcl_jax import downstream, embed, export, pretrain, report, storage
-from awcl_jax.errors import InputError
-from awcl_jax.trained_encoder import open_encoder
+from awcl_jax.downstream import runner as downstream
+from awcl_jax.embed import command as embed
+from awcl_jax.embed.load import open_encoder
+from awcl_jax.export import command as export
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.report import command as report
+from awcl_jax.runtime import bucket
+from awcl_jax.runtime.errors import InputError
 from benchmarks.killed_runs import numbers
 from configs import downstream_planes, fine
 
@@ -37,7 +42,7 @@ def folder(tmp_path_factory):
 def bucket_url(phantom, new_bucket, folder):
     """A bucket that has the phantom."""
     url = f"gs://{new_bucket().name}"
-    storage.send(phantom, [file.name for file in phantom.iterdir()], f"{url}/phantom")
+    bucket.send(phantom, [file.name for file in phantom.iterdir()], f"{url}/phantom")
     return url
 
 
@@ -74,7 +79,7 @@ def test_a_run_on_a_bucket_that_is_killed_ends_like_one_in_a_folder(runs, folder
     assert [line for line in said.splitlines() if "Going on" in line] == ["Going on from step 2 of 6."]
     assert f"metrics and pictures are in {home}; open {home}/report.html" in said
     copy = folder / "copy"
-    storage.mirror(home, storage.listed(home), copy)
+    bucket.mirror(home, bucket.listed(home), copy)
     assert {path.name for path in copy.iterdir()} == {path.name for path in whole.iterdir()}
     assert {path.name for path in copy.iterdir()} > {"results.json", "report.html", "embedding_map.npz", "loss.png"}
     assert numbers(copy) == numbers(whole)
@@ -97,7 +102,7 @@ def test_embed_export_and_report_read_a_run_from_a_bucket(runs, bucket_url, fold
     assert "has no checkpoint of step 1 (there are: up to step 6)" in capsys.readouterr().err
 
     export.main([home, f"--out={folder / 'exported'}", "--formats=safetensors"])
-    storage.send(folder / "exported", [file.name for file in (folder / "exported").iterdir()], f"{bucket_url}/export")
+    bucket.send(folder / "exported", [file.name for file in (folder / "exported").iterdir()], f"{bucket_url}/export")
     expected = open_encoder(whole)
     for place in (home, f"{home}/checkpoints/6"):
         found = open_encoder(place)
@@ -106,11 +111,11 @@ def test_embed_export_and_report_read_a_run_from_a_bucket(runs, bucket_url, fold
     found = open_encoder(f"{bucket_url}/export/")
     assert found.origin == f"{bucket_url}/export/encoder.safetensors"
 
-    before = storage.listed(home)["report.html"].generation
+    before = bucket.listed(home)["report.html"].generation
     capsys.readouterr()
     report.main([home])
     assert capsys.readouterr().out.startswith(f"{home}/report.html  ")
-    assert storage.listed(home)["report.html"].generation != before
+    assert bucket.listed(home)["report.html"].generation != before
 
 
 def test_a_downstream_run_starts_from_a_run_on_a_bucket(runs, bucket_url):

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.datasets.busi import Busi
-from awcl_jax.data.datasets.folder import draw_split
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest.public.busi import Busi
+from awcl_jax.ingest.public.folder import draw_split
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records, speckle
 
 FRAMES = {"benign": 12, "malignant": 9, "normal": 4}

@@ -7,11 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from awcl_jax.data.datasets.camus import MASKS, SUBGROUPS, Camus, read_nifti
-from awcl_jax.data.datasets.folder import draw_split
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest.public.camus import MASKS, SUBGROUPS, Camus, read_nifti
+from awcl_jax.ingest.public.folder import draw_split
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records, speckle
 
 PATIENTS = {"training": ("patient0001", "patient0003"), "validation": ("patient0002",), "testing": ("patient0004",)}

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax.checkpoint import Checkpoints, checksums
-from awcl_jax.errors import InputError
-from awcl_jax.train_state import TrainState
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.checkpoint import Checkpoints, checksums
+from awcl_jax.train.state import TrainState
 
 OPTIMISER = optax.adamw(1e-2)
 
@@ -148,8 +148,8 @@ def test_a_checkpoint_is_restored_onto_another_number_of_devices(tmp_path):
         checkpoints.save(4, state)
     program = (
         "import sys, pathlib, jax, jax.numpy as jnp\n"
-        "from awcl_jax import sharding\n"
-        "from awcl_jax.checkpoint import Checkpoints\n"
+        "from awcl_jax.runtime import sharding\n"
+        "from awcl_jax.train.checkpoint import Checkpoints\n"
         "mesh = sharding.make_mesh()\n"
         "blank = {'kernel': jnp.zeros((3, 4)), 'step': jnp.int32(0)}\n"
         "with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:\n"

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from awcl_jax.cli import exit_on_bad_input
-from awcl_jax.errors import InputError, Interrupted
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError, Interrupted
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_result_passes_through_every_time():
 
 def test_a_reader_that_leaves_is_no_traceback():
     program = (
-        "from awcl_jax.cli import exit_on_bad_input\n"
+        "from awcl_jax.runtime.cli import exit_on_bad_input\n"
         "with exit_on_bad_input():\n"
         "    for _ in range(100_000): print('frame')\n"
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from awcl_jax import config as configuration
-from awcl_jax.config import FREE_ON_RESUME, changed_fields, default_config, to_dict, validate
-from awcl_jax.config_file import define_config
-from awcl_jax.errors import InputError
+from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.file import define_config
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import FREE_ON_RESUME, changed_fields
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(file for file in CONFIGS.glob("*.py") if "import base\n" in file.read_text())
@@ -212,7 +213,7 @@ def test_fields_are_set_from_a_command_line():
     assert (config.sampler.anatomies, config.optim.clip_norm, config.loss.block_size) == (3, 1.5, 8)
     assert config.optim.decay_all is True
     assert config.eval.anatomies == ("4CH", "ACP")
-    options = configuration.augmentation(config)
+    options = augmentation(config)
     assert (options.blur, options.speckle, options.gamma) == ((0.5, 0.9), None, (0.8, 1.25))
 
 
@@ -220,8 +221,8 @@ def test_fields_are_set_from_a_command_line():
 def test_an_augmentation_that_is_off_is_turned_on_by_a_range(name):
     off = command_line(f"--config={CONFIGS / 'fine.py'}", f"--config.augment.{name}=()")
     on = command_line(f"--config={CONFIGS / 'fine.py'}", f"--config.augment.{name}=(0.1, 0.4)")
-    assert getattr(configuration.augmentation(off), name) is None
-    assert getattr(configuration.augmentation(on), name) == (0.1, 0.4)
+    assert getattr(augmentation(off), name) is None
+    assert getattr(augmentation(on), name) == (0.1, 0.4)
 
 
 @pytest.mark.parametrize("argument", ["--config.train.steps=many", "--config.optim.learning_rate=fast"])

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from awcl_jax.config import default_config, to_dict, validate
-from awcl_jax.config_file import define_config, parse_flags, read_config
-from awcl_jax.downstream_config import default_downstream_config
-from awcl_jax.downstream_config import validate as validate_downstream
-from awcl_jax.errors import InputError
-from awcl_jax.run_folder import claim
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.config.downstream import validate as validate_downstream
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.file import define_config, parse_flags, read_config
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import claim
 from tests.test_config import CONFIGS
 
 

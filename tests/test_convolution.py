@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from awcl_jax import sharding
 from awcl_jax.models import convolution
 from awcl_jax.models.convolution import convolve
+from awcl_jax.runtime import sharding
 
 # Kernel, stride and padding of every convolution in the encoders.
 KINDS = [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from awcl_jax.data.datasets import BUILDERS, PHANTOM_PRESETS, make_builder
-from awcl_jax.data.datasets.phantom import Phantom
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest.phantom import Phantom
+from awcl_jax.ingest.prepare import BUILDERS, PHANTOM_PRESETS, make_builder
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def test_presets_are_those_of_the_phantom():
 
 @pytest.mark.slow
 def test_two_processes_that_want_the_phantom_make_it_once(tmp_path):
-    command = [sys.executable, "-c", "from awcl_jax.data.datasets import prepare_phantom as p; print(p('tiny'))"]
+    command = [sys.executable, "-c", "from awcl_jax.ingest.prepare import prepare_phantom as p; print(p('tiny'))"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     both = [
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax import downstream, pretrain
-from awcl_jax.config import to_dict
+from awcl_jax.config.fields import to_dict
 from awcl_jax.data import pipeline
-from awcl_jax.data.datasets.hc18 import Hc18
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.head_circumference import agreement_scores, head_circumference
+from awcl_jax.downstream import runner as downstream
+from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
+from awcl_jax.ingest.public.hc18 import Hc18
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import save_torch_resnet
-from awcl_jax.run_folder import claim
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import claim
 from configs import downstream_planes, downstream_segmentation, fine
 from tests.conftest import frame_record
 from tests.test_pretrain import final_state, numbers
@@ -124,7 +125,7 @@ def test_a_run_that_dies_goes_on_bit_for_bit(task, phantom, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_patience_ends_a_run_for_good_and_the_best_is_tested(phantom, tmp_path, monkeypatch):
     scores = iter((0.1, 0.5, 0.5, 0.2, 0.3, 0.9))
-    monkeypatch.setattr("awcl_jax.downstream_tasks.Planes.validate", lambda *_, **__: {"val/macro_f1": next(scores)})
+    monkeypatch.setattr("awcl_jax.downstream.tasks.Planes.validate", lambda *_, **__: {"val/macro_f1": next(scores)})
     config = tiny(phantom, downstream_planes, **{"train.validate_every": 2, "train.patience": 2})
     results = downstream.run(config, tmp_path / "run")
     # 0.5 at step 4 and, as good, at 6; then two that are worse.

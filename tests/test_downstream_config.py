@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from awcl_jax.config import default_config, to_dict
-from awcl_jax.data.datasets import BUILDERS
-from awcl_jax.downstream_config import default_downstream_config, validate
-from awcl_jax.errors import InputError
+from awcl_jax.config.downstream import default_downstream_config, validate
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.ingest.prepare import BUILDERS
+from awcl_jax.runtime.errors import InputError
 from tests.test_config import command_line, load
 
 CONFIGS = Path(__file__).parents[1] / "configs"

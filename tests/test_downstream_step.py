@@ -9,14 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import downstream_step, sharding
-from awcl_jax.augment import Augmentation
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.downstream import step as downstream_step
+from awcl_jax.downstream.losses import cross_entropy, dice_loss, overlap_sums
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.resnet import BasicBlock, ResNet
 from awcl_jax.models.supervised import Classifier, Segmenter
-from awcl_jax.optim import make_optimiser, train_all_but
-from awcl_jax.supervised_losses import cross_entropy, dice_loss, overlap_sums
-from awcl_jax.train_state import TrainState
+from awcl_jax.runtime import sharding
+from awcl_jax.train.optim import make_optimiser, train_all_but
+from awcl_jax.train.state import TrainState
 from tests.test_topology import difference
 
 FRAMES, STEPS, CLASSES = 16, 2, 3

@@ -5,10 +5,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from awcl_jax import drawing
-from awcl_jax.errors import InputError
-from awcl_jax.flat_map import flat_map
-from awcl_jax.metrics import MetricsWriter
+from awcl_jax.report import drawing
+from awcl_jax.report.embedding_map import flat_map
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.metrics import MetricsWriter
 
 NAMES = ("abdomen", "femur", "thorax")
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.datasets.echonet_dynamic import EchonetDynamic, area, fill_outline, outline, read_tracings
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest.public.echonet_dynamic import EchonetDynamic, area, fill_outline, outline, read_tracings
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records
 
 SIZE = 112

@@ -4,13 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from awcl_jax import build, first_state, pretrain
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.config import augmentation, default_config, from_dict, to_dict
-from awcl_jax.embed import load_encoder
-from awcl_jax.encode import make_encode
-from awcl_jax.errors import InputError
-from awcl_jax.run_folder import claim
+from awcl_jax.config import build
+from awcl_jax.config.fields import augmentation, from_dict, to_dict
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.embed.command import load_encoder
+from awcl_jax.evaluate.encode import make_encode
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.run_folder import claim
 from configs import fine
 
 

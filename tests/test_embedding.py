@@ -13,14 +13,16 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from awcl_jax import build, embedding, first_state, trained_encoder
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.config import to_dict
-from awcl_jax.data.frames import resize_frame
-from awcl_jax.embed import embed_frames, load_encoder, main
-from awcl_jax.errors import InputError
-from awcl_jax.export import export_encoder
-from awcl_jax.run_folder import claim
+from awcl_jax.config import build
+from awcl_jax.config.fields import to_dict
+from awcl_jax.data.reader import resize_frame
+from awcl_jax.embed import load, write
+from awcl_jax.embed.command import embed_frames, load_encoder, main
+from awcl_jax.export.command import export_encoder
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.run_folder import claim
 from configs import fine
 from tests.conftest import frame_record, speckle
 
@@ -45,10 +47,10 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def opened_once(monkeypatch):
     """An encoder is restored and compiled once for all tests."""
-    monkeypatch.setattr(trained_encoder, "open_encoder", OPEN)
+    monkeypatch.setattr(load, "open_encoder", OPEN)
 
 
-OPEN = functools.cache(trained_encoder.open_encoder)
+OPEN = functools.cache(load.open_encoder)
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +186,13 @@ def test_without_a_known_scan_nothing_is_said_of_the_same_scan(run, pictures, tm
 
 def test_the_picture_shows_each_query_beside_frames_of_other_scans(run, pictures, tmp_path, monkeypatch):
     given = {}
-    draw = embedding.drawing.montage_neighbours
+    draw = write.drawing.montage_neighbours
 
     def remember(queries, neighbours, captions, neighbour_captions, out):
         given.update(queries=queries, neighbours=neighbours, captions=captions, theirs=neighbour_captions)
         draw(queries, neighbours, captions, neighbour_captions, out)
 
-    monkeypatch.setattr(embedding.drawing, "montage_neighbours", remember)
+    monkeypatch.setattr(write.drawing, "montage_neighbours", remember)
     # The first cannot be read, so that the rows of the file are not those of the source.
     table = (pictures / "scans.csv").read_text().replace("s0/00.png", "none.png").replace("\ns", f"\n{pictures}/s")
     (tmp_path / "scans.csv").write_text(table)
@@ -267,7 +269,7 @@ def test_one_frame_has_no_neighbours(run, pictures, tmp_path):
 
 
 def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "encode_batches", lambda *_, **__: iter([np.full((13, 4), np.nan, np.float32)]))
+    monkeypatch.setattr(write, "encode_batches", lambda *_, **__: iter([np.full((13, 4), np.nan, np.float32)]))
     with pytest.raises(InputError, match=r"checkpoints/20 gives features that are not finite"):
         embed_frames(run, pictures, tmp_path / "f.parquet")
     assert not any(tmp_path.iterdir())
@@ -309,7 +311,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, said, run, pictures
 def test_help_is_whole_and_does_not_wait_for_jax():
     code = (
         "import sys\n"
-        "from awcl_jax.embed import main\n"
+        "from awcl_jax.embed.command import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as left: assert left.code == 0\n"
         "assert not {'jax', 'pyarrow', 'sklearn', 'tensorflow_datasets'} & sys.modules.keys()\n"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax.encode import encode_batches, encode_frames
+from awcl_jax.evaluate.encode import encode_batches, encode_frames
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 5), np.uint8)
 WEIGHTS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_batches_may_be_of_any_size_up_to_the_greatest():
 
 
 def test_variables_may_be_spread_over_devices():
-    from awcl_jax import sharding
+    from awcl_jax.runtime import sharding
 
     spread = sharding.replicate({"weights": WEIGHTS}, sharding.make_mesh())
     features = encode_frames(linear, spread, Reader(), np.arange(23), batch_size=8)

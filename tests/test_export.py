@@ -17,19 +17,21 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from awcl_jax import build, export, first_state
-from awcl_jax.augment import Augmentation, centre_view
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.config import to_dict
-from awcl_jax.embed import load_encoder
-from awcl_jax.errors import InputError
-from awcl_jax.export import export_encoder, main
-from awcl_jax.exporters import encoder_files
-from awcl_jax.exporters.model_card import Provenance, model_card
-from awcl_jax.exporters.preprocessing import Preprocessing
+from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.config import build
+from awcl_jax.config.fields import to_dict
+from awcl_jax.embed.command import load_encoder
+from awcl_jax.export import command as export
+from awcl_jax.export import encoder_files
+from awcl_jax.export.command import export_encoder, main
+from awcl_jax.export.model_card import Provenance, model_card
+from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import load_torch_resnet, save_torch_resnet
-from awcl_jax.run_folder import claim, write_json
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.run_folder import claim, write_json
 from configs import fine
 
 ROOT = Path(__file__).parents[1]
@@ -395,7 +397,7 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
 def test_help_is_whole_and_does_not_wait_for_jax():
     code = (
         "import sys\n"
-        "from awcl_jax.export import main\n"
+        "from awcl_jax.export.command import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as left: assert left.code == 0\n"
         "assert not {'jax', 'onnx', 'numpy'} & sys.modules.keys()\n"

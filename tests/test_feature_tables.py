@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from awcl_jax.errors import InputError
-from awcl_jax.feature_tables import list_column, matrix, write_table
+from awcl_jax.embed.table import list_column, matrix, write_table
+from awcl_jax.runtime.errors import InputError
 
 MADE = {"encoder": "runs/a"}
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax import ingest
-from awcl_jax.data.datasets.fetal_head_biometry import MASKS, FetalHeadBiometry
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.public.fetal_head_biometry import MASKS, FetalHeadBiometry
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import PLANES_ROWS, decoded_records, speckle
 
 

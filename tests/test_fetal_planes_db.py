@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from awcl_jax.data.datasets import download, fetal_planes_db
-from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb, read_rows
-from awcl_jax.data.datasets.images import read_png
-from awcl_jax.errors import InputError
+from awcl_jax.data.png import read_png
+from awcl_jax.ingest.public import download, fetal_planes_db
+from awcl_jax.ingest.public.fetal_planes_db import FetalPlanesDb, read_rows
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import PLANES_ROWS, speckle
 
 

@@ -7,8 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import build, downstream, first_state, pretrain
-from awcl_jax.first_state import FirstState
+from awcl_jax.config import build
+from awcl_jax.downstream import runner as downstream
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.initial_state import FirstState
 from configs import downstream_planes, fine, moco
 
 

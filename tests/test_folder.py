@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import HC18
-from awcl_jax.data.datasets.folder import FolderBuilder, Found, accept_missing, draw_split, inventory, record_of
-from awcl_jax.data.datasets.frames import frame_features
-from awcl_jax.data.datasets.images import encode_png
-from awcl_jax.errors import InputError
+from awcl_jax.data.anatomy import HC18
+from awcl_jax.data.png import encode_png
+from awcl_jax.data.record import frame_features
+from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, draw_split, inventory, record_of
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records, speckle
 
 

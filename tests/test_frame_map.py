@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from awcl_jax.data import selection
-from awcl_jax.errors import InputError
-from awcl_jax.evaluation import downsampled_pixels, remembered
-from awcl_jax.frame_map import LABELS, FrameMap, Label, draw_frames
+from awcl_jax.evaluate.frozen import downsampled_pixels, remembered
+from awcl_jax.report.embedding_map import LABELS, FrameMap, Label, draw_frames
+from awcl_jax.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

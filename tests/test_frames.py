@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record, speckle
 
 NAMES = {"train": [f"f{number}" for number in range(12)], "test": [f"t{number}" for number in range(5)]}

@@ -11,18 +11,20 @@ from absl import flags
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from awcl_jax import build, run_folder
-from awcl_jax.bad_steps import BadSteps
-from awcl_jax.config import default_config, from_dict, to_dict, validate
-from awcl_jax.config_file import define_config, parse_flags, read_config
+from awcl_jax.config import build
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.config.downstream import validate as validate_downstream
+from awcl_jax.config.fields import from_dict, to_dict
+from awcl_jax.config.file import define_config, parse_flags, read_config
+from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.data.sampler import BatchPlan
-from awcl_jax.downstream_config import default_downstream_config
-from awcl_jax.downstream_config import validate as validate_downstream
-from awcl_jax.errors import InputError
-from awcl_jax.metrics import MetricsWriter, read_metrics
-from awcl_jax.report_page import payload, tables, writing
-from awcl_jax.report_page.contents import read_run
-from awcl_jax.study import METHODS, phantom_small
+from awcl_jax.report import payload, tables, writing
+from awcl_jax.report.contents import read_run
+from awcl_jax.reproduce.study import METHODS, phantom_small
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import run_folder
+from awcl_jax.train.bad_steps import BadSteps
+from awcl_jax.train.metrics import MetricsWriter, read_metrics
 from tests.malformed import VALUES, broken_bytes, broken_trees, files_in, paths, refused_of, refuses, replaced, sampled
 from tests.report_runs import make_run
 

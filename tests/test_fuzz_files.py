@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from awcl_jax import feature_tables
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.data.datasets.own.labels import read_taxonomy, resolve_names
-from awcl_jax.data.datasets.own.manifest import COLUMNS, read_manifest
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.sources import open_source
-from awcl_jax.errors import InputError
-from awcl_jax.exporters.reading import read_export
-from awcl_jax.frame_map import MAP_FILE, FrameMap
-from awcl_jax.report_page import payload
+from awcl_jax.embed import table as feature_tables
+from awcl_jax.embed.exported import read_export
+from awcl_jax.ingest.own.labels import read_taxonomy, resolve_names
+from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
+from awcl_jax.report import payload
+from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.checkpoint import Checkpoints
 from tests.conftest import frame_record
 from tests.malformed import broken_bytes, broken_trees, files_in, refused_of, refuses, sampled
 from tests.report_runs import make_run

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.datasets.folder import draw_split
-from awcl_jax.data.datasets.hc18 import CSV_NAME, FOLDER, Hc18, fill_outline, study_of
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest.public.folder import draw_split
+from awcl_jax.ingest.public.hc18 import CSV_NAME, FOLDER, Hc18, fill_outline, study_of
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records, frame_record, speckle
 
 HEADER = "filename,pixel size(mm),head circumference (mm)"

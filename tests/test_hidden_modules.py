@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from awcl_jax.hidden_modules import hidden
+from awcl_jax.runtime.hidden_modules import hidden
 
 
 def test_a_hidden_module_is_found_again(tmp_path, monkeypatch):
@@ -27,5 +27,5 @@ def test_a_module_that_is_there_stays():
 
 def test_a_run_does_not_import_pytorch(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from awcl_jax import downstream, pretrain"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import awcl_jax.downstream.runner, awcl_jax.pretrain.runner"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

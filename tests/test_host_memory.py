@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from awcl_jax import host_memory
+from awcl_jax.runtime import memory
 
 # Megabytes that are taken, written, freed, and taken again by another thread, as XLA does from step to step.
 MEGABYTES = 200
@@ -42,12 +42,12 @@ def faults(before: str, **environment: str) -> int:
 
 def test_pages_are_kept_when_asked():
     pages = (MEGABYTES << 20) // os.sysconf("SC_PAGESIZE")
-    assert faults("from awcl_jax import host_memory; host_memory.keep_freed_pages()") < pages / 100
+    assert faults("from awcl_jax.runtime import memory; memory.keep_freed_pages()") < pages / 100
 
 
 def test_the_environment_does_the_same():
     pages = (MEGABYTES << 20) // os.sysconf("SC_PAGESIZE")
-    assert faults("", **host_memory.ENVIRONMENT) < pages / 100
+    assert faults("", **memory.ENVIRONMENT) < pages / 100
 
 
 def test_pages_are_returned_otherwise():
@@ -62,5 +62,5 @@ def test_pages_are_returned_otherwise():
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_nothing_happens_elsewhere(monkeypatch, system):
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
-    host_memory.keep_freed_pages()
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    memory.keep_freed_pages()

@@ -8,7 +8,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from awcl_jax.data.images import find_images, read_image, read_manifest
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import speckle
 
 GREY = speckle("a")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from awcl_jax import ingest
-from awcl_jax.data.datasets import BUILDERS
-from awcl_jax.data.datasets.fetal_planes_db import FetalPlanesDb
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.ingest_own import KINDS
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own.command import KINDS
+from awcl_jax.ingest.prepare import BUILDERS
+from awcl_jax.ingest.public.fetal_planes_db import FetalPlanesDb
 from tests.conftest import PLANES_ROWS, FrameSet, frame_record
 
 
@@ -159,7 +159,7 @@ class SmallPhantom(FrameSet):
 
 @pytest.fixture
 def small_phantom(monkeypatch) -> None:
-    monkeypatch.setattr("awcl_jax.data.datasets.phantom.Phantom", SmallPhantom)
+    monkeypatch.setattr("awcl_jax.ingest.phantom.Phantom", SmallPhantom)
 
 
 def test_phantom_presets_lie_side_by_side(small_phantom, tmp_path, capsys):

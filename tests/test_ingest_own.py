@@ -17,10 +17,13 @@ import pytest
 import tensorflow_datasets as tfds
 from pyarrow import parquet
 
-from awcl_jax import embed, ingest, ingest_own, pretrain
 from awcl_jax.data import selection
-from awcl_jax.data.datasets.own.privacy import Pseudonyms
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.embed import command as embed
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own import command as ingest_own
+from awcl_jax.ingest.own.privacy import Pseudonyms
+from awcl_jax.pretrain import runner as pretrain
 from configs import fine
 from tests.conftest import speckle
 from tests.own_files import moving_disc, write_dicom, write_video

@@ -5,13 +5,13 @@ import threading
 
 import pytest
 
-from awcl_jax import interruption
+from awcl_jax.runtime import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noticed_and_does_no_more(number, capfd):
     before = signal.getsignal(number)
-    with interruption.noticed() as asked_to_stop:
+    with stop_signals.noticed() as asked_to_stop:
         assert not asked_to_stop(1)
         signal.raise_signal(number)
         assert asked_to_stop(2)
@@ -21,7 +21,7 @@ def test_a_signal_is_noticed_and_does_no_more(number, capfd):
 
 def test_a_second_ctrl_c_interrupts():
     before = signal.getsignal(signal.SIGINT)
-    with interruption.noticed():
+    with stop_signals.noticed():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -32,7 +32,7 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_noticed():
     answers = []
 
     def run() -> None:
-        with interruption.noticed() as asked_to_stop:
+        with stop_signals.noticed() as asked_to_stop:
             answers.append((asked_to_stop(1), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=run)

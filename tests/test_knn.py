@@ -4,10 +4,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.features import FeatureSet
-from awcl_jax.evaluators.knn import KNN
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.evaluate.features import FeatureSet
+from awcl_jax.evaluate.knn import KNN
+from awcl_jax.runtime.errors import InputError
 
 NAMES = ("abdomen", "femur", "thorax")
 

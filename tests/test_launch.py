@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from awcl_jax.metrics import read_metrics
+from awcl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -12,44 +12,19 @@ from tests.syntax import FILES, tree_of
 
 ROOT = Path(__file__).parents[1]
 
-# From the top; a module may import those of lower layers, and of its own where that makes no circle.
-LAYERS = (
-    ("main",),
-    (
-        *(
-            "pretrain",
-            "downstream",
-            "harness",
-            "build",
-            "encoder_init",
-            "ingest",
-            "ingest_own",
-            "ingest_own_flags",
-            "embed",
-            "embedding",
-        ),
-        *("trained_encoder", "export", "reproduce", "report"),
-    ),
-    ("exporters", "downstream_tasks", "study", "study_tables", "report_page"),
-    (
-        *("pictures", "loop", "checkpoint", "run_folder", "bad_steps", "drawing", "feature_tables", "evaluation"),
-        *("config", "config_file", "downstream_config", "downstream_pictures", "contact_sheet", "curves", "flat_map"),
-        *("frame_map", "results_table", "spool"),
-    ),
-    ("evaluators", "step", "first_state", "downstream_step", "encode", "neighbours"),
-    ("train_state",),
-    ("data.selection",),
-    ("data.pipeline", "data.sampler", "data.sources", "data.frames", "data.unreadable"),
-    ("data.scans",),
-    ("data.records",),
-    ("data.datasets", "data"),
-    ("augment", "augment_options", "models", "losses", "supervised_losses", "ring", "momentum", "optim"),
-    ("anatomy", "blockwise", "pallas_denominators", "positives", "sharding", "metrics"),
-    (
-        *("processes", "cli", "cache", "errors", "whole_files", "interruption", "supervision", "watchdog", "storage"),
-        *("host_memory", "hidden_modules"),
-    ),
+# From the top; a room imports from lower rows and from itself, and no file waits for one that waits for it.
+ROWS = (
+    ("main", "reproduce"),
+    ("downstream", "export"),
+    ("embed",),
+    ("pretrain",),
+    ("config", "report"),
+    ("train",),
+    ("ingest", "losses", "evaluate"),
+    ("data", "augment", "models"),
+    ("runtime",),
 )
+HEIGHT = {room: -row for row, rooms in enumerate(ROWS) for room in rooms}
 
 
 def name_of(file: Path) -> str:
@@ -60,17 +35,9 @@ def name_of(file: Path) -> str:
 MODULES = {name_of(file): file for file in FILES}
 
 
-def layer_of(module: str) -> int:
-    """0 at the top; that of the longest name in LAYERS that the module is or lies in."""
-    inside = module.removeprefix("awcl_jax").lstrip(".")
-    found = [
-        (len(name), depth)
-        for depth, names in enumerate(LAYERS)
-        for name in names
-        if inside == name or inside.startswith(f"{name}.")
-    ]
-    assert found, f"{module} has no layer yet: put it into LAYERS"
-    return max(found)[1]
+def room_of(module: str) -> str:
+    """The folder, or for a module at the top its own name."""
+    return module.split(".")[1]
 
 
 def imports_of(module: str) -> set[str]:
@@ -100,8 +67,15 @@ def names_in(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"awcl_jax"}))
 def test_imports_go_down(module):
-    upwards = {name for name in inner_imports_of(module) if layer_of(name) < layer_of(module)}
-    assert not upwards
+    room = room_of(module)
+    beside = {name for name in inner_imports_of(module) if room_of(name) != room}
+    assert not {name for name in beside if HEIGHT[room_of(name)] >= HEIGHT[room]}
+
+
+def test_the_rooms_are_main_and_at_most_fifteen_folders():
+    rooms = {room_of(module) for module in MODULES.keys() - {"awcl_jax"}}
+    assert rooms == HEIGHT.keys()
+    assert len(rooms - {"main"}) <= 15
 
 
 def test_no_circle():
@@ -114,11 +88,11 @@ def test_no_circle():
 def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
     (axis,) = (
         node.value.value
-        for node in tree_of(MODULES["awcl_jax.sharding"]).body
+        for node in tree_of(MODULES["awcl_jax.runtime.sharding"]).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "AXIS"
     )
     collectives = {"all_gather", "pmean", "psum", "pmax", "pmin", "all_to_all", "ppermute", "psum_scatter"}
-    for module in MODULES.keys() - {"awcl_jax.sharding"}:
+    for module in MODULES.keys() - {"awcl_jax.runtime.sharding"}:
         constants = {node.value for node in ast.walk(tree_of(MODULES[module])) if isinstance(node, ast.Constant)}
         assert axis not in constants, module
         assert not collectives & names_in(module), module
@@ -127,12 +101,12 @@ def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
 
 def test_only_one_module_knows_orbax():
     knowing = {module for module in MODULES if any(re.match(r"orbax\b", name) for name in imports_of(module))}
-    assert knowing == {"awcl_jax.checkpoint"}
+    assert knowing == {"awcl_jax.train.checkpoint"}
 
 
 def test_only_one_module_knows_the_client_of_buckets():
     knowing = {module for module in MODULES if any(re.match(r"google\.cloud\b", name) for name in imports_of(module))}
-    assert knowing == {"awcl_jax.storage"}
+    assert knowing == {"awcl_jax.runtime.bucket"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -141,17 +115,14 @@ def test_no_module_imports_tensorflow(module):
 
 
 def test_the_configuration_stops_at_the_door():
-    doors = {
-        f"awcl_jax.{name}"
-        for name in ("config", "config_file", "downstream_config", "build", "pretrain", "downstream", "study")
-    }
+    doors = {"awcl_jax.pretrain.runner", "awcl_jax.downstream.runner", "awcl_jax.reproduce.study"}
     knowing = {m for m in MODULES if "ConfigDict" in names_in(m) or "ml_collections.ConfigDict" in imports_of(m)}
-    assert knowing <= doors
+    assert {module for module in knowing if room_of(module) != "config"} <= doors
 
 
 def test_what_is_needed_late_and_takes_seconds_to_import_is_not_waited_for():
     late = {"matplotlib", "scipy", "sklearn"}
-    rooms = "awcl_jax.downstream, awcl_jax.pretrain, awcl_jax.data.datasets.phantom"
+    rooms = "awcl_jax.downstream, awcl_jax.pretrain, awcl_jax.ingest.phantom"
     program = f"import sys, {rooms}; print({late} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

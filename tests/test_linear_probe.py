@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.features import FeatureSet
-from awcl_jax.evaluators.linear_probe import LinearProbe, _fit
+from awcl_jax.evaluate.features import FeatureSet
+from awcl_jax.evaluate.linear_probe import LinearProbe, _fit
+from awcl_jax.runtime.errors import InputError
 
 NAMES = ("abdomen", "femur", "thorax")
 

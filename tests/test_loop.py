@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from awcl_jax.data.pipeline import Batch
-from awcl_jax.errors import InputError, Interrupted
-from awcl_jax.loop import BadStepLimit, Event, Hooks, train
+from awcl_jax.runtime.errors import InputError, Interrupted
+from awcl_jax.train.loop import BadStepLimit, Event, Hooks, train
 
 
 def run(

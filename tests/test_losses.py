@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError
-from awcl_jax.losses import ABSENT, awcl_loss, groups_from_label_sets, groups_from_labels
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.losses.awcl import ABSENT, awcl_loss, groups_from_label_sets, groups_from_labels
+from awcl_jax.runtime.errors import InputError
 
 
 def unit_rows(n: int, d: int = 16, seed: int = 0) -> np.ndarray:

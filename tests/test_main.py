@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from awcl_jax import pretrain
-from awcl_jax.config import default_config
-from awcl_jax.errors import InputError
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record
 
 ROOT = Path(__file__).parents[1]

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from awcl_jax.errors import InputError
-from awcl_jax.models.heads import Projection
 from awcl_jax.models.pooling import max_pool
-from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import BasicBlock, Bottleneck, Conv, ResNet, make_resnet
-from awcl_jax.train_state import parameter_count
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.state import parameter_count
 
 
 def shapes_of(model, channels=1):

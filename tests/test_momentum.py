@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import sharding
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.augment import Augmentation, two_views
-from awcl_jax.losses import ABSENT, LossOptions, awcl_loss, groups_from_labels
-from awcl_jax.momentum import Momentum, Queue
-from awcl_jax.step import make_step
-from awcl_jax.train_state import TrainState
+from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.losses.awcl import ABSENT, LossOptions, awcl_loss, groups_from_labels
+from awcl_jax.pretrain.step import make_step
+from awcl_jax.runtime import sharding
+from awcl_jax.train.momentum import Momentum, Queue
+from awcl_jax.train.state import TrainState
 
 TEMPERATURE, BATCH, SIZE = 0.2, 4, 10
 

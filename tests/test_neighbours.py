@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from awcl_jax import neighbours
-from awcl_jax.neighbours import nearest, nearest_by_scan, nearest_of_other_scans
+from awcl_jax.evaluate import neighbours
+from awcl_jax.evaluate.neighbours import nearest, nearest_by_scan, nearest_of_other_scans
 
 FEATURES = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from awcl_jax import ingest, pretrain
-from awcl_jax.config import validate
+from awcl_jax.config.pretraining import validate
+from awcl_jax.ingest import command as ingest
+from awcl_jax.pretrain import runner as pretrain
 
 NOTEBOOK = Path(__file__).parents[1] / "launch" / "awcl_colab.ipynb"
 

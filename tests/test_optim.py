@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax.errors import InputError
-from awcl_jax.optim import global_norm, learning_rate_schedule, make_optimiser
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.optim import global_norm, learning_rate_schedule, make_optimiser
 
 KERNEL, BIAS = np.array([[1.0, -2.0], [0.5, 4.0]]), np.array([3.0, -1.0])
 GRADS = [

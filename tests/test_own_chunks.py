@@ -5,12 +5,12 @@ from pathlib import Path
 import cv2
 import pytest
 
-from awcl_jax.anatomy import Taxonomy
-from awcl_jax.data.datasets.own import chunks
-from awcl_jax.data.datasets.own.collect import collect
-from awcl_jax.data.datasets.own.items import Item, Reading
-from awcl_jax.data.datasets.own.plan import make_jobs
-from awcl_jax.data.datasets.own.privacy import Pseudonyms
+from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.ingest.own import chunks
+from awcl_jax.ingest.own.collect import collect
+from awcl_jax.ingest.own.items import Item, Reading
+from awcl_jax.ingest.own.plan import make_jobs
+from awcl_jax.ingest.own.privacy import Pseudonyms
 from tests.conftest import speckle
 from tests.deadly import DeadlyPath
 

@@ -13,9 +13,9 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, convert_color_space
 from pydicom.uid import UID, JPEGLossless
 
-from awcl_jax.data.datasets.own import dicom
-from awcl_jax.data.datasets.own.dicom import is_dicom, open_dicom, read_ids
-from awcl_jax.data.datasets.own.items import BadFileError, Reading
+from awcl_jax.ingest.own import dicom
+from awcl_jax.ingest.own.dicom import is_dicom, open_dicom, read_ids
+from awcl_jax.ingest.own.items import BadFileError, Reading
 from tests.own_files import LOSSLESS, LOSSY, NATIVE, moving_disc, region_item, write_dicom
 
 ALL = Reading(every=1)

@@ -18,9 +18,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import RawDataElement
 
-from awcl_jax.data.datasets.own.privacy import MAKERS, READ_TAGS, Pseudonyms, maker_of, read_key
-from awcl_jax.errors import InputError
-from awcl_jax.ingest import main
+from awcl_jax.ingest.command import main
+from awcl_jax.ingest.own.privacy import MAKERS, READ_TAGS, Pseudonyms, maker_of, read_key
+from awcl_jax.runtime.errors import InputError
 from tests.own_files import moving_disc, region_item, write_dicom
 
 ROOT = Path(__file__).parents[1]

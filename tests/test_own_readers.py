@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from awcl_jax.data.datasets.own.grey import apply_window
-from awcl_jax.data.datasets.own.images import open_image, read_image, read_mask
-from awcl_jax.data.datasets.own.items import BadFileError, Clip, Picture, Reading
-from awcl_jax.data.datasets.own.near import difference, thumbnail
-from awcl_jax.data.datasets.own.region import keep, kept_part, moving_sector
-from awcl_jax.data.datasets.own.videos import open_video
 from awcl_jax.data.images import IMAGES
+from awcl_jax.ingest.own.grey import apply_window
+from awcl_jax.ingest.own.images import open_image, read_image, read_mask
+from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
+from awcl_jax.ingest.own.near import difference, thumbnail
+from awcl_jax.ingest.own.region import keep, kept_part, moving_sector
+from awcl_jax.ingest.own.videos import open_video
 from tests.conftest import speckle
 from tests.own_files import moving_disc, write_video
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from awcl_jax.anatomy import FETAL_PLANES_14
-from awcl_jax.data.datasets.own import folder, labels, paths
-from awcl_jax.data.datasets.own.items import BadFileError, Listing
-from awcl_jax.data.datasets.own.manifest import read_manifest
-from awcl_jax.errors import InputError
+from awcl_jax.data.anatomy import FETAL_PLANES_14
+from awcl_jax.ingest.own import folder, labels, paths
+from awcl_jax.ingest.own.items import BadFileError, Listing
+from awcl_jax.ingest.own.manifest import read_manifest
+from awcl_jax.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.paired import classification_differences, mean_differences
-from awcl_jax.evaluators.scores import classification_scores, mean_scores
+from awcl_jax.evaluate.paired import classification_differences, mean_differences
+from awcl_jax.evaluate.scores import classification_scores, mean_scores
+from awcl_jax.runtime.errors import InputError
 from tests.test_scores import NAMES, by_name, slow_macro_f1, some_frames
 
 

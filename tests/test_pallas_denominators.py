@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from awcl_jax import blockwise, sharding
-from awcl_jax.errors import InputError
-from awcl_jax.losses import ABSENT, awcl_loss
-from awcl_jax.pallas_denominators import log_denominators
+from awcl_jax.losses import blockwise
+from awcl_jax.losses.awcl import ABSENT, awcl_loss
+from awcl_jax.losses.pallas import log_denominators
+from awcl_jax.runtime import sharding
+from awcl_jax.runtime.errors import InputError
 
 
 def unit_rows(n: int, d: int = 8, *, near: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import FETAL_PLANES_14, UNLABELLED
-from awcl_jax.data.datasets.phantom import Frame, Phantom, Scan, heart, planes
-from awcl_jax.data.datasets.phantom.acoustics import FWHM, Receiver, Transducer, compress, point_spread, transmission
-from awcl_jax.data.datasets.phantom.biometry import draw_biometry, ellipse_circumference
-from awcl_jax.data.datasets.phantom.builder import records
-from awcl_jax.data.datasets.phantom.display import Field
-from awcl_jax.data.datasets.phantom.domains import FETUS, HEART
-from awcl_jax.data.datasets.phantom.examination import MACHINES, address
-from awcl_jax.data.datasets.phantom.outlines import Bullet, Ellipse, Medium, Polygon, Rod, Tissue
-from awcl_jax.data.datasets.phantom.planes import BONE, MASKS, PLANES
+from awcl_jax.data.anatomy import FETAL_PLANES_14, UNLABELLED
+from awcl_jax.ingest.phantom import Frame, Phantom, Scan, heart, planes
+from awcl_jax.ingest.phantom.acoustics import FWHM, Receiver, Transducer, compress, point_spread, transmission
+from awcl_jax.ingest.phantom.biometry import draw_biometry, ellipse_circumference
+from awcl_jax.ingest.phantom.builder import records
+from awcl_jax.ingest.phantom.display import Field
+from awcl_jax.ingest.phantom.domains import FETUS, HEART
+from awcl_jax.ingest.phantom.examination import MACHINES, address
+from awcl_jax.ingest.phantom.outlines import Bullet, Ellipse, Medium, Polygon, Rod, Tissue
+from awcl_jax.ingest.phantom.planes import BONE, MASKS, PLANES
 
 PROBE = Transducer(frequency_mhz=4.0, cycles=4.0, f_number=4.0, focus=0.5)
 

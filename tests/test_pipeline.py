@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.pipeline import batches
 from awcl_jax.data.sampler import BatchPlan
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 
 N, BATCH = 60, 8
 LABELS = np.where(np.arange(N) % 7 == 0, UNLABELLED, np.arange(N) % 4)

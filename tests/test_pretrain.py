@@ -14,12 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import first_state, pretrain
 from awcl_jax.data import pipeline
-from awcl_jax.data.datasets.phantom import Phantom, PhantomConfig
-from awcl_jax.errors import InputError
+from awcl_jax.ingest.phantom import Phantom, PhantomConfig
 from awcl_jax.models.weights import save_torch_resnet
-from awcl_jax.spool import Spool
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.workdir import Spool
 from benchmarks.killed_runs import final_state, numbers
 from configs import fine, moco, scan, simclr
 from tests.conftest import frame_record

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from awcl_jax import processes
-from awcl_jax.errors import InputError
+from awcl_jax.runtime import multihost
+from awcl_jax.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION_INDEX")
@@ -31,7 +31,7 @@ def no_engine(monkeypatch):
 
 
 def test_three_flags_are_taken_as_they_are(started):
-    processes.join(coordinator="host:8476", processes=4, process=0, heartbeat=7)
+    multihost.join(coordinator="host:8476", processes=4, process=0, heartbeat=7)
     told = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
     assert started == [(("host:8476", 4, 0), told)]
 
@@ -56,23 +56,23 @@ def test_three_flags_are_taken_as_they_are(started):
 )
 def test_flags_that_do_not_fit_are_refused(flags, said, started):
     with pytest.raises(InputError, match=said) as caught:
-        processes.join(**flags)
+        multihost.join(**flags)
     assert "\n" not in str(caught.value)
     assert started == []
 
 
 def test_one_process_asks_no_engine(started):
-    processes.join(processes=1)
+    multihost.join(processes=1)
     assert started == []
 
 
 def test_a_process_alone_in_its_slurm_step_keeps_all_gpus(started, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node1")
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    processes.join()
+    multihost.join()
     assert started == []
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    processes.join()
+    multihost.join()
     assert started == [((), {"heartbeat_timeout_seconds": 100})]
 
 
@@ -82,7 +82,7 @@ def test_without_an_engine_nothing_happens(no_engine, monkeypatch, value, recwar
     monkeypatch.setenv(value, "1")
     # A process that has computed must not call it: here JAX must come to ask the engines.
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
-    processes.join()
+    multihost.join()
     assert not jax.distributed.is_initialized()
     assert not list(recwarn)
 
@@ -94,18 +94,18 @@ def test_what_an_engine_refuses_is_one_line_with_a_remedy(error, monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(InputError, match=r"did not find each other .*--processes=1 to run without others") as caught:
-        processes.join()
+        multihost.join()
     assert "\n" not in str(caught.value)
 
 
 def test_alone_a_block_ends_as_it_ends():
-    with processes.together():
+    with multihost.together():
         pass
     for error in (InputError("bad"), PermissionError("closed")):
-        with pytest.raises(type(error), match=str(error)), processes.together():
+        with pytest.raises(type(error), match=str(error)), multihost.together():
             raise error
-    assert processes.first()
-    assert processes.agreed(7) == 7
+    assert multihost.first()
+    assert multihost.agreed(7) == 7
 
 
 _PROCESS = """

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from awcl_jax import report
-from awcl_jax.downstream_config import default_downstream_config
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.scores import Score, scores_as_json
-from awcl_jax.frame_map import MAP_FILE
-from awcl_jax.report_page import payload, tables, writing
-from awcl_jax.report_page.contents import Run, read_run
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.evaluate.scores import Score, scores_as_json
+from awcl_jax.report import command as report
+from awcl_jax.report import payload, tables, writing
+from awcl_jax.report.contents import Run, read_run
+from awcl_jax.report.embedding_map import MAP_FILE
+from awcl_jax.runtime.errors import InputError
 from tests.report_runs import HOSTILE, frames_of, make_run
 
 

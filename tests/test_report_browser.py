@@ -6,9 +6,9 @@ import pytest
 from playwright import sync_api as playwright
 from playwright.sync_api import expect
 
-from awcl_jax import report
-from awcl_jax.frame_map import MAP_FILE, FrameMap
-from awcl_jax.report_page import payload
+from awcl_jax.report import command as report
+from awcl_jax.report import payload
+from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from tests.report_runs import HOSTILE, make_run
 
 pytestmark = pytest.mark.slow

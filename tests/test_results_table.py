@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.scores import Score
-from awcl_jax.results_table import results_table
+from awcl_jax.evaluate.scores import Score
+from awcl_jax.evaluate.table import results_table
+from awcl_jax.runtime.errors import InputError
 
 
 def scores(value, frames=1141):

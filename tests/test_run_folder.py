@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from awcl_jax.config import default_config, to_dict
-from awcl_jax.errors import InputError
-from awcl_jax.run_folder import claim, read_json, write_json
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import claim, read_json, write_json
 
 
 def config_of(**changed):

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data import sampler
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests import slow_plan
 
 quickly = settings(max_examples=50, deadline=None, derandomize=True)

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from awcl_jax.data import scans
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record
 
 TRAIN = [

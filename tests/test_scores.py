@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.scores import Score, classification_scores, prefixed
+from awcl_jax.evaluate.scores import Score, classification_scores, prefixed
+from awcl_jax.runtime.errors import InputError
 
 NAMES = ("abdomen", "femur", "thorax", "cervix")
 

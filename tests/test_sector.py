@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.datasets.hc18 import fill_outline
-from awcl_jax.data.datasets.phantom import Frame, Scan
-from awcl_jax.data.datasets.phantom.domains import FETUS, HEART, Domain
-from awcl_jax.data.frames import resize_frame
+from awcl_jax.data.reader import resize_frame
 from awcl_jax.data.sector import find_sector, mask_overlays
+from awcl_jax.ingest.phantom import Frame, Scan
+from awcl_jax.ingest.phantom.domains import FETUS, HEART, Domain
+from awcl_jax.ingest.public.hc18 import fill_outline
 
 
 def frames_of(domain: Domain) -> list[Frame]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.special import ellipe
 
-from awcl_jax.errors import InputError
-from awcl_jax.evaluators.head_circumference import agreement_scores, head_circumference
-from awcl_jax.evaluators.segmentation import dice_of, false_positives, iou_of, segmentation_scores
+from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
+from awcl_jax.evaluate.segmentation import dice_of, false_positives, iou_of, segmentation_scores
+from awcl_jax.runtime.errors import InputError
 
 NAMES = ("background", "head", "femur")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import (
     anatomies_in_batches,
@@ -17,7 +17,7 @@ from awcl_jax.data.selection import (
     positive_labels,
     select,
 )
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record
 
 SAMPLER = {

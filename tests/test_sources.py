@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from awcl_jax.data.frames import resize_frame
+from awcl_jax.data.reader import resize_frame
 from awcl_jax.data.sources import FrameSource, open_source, read_batches
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record, speckle
 
 UNKNOWN = {"anatomy_fine": -1, "anatomy_coarse": -1}

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax import storage
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.errors import InputError
-from awcl_jax.metrics import MetricsWriter, read_metrics
-from awcl_jax.run_folder import claim
-from awcl_jax.spool import Spool, at_hand
+from awcl_jax.runtime import bucket as storage
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.metrics import MetricsWriter, read_metrics
+from awcl_jax.train.run_folder import claim
+from awcl_jax.train.workdir import Spool, at_hand
 
 
 @pytest.fixture

@@ -9,16 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import sharding
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.augment import Augmentation
-from awcl_jax.losses import LossOptions
-from awcl_jax.models.heads import Projection
-from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.losses.awcl import LossOptions
+from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import BasicBlock, ResNet
-from awcl_jax.momentum import Queue
-from awcl_jax.step import encode_in_chunks, make_step
-from awcl_jax.train_state import TrainState
+from awcl_jax.pretrain.step import encode_in_chunks, make_step
+from awcl_jax.runtime import sharding
+from awcl_jax.train.momentum import Queue
+from awcl_jax.train.state import TrainState
 from tests.test_momentum import Tiny
 
 FRAMES = 12

@@ -8,11 +8,11 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.storage import Storage
 from google.api_core.exceptions import Forbidden
 
-from awcl_jax import storage
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.sources import open_source
-from awcl_jax.errors import InputError
+from awcl_jax.runtime import bucket as storage
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import frame_record
 
 

@@ -6,9 +6,16 @@ import json
 
 import pytest
 
-from awcl_jax import config as pretraining_config
-from awcl_jax import downstream, downstream_config, pretrain, reproduce, study, study_tables
-from awcl_jax.errors import InputError
+from awcl_jax.config import downstream as downstream_config
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import validate
+from awcl_jax.downstream import runner as downstream
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.reproduce import command as reproduce
+from awcl_jax.reproduce import study
+from awcl_jax.reproduce import tables as study_tables
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import changed_fields
 
 PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
 
@@ -24,7 +31,7 @@ def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
     done = set()
     for run in study.runs(preset, tmp_path):
         if run.kind == study.PRETRAIN:
-            pretraining_config.validate(run.config)
+            validate(run.config)
         else:
             downstream_config.validate(run.config)
             init = run.config.encoder.init
@@ -50,7 +57,7 @@ def test_pictures_are_drawn_of_the_seed_whose_pictures_are_shown(preset, tmp_pat
 
 def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
     configs = {
-        run.folder.partition("/")[2]: pretraining_config.to_dict(run.config)
+        run.folder.partition("/")[2]: to_dict(run.config)
         for run in study.runs(preset, tmp_path)
         if run.kind == study.PRETRAIN and run.folder.endswith("-0")
     }
@@ -65,7 +72,7 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
     imagenet = {"model.init", "model.arch", "model.strides", "model.width_factor", "augment.mean", "augment.std"}
     variations = {method.name: method for method in preset.variations}
     for name, config in configs.items():
-        changed = pretraining_config.changed_fields(configs["fine-0"], config)
+        changed = changed_fields(configs["fine-0"], config)
         fields = {change.split()[0] for change in changed} - {"name"}
         if method := variations.get(name.removesuffix("-0")):
             expected = set(method.fields) | allowed.get(f"{method.config}-0", set())

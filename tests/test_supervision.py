@@ -14,8 +14,8 @@ def started(work: str) -> subprocess.Popen:
     """A program that does its work in a child process, and says there who it is."""
     program = (
         "import os, signal, sys, time\n"
-        "from awcl_jax import supervision\n"
-        "supervision.continue_in_child()\n"
+        "from awcl_jax.runtime import child_process\n"
+        "child_process.continue_in_child()\n"
         "print(os.getpid(), flush=True)\n"
         f"{work}\n"
     )

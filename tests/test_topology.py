@@ -11,16 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax import sharding
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.augment import Augmentation
-from awcl_jax.losses import LossOptions
-from awcl_jax.models.heads import Projection
-from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.losses.awcl import LossOptions
+from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import BasicBlock, ResNet
-from awcl_jax.momentum import Queue
-from awcl_jax.step import make_step
-from awcl_jax.train_state import TrainState
+from awcl_jax.pretrain.step import make_step
+from awcl_jax.runtime import sharding
+from awcl_jax.train.momentum import Queue
+from awcl_jax.train.state import TrainState
 
 FRAMES, STEPS = 16, 3
 # SGD: Adam would hide a gradient that is too large by a factor.

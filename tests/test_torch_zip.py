@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax.errors import InputError
 from awcl_jax.models import torch_zip
 from awcl_jax.models.torch_zip import read_torch_zip
+from awcl_jax.runtime.errors import InputError
 
 
 def archive(path, pickled: bytes, storages=None, **entries):
@@ -131,7 +131,11 @@ def test_a_malicious_file_is_not_run(tmp_path, protocol, nested):
     "name",
     [
         *("builtins eval", "builtins getattr", "os system", "posix system", "numpy load", "torch load"),
-        *("torch._utils _rebuild_tensor_v2.__globals__", "collections OrderedDict.fromkeys", "awcl_jax.cli sys"),
+        *(
+            "torch._utils _rebuild_tensor_v2.__globals__",
+            "collections OrderedDict.fromkeys",
+            "awcl_jax.runtime.cli sys",
+        ),
     ],
 )
 def test_no_other_name_means_anything(tmp_path, name):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from awcl_jax.momentum import Queue
-from awcl_jax.train_state import TrainState, parameter_count
+from awcl_jax.train.momentum import Queue
+from awcl_jax.train.state import TrainState, parameter_count
 
 VARIABLES = {
     "params": {"encoder": {"kernel": jnp.ones((2, 3))}, "projection": {"bias": jnp.arange(4.0)}},

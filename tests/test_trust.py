@@ -17,19 +17,22 @@ import pytest
 import tensorflow_datasets as tfds
 from pyarrow import parquet
 
-from awcl_jax import embed, ingest, report
-from awcl_jax.bad_steps import BadSteps
-from awcl_jax.checkpoint import Checkpoints
-from awcl_jax.config import default_config, to_dict
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import default_config
 from awcl_jax.data import scans
-from awcl_jax.data.datasets.download import unpack
-from awcl_jax.data.datasets.stored import open_dataset
-from awcl_jax.data.frames import FrameReader
 from awcl_jax.data.images import read_manifest
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
-from awcl_jax.frame_map import MAP_FILE
-from awcl_jax.run_folder import claim
+from awcl_jax.data.stored import open_dataset
+from awcl_jax.embed import command as embed
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.public.download import unpack
+from awcl_jax.report import command as report
+from awcl_jax.report.embedding_map import MAP_FILE
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.bad_steps import BadSteps
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.run_folder import claim
 from tests.conftest import frame_record
 from tests.deadly import Deed
 from tests.report_runs import make_run

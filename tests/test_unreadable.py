@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax import harness, pretrain
-from awcl_jax.config import default_config, to_dict
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import default_config
 from awcl_jax.data import selection
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.unreadable import Unreadable, find_unreadable
-from awcl_jax.errors import InputError
-from awcl_jax.spool import Spool
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import harness
+from awcl_jax.train.workdir import Spool
 from configs import fine
 from tests.conftest import FrameSet, frame_record, speckle
 

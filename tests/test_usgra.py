@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax import ingest
-from awcl_jax.data.datasets.usgra import Usgra
-from awcl_jax.data.frames import FrameReader
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.errors import InputError
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.public.usgra import Usgra
+from awcl_jax.runtime.errors import InputError
 from tests.conftest import decoded_records, speckle
 
 NAMES = {"train": ("0000", "0002"), "test": ("0001",)}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from awcl_jax.watchdog import Watch, watching
+from awcl_jax.runtime.watchdog import Watch, watching
 
 
 class Clock:

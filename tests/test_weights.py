@@ -8,7 +8,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from awcl_jax.errors import InputError
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import (
     IMAGENET,
@@ -18,6 +17,7 @@ from awcl_jax.models.weights import (
     save_torch_resnet,
     to_torch,
 )
+from awcl_jax.runtime.errors import InputError
 
 NARROW = 0.125  # width factor of the small networks: 8 features in conv1
 

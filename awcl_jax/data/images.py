@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pyarrow import csv, parquet
 
-from awcl_jax.errors import InputError, first_line
+from awcl_jax.runtime.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLES = (".csv", ".parquet")

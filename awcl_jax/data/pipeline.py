@@ -8,9 +8,9 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 
 
 @runtime_checkable

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from awcl_jax.data.datasets.stored import open_dataset
-from awcl_jax.errors import InputError, first_line
+from awcl_jax.data.stored import open_dataset
+from awcl_jax.runtime.errors import InputError, first_line
 
 REMEDY = "prepare or copy the dataset again, or leave out what cannot be read (config.data.skip_unreadable=True)"
 """What helps against records that cannot be read."""
@@ -113,7 +113,5 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
         stored = builder.info.file_format.value
         raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")
     if absent := [name for name in _FEATURES if name not in builder.info.features]:
-        raise InputError(
-            f"The dataset {path} lacks {', '.join(absent)}; see awcl_jax.data.datasets.frames for the record."
-        )
+        raise InputError(f"The dataset {path} lacks {', '.join(absent)}; see awcl_jax.data.record for the record.")
     return builder

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from awcl_jax.anatomy import UNLABELLED
-from awcl_jax.errors import InputError
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.runtime.errors import InputError
 
 MODES = ("balanced", "natural")
 PAIRS = ("frame", "cross_scan")

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int, Int32, Shaped
 
-from awcl_jax import storage
-from awcl_jax.anatomy import UNLABELLED
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.records import Records
-from awcl_jax.errors import InputError
-from awcl_jax.whole_files import written_whole
+from awcl_jax.runtime import bucket
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import written_whole
 
 _CACHE = "scan_index.npz"
 _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
@@ -330,7 +330,7 @@ def find_dataset(path: str | os.PathLike[str]) -> Path:
     Raises:
       InputError: there is no such folder or bucket, or no or several datasets are in it.
     """
-    root = storage.local_dataset(path)
+    root = bucket.local_dataset(path)
     if not root.is_dir():
         raise InputError(
             f"There is no folder {root}. `python -m awcl_jax.ingest --help` says how to prepare a dataset."

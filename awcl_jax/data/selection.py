@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from awcl_jax import anatomy
-from awcl_jax.anatomy import UNLABELLED, keep_anatomy_ratio
-from awcl_jax.data.frames import FrameReader, JoinedReader
+from awcl_jax.data import anatomy
+from awcl_jax.data.anatomy import UNLABELLED, keep_anatomy_ratio
+from awcl_jax.data.reader import FrameReader, JoinedReader
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.unreadable import Unreadable, find_unreadable
-from awcl_jax.errors import InputError
+from awcl_jax.runtime.errors import InputError
 
 POSITIVES = ("anatomy", "scan", "frame")
 GRANULARITIES = (*anatomy.GRANULARITIES, "both")

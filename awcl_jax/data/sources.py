@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int, Int32, UInt8
 
-from awcl_jax import storage
-from awcl_jax.anatomy import UNLABELLED
 from awcl_jax.data import images
-from awcl_jax.data.frames import FrameReader, resize_frame
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.reader import FrameReader, resize_frame
 from awcl_jax.data.scans import ScanIndex, holds_dataset
-from awcl_jax.errors import InputError
+from awcl_jax.runtime import bucket
+from awcl_jax.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def open_source(
       InputError: there is nothing of the kind, a table is broken, a dataset has no such split, or `split` is given for
         something that has none.
     """
-    path = storage.local_dataset(path)
+    path = bucket.local_dataset(path)
     if path.is_dir() and holds_dataset(path):
         return _of_dataset(path, size, split, mask_overlays)
     if split is not None:

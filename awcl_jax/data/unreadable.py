@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from awcl_jax.data.frames import decode_picture
+from awcl_jax.data.reader import decode_picture
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import dataset_key, find_dataset
-from awcl_jax.errors import InputError, first_line
-from awcl_jax.whole_files import written_whole
+from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.files import written_whole
 
 _CACHE = "unreadable.json"
 _CACHE_FORMAT = "1"  # a new number when more or fewer frames count as readable

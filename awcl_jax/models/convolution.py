@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from awcl_jax import sharding
+from awcl_jax.runtime import sharding
 
 _SMALL_MAP = 9  # pixels
 _LARGE = 2e8  # operations, from which on oneDNN pays

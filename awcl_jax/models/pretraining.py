@@ -1,7 +1,28 @@
 """Encoder and projection, as pretraining trains them together."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+class Projection(nn.Module):
+    """Features to unit embeddings by a perceptron with one hidden layer (Chen et al. 2020, Sec. 2.1).
+
+    Attributes:
+      hidden: width of the hidden layer; the features' own width by default, as in the published AWCL code.
+      embedding: d, the width of the embedding.
+    """
+
+    hidden: int | None = None
+    embedding: int = 128
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b f"]) -> Float[Array, "b d"]:
+        """Unit embeddings of each frame, in float32."""
+        x = nn.relu(nn.Dense(self.hidden or features.shape[-1], name="hidden")(features))
+        x = nn.Dense(self.embedding, name="out")(x)
+        # The small term keeps the gradient of a zero vector finite; it moves no embedding of ordinary length.
+        return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
 class ContrastiveModel(nn.Module):

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from awcl_jax.errors import InputError
 from awcl_jax.models.convolution import convolve
 from awcl_jax.models.pooling import max_pool
+from awcl_jax.runtime.errors import InputError
 
 STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STRIDES = ("v1", "v1.5")

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from awcl_jax.errors import InputError, first_line
+from awcl_jax.runtime.errors import InputError, first_line
 
 _STORAGES = {
     "DoubleStorage": np.float64,

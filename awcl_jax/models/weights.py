@@ -26,9 +26,9 @@ from flax import traverse_util
 from jaxtyping import PyTree
 from safetensors.numpy import save_file
 
-from awcl_jax.errors import InputError
 from awcl_jax.models.resnet import STAGES, make_resnet
 from awcl_jax.models.torch_zip import read_torch_zip
+from awcl_jax.runtime.errors import InputError
 
 FILES = (".safetensors", ".pth", ".pt")
 """What files of PyTorch weights end in."""

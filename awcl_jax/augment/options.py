@@ -1,0 +1,161 @@
+"""Which augmentations there are, and the ranges that they draw from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from awcl_jax.runtime.errors import InputError
+
+Number = int | float
+Range = tuple[Number, Number] | list[Number]
+"""Least and greatest value. An `Augmentation` turns lists into tuples, and whole numbers into floats."""
+
+RECORDED_RANGE = 60.0
+"""Decibels from black to white in a recorded frame. Machines rarely store it; 60 is a common setting."""
+
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    "crop_area": (0.01, 1.0),
+    "crop_aspect": (0.1, 10.0),
+    "flip": (0.0, 1.0),
+    "rotation": (0.0, 180.0),
+    "blur": (0.1, 20.0),
+    "blur_probability": (0.0, 1.0),
+    "speckle": (0.0, 30.0),
+    "speckle_probability": (0.0, 1.0),
+    "gain": (-60.0, 60.0),
+    "attenuation": (-60.0, 60.0),
+    "dynamic_range": (10.0, 200.0),
+    "gamma": (0.1, 10.0),
+    "brightness": (0.0, 10.0),
+    "jitter_probability": (0.0, 1.0),
+    "jitter_brightness": (0.0, 10.0),
+    "jitter_contrast": (0.0, 10.0),
+    "shadow": (0.01, 1.0),
+    "shadow_probability": (0.0, 1.0),
+    "corners": (0.01, 0.5),
+    "corner_probability": (0.0, 1.0),
+    "erase": (0.01, 1.0),
+    "erase_probability": (0.0, 1.0),
+    "mean": (0.0, 1.0),
+    "std": (0.001, 10.0),
+}
+_OPTIONAL = (
+    *("crop_area", "blur", "speckle", "gain", "attenuation", "dynamic_range", "gamma", "brightness"),
+    *("jitter_brightness", "jitter_contrast", "shadow", "corners", "erase"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Which augmentations, and their ranges. The defaults are meant for frames of fetal ultrasound.
+
+    A pair is a range from which a value is drawn uniformly. None, or a probability of 0, turns an augmentation off.
+    Lists are taken for tuples, so that `Augmentation(**config)` works for a ConfigDict of these fields.
+
+    Attributes:
+      size: edge of a view in pixels.
+      crop_area: share of the frame's area that a view shows, at most 1. None shows the whole frame, in its own aspect.
+      crop_aspect: width over height of the crop, *relative to the frame's*; log-uniform among those that fit into it.
+      flip: probability of a left-right flip. Use 0 where the side matters (situs).
+      rotation: degrees; the angle is uniform in [-rotation, rotation], about the middle of the crop. 0 turns it off.
+      blur: deviation in pixels of the view of a Gaussian (a wider beam), with `blur_probability`.
+      speckle: deviation in decibels of multiplicative noise, about 2 pixels in grain, with `speckle_probability`. Fully
+        developed speckle has 5.6, but the frame has its own already.
+      gain: decibels added to every echo (the machine's gain knob).
+      attenuation: decibels by which the bottom of the view differs from the top, linear in depth and 0 in the middle
+        (tissue that attenuates more, or another time-gain compensation).
+      dynamic_range: decibels from black to white; below `RECORDED_RANGE` the weak echoes go black, white stays.
+      gamma: exponent of the grey; above 1 darkens.
+      brightness: factor on the grey.
+      jitter_probability: of the colour jitter of photographs as a whole, that is the next two.
+      jitter_brightness: factor on the grey.
+      jitter_contrast: factor on the distance from the view's mean grey.
+      shadow: share of the view's top edge that loses contact and casts a shadow along its beams to the bottom, with
+        `shadow_probability`.
+      corners: edges, as shares of the view's, of boxes blanked in the corners, where machines burn in their overlays;
+        each of the four with `corner_probability`, all of one size.
+      erase: share of the view's area blanked as one box anywhere, with `erase_probability`.
+      mean: of the grey, subtracted at the end.
+      std: deviation of the grey, divided by at the end. The defaults are those of FETAL_PLANES_DB at 224 pixels.
+    """
+
+    size: int = 224
+    crop_area: Range | None = (0.3, 1.0)
+    crop_aspect: Range = (0.75, 4 / 3)
+    flip: Number = 0.5
+    rotation: Number = 15.0
+    blur: Range | None = (0.3, 1.2)
+    blur_probability: Number = 0.5
+    speckle: Range | None = (0.5, 3.0)
+    speckle_probability: Number = 0.5
+    gain: Range | None = (-3.0, 6.0)
+    attenuation: Range | None = (-6.0, 6.0)
+    dynamic_range: Range | None = (57.0, 68.0)
+    gamma: Range | None = (0.8, 1.25)
+    brightness: Range | None = None
+    jitter_probability: Number = 0.0
+    jitter_brightness: Range | None = None
+    jitter_contrast: Range | None = None
+    shadow: Range | None = (0.05, 0.2)
+    shadow_probability: Number = 0.2
+    corners: Range | None = (0.05, 0.15)
+    corner_probability: Number = 0.1
+    erase: Range | None = None
+    erase_probability: Number = 0.0
+    mean: Number = 0.17
+    std: Number = 0.18
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise InputError(f"size of an augmentation is a whole number of pixels, at least 1; got {self.size!r}.")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            check = _checked_range if name in (*_OPTIONAL, "crop_aspect") else _checked
+            object.__setattr__(self, name, check(name, value, low, high))
+
+    @classmethod
+    def off(cls, *, size: int, mean: float = 0.17, std: float = 0.18) -> "Augmentation":
+        """All augmentations off: a start for `dataclasses.replace` when only a few are wanted."""
+        off: dict[str, Any] = dict.fromkeys(_OPTIONAL)
+        return cls(size=size, flip=0.0, rotation=0.0, mean=mean, std=std, **off)
+
+
+def _checked(name: str, value: object, low: float, high: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{name} of an augmentation is a number from {low:g} to {high:g}; got {value!r}.")
+    return float(value)
+
+
+def _checked_range(name: str, value: object, low: float, high: float) -> tuple[float, float]:
+    rule = f"{name} of an augmentation is a range (least, greatest) within {low:g} to {high:g}"
+    off = "" if name == "crop_aspect" else "; None turns it off"
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise InputError(f"{rule}; got {value!r}{off}.")
+    try:
+        least, greatest = (_checked(name, end, low, high) for end in value)
+    except InputError:
+        raise InputError(f"{rule}; got {value!r}{off}.") from None
+    if least > greatest:
+        raise InputError(f"{rule}; got {value!r}, which is in the wrong order: swap the two.")
+    return least, greatest
+
+
+PAPER = dataclasses.replace(
+    Augmentation.off(size=227, mean=0.449, std=0.226),
+    crop_area=(0.08, 1.0),
+    crop_aspect=(3 / 4, 4 / 3),
+    flip=0.5,
+    gamma=(0.75, 1.25),
+    brightness=(0.75, 1.25),
+    jitter_probability=0.8,
+    jitter_brightness=(0.6, 1.4),
+    jitter_contrast=(0.6, 1.4),
+)
+"""The augmentations of the published AWCL code, for grey frames.
+
+Saturation, hue and random greying of its colour jitter change nothing in a grey frame and are left out. Three
+differences: gamma and brightness apply to all frames, there to labelled ones only; contrast always follows brightness,
+there in random order; mean and deviation are the averages of ImageNet's three channels, as a frame has one here.
+"""

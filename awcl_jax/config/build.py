@@ -1,0 +1,101 @@
+"""What a configuration stands for: model, optimiser, first encoder, dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from awcl_jax.ingest import prepare
+from awcl_jax.models.pretraining import ContrastiveModel, Projection
+from awcl_jax.models.resnet import ResNet, make_resnet
+from awcl_jax.models.weights import load_torch_resnet
+from awcl_jax.runtime import sharding
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import optim
+
+
+def make_model(config: ConfigDict) -> ContrastiveModel:
+    """Encoder and projection, without parameters."""
+    projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
+    return ContrastiveModel(encoder=make_encoder(config), projection=projection)
+
+
+def make_encoder(config: ConfigDict) -> ResNet:
+    """The encoder, without parameters."""
+    return make_resnet(
+        config.model.arch,
+        width_factor=config.model.width_factor,
+        strides=config.model.strides,
+        dtype=jnp.dtype(config.model.dtype),
+        axis_name=sharding.AXIS,
+        remat=config.model.remat,
+    )
+
+
+def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by step, and the optimiser that follows it."""
+    learning_rate = optim.learning_rate_schedule(
+        peak=config.optim.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.optim.warmup_steps,
+        schedule=config.optim.schedule,
+    )
+    optimiser = optim.make_optimiser(
+        config.optim.name,
+        learning_rate=learning_rate,
+        weight_decay=config.optim.weight_decay,
+        decay_all=config.optim.decay_all,
+        clip_norm=config.optim.clip_norm,
+    )
+    return learning_rate, optimiser
+
+
+def initial_encoder(config: ConfigDict) -> PyTree | None:
+    """Variables that the encoder starts from; None for random ones.
+
+    Raises:
+      InputError: the file of weights is not there, or of another architecture.
+    """
+    if config.model.init == "random":
+        return None
+    return load_torch_resnet(
+        config.model.init,
+        config.model.arch,
+        mean=config.augment.mean,
+        std=config.augment.std,
+        width_factor=config.model.width_factor,
+    )
+
+
+def dataset_path(config: ConfigDict) -> str | Path:
+    """Folder of the dataset that the configuration names; the phantom is made where it is not there yet.
+
+    Raises:
+      InputError: it is another dataset, and `data.path` is empty.
+    """
+    if config.data.path:
+        return str(config.data.path)
+    if config.data.dataset != "phantom":
+        raise InputError(
+            f"config.data.path is missing: prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
+            "--out=DIR` and give --config.data.path=DIR."
+        )
+    return prepare.prepare_phantom(config.data.preset)
+
+
+def frozen_part(config: ConfigDict, groups: Sequence[str], *, without: str) -> FrozenConfigDict:
+    """Some groups of a configuration, hashable: a key by which runs that are alike in them share their programs.
+
+    Args:
+      config: of a run.
+      groups: names of the fields and groups.
+      without: a field of one of them that is left out, as `model.init`.
+    """
+    part = ConfigDict({name: config[name] for name in groups}).copy_and_resolve_references()
+    group, field = without.split(".")
+    part[group].unlock()  # as a configuration from a file is not
+    del part[group][field]
+    return FrozenConfigDict(part)

@@ -1,0 +1,104 @@
+"""Rules that a configuration of either kind must keep."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from awcl_jax.config.fields import augmentation, is_number, shown
+from awcl_jax.ingest import prepare
+from awcl_jax.models import resnet
+from awcl_jax.runtime import sharding
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import optim
+
+
+def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
+    """What is wrong with the fields that every kind of run has; a sentence each."""
+    yield from unknown_names(
+        config,
+        {
+            "data.dataset": tuple(prepare.BUILDERS),
+            "data.preset": prepare.PHANTOM_PRESETS,
+            "model.arch": tuple(resnet.STAGES),
+            "model.strides": resnet.STRIDES,
+            "model.dtype": ("float32", "bfloat16"),
+            "optim.name": optim.OPTIMISERS,
+            "optim.schedule": optim.SCHEDULES,
+            "train.mapping": sharding.MAPPINGS,
+        },
+    )
+    yield from broken_rules(
+        config,
+        ("name", lambda x: x != "" and "/" not in x, "part of a folder's name, without a /"),
+        ("seed", lambda x: x >= 0, "0 or more"),
+        ("seed", lambda x: x < 2**32, f"below {2**32}, for of a larger one JAX takes the lower 32 bits"),
+        ("data.size", lambda x: x >= 1, "at least 1 pixel"),
+        ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
+        ("data.cache_mb", lambda x: x >= 0, "0 or more"),
+        ("data.threads", lambda x: x >= 1, "at least 1"),
+        ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
+        ("model.width_factor", lambda x: x > 0, "above 0"),
+        ("model.width_factor", lambda x: x <= resnet.WIDEST, f"at most {resnet.WIDEST}"),
+        ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
+        ("optim.learning_rate", lambda x: x > 0, "above 0"),
+        ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
+        ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
+        ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
+        ("train.steps", lambda x: x >= 1, "at least 1"),
+        ("train.steps", lambda x: x < 2**31, f"below {2**31}, for they are counted in 32 bits"),
+        ("train.log_every", lambda x: x >= 1, "at least 1"),
+        ("train.bad_steps", lambda x: x >= 1, "at least 1"),
+    )
+    ranges = {name: value for name, value in config.augment.items() if isinstance(value, tuple | list)}
+    if wrong := [name for name, value in ranges.items() if not _is_range(value, off=name != "crop_aspect")]:
+        yield f"config.augment.{wrong[0]} must be a range (least, greatest); got {shown(ranges[wrong[0]])}"
+    else:
+        try:
+            augmentation(config)
+        except InputError as error:
+            yield f"config.augment: {error}"
+    if config.sampler.batch_size % devices:
+        yield (
+            f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
+            f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
+        )
+    if config.augment.size > config.data.size:
+        yield (
+            f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "
+            f"pixels of config.data.size={config.data.size}"
+        )
+    if 0 < config.train.steps <= config.optim.warmup_steps:
+        yield (
+            f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
+            f"got {config.optim.warmup_steps}"
+        )
+
+
+def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """A sentence for each of these fields whose value is none of its names."""
+    for field, names in known.items():
+        if (value := _get(config, field)) not in names:
+            yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
+
+
+def broken_rules(config: ConfigDict, *rules: tuple[str, Callable[[Any], bool], str]) -> Iterator[str]:
+    """A sentence for each of these (field, what must hold for its value, that in words) that does not hold."""
+    for field, holds, rule in rules:
+        if not holds(value := _get(config, field)):
+            yield f"config.{field} must be {rule}; got {value}"
+
+
+def are_names(values: tuple[Any, ...]) -> bool:
+    """Whether these are texts, and none is empty."""
+    return all(isinstance(value, str) and value for value in values)
+
+
+def _is_range(value: Sequence[Any], *, off: bool) -> bool:
+    return len(value) in ((0, 2) if off else (2,)) and all(map(is_number, value))
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    for key in field.split("."):
+        config = config[key]
+    return config

@@ -1,0 +1,143 @@
+"""The fields of a configuration: their kinds, their names, and the way to plain values and back."""
+
+import difflib
+import json
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import flattened
+
+# What each host of a run may have its own way.
+HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.threads")
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise an InputError of these problems, in one line, if there are any."""
+    if found := list(problems):
+        raise InputError("; ".join(found))
+
+
+def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") -> Iterator[str]:
+    """A sentence for each field that one of these configurations does not have, or whose value is of another kind.
+
+    `ConfigDict` takes None for anything, and any list for any other.
+
+    Args:
+      config: as `default`, with changes.
+      default: has all fields, with values of their kind.
+      place: of both, for messages.
+    """
+    for name in sorted({*config.keys()} - {*default.keys()}):
+        yield _no_field(name, default, place)
+    for name, wanted in default.items():
+        if name not in config:
+            yield f"{place}.{name} is missing"
+        elif isinstance(wanted, ConfigDict) and isinstance(config[name], ConfigDict):
+            yield from wrong_types(config[name], wanted, f"{place}.{name}")
+        elif not _fits(config[name], default, name):
+            yield f"{place}.{name} is {_kind(default, name)}; got {shown(config[name])}"
+
+
+def augmentation_fields(options: Augmentation) -> ConfigDict:
+    """An augmentation as part of a configuration, whose fields it describes; () stands for a range that is off."""
+    return ConfigDict({name: () if value is None else value for name, value in vars(options).items()})
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """The `augment` part of a configuration as the augmentation takes it."""
+    fields: dict[str, Any] = {name: None if value == () else value for name, value in config.augment.to_dict().items()}
+    return Augmentation(**fields)
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain values, as JSON would give them back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
+    """The configuration that `to_dict` gave as plain values; a field that they do not have keeps its default.
+
+    Args:
+      values: fields by group, of plain values as JSON has them.
+      default: of this kind of run, with all fields; it is changed.
+
+    Raises:
+      InputError: these are no fields of a configuration of this version, or are of another kind; with all such fields.
+    """
+    refuse(_lay_over(default, values, "config"))
+    return default
+
+
+def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Sets what fits, and gives a sentence for each field that does not."""
+    for name, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in config:
+            yield _no_field(name, config, place)
+        elif isinstance(config[name], ConfigDict) and isinstance(value, dict):
+            yield from _lay_over(config[name], value, f"{place}.{name}")
+        elif not _fits(value, config, name):
+            yield f"{place}.{name} is {_kind(config, name)}; got {shown(value)}"
+        else:
+            config[name] = value
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a line of text",
+    tuple: "a list, of numbers or of lines of text",
+    ConfigDict: "a group of fields",
+}
+
+
+def _kind(default: ConfigDict, name: str) -> str:
+    return _KINDS[default.get_type(name)] + (", or nothing" if default[name] is None else "")
+
+
+def _fits(value: Any, default: ConfigDict, name: str) -> bool:
+    """Whether a value is of this field's kind. Where there is nothing by default there may be nothing."""
+    wanted = default.get_type(name)
+    if value is None:
+        return default[name] is None
+    if wanted is int:
+        return is_number(value) and isinstance(value, int)
+    if wanted is float:
+        return is_number(value)
+    if wanted is str:
+        return _is_line(value)
+    if wanted is tuple:
+        return isinstance(value, tuple | list) and (all(map(_is_line, value)) or all(map(is_number, value)))
+    return isinstance(value, wanted)
+
+
+def is_number(value: Any) -> bool:
+    # True and False are whole numbers to Python. Of NaN the rules say more.
+    most = 2**53 if isinstance(value, int) else 1e38  # what a float64 counts to, and what a float32 holds
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > most
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _no_field(name: str, default: ConfigDict, place: str) -> str:
+    near = difflib.get_close_matches(str(name), default.keys(), n=1)
+    hint = f"did you mean {place}.{near[0]}?" if near else f"there are {', '.join(default.keys())}"
+    return f"{place} has no field {shown(name)}: {hint}"
+
+
+def shown(value: Any) -> str:
+    """A value in a few signs, on one line."""
+    return reprlib.repr(value)
+
+
+def common_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields that all processes of a run have in common, by their names as `config.data.size`."""
+    return {f"config.{field}": value for field, value in flattened(to_dict(config)) if field not in HOST_FIELDS}

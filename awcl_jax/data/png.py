@@ -1,0 +1,140 @@
+"""Pictures and masks in a publisher's files: read, checked, and given as 8-bit grey."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from awcl_jax.runtime.errors import InputError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_png(path: Path) -> bytes:
+    """Read an image and give it as an 8-bit grey PNG; one that is so already is passed through byte for byte.
+
+    Colour is turned to grey: publishers store some grey frames with three equal channels.
+
+    Raises:
+      InputError: the image is cut short or otherwise broken, not of 8 bits, or empty (a single value).
+    """
+    data, grey = _decode(path)
+    require_content(grey, str(path))
+    # Bytes 24 and 25 are the PNG header's bit depth and colour type; type 0 is grey.
+    if data.startswith(_PNG) and data[24:26] == b"\x08\x00":
+        return data
+    return encode_png(grey)
+
+
+def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Read the grey values of an image or a mask, which may be empty.
+
+    Raises:
+      InputError: the file is cut short or otherwise broken, or not of 8 bits.
+    """
+    return _decode(path)[1]
+
+
+def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Read a mask whose grey values are classes.
+
+    Args:
+      path: of the mask.
+      names: what the values 0, 1, ... mean.
+      size: height and width of its image.
+
+    Raises:
+      InputError: as `read_grey`, or the mask is of another size, or holds other values.
+    """
+    mask = read_grey(path)
+    check_mask(mask, names, size=size, path=path)
+    return mask
+
+
+def check_mask(mask: UInt8[np.ndarray, "h w"], names: Sequence[str], *, size: tuple[int, int], path: Path) -> None:
+    """Refuse a mask of another size than its image, or with values that mean nothing.
+
+    Raises:
+      InputError: it is one.
+    """
+    require_size(mask, size, path)
+    if unknown := np.unique(mask[mask >= len(names)]).tolist():
+        meant = ", ".join(f"{value} {name}" for value, name in enumerate(names))
+        raise InputError(f"The mask {path} holds {', '.join(map(str, unknown))}; its values mean {meant}.")
+
+
+def require_content(image: UInt8[np.ndarray, "h w"], place: str) -> None:
+    """Refuse a picture of a single value.
+
+    Raises:
+      InputError: it is one.
+    """
+    if image.min() == image.max():
+        raise InputError(f"{place} is empty: every pixel is {image.flat[0]}.")
+
+
+def require_size(mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], path: Path) -> None:
+    """Refuse a mask that does not lie pixel on pixel with its image.
+
+    Raises:
+      InputError: it is of another size.
+    """
+    if mask.shape != size:
+        raise InputError(
+            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}: a mask "
+            "lies pixel on pixel with its image."
+        )
+
+
+def encode_png(image: UInt8[np.ndarray, "h w"]) -> bytes:
+    """An 8-bit grey PNG."""
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def png_size(data: bytes) -> tuple[int, int]:
+    """Height and width of a PNG, from its header."""
+    return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
+
+
+def _decode(path: Path) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
+    """The bytes of a file, and its grey values."""
+    data = path.read_bytes()
+    if not data:
+        raise InputError(f"{path} is broken: it has no bytes.")
+    if fault := find_png_fault(data):
+        # cv2 would fill what is missing with black and say nothing.
+        raise InputError(f"{path} is broken: {fault}.")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or not image.size:
+        raise InputError(f"{path} is broken: it cannot be decoded as an image.")
+    if image.dtype != np.uint8:
+        raise InputError(f"{path} has {8 * image.dtype.itemsize} bits a pixel; frames have 8.")
+    return data, to_grey(image)
+
+
+def find_png_fault(data: bytes) -> str | None:
+    """What is wrong with a PNG, from the checksums of its chunks; None when it is whole, or no PNG."""
+    if not data.startswith(_PNG):
+        return None
+    start = len(_PNG)
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        if zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return "it is cut short" if end + 4 > len(data) else "its checksum is wrong"
+        if data[start + 4 : start + 8] == b"IEND":
+            return None
+        start = end + 4
+    return "it is cut short"
+
+
+def to_grey(image: Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w"]:
+    """Grey values of a picture as cv2 reads it: three equal channels exactly, colours by their luminance."""
+    if image.ndim == 2:
+        return image
+    colour = image[..., :3]
+    if (colour == colour[..., :1]).all():
+        return np.ascontiguousarray(colour[..., 0])
+    return cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY)

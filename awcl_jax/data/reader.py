@@ -1,0 +1,255 @@
+"""Frames by their position in the index: decoded, grey, square, and kept in memory when all of them fit."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from awcl_jax.data import sector
+from awcl_jax.data.images import MAX_PIXELS
+from awcl_jax.data.png import find_png_fault, png_size
+from awcl_jax.data.record import PIXEL_HEIGHT
+from awcl_jax.data.records import REMEDY, Records
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.runtime.errors import InputError
+
+_SAMPLED = 64  # frames whose pixels tell whether the dataset is still the same
+
+
+class FrameReader:
+    """Reads the frames of an index; safe to use from many threads.
+
+    Args:
+      index: which frames; positions below count along it.
+      size: edge of the squares that frames are resized to. The aspect ratio is not kept.
+      cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
+      mask_overlays: set what lies outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks stay whole.
+
+    Raises:
+      InputError: `size` is less than 1 pixel or `cache_mb` less than 0.
+    """
+
+    def __init__(
+        self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024, *, mask_overlays: bool = False
+    ) -> None:
+        if size < 1:
+            raise InputError(f"Frames are resized to at least 1 pixel; got size={size}.")
+        if cache_mb < 0:
+            raise InputError(f"The cache has 0 megabytes (none) or more; got cache_mb={cache_mb}.")
+        self.index = index
+        self.size = size
+        self.mask_overlays = mask_overlays
+        self._records = Records(index.path)
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+        self._keep = len(index) * size**2 <= cache_mb * 2**20
+
+    def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
+        """Images of the frames at these positions of the index.
+
+        Returns:
+          images [b, size, size], grey.
+
+        Raises:
+          InputError: a record cannot be read or decoded, or the dataset has changed since the index was made.
+          IndexError: a position is outside of the index.
+        """
+        return self._read("image", frames)
+
+    def read_masks(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
+        """Masks of the frames at these positions of the index; each pixel takes the class of the nearest one.
+
+        Returns:
+          masks [b, size, size], a class id for each pixel.
+
+        Raises:
+          InputError: as `read`, or the dataset has no masks.
+          IndexError: a position is outside of the index.
+        """
+        if not self.has_masks:
+            raise InputError(f"The dataset {self.index.path} has no masks.")
+        return self._read("mask", frames)
+
+    def pixel_sizes(self, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
+        """Height and width in millimetres of a pixel of the squares that `read` and `read_masks` give.
+
+        A frame of h x w pixels of p millimetres becomes size x size: height p h / size, width p w / size. The two
+        differ where a frame is no square, so that lengths are measured with both.
+
+        Returns:
+          (mm_y, mm_x) of each frame [b, 2], NaN where the publisher does not tell.
+
+        Raises:
+          InputError: as `read`.
+          IndexError: a position is outside of the index.
+        """
+        sizes = np.empty((len(frames), 2))
+        for row, fields in enumerate(self._fields(frames)):
+            h, w = png_size(fields["image"])
+            sizes[row] = fields.get(PIXEL_HEIGHT, fields["pixel_mm"]) * h, fields["pixel_mm"] * w
+        return sizes / self.size
+
+    def measures(self, name: str, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+        """A length in millimetres that the publisher measured on each frame, such as `hc_mm`.
+
+        Returns:
+          the lengths [b], NaN where a frame, or the dataset, has none.
+
+        Raises:
+          InputError: as `read`.
+          IndexError: a position is outside of the index.
+        """
+        return np.array([fields.get(name, math.nan) for fields in self._fields(frames)], np.float64)
+
+    def pixels_fingerprint(self) -> str:
+        """Sixteen hex digits that tell the pixels of up to 64 frames, evenly spread over the index, as they are stored.
+
+        Labels have the index's own fingerprint. This one is of pixels, not of files: a dataset that was prepared again,
+        with another compression, has the same.
+
+        Raises:
+          InputError: as `read`.
+        """
+        digest = hashlib.sha256()
+        for frame in np.linspace(0, len(self.index) - 1, min(len(self.index), _SAMPLED)).round().astype(int).tolist():
+            image = self._decode("image", frame)
+            digest.update(f"{image.shape}".encode() + image.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """What the values 0, 1, ... of the masks mean; none where the dataset has no masks."""
+        return tuple(self._records.info.features["mask"].names) if self.has_masks else ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the dataset has masks."""
+        return "mask" in self._records.pictures
+
+    def _read(self, picture: str, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
+        self._require_inside(frames)
+        images = np.empty((len(frames), self.size, self.size), np.uint8)
+        kept = self._kept_of(picture)
+        for row, frame in enumerate(frames.tolist()):
+            if kept is not None and kept.filled[frame]:
+                images[row] = kept.images[frame]
+                continue
+            images[row] = self._resize(picture, self._decode(picture, frame))
+            if kept is not None:
+                # In this order: another thread that sees `filled` finds the whole image.
+                kept.images[frame] = images[row]
+                kept.filled[frame] = True
+        return images
+
+    def _require_inside(self, frames: Int[np.ndarray, " b"]) -> None:
+        if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
+            raise IndexError(f"Frames are 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
+
+    def _fields(self, frames: Int[np.ndarray, " b"]) -> Iterator[dict[str, Any]]:
+        """The records of the frames, with their pictures as they are stored."""
+        self._require_inside(frames)
+        return (self._record(frame)[0] for frame in frames.tolist())
+
+    def _record(self, frame: int) -> tuple[dict[str, Any], str]:
+        """A record, and its place for messages."""
+        split, record = self.index.split_names[self.index.splits[frame]], int(self.index.records[frame])
+        frame_id = str(self.index.frame_ids[frame])
+        fields = self._records.read(split, record, frame_id=frame_id)
+        place = self._records.place(split, record, frame_id)
+        if fields["frame_id"].decode() != frame_id:
+            raise InputError(
+                f"Cannot read {place}: {fields['frame_id'].decode()!r} is there. The dataset was prepared anew since "
+                "its index was made: start again."
+            )
+        return fields, place
+
+    def _decode(self, picture: str, frame: int) -> UInt8[np.ndarray, "h w"]:
+        fields, place = self._record(frame)
+        image, fault = decode_picture(picture, fields[picture])
+        if image is None:
+            raise InputError(f"Cannot read {place} ({fault}): {REMEDY}.")
+        return image
+
+    def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
+        if picture == "image":
+            return resize_frame(image, self.size, mask_overlays=self.mask_overlays)
+        # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
+        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def _kept_of(self, picture: str) -> "_Kept | None":
+        if not self._keep:
+            return None
+        with self._lock:
+            if picture not in self._kept:
+                self._kept[picture] = _Kept(len(self.index), self.size)
+            return self._kept[picture]
+
+
+class JoinedReader(FrameReader):
+    """Reads the frames of several datasets, joined by `ScanIndex.join_unlabelled`.
+
+    Args:
+      first: index of the frames that come first.
+      others: indexes of those that come after.
+      size, cache_mb, mask_overlays: as of `FrameReader`.
+    """
+
+    def __init__(
+        self,
+        first: ScanIndex,
+        others: Sequence[ScanIndex],
+        size: int = 96,
+        cache_mb: float | int = 1024,
+        *,
+        mask_overlays: bool = False,
+    ) -> None:
+        super().__init__(first.join_unlabelled(others), size, cache_mb, mask_overlays=mask_overlays)
+        self._parts = [FrameReader(part, size, cache_mb=0) for part in (first, *others)]
+        self._starts = np.cumsum([0, *(len(part.index) for part in self._parts)])
+
+    def _record(self, frame: int) -> tuple[dict[str, Any], str]:
+        part = int(np.searchsorted(self._starts, frame, side="right")) - 1
+        return self._parts[part]._record(frame - int(self._starts[part]))
+
+
+def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] | None, str]:
+    """The stored `image` or `mask` of a frame as it is, or None and why it is none."""
+    if fault := find_png_fault(data):
+        # cv2 would fill what is missing with black and say nothing.
+        return None, f"its {picture} is broken, {fault}"
+    h, w = png_size(data)
+    if h * w > MAX_PIXELS:
+        return None, f"its {picture} has {w} x {h} pixels, more than {MAX_PIXELS:,}"
+    flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2:
+        return None, f"its {picture} is not an 8-bit grey PNG"
+    return decoded, ""
+
+
+def resize_frame(
+    frame: UInt8[np.ndarray, "h w"], size: int, *, mask_overlays: bool = False
+) -> UInt8[np.ndarray, "size size"]:
+    """A grey frame as a square of this edge, averaging where it shrinks; the aspect ratio is not kept.
+
+    With `mask_overlays`, what lies outside of its sector is set to 0 before.
+    """
+    if mask_overlays:
+        frame = sector.mask_overlays(frame)
+    if frame.shape == (size, size):
+        return frame
+    how = cv2.INTER_AREA if size <= min(frame.shape) else cv2.INTER_LINEAR
+    return cv2.resize(frame, (size, size), interpolation=how)
+
+
+class _Kept:
+    """Decoded frames; memory is taken page by page as they are filled."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.images: UInt8[np.ndarray, "n h w"] = np.empty((count, size, size), np.uint8)
+        self.filled: Bool[np.ndarray, " n"] = np.zeros(count, bool)

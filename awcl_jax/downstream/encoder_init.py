@@ -1,0 +1,68 @@
+"""Where a downstream run's encoder comes from."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import PyTree
+
+from awcl_jax.embed import load
+from awcl_jax.models.weights import FILES, load_torch_resnet
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import run_folder
+
+RANDOM = "random"
+
+
+def initial_encoder(
+    init: str, *, arch: str, width_factor: float, strides: str, mean: float, std: float
+) -> dict[str, PyTree] | None:
+    """Variables to start the encoder from.
+
+    Args:
+      init: `random`; the folder of a pretraining run, for its latest checkpoint, or of one checkpoint in it
+        (`RUN/checkpoints/1000`), each on a bucket, too; or a file of PyTorch weights (`.safetensors`, `.pth`, `.pt`),
+        read as `models.weights.load_torch_resnet` says.
+      arch: of the encoder that is wanted, as its width and strides.
+      width_factor: multiplies the number of features in every layer.
+      strides: where ResNet-50 strides.
+      mean: of the grey, which frames are normalised by.
+      std: deviation of the grey.
+
+    Returns:
+      `params` and `batch_stats` of the encoder; None for random ones.
+
+    Raises:
+      InputError: there is no such run, checkpoint or file, or it is of another architecture or normalisation.
+    """
+    if init == RANDOM:
+        return None
+    if Path(init).suffix in FILES:
+        return load_torch_resnet(init, arch, mean=mean, std=std, width_factor=width_factor)
+    return _from_run(init, arch=arch, width_factor=width_factor, strides=strides, mean=mean, std=std)
+
+
+def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
+    run, step = load.find_checkpoint(init)
+    if "task" in run_folder.read_claim(run)["config"]:
+        raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
+    config = load.read_config(run)
+    found = {
+        "arch": config.model.arch,
+        "width_factor": config.model.width_factor,
+        "strides": config.model.strides,
+        "mean": config.augment.mean,
+        "std": config.augment.std,
+    }
+    differing = {name: value for name, value in wanted.items() if not _same(found[name], value)}
+    if differing:
+        part = {"mean": "augment", "std": "augment"}
+        told = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
+        remedy = " ".join(f"--config.{part.get(name, 'model')}.{name}={found[name]}" for name in differing)
+        raise InputError(f"The encoder of {init} has {told}, as this configuration asks for; add {remedy}.")
+    _, variables = load.load_run(run / "checkpoints" / str(step))
+    return {name: tree["encoder"] for name, tree in variables.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, str) else math.isclose(one, other, rel_tol=1e-9)

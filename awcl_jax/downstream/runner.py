@@ -1,0 +1,329 @@
+"""A downstream run, from configuration to results: an encoder put to use, and what that is worth.
+
+The configuration stops here: functions of other modules take plain values.
+"""
+
+import csv
+import dataclasses
+import os
+import resource
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree, UInt8
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from awcl_jax.augment.views import centre_view
+from awcl_jax.config import build
+from awcl_jax.config import downstream as downstream_config
+from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.data import pipeline, selection
+from awcl_jax.data.sampler import EpochPlan
+from awcl_jax.downstream import step as downstream_step
+from awcl_jax.downstream import tasks as downstream_tasks
+from awcl_jax.downstream.encoder_init import initial_encoder
+from awcl_jax.evaluate.encode import EncodeFn
+from awcl_jax.evaluate.scores import scores_as_json
+from awcl_jax.evaluate.table import TASK_ROWS, results_table
+from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.supervised import Classifier, Segmenter
+from awcl_jax.report import writing
+from awcl_jax.runtime import multihost, sharding
+from awcl_jax.train import harness, loop, optim, run_folder
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.harness import say
+from awcl_jax.train.initial_state import FirstState, on_first_device
+from awcl_jax.train.metrics import METRICS_FILE, read_metrics, show_pictures
+from awcl_jax.train.state import TrainState, parameter_count
+from awcl_jax.train.workdir import Spool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """What a run computes with.
+
+    Attributes:
+      model: without parameters.
+      optimiser, learning_rate: as the configuration has them.
+      predict: the compiled way from frames to classes.
+      body: training step for one device.
+    """
+
+    model: nn.Module
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    predict: EncodeFn
+    body: sharding.Step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a configuration stands for, made and checked, before the first step."""
+
+    data: selection.Selection
+    task: downstream_tasks.Planes | downstream_tasks.Segmentation
+    plan: EpochPlan
+    encoder: PyTree | None
+    programs: Programs
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Train on an encoder, choose the checkpoint on validation patients, and test that one, once.
+
+    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
+    the numbers of a run that was never stopped.
+
+    Args:
+      config: as `downstream_config.default_downstream_config`, with changes.
+      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
+        `test_frames.csv` (what was predicted of each test frame, for paired comparisons), pictures and `report.html`.
+        Where it is on a bucket (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
+
+    Returns:
+      What `results.json` holds: `test` and `baseline`, each a dict of scores by name; the step that was chosen and its
+      score on validation patients; counts of frames, and the confusion matrix (counts, a row for each true anatomy).
+
+    Raises:
+      InputError: configuration, data, encoder or folder cannot work; before anything is compiled where that can be
+        known.
+      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
+    """
+    with Spool(workdir) as folder:
+        # Check what can be checked, on every process: where one cannot go on, none does.
+        mesh = sharding.make_mesh()
+        with multihost.together():
+            downstream_config.validate(config, devices=mesh.size)
+            setup = set_up(config)
+        defaults = to_dict(downstream_config.default_downstream_config())
+        harness.open_run(folder, setup.data, config=to_dict(config), defaults=defaults)
+
+        # The state before the first step is drawn while the step is compiled.
+        programs = setup.programs
+        first = begin_state(setup, seed=config.seed)
+        harness.report_data(setup.data, folder)
+        say(
+            f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
+            f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "
+            f"{parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
+        )
+
+        # Train, from the newest checkpoint on, until all steps are taken or patience runs out.
+        with harness.open_records(folder, first.shapes, mesh, steps=config.train.steps) as records:
+            history = _history(folder.files, setup.task.chosen_by, up_to=records.start)
+
+            def validate(done: int, state: TrainState) -> bool:
+                values = setup.task.validate(programs.predict, state.variables, batch_size=config.eval.batch_size)
+                history[done] = values[setup.task.chosen_by]
+                records.writer.write(done, values)
+                return out_of_patience(history, config.train.patience)
+
+            events = (  # the validation first: its score goes with the checkpoint
+                loop.Event(config.train.validate_every, validate, doing="validating"),
+                records.saving(history, every=config.train.validate_every),
+            )
+            step = harness.step_on(mesh, programs.body, via=config.train.mapping)
+            if not out_of_patience(history, config.train.patience):
+                with harness.attended(records, log_every=config.train.log_every, events=events) as hooks:
+                    batches = batches_of(config, setup, start=records.start)
+                    state, batches = harness.begin(first, step, batches, mesh=mesh, records=records, hooks=hooks)
+                    loop.train(
+                        state,
+                        step,
+                        batches,
+                        place=partial(sharding.place_batch, mesh=mesh),
+                        start=records.start,
+                        steps=config.train.steps,
+                        batch_size=config.sampler.batch_size,
+                        hooks=hooks,
+                        bad_steps=records.bad_step_limit(
+                            config.train.bad_steps, setup.plan, setup.data.train.index.frame_ids
+                        ),
+                        one_by_one=sharding.on_cpus(mesh),
+                    )
+
+        # Test the chosen checkpoint, once.
+        return _conclude(config, setup, history, first, folder)
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Read the data's labels, make model and task, and read the encoder.
+
+    Raises:
+      InputError: the data, the encoder and the configuration do not fit.
+    """
+    data = selection.select(
+        build.dataset_path(config),
+        size=config.data.size,
+        cache_mb=config.data.cache_mb,
+        val_share=config.data.val_share,
+        seed=config.seed,
+        mask_overlays=config.data.mask_overlays,
+        skip_unreadable=config.data.skip_unreadable,
+    )
+    task = make_task(config, data)
+    encoder = initial_encoder(
+        config.encoder.init,
+        arch=config.model.arch,
+        width_factor=config.model.width_factor,
+        strides=config.model.strides,
+        mean=config.augment.mean,
+        std=config.augment.std,
+    )
+    plan = EpochPlan(task.train.positions, batch_size=config.sampler.batch_size, seed=config.seed)
+    return Setup(data, task, plan, encoder, make_programs(config, task.classes))
+
+
+def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
+    """The task that the configuration names, on this data."""
+    if config.task.kind == "planes":
+        return downstream_tasks.planes(
+            data,
+            granularity=config.task.granularity,
+            anatomies=config.task.anatomies,
+            label_fraction=config.task.label_fraction,
+            seed=config.seed,
+        )
+    return downstream_tasks.segmentation(
+        data,
+        head=config.task.head,
+        empty_frames=config.task.empty_frames,
+        label_fraction=config.task.label_fraction,
+        seed=config.seed,
+    )
+
+
+def make_programs(config: ConfigDict, classes: int) -> Programs:
+    """What runs of this configuration compute with, whatever encoder they start from and whatever frames they see.
+
+    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+    """
+    groups = ("task", "encoder", "sampler", "augment", "model", "optim", "train", "seed")
+    return _programs(build.frozen_part(config, groups, without="encoder.init"), classes)
+
+
+@lru_cache(maxsize=32)
+def _programs(config: FrozenConfigDict, classes: int) -> Programs:
+    model = make_model(config, classes)
+    learning_rate, optimiser = build.make_optimiser(config)
+    if config.encoder.frozen:
+        optimiser = optim.train_all_but(optimiser, "encoder")
+    kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
+    objective = kinds[config.task.kind](augmentation=augmentation(config), seed=config.seed)
+    body = downstream_step.make_step(model, optimiser, objective, learning_rate=learning_rate)
+    return Programs(model, optimiser, learning_rate, make_predict(config, model), body)
+
+
+def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
+    """Encoder and what stands on it, without parameters."""
+    encoder = build.make_encoder(config)
+    if config.task.kind == "planes":
+        return Classifier(encoder, classes, config.encoder.frozen)
+    decoder = UNetDecoder(classes, width=encoder.width, dtype=encoder.dtype, axis_name=sharding.AXIS)
+    return Segmenter(encoder, decoder, config.encoder.frozen)
+
+
+def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
+    """The compiled way from frames to classes, of each frame or of each of its pixels (as many as were read)."""
+    options = augmentation(config)
+
+    @jax.jit
+    def predict(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Int[Array, " b"] | UInt8[Array, "b h w"]:
+        logits = model.apply(variables, centre_view(frames, options=options), train=False)
+        assert isinstance(logits, jax.Array)
+        if logits.ndim == 2:
+            return logits.argmax(axis=-1)
+        logits = jax.image.resize(logits, (*frames.shape, logits.shape[-1]), "bilinear")
+        return logits.argmax(axis=-1).astype(jnp.uint8)
+
+    return predict
+
+
+def begin_state(setup: Setup, *, seed: int) -> FirstState:
+    """The state before the first step: random, but for the encoder where one is given."""
+    return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
+
+
+History = dict[int, float]
+"""Step -> score on the validation patients."""
+
+
+def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
+    """This process's batches from step `start` on."""
+    return pipeline.supervised_batches(
+        setup.plan,
+        setup.task.columns(),
+        start=start,
+        stop=config.train.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+    )
+
+
+def _history(workdir: Path, score: str, *, up_to: int) -> History:
+    """Validations of the steps that a resumed run has behind it."""
+    file = workdir / METRICS_FILE
+    lines = read_metrics(file) if up_to and file.is_file() else []
+    return {line["step"]: line[score] for line in lines if score in line and line["step"] <= up_to}
+
+
+def best_step(history: History) -> int:
+    """The step of the highest score, the latest of equals, as `Checkpoints` keeps."""
+    return max(history, key=lambda step: (history[step], step))
+
+
+def out_of_patience(history: History, patience: int | None) -> bool:
+    """Whether so many validations have come since the best."""
+    if patience is None or not history:
+        return False
+    best = best_step(history)
+    return sum(step > best for step in history) >= patience
+
+
+def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Spool) -> dict[str, Any]:
+    """Test the chosen checkpoint; the table, the results and the pictures."""
+    chosen = best_step(history)
+    folder.share()
+    with Checkpoints(folder.files, read_only=True) as checkpoints:
+        variables = checkpoints.restore_variables(chosen, on_first_device(first.shapes.variables))
+    outcome = setup.task.examine(setup.programs.predict, variables, batch_size=config.eval.batch_size)
+    results = {
+        "task": config.task.kind,
+        "encoder": config.encoder.init,
+        "steps": max(history),
+        "chosen_step": chosen,
+        "validation": {setup.task.chosen_by: history[chosen]},
+        "training_frames": int(setup.task.train.positions.size),
+        "frames": selection.counts(setup.data),
+        "unreadable": selection.count_unreadable(setup.data),
+        "data": setup.data.fingerprint,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "test": scores_as_json(outcome.scores),
+        "baseline": scores_as_json(outcome.baseline),
+        **outcome.details,
+    }
+    if not multihost.first():
+        return results
+    with (folder.files / run_folder.FRAMES_FILE).open("w", newline="") as file:
+        table = csv.DictWriter(file, list(outcome.frames[0]))
+        table.writeheader()
+        table.writerows(outcome.frames)
+    run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
+    columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
+    say(f"\n{results_table(columns, rows=TASK_ROWS[config.task.kind])}")
+    if config.report.pictures:
+        from awcl_jax.report import drawing
+
+        drawing.plot_loss(folder.files / METRICS_FILE, folder.files / "loss.png")
+        outcome.draw(folder.files)
+        show_pictures(folder.files, max(history))
+    page = writing.leave_in(folder.files, home=folder.home)
+    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{harness.where_to_look(page, folder)}")
+    return results

@@ -1,0 +1,347 @@
+"""What the downstream tasks learn from, choose by, and report: standard planes, and segmentation."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num, PyTree, UInt8
+
+from awcl_jax.data.record import HEAD_CIRCUMFERENCE
+from awcl_jax.data.selection import Part, Selection, keep_label_fraction
+from awcl_jax.evaluate.encode import EncodeFn, encode_frames
+from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
+from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, prefixed, rate_scores
+from awcl_jax.evaluate.segmentation import BACKGROUND, dice_of, iou_of, segmentation_scores
+from awcl_jax.runtime.errors import InputError
+
+_CHUNK = 256  # masks looked at a time
+_FEWEST = 100  # resamples, where only the value counts
+
+Columns = Mapping[str, Callable[[Int[np.ndarray, " b"]], np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a test.
+
+    Attributes:
+      scores: with their intervals.
+      baseline: of a prediction that looks at no frame.
+      details: further plain values for `results.json`.
+      frames: of each test frame, what was predicted and how well.
+      draw: writes pictures into a folder.
+    """
+
+    scores: list[Score]
+    baseline: list[Score]
+    details: dict[str, Any]
+    frames: list[dict[str, Any]]
+    draw: Callable[[Path], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frames:
+    """Some frames of a split, and a class of each: its anatomy, or the largest structure in its mask."""
+
+    part: Part
+    positions: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+
+    @property
+    def patients(self) -> Int[np.ndarray, " n"]:
+        return self.part.index.patients[self.positions]
+
+    def predict(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Num[np.ndarray, "n ..."]:
+        """What a model predicts of them."""
+        return encode_frames(predict, variables, self.part.reader, self.positions, batch_size=batch_size)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Whose frame the i-th is."""
+        index, position = self.part.index, self.positions[i]
+        return {
+            "frame": str(index.frame_ids[position]),
+            "patient": index.patient_names[index.patients[position]],
+        }
+
+
+# Standard planes ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planes:
+    """Task I: which anatomy a frame shows.
+
+    Attributes:
+      names: of the anatomies that are told apart.
+      train, val, test: frames that show one of them, each with its number in `names`.
+    """
+
+    names: tuple[str, ...]
+    train: Frames
+    val: Frames
+    test: Frames
+    chosen_by = "val/macro_f1"
+
+    @property
+    def classes(self) -> int:
+        return len(self.names)
+
+    def columns(self) -> Columns:
+        """What training reads of a frame."""
+        label_of = np.full(len(self.train.part.index), -1, np.int32)
+        label_of[self.train.positions] = self.train.labels
+        return {"image": self.train.part.reader.read, "label": lambda frames: label_of[frames]}
+
+    def validate(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> dict[str, float]:
+        """Accuracy and macro-F1 on the validation patients."""
+        predictions = self.val.predict(predict, variables, batch_size=batch_size)
+        scores = classification_scores(
+            self.val.labels, predictions, self.val.patients, names=self.names, resamples=_FEWEST
+        )
+        return {f"val/{score.name}": score.value for score in scores if score.name in ("accuracy", "macro_f1")}
+
+    def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
+        """All there is to say on the test patients; the baseline always says the most frequent training anatomy."""
+        from sklearn.metrics import confusion_matrix
+
+        labels = self.test.labels
+        predictions = self.test.predict(predict, variables, batch_size=batch_size)
+        constant = np.full_like(predictions, np.bincount(self.train.labels).argmax())
+        scores, baseline = (
+            [
+                *classification_scores(labels, predicted, self.test.patients, names=self.names),
+                *rate_scores(labels, predicted, self.test.patients, names=self.names),
+            ]
+            for predicted in (predictions, constant)
+        )
+        counts = confusion_matrix(labels, predictions, labels=range(self.classes))
+
+        def draw(folder: Path) -> None:
+            from awcl_jax.report import drawing
+
+            drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png")
+
+        rows = [
+            self.test.row(i) | {"label": self.names[labels[i]], "prediction": self.names[predictions[i]]}
+            for i in range(labels.size)
+        ]
+        return Outcome(
+            scores,
+            baseline,
+            {"anatomies": list(self.names), "confusion": counts.tolist()},
+            rows,
+            draw,
+        )
+
+
+def planes(
+    selection: Selection, *, granularity: str, anatomies: Sequence[str], label_fraction: float, seed: int
+) -> Planes:
+    """Task I on a dataset.
+
+    Args:
+      selection: its frames.
+      granularity: of the anatomy.
+      anatomies: names of those to tell apart; without any, all that a frame shows.
+      label_fraction: share of the training patients' labelled frames that are learnt from.
+      seed: of their draw.
+
+    Raises:
+      InputError: an anatomy is unknown, a split shows none of them, fewer than two are shown in training, or the
+        fraction leaves fewer frames than anatomies.
+    """
+    index = selection.train.index
+    all_names = index.fine_names if granularity == "fine" else index.coarse_names
+    if unknown := set(anatomies) - set(all_names):
+        raise InputError(f"config.task.anatomies names {sorted(unknown)}; the data has {', '.join(all_names)}.")
+    parts = (selection.train, selection.val, selection.test)
+    shown = np.unique(np.concatenate([part.index.labels(granularity) for part in parts])).tolist()
+    told_apart = [c for c, name in enumerate(all_names) if c in shown and (name in anatomies or not anatomies)]
+    # The last is what UNLABELLED, -1, points at.
+    class_of = np.full(len(all_names) + 1, -1)
+    class_of[told_apart] = range(len(told_apart))
+
+    def labelled(part: Part, purpose: str) -> Frames:
+        classes = class_of[part.index.labels(granularity)]
+        positions = np.flatnonzero(classes >= 0)
+        if not positions.size:
+            wanted = ", ".join(anatomies or all_names)
+            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({wanted}).")
+        return Frames(part, positions, classes[positions])
+
+    train, val, test = map(labelled, parts, ("training", "validation", "test"))
+    if np.unique(train.labels).size < 2:
+        raise InputError(
+            f"The training frames of {index.path} show {all_names[told_apart[train.labels[0]]]} only: there is nothing "
+            "to tell apart."
+        )
+    kept = keep_label_fraction(train.labels, label_fraction, seed=seed)
+    train = Frames(train.part, train.positions[kept], train.labels[kept])
+    return Planes(tuple(all_names[c] for c in told_apart), train, val, test)
+
+
+# Segmentation ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Tasks II and III: of what a frame's pixels are.
+
+    Attributes:
+      names: of the classes in the masks, the background first.
+      head: classes that make up the head whose circumference is measured; none to measure none.
+      train, val, test: frames with a mask.
+    """
+
+    names: tuple[str, ...]
+    head: tuple[int, ...]
+    train: Frames
+    val: Frames
+    test: Frames
+    chosen_by = "val/dice"
+
+    @property
+    def classes(self) -> int:
+        return len(self.names)
+
+    def columns(self) -> Columns:
+        """What training reads of a frame."""
+        return {"image": self.train.part.reader.read, "mask": self.train.part.reader.read_masks}
+
+    def validate(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> dict[str, float]:
+        """Dice on the validation patients, of each structure and their mean."""
+        predictions = self.val.predict(predict, variables, batch_size=batch_size)
+        dice = dice_of(predictions, _masks(self.val), classes=self.classes)
+        scores = mean_scores(dice, self.val.patients, names=self.names[1:], mean="mean", resamples=_FEWEST)
+        return {"val/dice" if score.name == "mean" else f"val/dice_of/{score.name}": score.value for score in scores}
+
+    def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
+        """All there is to say on the test patients; the baseline marks nothing."""
+        masks, patients = _masks(self.test), self.test.patients
+        predictions = self.test.predict(predict, variables, batch_size=batch_size)
+        scores, baseline = (
+            segmentation_scores(predicted, masks, patients, names=self.names)
+            for predicted in (predictions, np.zeros_like(predictions))
+        )
+        measures = {
+            f"{title}/{name}": column
+            for title, measure in (("dice", dice_of), ("iou", iou_of))
+            for name, column in zip(self.names[1:], measure(predictions, masks, classes=self.classes).T, strict=True)
+        }
+        details: dict[str, Any] = {"structures": list(self.names[1:])}
+        if self.head:
+            measured, reference, of_masks = self._circumferences(predictions, masks)
+            scores += prefixed("hc", agreement_scores(measured, reference, patients))
+            measures |= {"hc_mm": measured, "hc_reference_mm": reference}
+            details["hc_reference"] = "mask" if of_masks is reference else "publisher"
+            if of_masks is not reference:
+                # How far the way of measuring is off by itself.
+                scores += prefixed("hc_of_masks", agreement_scores(of_masks, reference, patients))
+
+        def draw(folder: Path) -> None:
+            from awcl_jax.downstream import pictures as downstream_pictures
+
+            dice = dice_of(predictions, masks, classes=self.classes)
+            shown = np.flatnonzero(~np.isnan(dice).all(axis=1))
+            downstream_pictures.overlays(
+                lambda frames: self.test.part.reader.read(self.test.positions[frames]),
+                masks,
+                predictions,
+                {int(i): float(np.nanmean(dice[i])) for i in shown},
+                patients,
+                self.names,
+                folder / "overlays.png",
+            )
+            if self.head and (~np.isnan(measured - reference)).sum() > 1:
+                downstream_pictures.bland_altman(measured, reference, folder / "head_circumference.png")
+
+        rows = [
+            self.test.row(i) | {name: _plain(column[i]) for name, column in measures.items()} for i in range(len(masks))
+        ]
+        return Outcome(scores, baseline, details, rows, draw)
+
+    def _circumferences(
+        self, predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Of the predictions, of the reference, and of the reference masks; these are the reference without another."""
+        reader, positions = self.test.part.reader, self.test.positions
+        pixels = reader.pixel_sizes(positions)
+        measured, of_masks = (
+            np.array([head_circumference(head, pixel) for head, pixel in zip(self._heads(p), pixels, strict=True)])
+            for p in (predictions, masks)
+        )
+        published = reader.measures(HEAD_CIRCUMFERENCE, positions)
+        reference = of_masks if np.isnan(published).all() else published
+        if np.isnan(reference).all():
+            raise InputError(
+                f"No test frame of {self.test.part.index.path} has a head whose circumference is known; turn its "
+                "measurement off by --config.task.head='()'."
+            )
+        return measured, reference, of_masks
+
+    def _heads(self, masks: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, "n h w"]:
+        return np.isin(masks, self.head)
+
+
+def segmentation(
+    selection: Selection, *, head: Sequence[str], empty_frames: bool, label_fraction: float, seed: int
+) -> Segmentation:
+    """Task II on a dataset, or III on another.
+
+    Args:
+      selection: its frames.
+      head: names of the classes that make up the head; none to measure none.
+      empty_frames: take also frames whose mask shows nothing. Where these are many, and some show what is only not
+        outlined (as a scan's frames on the way to a plane), they teach to find nothing.
+      label_fraction: share of the training patients' frames that are learnt from; of each structure one at least.
+      seed: of their draw.
+
+    Raises:
+      InputError: there are no masks, a split shows no structure, a name is unknown, pixels have no size where the head
+        is to be measured, or the fraction leaves fewer frames than there are structures.
+    """
+    path, names = selection.train.index.path, selection.train.reader.mask_names
+    if not names:
+        raise InputError(f"Segmentation needs masks, and the dataset {path} has none; take another dataset.")
+    if unknown := set(head) - set(names[1:]):
+        raise InputError(f"config.task.head names {sorted(unknown)}; the masks of {path} show {', '.join(names[1:])}.")
+    found: dict[str, Frames] = {}
+    for purpose, part in (("training", selection.train), ("validation", selection.val), ("test", selection.test)):
+        structures = _largest_structures(part, len(names))
+        if not structures.any():
+            raise InputError(
+                f"No {purpose} mask of {path} shows any of {', '.join(names[1:])}: there is nothing there."
+            )
+        positions = np.flatnonzero((structures != BACKGROUND) | empty_frames)
+        found[purpose] = Frames(part, positions, structures[positions])
+    train, val, test = found.values()
+    if head and np.isnan(test.part.reader.pixel_sizes(test.positions)).all():
+        raise InputError(
+            f"The dataset {path} does not tell the size of a pixel, so that no head can be measured in millimetres; "
+            "turn that off by --config.task.head='()'."
+        )
+    kept = keep_label_fraction(train.labels, label_fraction, seed=seed)
+    train = Frames(train.part, train.positions[kept], train.labels[kept])
+    return Segmentation(names, tuple(names.index(name) for name in head), train, val, test)
+
+
+def _largest_structures(part: Part, classes: int) -> Int[np.ndarray, " n"]:
+    """The structure of most pixels in each mask, BACKGROUND where there is none."""
+    found = np.full(len(part.index), BACKGROUND)
+    for start in range(0, found.size, _CHUNK):
+        frames = np.arange(start, min(start + _CHUNK, found.size))
+        masks = part.reader.read_masks(frames)
+        areas = np.stack([(masks == c).sum(axis=(1, 2)) for c in range(1, classes)], axis=1)
+        found[frames] = np.where(areas.any(axis=1), 1 + areas.argmax(axis=1), BACKGROUND)
+    return found
+
+
+def _masks(frames: Frames) -> UInt8[np.ndarray, "n h w"]:
+    return frames.part.reader.read_masks(frames.positions)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 6)

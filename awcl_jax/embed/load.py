@@ -1,0 +1,120 @@
+"""The encoder of a run, or of what was exported of it, as trained."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from awcl_jax.config import build
+from awcl_jax.config.fields import augmentation, from_dict
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.data.reader import resize_frame
+from awcl_jax.embed.exported import DESCRIPTION, read_export
+from awcl_jax.evaluate.encode import FrozenEncoder, make_encode
+from awcl_jax.runtime.bucket import on_bucket
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import initial_state as first_state
+from awcl_jax.train import run_folder
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.workdir import at_hand
+
+
+def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
+    """An encoder as a function of frames of any size, as `awcl_jax.embed.load_encoder` gives it."""
+
+    def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
+        as_read = _as_read(frames, frozen.frame_size, mask_overlays=frozen.mask_overlays)
+        return np.asarray(frozen.encode(frozen.variables, jnp.asarray(as_read)))
+
+    return features
+
+
+def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
+    """The encoder of a run, of one of its checkpoints, or of a folder that `awcl_jax.export` wrote, on a bucket, too.
+
+    Raises:
+      InputError: there is no such run, checkpoint or export.
+    """
+    folder = at_hand(path)
+    frozen = read_export(folder) if (folder / DESCRIPTION).is_file() else _of_run(folder)
+    if not on_bucket(path):
+        return frozen
+    # Of a copy that is told from which this is one.
+    return dataclasses.replace(frozen, origin=frozen.origin.replace(str(folder), os.fspath(path).rstrip("/")))
+
+
+def _of_run(folder: Path) -> FrozenEncoder:
+    run, step = find_checkpoint(folder)
+    checkpoint = run / "checkpoints" / str(step)
+    config, variables = load_run(checkpoint)
+    encode = make_encode(build.make_model(config), augmentation(config))
+    origin = str(checkpoint.resolve())
+    return FrozenEncoder(encode, variables, config.data.size, origin, mask_overlays=config.data.mask_overlays)
+
+
+def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
+    """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
+    run, step = find_checkpoint(checkpoint)
+    config = read_config(run)
+    target = first_state.shapes_of(build.make_model(config))
+    with Checkpoints(run, read_only=True) as checkpoints:
+        return config, checkpoints.restore_variables(step, target)
+
+
+def read_config(run: Path) -> Any:
+    """Configuration of a pretraining run.
+
+    Raises:
+      InputError: the folder holds no such configuration, or one of another version.
+      OSError: it cannot be read.
+    """
+    try:
+        config = from_dict(run_folder.read_claim(run)["config"], default_config())
+        validate(config)
+    except InputError as error:
+        raise InputError(f"{run} holds no pretraining run of this version: {error}") from None
+    return config
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Folder of the run and step of the checkpoint that are meant.
+
+    Args:
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); on
+        a bucket, too, from which a copy is made.
+
+    Raises:
+      InputError: there is no such run or checkpoint.
+    """
+    path = at_hand(checkpoint)
+    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
+    run = path if step is None else path.parents[1]
+    if not (run / run_folder.CONFIG_FILE).is_file():
+        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        latest = checkpoints.latest_step
+    asked = latest if step is None else step
+    if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
+        found = "none" if latest is None else f"up to step {latest}"
+        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there are: {found}).")
+    return run, asked
+
+
+def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
+    """Frames as the training's reader gives them: uint8, square."""
+    if frames.ndim == 4 and frames.shape[-1] == 1:
+        frames = frames[..., 0]
+    if frames.ndim != 3:
+        raise InputError(f"Frames are grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
+    if np.issubdtype(frames.dtype, np.floating):
+        if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
+            raise InputError(f"Frames as floats are from 0 to 1; got {frames.min()} to {frames.max()}.")
+        frames = np.round(frames * 255).astype(np.uint8)
+    if frames.dtype != np.uint8:
+        raise InputError(f"Frames are uint8, or floats from 0 to 1; got {frames.dtype}.")
+    return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])

@@ -1,0 +1,156 @@
+"""Frames through an encoder into a file: read, encoded, compared with each other, written."""
+
+import collections
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int, Int64, UInt8
+from tqdm import tqdm
+
+from awcl_jax import __version__
+from awcl_jax.data.sources import FrameSource, open_source, read_batches
+from awcl_jax.embed import table as feature_tables
+from awcl_jax.embed.table import list_column, matrix
+from awcl_jax.evaluate.encode import FrozenEncoder, encode_batches
+from awcl_jax.evaluate.neighbours import nearest, nearest_of_other_scans
+from awcl_jax.report import drawing
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import written_whole
+
+_MADE = ("features", "neighbour_ids", "neighbour_cosines", "neighbour_same_scan", feature_tables.PROVENANCE)
+_QUERIES, _SHOWN = 8, 8  # rows of the picture, and neighbours in each
+
+
+def embed(
+    encoder: FrozenEncoder,
+    path: str | Path,
+    out: Path,
+    *,
+    split: str | None,
+    batch_size: int,
+    neighbours: int,
+    picture: Path | None,
+) -> tuple[int, dict[int, str]]:
+    """Do what `awcl_jax.embed.embed_frames` says; arguments and errors as there.
+
+    Returns:
+      (rows of the file, of each row of the source that could not be read, why)
+    """
+    source = open_source(path, size=encoder.frame_size, split=split, mask_overlays=encoder.mask_overlays)
+    if taken := [name for name in _MADE if name in source.labels.column_names]:
+        raise InputError(f"{path} has a column {taken[0]!r}, as the file of features has one: rename it.")
+    if picture is not None and _scans(source.labels).max() < 1:
+        raise InputError(f"--picture shows neighbours from other scans; {path} names no two scans in a column scan_id.")
+    faults: dict[int, str] = {}
+    tables = _embedded(encoder, source, batch_size, faults)
+    whole = None
+    if neighbours:
+        whole = _with_neighbours(pa.concat_tables(tables), neighbours)
+        tables = iter([whole])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    provenance = {
+        "encoder": encoder.origin,
+        "source": str(path.resolve() if isinstance(path, Path) else path),
+        "version": __version__,
+    }
+    rows = feature_tables.write_table(out, tables, provenance=provenance)
+    if whole is not None and picture is not None:
+        _draw(whole, source, np.delete(np.arange(len(source)), list(faults)), min(neighbours, _SHOWN), picture)
+    return rows, faults
+
+
+def _embedded(
+    encoder: FrozenEncoder, source: FrameSource, batch_size: int, faults: dict[int, str]
+) -> Iterator[pa.Table]:
+    """What is known of each frame that could be read, and its features, a batch at a time; fills `faults`."""
+    waiting: collections.deque[Int64[np.ndarray, " b"]] = collections.deque()
+    # Not on a file or a pipe, where a bar would be a heap of lines.
+    with tqdm(total=len(source), unit="frame", dynamic_ncols=True, disable=None) as bar:
+
+        def images() -> Iterator[UInt8[np.ndarray, "b h w"]]:
+            for batch in read_batches(source, batch_size=batch_size):
+                for row, fault in batch.faults.items():
+                    tqdm.write(f"left out: {fault}", file=sys.stderr)
+                    faults[row] = fault
+                    bar.update()
+                if batch.rows.size:
+                    waiting.append(batch.rows)
+                    yield batch.images
+
+        for features in encode_batches(encoder.encode, encoder.variables, images(), batch_size=batch_size):
+            if not np.isfinite(features).all():
+                raise InputError(f"{encoder.origin} gives features that are not finite: take an earlier checkpoint.")
+            labels = source.labels.take(pa.array(waiting.popleft()))
+            bar.update(labels.num_rows)
+            yield labels.append_column("features", list_column(features))
+    if len(faults) == len(source):
+        raise InputError(f"None of the {len(source):,} frame(s) could be read, so there is no file to write.")
+
+
+def _with_neighbours(table: pa.Table, count: int) -> pa.Table:
+    """The table with the columns on neighbours."""
+    if table.num_rows < 2:
+        raise InputError("--neighbours needs at least two frames that can be read; there is one: leave it out.")
+    frames, cosines = nearest(matrix(table, "features"), count)
+    k = frames.shape[1]
+    ids = table["id"].take(pa.array(frames.reshape(-1))).combine_chunks()
+    table = table.append_column("neighbour_ids", pa.FixedSizeListArray.from_arrays(ids, k))
+    table = table.append_column("neighbour_cosines", list_column(cosines))
+    if "scan_id" not in table.column_names:
+        return table
+    scans = _scans(table)
+    same = pa.array(
+        (scans[frames] == scans[:, None]).reshape(-1),
+        mask=((scans[frames] < 0) | (scans[:, None] < 0)).reshape(-1),
+    )
+    return table.append_column("neighbour_same_scan", pa.FixedSizeListArray.from_arrays(same, k))
+
+
+def _scans(table: pa.Table) -> Int64[np.ndarray, " n"]:
+    """A number for each frame's scan; -1 where it is not known."""
+    if "scan_id" not in table.column_names:
+        return np.full(table.num_rows, -1, np.int64)
+    numbers = table["scan_id"].combine_chunks().dictionary_encode().indices
+    return numbers.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], count: int, out: Path) -> None:
+    """A picture of a frame from each of some scans, with its nearest neighbours from other scans.
+
+    Args:
+      table: frames with features.
+      source: where their pictures are.
+      rows: of the source, for each of the table.
+      count: neighbours of each.
+      out: the PNG.
+    """
+    scans = _scans(table)
+    present = np.unique(scans[scans >= 0])
+    # Scans from all over the set, and of each the frame in its middle.
+    drawn = present[np.linspace(0, present.size - 1, min(_QUERIES, present.size)).round().astype(int)]
+    queries = np.array([np.flatnonzero(scans == scan)[np.count_nonzero(scans == scan) // 2] for scan in drawn])
+    features = matrix(table, "features")
+    found = nearest_of_other_scans(features, scans, queries, count)
+
+    def pictures(frames: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m h w"]:
+        return np.stack([source.read(int(row)) for row in rows[frames]])
+
+    def caption(frame: int) -> str:
+        said = (table[name][frame].as_py() for name in ("scan_id", "anatomy") if name in table.column_names)
+        return " ".join(str(value) for value in said if value is not None)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as part:
+        drawing.montage_neighbours(
+            pictures(queries),
+            [pictures(frames) for frames, _ in found],
+            [caption(query) for query in queries.tolist()],
+            [
+                [f"{cosine:.3f} {caption(frame)}" for frame, cosine in zip(frames.tolist(), cosines, strict=True)]
+                for frames, cosines in found
+            ],
+            part,
+        )

@@ -1,0 +1,76 @@
+"""Weighted nearest neighbours on frozen features: the quickest look at what an encoder has learnt."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from awcl_jax.evaluate.features import FeatureSet, check_patients_apart
+from awcl_jax.evaluate.scores import Score, classification_scores, prefixed
+from awcl_jax.runtime.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KNN:
+    """Each frame is given the anatomy for which its nearest training frames vote most.
+
+        vote(c) = sum over the nearest k training frames i of anatomy c of exp(cos(x, x_i) / temperature)
+
+    after Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination", Sec. 3.4 (there
+    k = 200 and temperature = 0.07, on ImageNet). Of a training set smaller than `neighbours`, all frames vote.
+
+    Attributes:
+      neighbours: k, how many training frames vote.
+      temperature: the lower, the more the very nearest count.
+      resamples: draws of the bootstrap over patients.
+      seed: of these draws.
+
+    Raises:
+      InputError: `neighbours` or `temperature` is not positive.
+    """
+
+    neighbours: int = 20
+    temperature: float = 0.07
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise InputError(f"At least one neighbour votes; got neighbours={self.neighbours}.")
+        if not self.temperature > 0:
+            raise InputError(f"The temperature of the neighbours' votes is above 0; got {self.temperature}.")
+
+    def run(self, train: FeatureSet, test: FeatureSet, names: Sequence[str]) -> list[Score]:
+        """Scores on the labelled test frames, named `knn/accuracy`, `knn/macro_f1`, `knn/f1/NAME` and so on.
+
+        Args:
+          train: the frames that vote.
+          test: the frames to name, of other patients.
+          names: the anatomies that the labels stand for.
+
+        Raises:
+          InputError: a set has no labelled frame, or a patient is in both.
+        """
+        test = test.labelled()
+        predictions = self.predict(train, test)
+        scores = classification_scores(
+            test.labels, predictions, test.patients, names=names, resamples=self.resamples, seed=self.seed
+        )
+        return prefixed("knn", scores)
+
+    def predict(self, train: FeatureSet, test: FeatureSet) -> Int[np.ndarray, " n"]:
+        """The anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        check_patients_apart(train=train, test=test)
+        train = train.labelled()
+        classifier = KNeighborsClassifier(
+            min(self.neighbours, len(train)), weights=self._votes, metric="cosine", algorithm="brute"
+        )
+        return classifier.fit(train.features, train.labels).predict(test.features)
+
+    def _votes(self, distances: Float[np.ndarray, "n neighbours"]) -> Float[np.ndarray, "n neighbours"]:
+        # Distances are 1 - cos. Counting from the nearest leaves the order of the votes and cannot overflow.
+        distances = distances.astype(np.float64)
+        return np.exp(-(distances - distances.min(axis=1, keepdims=True)) / self.temperature)

@@ -1,0 +1,165 @@
+"""Export the encoder of a run for use elsewhere: `python -m awcl_jax.export RUN --out=DIR`.
+
+Written are, as `--formats` says, `encoder.safetensors` (torchvision's names) with `encoder_torch.py`, `encoder.onnx`,
+and `encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model card, `README.md`.
+"""
+
+import argparse
+import importlib.util
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from awcl_jax import __version__
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
+
+FORMATS = ("safetensors", "onnx", "jax")
+
+
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export the encoder that the arguments name."""
+    args = _parser().parse_args(argv)
+    formats = [name.strip() for name in args.formats.split(",") if name.strip()]
+    out = Path(args.out).expanduser()
+    export_encoder(args.run, out, formats=formats, channels=args.channels)
+    for file in sorted(out.iterdir()):
+        print(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
+    print(f"Fill in the licences in {out / 'README.md'} before you pass it on.")
+
+
+def export_encoder(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = FORMATS,
+    channels: int = 1,
+) -> None:
+    """Write the encoder of a run, without its projection, with its preprocessing and a model card.
+
+    All files compute in float32, whatever type the run computed in.
+
+    Args:
+      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`);
+        on a bucket, too (`gs://BUCKET/FOLDER`).
+      out: folder to make; it may be there, if it is empty. It appears when all files are whole.
+      formats: any of `FORMATS`.
+      channels: of the first convolution in the safetensors: 1, or 3 for programs that know no other.
+
+    Raises:
+      InputError: there is no such run or checkpoint; a format is unknown or its package missing; `out` is not empty.
+      OSError: the files cannot be written.
+    """
+    formats = list(dict.fromkeys(formats))
+    _check(formats, channels)
+    out = Path(out).resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--out is a new or an empty folder, as nothing is overwritten; {out} is not: give another.")
+    # Imported here, so that --help and bad arguments do not wait for JAX.
+    from awcl_jax.embed import load
+
+    run, step = load.find_checkpoint(checkpoint)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+    part.mkdir()
+    try:
+        _write(run, step, part, formats, channels)
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check(formats: Sequence[str], channels: int) -> None:
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        found = ", ".join(map(repr, unknown)) or "none"
+        raise InputError(f"--formats are any of {','.join(FORMATS)}, separated by commas; got {found}.")
+    if channels not in (1, 3):
+        raise InputError(f"--channels are 1, as trained, or 3; got {channels}.")
+    if "onnx" in formats and importlib.util.find_spec("onnx") is None:
+        raise InputError(
+            "The format onnx needs the package onnx: pip install 'awcl_jax[export]', or leave it out of --formats."
+        )
+
+
+def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels: int) -> None:
+    from awcl_jax.config.fields import to_dict
+    from awcl_jax.embed import load
+    from awcl_jax.export import encoder_files, model_card
+    from awcl_jax.export.preprocessing import Preprocessing
+    from awcl_jax.train import run_folder
+
+    config, variables = load.load_run(run / "checkpoints" / str(step))
+    preprocessing = Preprocessing(
+        config.data.size,
+        config.augment.size,
+        config.augment.mean,
+        config.augment.std,
+        mask_overlays=config.data.mask_overlays,
+    )
+    encoder = encoder_files.write(
+        folder,
+        {name: tree["encoder"] for name, tree in variables.items()},
+        arch=config.model.arch,
+        width_factor=config.model.width_factor,
+        strides=config.model.strides,
+        preprocessing=preprocessing,
+        formats=formats,
+        channels=channels,
+    )
+    settings = to_dict(config)
+    made_of = model_card.Provenance(
+        settings=settings,
+        fields=run_folder.deciding_fields(settings),
+        fingerprint=run_folder.read_claim(run)["data"],
+        step=step,
+        results=run_folder.read_results(run),
+        validation=_validation(run, step),
+        version=__version__,
+    )
+    card = model_card.model_card(made_of, encoder=encoder, preprocessing=preprocessing, formats=formats)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _validation(run: Path, step: int) -> dict[str, float]:
+    """Scores on validation patients that the run took at this step."""
+    from awcl_jax.train.metrics import METRICS_FILE, read_metrics
+
+    path = run / METRICS_FILE
+    lines = read_metrics(path) if path.is_file() else []
+    return {k: v for line in lines if line["step"] == step for k, v in line.items() if k.startswith("val/")}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.export",
+        description="Export the encoder of a run, without its projection, with its preprocessing and a model card.\n\n"
+        "  safetensors  weights under torchvision's names, and the network in PyTorch\n"
+        "  onnx         a graph for ONNX Runtime and others, preprocessing inside\n"
+        "  jax          a function that JAX runs without this package on CPU, GPU and TPU, preprocessing inside",
+        epilog="examples:\n"
+        "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported\n"
+        "  python -m awcl_jax.export runs/20260101-120000-fine/checkpoints/500 --out=exported --formats=onnx",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder of a run, or of one of its checkpoints (RUN/checkpoints/500); "
+        "also on a bucket, gs://BUCKET/FOLDER",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to make; nothing is overwritten")
+    parser.add_argument("--formats", metavar="NAMES", default=",".join(FORMATS), help="(default: %(default)s)")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the first convolution in the safetensors: 1, or 3 (with the same grey in each) for programs that know "
+        "no other (default: %(default)s)",
+    )
+    return parser

@@ -1,0 +1,40 @@
+"""The encoder as a serialised function of `jax.export`: StableHLO that JAX alone runs, without this package."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.export.preprocessing import Preprocessing
+from awcl_jax.models.resnet import ResNet
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_jax(path: Path, model: ResNet, variables: Mapping[str, PyTree], preprocessing: Preprocessing) -> None:
+    """Write an encoder with its preprocessing: frames uint8 [batch, size, size] to features float32 [batch, f].
+
+    Args:
+      path: the file; `jax.export.deserialize` of its bytes gives the function, as `.call`.
+      model: the encoder.
+      variables: its `params` and `batch_stats`, which become part of the function.
+      preprocessing: of its frames; `size` above is its `frame_size`.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    options = Augmentation.off(size=preprocessing.input_size, mean=preprocessing.mean, std=preprocessing.std)
+
+    def encode(frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:
+        features = model.apply(variables, centre_view(frames, options=options), train=False)
+        assert isinstance(features, jax.Array)
+        return features
+
+    size = preprocessing.frame_size
+    (batch,) = export.symbolic_shape("batch")
+    frames = jax.ShapeDtypeStruct((batch, size, size), jnp.uint8)
+    path.write_bytes(export.export(jax.jit(encode), platforms=PLATFORMS)(frames).serialize())

@@ -1,0 +1,268 @@
+"""The model card beside an exported encoder, filled from its run."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from awcl_jax.evaluate.scores import Score
+from awcl_jax.evaluate.table import results_table
+from awcl_jax.export.preprocessing import Preprocessing
+
+_METHODS = {
+    "anatomy": "AWCL, {granularity} anatomy: frames of one anatomy attract each other, whichever scan they are of; "
+    "a frame without a label attracts its own second view",
+    "scan": "patient metadata: frames of one scan attract each other",
+    "frame": "SimCLR: the two views of a frame attract each other",
+}
+
+_HEAD = """\
+---
+license: # TO FILL IN
+library_name: awcl_jax
+pipeline_tag: image-feature-extraction
+tags:
+- ultrasound
+- contrastive-learning
+- feature-extraction
+- jax
+---
+
+# Ultrasound encoder {name}
+
+A {title} (width {width_factor:g}, {millions:.2f} M parameters) from grey ultrasound frames to {features} features,
+pretrained with awcl_jax {version}.
+
+A frame is read as grey and resized to {size} x {size} pixels, not keeping its aspect ratio. With OpenCV:
+`cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), ({size}, {size}), interpolation=cv2.INTER_AREA)`, or with
+`cv2.INTER_LINEAR` where height or width grows. All that comes after is in `preprocessing.json` and, but for
+`encoder.safetensors`, inside the files.
+
+## Files
+
+| file | takes | for |
+|---|---|---|
+{files}
+| `preprocessing.json` | | every step from a frame to the network's input |
+
+Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
+[b, {features}]: the mean of the last maps, not normalised. The arithmetic is float32; accelerators may round products
+further."""
+
+_FILES = {
+    "safetensors": """\
+| `encoder.safetensors` | float32 [b, {channels}, {inner}, {inner}]: (grey / 255 - {mean:g}) / {std:g} | weights under \
+torchvision's names, for PyTorch and awcl_jax |
+| `encoder_torch.py` | frames | the network and its preprocessing in PyTorch |""",
+    "onnx": "| `encoder.onnx` | frames | ONNX Runtime and others (opset 17) |",
+    "jax": "| `encoder.jax` | frames | JAX alone, on CPU, NVIDIA GPU and TPU |",
+}
+
+_USE = {
+    "safetensors": """\
+## PyTorch
+
+```python
+import numpy as np
+import torch
+from encoder_torch import load  # of this folder
+
+frames = np.zeros((2, {size}, {size}), np.uint8)  # yours: grey, resized
+encoder = load()
+with torch.no_grad():
+    features = encoder(torch.from_numpy(frames)).numpy()
+```
+{torchvision}
+## awcl_jax
+
+```python
+from awcl_jax.models.weights import load_torch_resnet
+
+variables = load_torch_resnet(
+    "encoder.safetensors", "{arch}", width_factor={width_factor}, mean={mean}, std={std}
+)
+```""",
+    "onnx": """\
+## ONNX Runtime
+
+```python
+import numpy as np
+import onnxruntime
+
+frames = np.zeros((2, {size}, {size}), np.uint8)  # yours: grey, resized
+encoder = onnxruntime.InferenceSession("encoder.onnx")
+(features,) = encoder.run(None, {{"frames": frames}})
+```""",
+    "jax": """\
+## JAX
+
+```python
+from pathlib import Path
+
+import numpy as np
+from jax import export
+
+frames = np.zeros((2, {size}, {size}), np.uint8)  # yours: grey, resized
+encoder = export.deserialize(bytearray(Path("encoder.jax").read_bytes()))
+features = encoder.call(frames)
+```""",
+}
+
+_TORCHVISION = """
+The weights also fit torchvision's network, whose input is then to be preprocessed as `preprocessing.json` says:
+
+```python
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+network = torchvision.models.{arch}()
+network.conv1 = torch.nn.Conv2d({channels}, 64, 7, 2, 3, bias=False)
+network.fc = torch.nn.Identity()
+network.load_state_dict(load_file("encoder.safetensors"))
+network.eval()
+```
+"""
+
+_LIMITS = """\
+## Intended use and limits
+
+For research: features of frames like those that it was trained on, for classifiers, for retrieval, or as a start for
+fine-tuning. It is no medical device, and nothing here was validated for care.
+
+- It saw one dataset, {dataset}. Other machines, presets, probes, body regions and populations may give features that
+  mean little: measure them on patients of your own before you rely on them.{simulated}
+- Frames carry burnt-in text and marks, which an encoder may read instead of the anatomy.
+- The network sees {inner} x {inner} pixels of a frame: what is smaller is lost.
+- Scores above are of one split and one seed. Their intervals tell of the test patients, not of other seeds or
+  hospitals.
+
+## Licence and contact
+
+- licence of these weights: TO FILL IN (and at the top of this file; mind that of the data)
+- licence of the training data: TO FILL IN
+- who trained it, and how to reach them: TO FILL IN
+
+Method: Fu, Jiao, Yasrab, Drukker, Papageorghiou, Noble: Anatomy-Aware Contrastive Representation Learning for Fetal
+Ultrasound. ECCV 2022 workshops."""
+
+_SIMULATED = "\n- The phantom is simulated: expect little of these features on real frames."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Provenance:
+    """Where an encoder comes from.
+
+    Attributes:
+      settings: configuration of the run, as plain values.
+      fields: those of its fields that decide the numbers, as `data.size`; no path is among them, as a card goes round.
+      fingerprint: of the dataset.
+      step: of the checkpoint.
+      results: what the run's `results.json` holds; empty where there is none yet.
+      validation: scores on validation patients at this step, by name; empty where none were taken.
+      version: of this package.
+    """
+
+    settings: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    fingerprint: str
+    step: int
+    results: Mapping[str, Any]
+    validation: Mapping[str, float]
+    version: str
+
+
+def model_card(
+    made_of: Provenance, *, encoder: Mapping[str, Any], preprocessing: Preprocessing, formats: Sequence[str]
+) -> str:
+    """The text of `README.md`: what each file takes and gives, how to load it, how it was trained, how it scored.
+
+    Args:
+      made_of: the run.
+      encoder: as `encoder_files.write` returns it.
+      preprocessing: of the frames.
+      formats: which of `safetensors`, `onnx` and `jax` were written.
+    """
+    dataset = made_of.settings["data"]["dataset"]
+    values = {
+        **encoder,
+        "name": made_of.settings["name"],
+        "version": made_of.version,
+        "title": encoder["arch"].replace("resnet", "ResNet-"),
+        "millions": encoder["parameters"] / 1e6,
+        "size": preprocessing.frame_size,
+        "inner": preprocessing.input_size,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "dataset": dataset,
+        "simulated": _SIMULATED if dataset == "phantom" else "",
+    }
+    # torchvision has one width only, and no ResNet-50 of version 1.
+    theirs = encoder["width"] == 64 and (encoder["arch"] != "resnet50" or encoder["strides"] == "v1.5")
+    values["torchvision"] = _TORCHVISION.format(**values) if theirs else ""
+    values["files"] = "\n".join(_FILES[name].format(**values) for name in formats)
+    sections = [
+        _HEAD.format(**values),
+        *(_USE[name].format(**values) for name in formats),
+        _training(made_of),
+        _scores(made_of),
+        _LIMITS.format(**values),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _training(made_of: Provenance) -> str:
+    settings = made_of.settings
+    optim = settings["optim"]
+    granularity = "fine and coarse" if settings["granularity"] == "both" else settings["granularity"]
+    rows = {"method": _METHODS[settings["positives"]].format(granularity=granularity)}
+    if settings["queue"]["size"]:
+        queue = settings["queue"]
+        rows["queue"] = f"{queue['size']:,} keys of a momentum encoder (as MoCo v2), momentum {queue['momentum']:g}"
+    if settings["positives"] == "anatomy":
+        rows["labels that it might use"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
+    rows |= {
+        "data": f"{settings['data']['dataset']}, fingerprint `{made_of.fingerprint}`",
+        **{f"{part} frames": _count(**counts) for part, counts in made_of.results.get("frames", {}).items()},
+        "steps": f"{made_of.step:,} of {settings['train']['steps']:,}",
+        "batch": f"{settings['sampler']['batch_size']} frames, each in two views",
+        "temperature": f"{settings['loss']['temperature']:g}",
+        "optimiser": f"{optim['name']}, weight decay {optim['weight_decay']:g}",
+        "learning rate": f"{optim['learning_rate']:g}, {optim['schedule']}",
+        "seed": f"{settings['seed']}",
+    }
+    table = [f"| {title} | {value} |" for title, value in rows.items()]
+    everything = [f"{field} = {json.dumps(value)}" for field, value in made_of.fields.items()]
+    listed = ["All settings that decide its numbers:", "", "```", *everything, "```"]
+    return "\n".join(["## Training", "", "| | |", "|---|---|", *table, "", *listed])
+
+
+def _count(*, frames: int, labelled: int, scans: int, patients: int) -> str:
+    return f"{frames:,} of {scans:,} scans of {patients:,} patients; {labelled:,} are labelled"
+
+
+def _scores(made_of: Provenance) -> str:
+    columns = {
+        name: [_score(title, fields) for title, fields in made_of.results[name].items()]
+        for name in ("pixels", "untrained", "trained")
+        if name in made_of.results and made_of.results.get("steps") == made_of.step
+    }
+    if columns:
+        granularity = made_of.settings["eval"]["granularity"]
+        said = (
+            f"Frozen features of test patients, told apart by {granularity} anatomy. `pixels` are frames of 24 x 24\n"
+            "pixels, `untrained` is the encoder before the first step, and `trained` is this one."
+        )
+        return "\n\n".join(["## Scores", said, results_table(columns)])
+    said = f"Of step {made_of.step:,}, which this is, the run has no scores on test patients."
+    if made_of.validation:
+        listed = ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in made_of.validation.items())
+        said += f" On the validation patients, by whom one may choose: {listed}."
+    return f"## Scores\n\n{said}"
+
+
+def _score(name: str, fields: Mapping[str, Any]) -> Score:
+    # JSON has no NaN: the ends of an interval are null where a single patient leaves nothing to draw from.
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in fields.items()}
+    return Score(name, **values)

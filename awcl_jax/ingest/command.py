@@ -1,0 +1,259 @@
+"""Prepare a dataset: `python -m awcl_jax.ingest fetal_planes_db --source=DIR --out=DIR`.
+
+It becomes TFDS records, which every other command reads. What is in them is printed at the end.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool
+
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest import phantom
+from awcl_jax.ingest.own import flags as ingest_own_flags
+from awcl_jax.ingest.prepare import make_builder, prepare
+from awcl_jax.ingest.public.fetal_planes_db import CSV_NAME
+from awcl_jax.ingest.public.folder import FolderBuilder
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
+
+
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare the dataset that the arguments name and print what is in it."""
+    args = _parser().parse_args(argv)
+    out = Path(args.out).expanduser()
+    if "run" in args:
+        done = args.run(args, out)
+        print(summarize(ScanIndex.from_dataset(done.path), done.notes))
+        return
+    builder = args.make_builder(args, out)
+    if _is_prepared(builder):
+        print(f"{builder.data_dir} is prepared already: nothing to do.")
+    else:
+        prepare(builder, out)
+    print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
+
+
+def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:
+    """Frames, scans, patients and anatomy by split, as a table.
+
+    Args:
+      index: the labels of a dataset.
+      skipped: sentences on what was left out.
+
+    Returns:
+      Lines of text; the last names the folder to train on.
+    """
+    in_split = [index.splits == split for split in range(len(index.split_names))]
+    columns = [*in_split, np.ones(len(index), bool)]
+    rows = [("", [*index.split_names, "total"])]
+    rows.append(("frames", [_count(column) for column in columns]))
+    for title, ids in (("scans", index.scans), ("patients", index.patients)):
+        rows.append((title, [f"{np.unique(ids[column]).size:,}" for column in columns]))
+    rows.extend((title, [_count(column & frames) for column in columns]) for title, frames in _anatomies(index))
+    first = max(len(title) for title, _ in rows)
+    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(columns))]
+    table = [
+        "  ".join(
+            [title.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))]
+        ).rstrip()
+        for title, cells in rows
+    ]
+    return "\n".join(["", *table, "", *skipped, f"Train on it with --config.data.path={index.path}"])
+
+
+def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
+    """The coarse anatomies, under each its fine ones, and the frames that show them; none that no frame shows."""
+    for coarse, name in enumerate([*index.coarse_names, "no anatomy"]):
+        of_group = index.coarse == (coarse if coarse < len(index.coarse_names) else UNLABELLED)
+        if not of_group.any():
+            continue
+        yield name, of_group
+        fine = np.unique(index.fine[of_group]).tolist()
+        names = [index.fine_names[anatomy] if anatomy != UNLABELLED else "no fine anatomy" for anatomy in fine]
+        if names not in ([name], ["no fine anatomy"]):
+            for anatomy, fine_name in zip(fine, names, strict=True):
+                yield f"  {fine_name}", of_group & (index.fine == anatomy)
+
+
+def _count(frames: Bool[np.ndarray, " n"]) -> str:
+    return f"{int(frames.sum()):,}"
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the dataset is there as asked for.
+
+    Raises:
+      InputError: it is there with other settings, or is not whole.
+    """
+    folder = Path(builder.data_dir)
+    if not folder.exists():
+        return False
+    remedy = "Choose another --out, or delete that folder."
+    if not builder.is_prepared():
+        raise InputError(f"{folder} exists but is no complete dataset. {remedy}")
+    if not isinstance(builder, FolderBuilder):
+        return True  # a phantom's preset is part of its folder
+    was = builder.info.metadata.get("settings", {})
+    # Without a source, what was downloaded is not looked at again: the settings given by flags are compared.
+    now = builder.settings(builder.source) if builder.source else builder.flags()
+    if changed := [name for name, value in now.items() if was.get(name) != value]:
+        listed = "; ".join(f"{name} was {was.get(name)} and now is {now[name]}" for name in changed)
+        raise InputError(f"{folder} was prepared with other settings: {listed}. {remedy}")
+    return True
+
+
+def _skipped(builder: tfds.core.DatasetBuilder) -> list[str]:
+    """Sentences on the frames that were left out, and on those whose size is not known."""
+    metadata = builder.info.metadata or {}
+    skipped = metadata.get("skipped", {})
+    why = {"missing": "a file is not there", "broken": "a file is broken, empty or does not fit"}
+    said = [
+        f"Skipped {len(skipped[kind]):,} frame(s) because {reason}, the first {skipped[kind][0]}."
+        for kind, reason in why.items()
+        if skipped.get(kind)
+    ]
+    if unknown := metadata.get("unknown_size"):
+        said.append(
+            f"The pixel size of {len(unknown):,} frame(s) with masks is not known, the first {unknown[0]}: they can be "
+            "compared as shapes (Dice), not in millimetres."
+        )
+    return said
+
+
+def _from_folder(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
+    folders = {
+        name: None if getattr(args, name) is None else Path(getattr(args, name)).expanduser() for name in args.folders
+    }
+    flags = {name: getattr(args, name) for name in args.flags}
+    return make_builder(args.dataset, data_dir=out, **folders, **flags)
+
+
+def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
+    if args.preset not in phantom.Phantom.builder_configs:
+        raise InputError(f"Unknown preset {args.preset!r}; known are {', '.join(phantom.Phantom.builder_configs)}.")
+    return phantom.Phantom(config=args.preset, data_dir=out, file_format="array_record")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the help says about a dataset that is prepared from a folder.
+
+    Attributes:
+      help: what is in it, whose it is and under which licence.
+      holds: what the folder holds.
+      csv: name of its CSV, where another can be chosen.
+      masks: what the folder of masks holds, where they lie apart.
+      download: whether it is downloaded without --source, and how large it is.
+    """
+
+    help: str
+    holds: str
+    csv: str | None = None
+    masks: str | None = None
+    download: str | None = None
+
+
+_LAYOUTS = {
+    "fetal_planes_db": _Layout(
+        "maternal-fetal screening frames (Burgos-Artizzu et al. 2020, CC BY 4.0)",
+        "Images/ and the CSV",
+        csv=CSV_NAME,
+        download="2 GB",
+    ),
+    "fetal_head_biometry": _Layout(
+        "brains of FETAL_PLANES_DB with masks (Alzubaidi et al. 2023, CC BY 4.0)",
+        "Images/ and the CSV of FETAL_PLANES_DB",
+        csv=CSV_NAME,
+        masks="masks named after the frames",
+        download="2 GB",
+    ),
+    "hc18": _Layout(
+        "fetal heads with masks and circumference (van den Heuvel et al. 2018, CC BY 4.0)",
+        "training_set/ and its CSV",
+    ),
+    "camus": _Layout(
+        "adult hearts with masks of chambers and wall (Leclerc et al. 2019, CC BY-NC-SA 4.0)",
+        "database_nifti/ and database_split/",
+    ),
+    "echonet_dynamic": _Layout(
+        "adult hearts with masks of the left ventricle (Ouyang et al. 2020, research use)",
+        "FileList.csv, VolumeTracings.csv and Videos/",
+    ),
+    "busi": _Layout(
+        "breasts with masks of lesions (Al-Dhabyani et al. 2020)",
+        "benign/, malignant/ and normal/",
+    ),
+    "usgra": _Layout("nerves and vessels with masks (USGRA_SEG, CC BY 4.0)", "train/ and test/"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.ingest",
+        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks. It is made\n"
+        "of your own images, videos or DICOM files, of a public dataset, or of a phantom.",
+        epilog="examples:\n"
+        "  python -m awcl_jax.ingest folder --source=pictures --out=data/own\n"
+        "  python -m awcl_jax.ingest dicom --source=scans --key_file=KEY --out=data/own\n"
+        "  python -m awcl_jax.ingest phantom --out=data/phantom\n\n"
+        "`python -m awcl_jax.ingest DATASET --help` says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
+    ingest_own_flags.add_subcommands(datasets)
+    for name, layout in _LAYOUTS.items():
+        _add_layout(datasets, name, layout)
+    command = datasets.add_parser(
+        "phantom",
+        help="simulated scans of fetuses or hearts, with masks; nothing to download",
+        description="Make the phantom: simulated scans of fourteen fetal planes, or of adult hearts, with masks.",
+        epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
+    )
+    command.set_defaults(make_builder=_phantom)
+    for dataset in datasets.choices.values():
+        dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
+    return parser
+
+
+def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, layout: _Layout) -> None:
+    download = f", or download it ({layout.download})" if layout.download else ""
+    more = " --masks=MASKS" if layout.masks else ""
+    parser = datasets.add_parser(
+        name,
+        help=layout.help,
+        description=f"Prepare {name.upper()} from a folder in the publisher's layout{download}.",
+        epilog=f"example: python -m awcl_jax.ingest {name} --source={name.upper()}{more} --out=data/{name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    otherwise = "; without it, download" if layout.download else ""
+    parser.add_argument("--source", metavar="DIR", help=f"folder with {layout.holds}{otherwise}")
+    if layout.masks:
+        parser.add_argument("--masks", metavar="DIR", help=f"folder with {layout.masks}")
+    if layout.csv:
+        parser.add_argument(
+            "--csv", metavar="NAME", default=layout.csv, help="the CSV in --source (default: %(default)s)"
+        )
+    parser.add_argument("--skip_missing", action="store_true", help="leave out frames that lack a file")
+    parser.add_argument(
+        "--skip_broken", action="store_true", help="leave out frames with a file that is broken, empty or does not fit"
+    )
+    parser.set_defaults(
+        make_builder=_from_folder,
+        dataset=name,
+        folders=("source", "masks") if layout.masks else ("source",),
+        flags=("csv", "skip_missing", "skip_broken") if layout.csv else ("skip_missing", "skip_broken"),
+    )

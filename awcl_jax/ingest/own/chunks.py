@@ -1,0 +1,318 @@
+"""Jobs are decoded into chunks: ArrayRecord files of finished records, and beside each what came of its files.
+
+A chunk is renamed into place when it is complete, so that after a kill the complete ones are used and the others made
+anew. It depends on its job alone: the number of processes changes nothing.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import UInt8
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from awcl_jax.data.png import encode_png
+from awcl_jax.data.record import frame_features
+from awcl_jax.ingest.own import dicom, images, videos
+from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading
+from awcl_jax.ingest.own.near import difference, thumbnail
+from awcl_jax.ingest.own.plan import Job
+from awcl_jax.ingest.own.region import keep, kept_part
+from awcl_jax.runtime.errors import InputError
+
+_OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dicom.open_dicom}
+RECORD_OPTIONS = "group_size:1,uncompressed"  # each record is found by itself, and PNG does not get smaller
+_ID_DIGITS = 20
+_NO_PROCESS = "Processes to decode in cannot be started: --workers=1 decodes in this one, and memory may be short."
+
+
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """What came of a file.
+
+    Attributes:
+      start, stop: its records in the chunk; none where it is at fault.
+      size: of these in bytes.
+      near: frames dropped because they show what the one before showed.
+      blank: frames dropped because all their pixels have one value.
+      coloured: frames whose grey was made from colours.
+      masked: frames that were made black outside of a region.
+      kind: of its fault (see `items.WHY`), or empty.
+      detail: of its fault.
+    """
+
+    start: int
+    stop: int = 0
+    size: int = 0
+    near: int = 0
+    blank: int = 0
+    coloured: int = 0
+    masked: int = 0
+    kind: str = ""
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A decoded job.
+
+    Attributes:
+      outcomes: of its files.
+      frame_ids: of its records.
+      dropped: tags that were not read -> number of files that have them.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    frame_ids: tuple[str, ...]
+    dropped: Counter[str]
+
+
+def records_of(job: Job, folder: Path) -> Path:
+    """The file of a job's records."""
+    return folder / f"{job.name}.array_record"
+
+
+def read_chunk(job: Job, folder: Path) -> Chunk:
+    """What came of a job that is decoded."""
+    stored = json.loads(_notes(job, folder).read_text())
+    outcomes = tuple(Outcome(**outcome) for outcome in stored["outcomes"])
+    return Chunk(outcomes, tuple(stored["frame_ids"]), Counter(stored["dropped"]))
+
+
+def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Callable[[int], object]) -> None:
+    """Decode the jobs that are not decoded yet.
+
+    Args:
+      jobs: what to decode.
+      folder: of the chunks.
+      workers: number of processes; with 1, this one decodes. A file whose decoding ends its process is at fault, and
+        the others go on: at once, or, where this process decodes, when the same is called again.
+      progress: called with the number of files of each job that is done.
+
+    Raises:
+      InputError: the processes cannot be started.
+      OSError: the disk is full.
+    """
+    waiting = []
+    for job in jobs:
+        if _notes(job, folder).exists():
+            progress(len(job.items))
+        else:
+            waiting.append(job)
+    try:
+        # Jobs that were begun and not ended: their process died, which a file of theirs may have done.
+        for job in [job for job in waiting if _mark(job, folder).exists()]:
+            _decode_alone(job, folder)
+            progress(len(job.items))
+            waiting.remove(job)
+        if workers == 1 or len(waiting) < 2:
+            for job in waiting:
+                decode_job(job, folder)
+                progress(len(job.items))
+            return
+        while waiting:
+            _decode_together(waiting, folder, workers, progress)
+            waiting = [job for job in waiting if not _notes(job, folder).exists()]
+            suspects = [job for job in waiting if _mark(job, folder).exists()]
+            if waiting and not suspects:
+                raise InputError(_NO_PROCESS)
+            for job in suspects:
+                _decode_alone(job, folder)
+                progress(len(job.items))
+                waiting.remove(job)
+    except RuntimeError as error:
+        # What array_record makes of a disk that is full.
+        if "write() failed" in str(error):
+            raise OSError(str(error)) from error
+        raise
+
+
+def _decode_together(jobs: Sequence[Job], folder: Path, workers: int, progress: Callable[[int], object]) -> None:
+    """Decode in several processes, until all is done or one of them dies."""
+    todo = iter(jobs)
+    running: dict[concurrent.futures.Future[None], Job] = {}
+    with _pool(workers) as pool, contextlib.suppress(BrokenProcessPool):
+        # Few at a time: a job that waits in the pool is held in memory.
+        for job in itertools.islice(todo, 2 * workers):
+            running[pool.submit(decode_job, job, folder)] = job
+        while running:
+            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                progress(len(running.pop(future).items))
+                for job in itertools.islice(todo, 1):
+                    running[pool.submit(decode_job, job, folder)] = job
+    # When a process dies, what others have just ended is reported as broken, too.
+    for job in running.values():
+        if _notes(job, folder).exists():
+            progress(len(job.items))
+
+
+def _decode_alone(job: Job, folder: Path) -> None:
+    """Decode a job in a process of its own, without the files that end it."""
+    crashed: frozenset[int] = frozenset()
+    while not _notes(job, folder).exists():
+        _mark(job, folder).unlink(missing_ok=True)
+        with _pool(1) as pool, contextlib.suppress(BrokenProcessPool):
+            pool.submit(decode_job, job, folder, crashed).result()
+            return
+        if not _mark(job, folder).exists():
+            raise InputError(_NO_PROCESS)
+        crashed |= {int(_mark(job, folder).read_text())}
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Processes that end with this one, even when it is killed, and at once when it is interrupted."""
+    context = multiprocessing.get_context("spawn")
+    end, held = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_follow, initargs=(end,))
+    try:
+        yield pool
+    finally:
+        held.close()
+        pool.shutdown(cancel_futures=True)
+        end.close()
+
+
+def _follow(end: Connection) -> None:
+    """Leave ctrl-C to the parent, and go when the other end of this pipe is closed, by it or by its death."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+    def wait() -> None:
+        end.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) -> None:
+    """Decode a job into its chunk.
+
+    Args:
+      job: what to decode.
+      folder: of the chunks.
+      crashed: positions of the files that end the process, and are left out.
+    """
+    features = frame_features(job.taxonomy, mask_names=job.reading.mask_names)
+    serializer = ExampleSerializer(features.get_serialized_info())
+    frame_ids: list[str] = []
+    dropped: Counter[str] = Counter()
+    outcomes = []
+    part = records_of(job, folder).with_suffix(".part")
+    quiet = dicom.quietly() if job.kind == "dicom" else contextlib.nullcontext()
+    with (
+        contextlib.closing(ArrayRecordWriter(str(part), RECORD_OPTIONS)) as writer,
+        _mark(job, folder).open("wb", buffering=0) as mark,
+        quiet,
+    ):
+        for position, item in enumerate(job.items):
+            # Over what is there: a file made anew for every picture would take as long as a small picture.
+            os.pwrite(mark.fileno(), f"{position:8}".encode(), 0)
+            outcome = Outcome(start=len(frame_ids))
+            outcomes.append(outcome)
+            try:
+                if position in crashed:
+                    raise BadFileError("crash")
+                clip = _OPENERS[job.kind](item.path, job.reading)
+                dropped.update(clip.dropped)
+                for record in _records(item, clip, job.reading, outcome):
+                    # A map of protobuf has no order of its own, and another one in every process.
+                    example = serializer.get_tf_example(features.encode_example(record))
+                    data = example.SerializeToString(deterministic=True)
+                    writer.write(data)
+                    frame_ids.append(record["frame_id"])
+                    outcome.size += len(data)
+                if len(frame_ids) == outcome.start:
+                    raise BadFileError("blank" if outcome.blank else "no_pixels")
+            except BadFileError as error:
+                # Records that were written before the fault stay in the file, and no outcome counts them.
+                outcome.kind, outcome.detail = error.kind, error.detail
+                outcome.start, outcome.size = len(frame_ids), 0
+            outcome.stop = len(frame_ids)
+    notes = {"outcomes": [dataclasses.asdict(o) for o in outcomes], "frame_ids": frame_ids, "dropped": dropped}
+    part.replace(records_of(job, folder))
+    part = _notes(job, folder).with_suffix(".notes")
+    part.write_text(json.dumps(notes))
+    part.replace(_notes(job, folder))
+    _mark(job, folder).unlink()
+
+
+def _records(item: Item, clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """The records of a file, as `frame_features` describes them."""
+    pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
+    seen: set[str] = set()
+    for picture, image in _kept_frames(clip, reading, outcome):
+        frame_id = _frame_id(image)
+        if frame_id in seen:
+            outcome.near += 1
+            continue
+        seen.add(frame_id)
+        outcome.coloured += picture.colour
+        record = {
+            "image": encode_png(image),  # anew: a file may hold text beside its pixels
+            "frame_id": frame_id,
+            "scan_id": item.scan_id,
+            "patient_id": item.patient_id,
+            "machine": item.machine or clip.machine,
+            "anatomy_fine": item.fine,
+            "anatomy_coarse": item.coarse,
+            "pixel_mm": pixel_mm,
+        }
+        if item.mask is not None:
+            record["mask"] = encode_png(images.read_mask(item.mask, reading, image.shape))
+        yield record
+
+
+def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tuple[Picture, UInt8[np.ndarray, "h w"]]]:
+    """Frames and what is kept of their pictures, without those that are blank or show what the last one showed."""
+    kept, last = None, None
+    for picture in clip.frames():
+        if kept is None:
+            kept = kept_part(clip, reading.region, picture.image.shape)
+        image = keep(picture.image, kept)
+        if image.min() == image.max():
+            outcome.blank += 1
+            continue
+        small = thumbnail(image)
+        if last is not None and difference(small, last) < reading.near_duplicate:
+            outcome.near += 1
+            continue
+        last = small
+        outcome.masked += reading.region != "whole"
+        yield picture, image
+
+
+def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:
+    """Told by the picture alone, so that it says nothing of the file, and one picture has one id everywhere."""
+    height, width = image.shape
+    digest = hashlib.sha256(f"{height} {width} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()[:_ID_DIGITS]
+
+
+def _notes(job: Job, folder: Path) -> Path:
+    return folder / f"{job.name}.json"
+
+
+def _mark(job: Job, folder: Path) -> Path:
+    """Says which file of a job is being decoded, for the case that it ends the process."""
+    return folder / f"{job.name}.at"

@@ -1,0 +1,115 @@
+"""The frames of all chunks together: which of them go into the dataset, and what became of the others."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt64
+
+from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
+from awcl_jax.ingest.own.items import Fault
+from awcl_jax.ingest.own.plan import Job
+
+COUNTS = ("near", "blank", "coloured", "masked")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Records of a chunk, by their positions in its file."""
+
+    path: Path
+    records: Int32[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What was decoded.
+
+    Attributes:
+      parts: split -> its records, in order.
+      sizes: split -> bytes of these, about.
+      faults: of files that could not be decoded, or whose frames came before.
+      counts: of frames: `near`, `blank`, `coloured`, `masked` (see `Outcome`).
+      dropped: tags that were not read -> number of files that have them.
+    """
+
+    parts: dict[str, list[Part]]
+    sizes: Counter[str]
+    faults: list[Fault]
+    counts: Counter[str]
+    dropped: Counter[str]
+
+
+def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collection:
+    """Look through the chunks of the jobs.
+
+    Of frames that are the same pixel for pixel, that of the file with the lowest number is kept; a file that loses
+    frames so is at fault. Sixteen bytes a frame are held for it.
+
+    Args:
+      jobs: all of them, decoded.
+      folder: of the chunks.
+      unit: what files are counted in, for messages.
+    """
+    collection = Collection(defaultdict(list), Counter(), [], Counter(), Counter())
+    hashes, owners = [], []
+    for job in jobs:
+        chunk = read_chunk(job, folder)
+        collection.dropped.update(chunk.dropped)
+        positions = []
+        for item, outcome in zip(job.items, chunk.outcomes, strict=True):
+            if outcome.kind:
+                collection.faults.append(Fault(item.number, outcome.kind, outcome.detail))
+                continue
+            positions.append(np.arange(outcome.start, outcome.stop, dtype=np.int32))
+            owners.append(np.full(outcome.stop - outcome.start, item.number, np.int32))
+            hashes.append(_hashes(chunk.frame_ids[outcome.start : outcome.stop]))
+            collection.sizes[job.items[0].split] += outcome.size
+            _add_counts(collection.counts, outcome)
+        if positions:
+            collection.parts[job.items[0].split].append(Part(records_of(job, folder), np.concatenate(positions)))
+    if hashes:
+        _drop_repeated(collection, np.concatenate(hashes), np.concatenate(owners), unit)
+    return collection
+
+
+def _hashes(frame_ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+    return np.array([int(frame_id[:16], 16) for frame_id in frame_ids], np.uint64)
+
+
+def _add_counts(counts: Counter[str], outcome: Outcome) -> None:
+    for name in COUNTS:
+        counts[name] += getattr(outcome, name)
+
+
+def _drop_repeated(
+    collection: Collection, hashes: UInt64[np.ndarray, " n"], owners: Int32[np.ndarray, " n"], unit: str
+) -> None:
+    # Frames of one picture one after the other, that of the lowest file first.
+    order = np.lexsort((owners, hashes))
+    new = np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]])
+    if new.all():
+        return
+    repeated = np.zeros(len(hashes), bool)
+    repeated[order[~new]] = True
+    firsts = owners[order[new]][np.cumsum(new) - 1]
+    lost: dict[int, list[int]] = defaultdict(list)
+    for owner, first in zip(owners[order[~new]].tolist(), firsts[~new].tolist(), strict=True):
+        lost[owner].append(first)
+    frames_of = np.bincount(owners)
+    for number, others in lost.items():
+        of_all = int(frames_of[number])
+        frames = "its frame" if of_all == 1 else f"{len(others)} of its {of_all} frames"
+        collection.faults.append(Fault(number, "duplicate", f"{frames}, first in {unit} {min(others)}"))
+    start = 0
+    for split, parts in collection.parts.items():
+        kept = []
+        for part in parts:
+            stop = start + len(part.records)
+            records = part.records[~repeated[start:stop]]
+            if records.size:
+                kept.append(dataclasses.replace(part, records=records))
+            start = stop
+        collection.parts[split] = kept

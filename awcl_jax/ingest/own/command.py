@@ -1,0 +1,322 @@
+"""The subcommands of `python -m awcl_jax.ingest` that take a researcher's own scans."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.data.images import IMAGES
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.stored import open_dataset
+from awcl_jax.ingest.own import dicom, folder, videos
+from awcl_jax.ingest.own.builder import OwnScans
+from awcl_jax.ingest.own.chunks import decode_all
+from awcl_jax.ingest.own.collect import Collection, collect
+from awcl_jax.ingest.own.contact_sheet import write_contact_sheet
+from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
+from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names
+from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
+from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
+from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
+from awcl_jax.ingest.own.summary import notes, write_report
+from awcl_jax.ingest.prepare import only_writer, prepare
+from awcl_jax.runtime.errors import InputError
+
+MONTAGE = "montage.png"
+KINDS = {"manifest": "image", "folder": "image", "video": "video", "dicom": "dicom"}
+REGIONS = {
+    "image": {"whole": "all of it"},
+    "video": {"whole": "all of it", "sector": "what moves"},
+    "dicom": {
+        "tag": "the sector within the file's SequenceOfUltrasoundRegions, which must be there",
+        "sector": "of clips without that tag, what moves",
+        "whole": "all of it",
+    },
+}
+"""Kind of a file -> what can be kept of its pictures beside a rectangle."""
+
+_LINES_OF_A_KIND = 20
+_REMEDY = "Choose another --out or --name, or delete that folder."
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A dataset that is there: its folder, and sentences on what was left out."""
+
+    path: Path
+    notes: list[str]
+
+
+def run(args: argparse.Namespace, out: Path) -> Prepared:
+    """Prepare the dataset that the arguments of a subcommand ask for.
+
+    Files that cannot be used are named on stderr, a line each, and the others are decoded.
+
+    Args:
+      args: of the subcommand.
+      out: folder that the dataset goes to.
+
+    Raises:
+      InputError: some files cannot be used and `--skip_bad` is not given; their report is written, and what was decoded
+        is kept for the next time. Or nothing can be used at all, or an argument does not fit.
+    """
+    pseudonyms = Pseudonyms(read_key(args.key_file))
+    _check(args, pseudonyms)
+    reading = Reading(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)})
+    listing = args.list_source(args, pseudonyms)
+    taxonomy, items = _plan(args, listing, pseudonyms)
+    jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
+    settings = _settings(args, reading, listing, jobs, pseudonyms)
+    target = out / args.name / str(OwnScans.VERSION)
+    work = out / f".{args.name}.chunks"
+    if target.exists():
+        said = _require_same(target, settings)
+        if not work.exists():
+            print(f"{target} is prepared already: nothing to do.")
+            return Prepared(target, said)
+    work.mkdir(parents=True, exist_ok=True)
+    with only_writer(work, wait=False):
+        with tqdm(total=len(items), desc="Decoding", unit=" files") as progress:
+            decode_all(jobs, work, workers=args.workers, progress=progress.update)
+        collection = collect(jobs, work, unit=listing.unit)
+        faults = sorted(listing.faults + collection.faults, key=lambda fault: fault.number)
+        _say(args, listing, faults, pseudonyms)
+        usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
+        prepared = usable and (args.skip_bad or not faults)
+        said = [*notes(faults, collection), *_said_of_ids(args, pseudonyms)]
+        if prepared:
+            prepare(_builder(args, out, taxonomy, reading, collection, {"settings": settings, "notes": said}), out)
+        report = write_report(
+            out,
+            command=args.command,
+            name=args.name,
+            settings=settings,
+            listing=listing,
+            faults=faults,
+            collection=collection,
+            prepared=prepared,
+        )
+        if not prepared:
+            _refuse(listing, faults, usable, report)
+        write_contact_sheet(ScanIndex.from_dataset(target), out / MONTAGE)
+        # Last, for where it is left, the next run takes up from here.
+        shutil.rmtree(work)
+    return Prepared(target, [*said, f"Look through {out / MONTAGE} for text that is burnt in; {report} says the rest."])
+
+
+def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
+    """Refuse arguments that do not fit together, before a file is looked at."""
+    if isinstance(args.region, str) and args.region not in REGIONS[KINDS[args.command]]:
+        known = ", ".join(REGIONS[KINDS[args.command]])
+        raise InputError(f"--region of {args.command} is {known} or X0,Y0,X1,Y1; got {args.region!r}.")
+    if args.keep_ids and pseudonyms.keyed:
+        raise InputError(
+            f"--keep_ids stores ids as they are, a key (--key_file, ${KEY_VARIABLE}) hashes them: leave one."
+        )
+
+
+def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:
+    if pseudonyms.keyed:
+        return ["Ids of patients and scans are hashes: the same in every dataset that is made with this key."]
+    if args.keep_ids:
+        return ["Ids of patients and scans are stored as they were given (--keep_ids)."]
+    return ["Ids of patients and scans are numbers, for there is no key (--key_file) to hash them with."]
+
+
+def _plan(args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms) -> tuple[Taxonomy, list[Any]]:
+    names = [row.anatomy for row in listing.rows]
+    unlabelled: frozenset[str] = frozenset()
+    if args.taxonomy is None:
+        taxonomy = found_taxonomy(names)
+    else:
+        taxonomy, unlabelled = read_taxonomy(args.taxonomy)
+    labels = resolve_names(names, taxonomy, unlabelled)
+    items = make_items(
+        listing,
+        labels,
+        pseudonyms,
+        val_share=args.val_share,
+        test_share=args.test_share,
+        seed=args.seed,
+        keep_ids=args.keep_ids,
+    )
+    return taxonomy, items
+
+
+def _builder(
+    args: argparse.Namespace,
+    out: Path,
+    taxonomy: Taxonomy,
+    reading: Reading,
+    collection: Collection,
+    metadata: Mapping[str, Any],
+) -> OwnScans:
+    return OwnScans(
+        name=args.name,
+        taxonomy=taxonomy,
+        mask_names=reading.mask_names,
+        parts={split: parts for split, parts in collection.parts.items() if parts},
+        sizes=collection.sizes,
+        metadata=metadata,
+        data_dir=out,
+    )
+
+
+def _settings(
+    args: argparse.Namespace, reading: Reading, listing: Listing, jobs: list[Job], pseudonyms: Pseudonyms
+) -> dict[str, Any]:
+    """What the dataset depends on, to tell whether one that exists is the one asked for. It names no file."""
+    digest = hashlib.sha256(json.dumps([job.name for job in jobs]).encode())
+    digest.update(json.dumps([(fault.number, fault.kind) for fault in listing.faults]).encode())
+    settings = {
+        "command": args.command,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(reading).items()},
+        "skip_bad": args.skip_bad,
+        "keyed": pseudonyms.keyed,
+        "keep_ids": args.keep_ids,
+        "input": digest.hexdigest()[:16],
+    }
+    if not listing.has_splits:
+        settings |= {"val_share": args.val_share, "test_share": args.test_share, "seed": args.seed}
+    return settings
+
+
+def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
+    """What was said of a dataset that is there already.
+
+    Raises:
+      InputError: it was made of other files or with other settings, or is not whole.
+    """
+    try:
+        metadata = open_dataset(target).info.metadata or {}
+        was, said = metadata["settings"], metadata["notes"]
+    except Exception as error:  # TFDS and protobuf raise many kinds here
+        raise InputError(f"{target} exists but is no complete dataset of this kind. {_REMEDY}") from error
+    changed = [name for name in {**was, **settings} if was.get(name) != settings.get(name)]
+    if changed == ["input"]:
+        raise InputError(f"{target} was prepared of other files, labels or ids than these. {_REMEDY}")
+    if changed:
+        listed = "; ".join(
+            f"{name} was {was.get(name)} and now is {settings.get(name)}" for name in changed if name != "input"
+        )
+        raise InputError(f"{target} was prepared with other settings: {listed}. {_REMEDY}")
+    return list(said)
+
+
+def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudonyms: Pseudonyms) -> None:
+    """Name what cannot be used on stderr, one line each; of DICOM without paths, for they often name the patient.
+
+    Whoever looks at a terminal gets the first of each kind, and how many more there are; a file gets all.
+    """
+    shown = {row.number: row.shown for row in listing.rows}
+    hidden = args.command == "dicom" and not args.show_paths
+    lines: defaultdict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        path = fault.path or shown.get(fault.number, "")
+        name = f"id {pseudonyms.digest('file', path)}" if hidden else repr(path)
+        place = f"{listing.unit} {fault.number}, {name}" if fault.number else name
+        if hidden and fault.kind == "bad_cell":
+            fault = dataclasses.replace(fault, detail="")  # it quotes the cell
+        lines[fault.kind].append(f"left out {place}: {fault.rule}")
+    at_most = _LINES_OF_A_KIND if sys.stderr.isatty() else None
+    for kind, of_kind in lines.items():
+        for line in of_kind[:at_most]:
+            print(line, file=sys.stderr)
+        if more := len(of_kind) - len(of_kind[:at_most]):
+            print(f"left out {more:,} more: {WHY[kind]} (2>FILE names all)", file=sys.stderr)
+
+
+def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -> None:
+    at_fault = {fault.number or fault.path for fault in faults}
+    all_there_are = at_fault | {row.number for row in listing.rows}
+    told = f"what is wrong is listed above and counted in {report}"
+    if not usable:
+        raise InputError(f"Not one of {len(all_there_are):,} {listing.unit}(s) can be used: {told}.")
+    raise InputError(
+        f"{len(at_fault):,} of {len(all_there_are):,} {listing.unit}(s) cannot be used: {told}. Nothing is prepared "
+        "yet, but the good frames are decoded and kept: mend the others, or give --skip_bad to leave them out, and "
+        "start the same command again."
+    )
+
+
+def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    del pseudonyms
+    listing = read_manifest(args.source, root=args.root, required=("path", "scan_id"))
+    has_masks = any(row.mask for row in listing.rows)
+    if has_masks != bool(args.mask_names):
+        raise InputError(
+            "--mask_names=NAME,NAME,... says what the values 0, 1, ... of the masks mean, in the column `mask` of "
+            f"{args.source}: there are {'masks' if has_masks else 'names'} without {'names' if has_masks else 'masks'}."
+        )
+    return listing
+
+
+def list_folder(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    del pseudonyms
+    return folder.list_images(args.source, IMAGES, scan_from=args.scan_from, pattern=args.pattern)
+
+
+def list_videos(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    del pseudonyms
+    videos.require_av()
+    if args.source.is_dir():
+        return folder.list_clips(args.source, videos.SUFFIXES)
+    columns = tuple(name for name in COLUMNS if name not in ("mask", "frame"))
+    return read_manifest(args.source, root=args.root, columns=columns)
+
+
+def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    dicom.require_pydicom()
+    if not pseudonyms.keyed:
+        raise InputError(
+            f"DICOM needs a key that ids are hashed with: --key_file=FILE or the variable {KEY_VARIABLE}; "
+            "`openssl rand -hex 32 > KEY_FILE` makes one. Keep it, and keep it apart from the dataset."
+        )
+    if args.source.is_dir():
+        listing = folder.list_all(args.source)
+        wanted = [row for row in tqdm(listing.rows, desc="Looking", unit=" files") if dicom.is_dicom(row.path)]
+        listing.ignored += len(listing.rows) - len(wanted)
+        listing.rows = [dataclasses.replace(row, number=place) for place, row in enumerate(wanted, 1)]
+        if not wanted and not listing.faults:
+            raise InputError(f"{args.source} holds no DICOM file ({listing.ignored:,} others).")
+    else:
+        listing = _list_dicom_table(args)
+    rows, listing.rows = listing.rows, []
+    for row in tqdm(rows, desc="Reading ids", unit=" files"):
+        try:
+            listing.rows.append(_identified(row, args.patient_from))
+        except BadFileError as error:
+            listing.faults.append(Fault(row.number, error.kind, path=row.shown))
+    return listing
+
+
+def _list_dicom_table(args: argparse.Namespace) -> Listing:
+    try:
+        return read_manifest(args.source, root=args.root, columns=("path", "scan_id", "patient_id", "anatomy", "split"))
+    except InputError:
+        if args.show_paths:
+            raise
+        raise InputError(
+            f"{args.source} is no table (.csv or .parquet) with the column `path`. What is wrong is not said, for a "
+            "table's cells may name patients; --show_paths says it."
+        ) from None
+
+
+def _identified(row: Row, patient_from: str) -> Row:
+    """The row with the ids of its file, where the table gives none."""
+    patient, study = dicom.read_ids(row.path)
+    if not (scan := row.scan or study):
+        raise BadFileError("no_scan")
+    patient = row.patient or {"tag": patient, "study": scan, "folder": folder.top_folder(row)}[patient_from]
+    if not patient:
+        raise BadFileError("no_patient")
+    return dataclasses.replace(row, scan=scan, patient=patient, frame=row.number)

@@ -1,0 +1,115 @@
+"""The anatomy that the user's names stand for."""
+
+import difflib
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from awcl_jax.data.anatomy import FETAL_PLANES_14, FETAL_PLANES_DB, UNLABELLED, Taxonomy
+from awcl_jax.runtime.errors import InputError
+
+BUILT_IN = {"fetal_planes_14": FETAL_PLANES_14, "fetal_planes_db": FETAL_PLANES_DB}
+"""Taxonomies that need no file."""
+
+_TABLES = ("planes", "aliases", "unlabelled")
+
+
+def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
+    """Read which names stand for what, from a TOML or YAML file; or take one of `BUILT_IN` by its name.
+
+        unlabelled = ["other", "unknown"]     # names that stand for no anatomy
+
+        [planes]                              # fine name = its coarse group
+        4CH = "heart"
+        LVOT = "heart"
+
+        [aliases]                             # another name = the fine name
+        "four chamber view" = "4CH"
+
+    Returns:
+      (the taxonomy, names that stand for no anatomy)
+
+    Raises:
+      InputError: the file cannot be read, or is not of this form.
+    """
+    if str(path) in BUILT_IN:
+        return BUILT_IN[str(path)], frozenset()
+    tables = _load(path)
+    form = f"{path} has [planes] (fine name = coarse name), and may have [aliases] and a list `unlabelled`"
+    planes, aliases, unlabelled = (
+        tables.get(name, kind()) for name, kind in zip(_TABLES, (dict, dict, list), strict=True)
+    )
+    if unknown := tables.keys() - set(_TABLES):
+        raise InputError(f"{form}; it also has {', '.join(sorted(map(str, unknown)))}.")
+    texts = [*planes.items(), *aliases.items()] if isinstance(planes, dict) and isinstance(aliases, dict) else None
+    if not planes or texts is None or not isinstance(unlabelled, list):
+        raise InputError(f"{form}.")
+    # YAML reads 3 as a number and no as a truth value.
+    if wrong := [text for pair in (*texts, unlabelled) for text in pair if not (isinstance(text, str) and text)]:
+        raise InputError(f"{form}: every name is a text in quotes; got {wrong[0]!r}.")
+    groups: dict[str, tuple[str, ...]] = {}
+    for fine, coarse in planes.items():
+        groups[coarse] = (*groups.get(coarse, ()), fine)
+    return Taxonomy(groups, aliases), frozenset(unlabelled)
+
+
+def found_taxonomy(names: Iterable[str]) -> Taxonomy:
+    """Every name found is a fine and a coarse anatomy.
+
+    Raises:
+      InputError: a name has a line break or another character that cannot be printed.
+    """
+    found = sorted({*names} - {""})
+    if wrong := [name for name in found if not name.isprintable()]:
+        raise InputError(
+            f"The name of an anatomy is one line of text; got {wrong[0]!r}. --taxonomy=FILE gives aliases."
+        )
+    return Taxonomy({name: (name,) for name in found})
+
+
+def resolve_names(
+    names: Iterable[str], taxonomy: Taxonomy, unlabelled: frozenset[str] = frozenset()
+) -> Mapping[str, tuple[int, int]]:
+    """Fine and coarse label of each name; one that is a coarse name only has no fine label.
+
+    Raises:
+      InputError: names are unknown: all of them, each with the nearest known one.
+    """
+    counts = Counter(names)
+    resolved: dict[str, tuple[int, int]] = {}
+    unknown = []
+    for name, count in sorted(counts.items()):
+        plane = taxonomy.aliases.get(name, name)
+        if not name or name in unlabelled:
+            resolved[name] = (UNLABELLED, UNLABELLED)
+        elif plane in taxonomy.fine:
+            resolved[name] = (taxonomy.fine.index(plane), taxonomy.coarse.index(taxonomy.coarse_of(plane)))
+        elif name in taxonomy.coarse:
+            resolved[name] = (UNLABELLED, taxonomy.coarse.index(name))
+        else:
+            known = [*taxonomy.fine, *taxonomy.coarse, *taxonomy.aliases]
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            unknown.append(f"{name!r} ({count:,} file(s), nearest {nearest!r})")
+    if unknown:
+        raise InputError(
+            f"The taxonomy does not know {len(unknown)} name(s): {', '.join(unknown)}. Add them to [planes], "
+            "[aliases] or `unlabelled`."
+        )
+    return resolved
+
+
+def _load(path: Path) -> Mapping[Any, Any]:
+    if not path.is_file():
+        raise InputError(f"--taxonomy is a file, or {' or '.join(BUILT_IN)}; there is no file {path}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"The taxonomy {path} is no TOML or YAML file ({' '.join(str(error).split())}).") from error
+    if not isinstance(tables, dict):
+        raise InputError(f"The taxonomy {path} has no tables.")
+    return tables

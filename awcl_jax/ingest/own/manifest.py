@@ -1,0 +1,125 @@
+"""A table that names files: CSV, or Parquet."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from awcl_jax.data import images
+from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
+from awcl_jax.ingest.own.paths import resolve
+from awcl_jax.runtime.errors import InputError
+
+COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame")
+SPLITS = ("train", "val", "test")
+_PATHS = ("path", "mask")
+_BATCH = 4096
+
+
+def read_manifest(
+    path: Path, *, root: Path | None = None, columns: Sequence[str] = COLUMNS, required: Sequence[str] = ("path",)
+) -> Listing:
+    """Read a table with a row for each file.
+
+    It is read as `awcl_jax.data.images.read_manifest` does. Columns are `path`, `scan_id`, `patient_id`, `anatomy`,
+    `split` (train, val or test), `machine`, `mask` (a path), `pixel_mm` and `frame` (its number in its scan, by which
+    frames are ordered). A column has a value in every row; only in `anatomy`, `machine` and `pixel_mm` does an empty
+    cell say unknown.
+
+    Args:
+      path: of the table; its rows are numbered from 1.
+      root: folder that paths are relative to and must lie in; by default the table's.
+      columns: that are looked at; others are ignored.
+      required: columns that must be there.
+
+    Raises:
+      InputError: the table cannot be read, lacks columns, or names nothing.
+    """
+    root = path.parent if root is None else root
+    if not path.is_file() or path.suffix.lower() not in images.TABLES:
+        raise InputError(f"--source is a table ({' or '.join(images.TABLES)}) that is there; got {path}.")
+    table = images.read_manifest(path)
+    present = set(table.column_names)
+    if absent := [name for name in required if name not in present]:
+        raise InputError(
+            f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known are "
+            f"{', '.join(columns)}."
+        )
+    wanted = [name for name in columns if name in present]
+    listing = Listing(unit="row", has_splits="split" in wanted, named=True)
+    seen: dict[Any, int] = {}
+    owners: dict[str, str] = {}
+    for number, given in _rows(table.select(wanted)):
+        try:
+            row = _parse(number, given, root)
+            keys: dict[Any, str] = {str(row.path): "the file is that of"}
+            if "frame" in given:
+                keys[row.scan, row.frame] = f"frame {row.frame} of its scan is in"
+            for key, what in keys.items():
+                if key in seen:
+                    raise BadFileError("same_row", f"{what} row {seen[key]}")
+            if row.scan and owners.setdefault(row.scan, row.patient) != row.patient:
+                raise BadFileError("bad_cell", "its scan_id had another patient_id before")
+            seen |= dict.fromkeys(keys, number)
+        except BadFileError as error:
+            listing.faults.append(Fault(number, error.kind, error.detail, given["path"]))
+        else:
+            listing.rows.append(row)
+    return listing
+
+
+def _parse(number: int, given: Mapping[str, str], root: Path) -> Row:
+    for name in ("path", "scan_id", "patient_id", "split", "mask", "frame"):
+        if not given.get(name, "x"):
+            raise BadFileError("bad_cell", f"{name} is empty")
+    if given.get("split", "train") not in SPLITS:
+        raise BadFileError("bad_cell", f"split is {', '.join(SPLITS)}; got {given['split']!r}")
+    try:
+        frame = int(given.get("frame", number))
+    except ValueError as error:
+        raise BadFileError("bad_cell", f"frame is a whole number; got {given['frame']!r}") from error
+    try:
+        pixel_mm = float(given.get("pixel_mm") or math.nan)
+    except ValueError as error:
+        raise BadFileError("bad_cell", f"pixel_mm is a number; got {given['pixel_mm']!r}") from error
+    if pixel_mm <= 0 or math.isinf(pixel_mm):
+        raise BadFileError("bad_cell", f"pixel_mm is a length above 0; got {given['pixel_mm']!r}")
+    return Row(
+        number,
+        resolve(given["path"], root),
+        given["path"],
+        scan=given.get("scan_id", ""),
+        patient=given.get("patient_id", ""),
+        anatomy=given.get("anatomy", ""),
+        split=given.get("split", ""),
+        machine=given.get("machine", ""),
+        mask=_mask(given["mask"], root) if "mask" in given else None,
+        pixel_mm=pixel_mm,
+        frame=frame,
+    )
+
+
+def _mask(name: str, root: Path) -> Path:
+    try:
+        return resolve(name, root)
+    except BadFileError as error:
+        raise BadFileError("bad_mask", Fault(0, error.kind).rule) from error
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number from 1, cells as text) of the rows."""
+    number = 0
+    for batch in table.to_batches(_BATCH):
+        for cells in batch.to_pylist():
+            number += 1
+            yield number, {name: _to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
+
+
+def _to_text(cell: Any, *, strip: bool) -> str:
+    """A cell as a CSV would hold it: pandas makes numbers with gaps into floats, 12 into 12.0."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    text = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    return text.strip() if strip else text  # a file's name may begin or end with a blank

@@ -1,0 +1,99 @@
+"""Files of a source: which there are, and how they are opened. Nothing is followed out of the source's folder."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
+
+
+def find_files(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
+    """Every file below a folder, in the order of their paths, numbered from 1.
+
+    Hidden files and folders are left alone. A link is never followed: one that leads out of the folder is a fault, any
+    other is left alone, for what it leads to is found anyway.
+
+    Args:
+      root: the folder.
+      suffixes: endings, in lower case, of the files wanted; others are counted as ignored. None takes all.
+    """
+    listing = Listing()
+    found: list[str] = []
+    _walk(os.path.realpath(root), "", found, listing)
+    for name in sorted(found):
+        if suffixes is not None and not name.lower().endswith(suffixes):
+            listing.ignored += 1
+            continue
+        listing.rows.append(Row(len(listing.rows) + 1, root / name, name, scan=""))
+    return listing
+
+
+def _walk(root: str, inside: str, found: list[str], listing: Listing) -> None:
+    try:
+        with os.scandir(Path(root, inside)) as folder:
+            entries = sorted(folder, key=lambda entry: entry.name)
+    except OSError:
+        listing.faults.append(Fault(0, "unreadable", path=inside))
+        return
+    for entry in entries:
+        path = f"{inside}/{entry.name}" if inside else entry.name
+        if entry.name.startswith("."):
+            listing.ignored += 1
+        elif entry.is_symlink():
+            if _is_inside(os.path.realpath(entry.path), root):
+                listing.ignored += 1
+            else:
+                listing.faults.append(Fault(0, "outside", path=path))
+        elif entry.is_dir(follow_symlinks=False):
+            _walk(root, path, found, listing)
+        elif entry.is_file(follow_symlinks=False):
+            found.append(path)
+        else:
+            listing.faults.append(Fault(0, "special", path=path))
+
+
+def resolve(name: str, root: Path) -> Path:
+    """The file of this name, relative to `root`.
+
+    Raises:
+      BadFileError: it is not there, or lies outside of `root`, be it by its name or by a link.
+    """
+    try:
+        path = Path(os.path.realpath(root / name))
+        if not _is_inside(str(path), os.path.realpath(root)):
+            raise BadFileError("outside")
+        if not path.exists():
+            raise BadFileError("missing")
+    except (ValueError, OSError) as error:  # a null character, a name that is too long, no permission
+        raise BadFileError("missing") from error
+    return path
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read.
+
+    Raises:
+      BadFileError: it is not there, no regular file, without a byte, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise BadFileError("missing") from error
+    except OSError as error:
+        raise BadFileError("unreadable") from error
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadFileError("special")
+        if not status.st_size:
+            raise BadFileError("no_bytes")
+        yield file
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)

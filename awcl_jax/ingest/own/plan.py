@@ -1,0 +1,194 @@
+"""What is to be decoded: ids as they are stored, a split for every patient, and jobs of a few files each."""
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from awcl_jax import __version__
+from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.ingest.own.items import Fault, Item, Listing, Reading, Row
+from awcl_jax.ingest.own.manifest import SPLITS
+from awcl_jax.ingest.own.privacy import Pseudonyms
+from awcl_jax.runtime.errors import InputError
+
+_FORMAT = 1  # a new number when what a chunk holds changes
+_JOB_FILES, _JOB_BYTES = 64, 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Files of one split that are decoded together.
+
+    Attributes:
+      name: tells what comes of it: the files, their labels and how they are read. It cannot be traced to a file's name.
+      kind: `image`, `video` or `dicom`.
+      items: the files.
+      reading: how they are read.
+      taxonomy: of their labels.
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    reading: Reading
+    taxonomy: Taxonomy
+
+
+def make_items(
+    listing: Listing,
+    labels: Mapping[str, tuple[int, int]],
+    pseudonyms: Pseudonyms,
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
+    keep_ids: bool = False,
+) -> list[Item]:
+    """The files as they are stored, ordered by split, patient, scan and frame.
+
+    Where the user names no scans, each file is one; where the user names no patients, each scan is of its own. Ids are
+    hashed where there is a key, and else replaced by numbers, in the order of the files. Patients that are in two
+    splits are added to the faults and left out.
+
+    Args:
+      listing: the files; the faults found here are added to it.
+      labels: fine and coarse label of each name of an anatomy.
+      pseudonyms: hashes ids.
+      val_share: share of the patients that validate, where the listing has no splits.
+      test_share: share of the patients that test.
+      seed: of the draw of these.
+      keep_ids: store the ids that the user gives as they are; not those that were read off the names of files.
+
+    Raises:
+      InputError: the shares leave no patient to train on.
+    """
+    kept = keep_ids and listing.named
+    scans, patients = _Ids("scan", pseudonyms, kept), _Ids("patient", pseudonyms, kept)
+    rows = []
+    for row in listing.rows:
+        scan = row.scan or row.shown
+        patient = patients.of(row.patient or scan, named=bool(row.patient or row.scan))
+        rows.append((row, scans.of(scan, named=bool(row.scan)), patient))
+    if listing.has_splits:
+        splits = _given_splits(rows, listing)
+    else:
+        names = {patient for _, _, patient in rows}
+        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed)
+    items = [
+        Item(
+            row.number,
+            row.path,
+            scan,
+            patient,
+            splits[patient],
+            row.frame,
+            *labels[row.anatomy],
+            machine=row.machine,
+            mask=row.mask,
+            pixel_mm=row.pixel_mm,
+        )
+        for row, scan, patient in rows
+        if patient in splits
+    ]
+    return sorted(items, key=lambda i: (SPLITS.index(i.split), i.patient_id, i.scan_id, i.frame, i.number))
+
+
+class _Ids:
+    """What is stored in place of an id."""
+
+    def __init__(self, kind: str, pseudonyms: Pseudonyms, kept: bool) -> None:
+        self._kind, self._pseudonyms, self._kept = kind, pseudonyms, kept
+        self._numbers: dict[str, int] = {}
+
+    def of(self, name: str, *, named: bool) -> str:
+        if self._kept and named:
+            return name
+        if self._pseudonyms.keyed:
+            return self._pseudonyms.digest(self._kind, name)
+        return f"{self._kind}{self._numbers.setdefault(name, len(self._numbers) + 1):06d}"
+
+
+def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dict[str, str]:
+    """The split of each patient; one that is in two has none."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for row, _, patient in rows:
+        found[patient].setdefault(row.split, row.number)
+    for of_patient in found.values():
+        if len(of_patient) > 1:
+            said = " and ".join(f"{split} in {listing.unit} {number}" for split, number in of_patient.items())
+            listing.faults.append(Fault(max(of_patient.values()), "two_splits", said))
+    return {patient: next(iter(splits)) for patient, splits in found.items() if len(splits) == 1}
+
+
+def draw_splits(patients: set[str], *, val_share: float, test_share: float, seed: int) -> dict[str, str]:
+    """A split for each patient, drawn from the seed and the patient's id.
+
+    A share is rounded to whole patients; above 0, it is one at least.
+
+    Raises:
+      InputError: a share is out of range, or none is left to train on.
+    """
+    if not (0 <= val_share < 1 and 0 <= test_share < 1 and val_share + test_share < 1):
+        raise InputError(f"The shares of val and test are below 1 together; got {val_share} and {test_share}.")
+    test, val = (max(round(share * len(patients)), int(share > 0)) for share in (test_share, val_share))
+    if patients and test + val >= len(patients):
+        raise InputError(
+            f"{len(patients)} patient(s) cannot be split: {test} would test and {val} validate, none would train. "
+            "Lower --test_share and --val_share, or give more patients."
+        )
+    drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
+    return {
+        patient: "test" if place < test else "val" if place < test + val else "train"
+        for place, patient in enumerate(drawn)
+    }
+
+
+def make_jobs(
+    items: Sequence[Item], pseudonyms: Pseudonyms, *, kind: str, reading: Reading, taxonomy: Taxonomy
+) -> list[Job]:
+    """Jobs of neighbouring files of one split, of at most 64 files, and 64 MB unless a file has more."""
+    return [
+        Job(_name(group, pseudonyms, kind, reading, taxonomy), kind, tuple(group), reading, taxonomy)
+        for group in _groups(items)
+    ]
+
+
+def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        item_size = _size(item)
+        full = len(group) == _JOB_FILES or (group and size + item_size > _JOB_BYTES)
+        if group and (full or group[0].split != item.split):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += item_size
+    if group:
+        yield group
+
+
+def _size(item: Item) -> int:
+    try:
+        return item.path.stat().st_size
+    except OSError:  # what is wrong with it comes to light when it is opened
+        return 0
+
+
+def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Reading, taxonomy: Taxonomy) -> str:
+    files = [[i.scan_id, i.patient_id, i.split, i.fine, i.coarse, i.machine, i.pixel_mm, *_state(i)] for i in group]
+    what = [_FORMAT, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
+    return pseudonyms.digest("chunk", json.dumps(what, default=str))
+
+
+def _state(item: Item) -> Iterator[object]:
+    """Which file it is, and when it was changed last."""
+    for path in filter(None, (item.path, item.mask)):
+        try:
+            status = path.stat()
+        except OSError:
+            yield from (str(path), "missing")
+        else:
+            yield from (str(path), status.st_size, status.st_mtime_ns)

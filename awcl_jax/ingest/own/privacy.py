@@ -1,0 +1,133 @@
+"""What of a patient may pass: nothing but pixels, a written list of harmless tags, and keyed hashes of ids."""
+
+import hashlib
+import hmac
+import os
+import re
+from pathlib import Path
+
+from awcl_jax.runtime.errors import InputError
+
+KEY_VARIABLE = "AWCL_ID_KEY"
+
+READ_TAGS = (
+    "TransferSyntaxUID",
+    "Modality",
+    "Manufacturer",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PixelSpacing",
+    "SequenceOfUltrasoundRegions",
+    "RegionSpatialFormat",
+    "RegionLocationMinX0",
+    "RegionLocationMinY0",
+    "RegionLocationMaxX1",
+    "RegionLocationMaxY1",
+    "PhysicalUnitsXDirection",
+    "PhysicalUnitsYDirection",
+    "PhysicalDeltaX",
+    "PhysicalDeltaY",
+    "PixelData",
+)
+"""Tags of DICOM whose values are read: numbers, codes that are compared with known ones, and the pixels.
+
+The maker is stored as one of `MAKERS`, or not at all. Two more are read at the head of a file, which say how long it is
+and how the rest is written: FileMetaInformationGroupLength and TransferSyntaxUID.
+"""
+
+HASHED_TAGS = ("PatientID", "StudyInstanceUID")
+"""Tags whose values are read to be hashed."""
+
+MAKERS = {
+    "GE": ("ge", "general electric"),
+    "Philips": ("philips",),
+    "Siemens": ("siemens", "acuson"),
+    "Samsung": ("samsung", "medison"),
+    "Canon": ("canon", "toshiba"),
+    "Mindray": ("mindray", "zonare"),
+    "Fujifilm": ("fujifilm", "sonosite"),
+    "Hitachi": ("hitachi", "aloka"),
+    "Esaote": ("esaote",),
+    "SuperSonic": ("supersonic",),
+    "Butterfly": ("butterfly",),
+    "Clarius": ("clarius",),
+}
+"""Makers of ultrasound machines -> words that their names are told by."""
+
+_LEAST_KEY, _DIGITS = 16, 20
+
+
+def read_key(key_file: Path | None) -> bytes | None:
+    """The key that ids are hashed with: of the file, else of the environment; None where there is neither.
+
+    Raises:
+      InputError: the file cannot be read, or the key is shorter than 16 bytes.
+    """
+    if key_file is not None:
+        try:
+            key = key_file.read_bytes().strip()
+        except OSError as error:
+            raise InputError(f"The key file {key_file} cannot be read ({error.strerror}).") from error
+        origin = f"The key in {key_file}"
+    else:
+        key = os.environb.get(KEY_VARIABLE.encode(), b"").strip()
+        origin = f"The key in ${KEY_VARIABLE}"
+        if not key:
+            return None
+    if len(key) < _LEAST_KEY:
+        raise InputError(
+            f"{origin} has {len(key)} bytes; it needs {_LEAST_KEY} or more, for ids could be guessed otherwise: make "
+            "one with `openssl rand -hex 32 > KEY_FILE`."
+        )
+    return key
+
+
+class Pseudonyms:
+    """Hashes of ids: HMAC-SHA256(key, kind 0x00 id), its first 20 hex digits.
+
+    The same id of the same kind has the same hash in every dataset made with the key, and cannot be told from it, nor
+    tried out, without the key.
+    """
+
+    def __init__(self, key: bytes | None) -> None:
+        self._key = key
+
+    @property
+    def keyed(self) -> bool:
+        """Whether there is a key."""
+        return self._key is not None
+
+    def digest(self, kind: str, text: str) -> str:
+        """Hash of a text, keyed where there is a key."""
+        message = f"{kind}\0{text}".encode(errors="surrogatepass")
+        if self._key is None:
+            return hashlib.sha256(message).hexdigest()[:_DIGITS]
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def maker_of(text: str) -> str:
+    """The maker that a text names, as one of `MAKERS`; empty where it names none of them."""
+    words = " ".join(re.findall(r"[a-z]+", text.lower()))
+    return next((maker for maker, known in MAKERS.items() if any(re.search(rf"\b{k}\b", words) for k in known)), "")

@@ -1,0 +1,1 @@
+"""Public datasets in their publishers' layouts."""

@@ -1,0 +1,236 @@
+"""What the builders have in common that prepare a dataset from a folder in its publisher's layout."""
+
+import abc
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from awcl_jax.data.png import encode_png
+from awcl_jax.runtime.errors import InputError
+
+_TABLES = (".csv", ".txt", ".cfg")
+_SHARES = {"test": 0.2, "val": 0.1}  # of the patients, where the publisher gives no split; the rest trains
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A frame whose files are there.
+
+    Attributes:
+      frame_id: its name, one of its own in the dataset.
+      patient_id: whose it is.
+      split: that it is in.
+      read: gives its record (see `awcl_jax.data.record`); raises InputError where a file is broken.
+    """
+
+    frame_id: str
+    patient_id: str
+    split: str
+    read: Callable[[], dict[str, Any]]
+
+
+class FolderBuilder(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder that reads a folder in a publisher's layout.
+
+    Args:
+      source: the folder.
+      skip_missing: leave out frames that lack a file, instead of refusing the folder.
+      skip_broken: leave out frames with a file that is broken, empty or does not fit, instead of refusing it.
+      file_format: of the prepared dataset; ArrayRecord, which is read without TensorFlow.
+      **kwargs: of `tfds.core.GeneratorBasedBuilder`, foremost `data_dir`.
+
+    Raises:
+      InputError: from `download_and_prepare`, about what is wrong with the folder.
+    """
+
+    HOMEPAGE = ""
+    """Where the publisher has it."""
+
+    def __init__(
+        self,
+        *,
+        source: str | Path | None = None,
+        skip_missing: bool = False,
+        skip_broken: bool = False,
+        file_format: str | None = "array_record",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(file_format=file_format, **kwargs)
+        self.source = None if source is None else Path(source)
+        self.skip_missing = skip_missing
+        self.skip_broken = skip_broken
+
+    @abc.abstractmethod
+    def find(self, source: Path) -> tuple[list[Found], list[str]]:
+        """Frames in the order of the dataset, and the ids of those left out for want of a file.
+
+        Raises:
+          InputError: the folder is not in the publisher's layout, or frames lack a file and `skip_missing` is not set.
+        """
+
+    def settings(self, source: Path) -> dict[str, Any]:
+        """What the prepared dataset depends on, to tell whether one that exists is the one asked for."""
+        return {**self.flags(), **inventory(source)}
+
+    def flags(self) -> dict[str, Any]:
+        """The part of `settings` that needs no source."""
+        return {"skip_missing": self.skip_missing, "skip_broken": self.skip_broken}
+
+    def fetch(self, folder: Path) -> Path:
+        """The source, where none is given.
+
+        Raises:
+          InputError: this dataset is not downloaded by this package.
+        """
+        del folder
+        at = f" (it is at {self.HOMEPAGE})" if self.HOMEPAGE else ""
+        raise InputError(f"--source is missing: the folder that {self.name} was unpacked into{at}.")
+
+    def describe(self, *, features: tfds.features.FeaturesDict, **text: str) -> tfds.core.DatasetInfo:
+        """The dataset's card; `text` is its description, license and citation."""
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features,
+            homepage=self.HOMEPAGE,
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,  # frames keep the order they are found in
+            **text,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, dict]]]:
+        source = self.source or self.fetch(Path(dl_manager.download_dir))
+        if not source.is_dir():
+            raise InputError(f"There is no folder {source}: --source is the folder that {self.name} was unpacked into.")
+        found, missing = self.find(source)
+        if not found:
+            raise InputError(f"{source} holds no frames of {self.name}. Is this the folder that was unpacked?")
+        _check(found, source)
+        # Written to metadata.json beside the records, by TFDS.
+        metadata = self.info.metadata
+        metadata["settings"] = self.settings(source)
+        metadata["skipped"] = {"missing": missing, "broken": []}
+        metadata["unknown_size"] = []
+        splits = [split for split in ("train", "val", "test") if any(frame.split == split for frame in found)]
+        return {split: self._generate_examples(source, split, found) for split in splits}
+
+    def _generate_examples(self, source: Path, split: str, found: list[Found]) -> Iterator[tuple[int, dict[str, Any]]]:
+        written, metadata = 0, self.info.metadata
+        for frame in found:
+            if frame.split != split:
+                continue
+            try:
+                record = frame.read()
+            except InputError as error:
+                if not self.skip_broken:
+                    raise InputError(f"{error} --skip_broken leaves such frames out.") from error
+                metadata["skipped"]["broken"].append(frame.frame_id)
+                continue
+            if "mask" in record and math.isnan(record["pixel_mm"]):
+                metadata["unknown_size"].append(frame.frame_id)
+            yield written, record
+            written += 1
+        if not written:
+            raise InputError(f"Every image of the {split} split in {source} is broken or empty.")
+
+
+def record_of(
+    frame_id: str,
+    *,
+    image: bytes,
+    patient_id: str,
+    fine: str | int,
+    coarse: str | int,
+    scan_id: str | None = None,
+    machine: str = "",
+    pixel_mm: float = math.nan,
+    mask: UInt8[np.ndarray, "h w"] | None = None,
+    measures: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The record of a frame; without `scan_id` the patient is one scan, without `pixel_mm` its size is unknown."""
+    record = {
+        "image": image,
+        "frame_id": frame_id,
+        "scan_id": patient_id if scan_id is None else scan_id,
+        "patient_id": patient_id,
+        "machine": machine,
+        "anatomy_fine": fine,
+        "anatomy_coarse": coarse,
+        "pixel_mm": pixel_mm,
+        **(measures or {}),
+    }
+    return record if mask is None else {**record, "mask": encode_png(mask)}
+
+
+def accept_missing(missing: Sequence[str], *, found: Collection, skip: bool, what: str) -> None:
+    """Refuse a folder that lacks files, unless they may be left out and others are there.
+
+    Args:
+      missing: names of what is not there.
+      found: what is there.
+      skip: whether what is missing may be left out.
+      what: says whose files are missing, e.g. "data.csv names 2 images (of 7) that are not in Images".
+
+    Raises:
+      InputError: it is refused.
+    """
+    if missing and not (skip and found):
+        remedy = "--skip_missing leaves them out." if found else "Is this the folder that was unpacked?"
+        raise InputError(f"{what}, the first {missing[0]}. {remedy}")
+
+
+def require_folder(folder: Path, layout: str) -> Path:
+    """The folder, which must be there.
+
+    Raises:
+      InputError: it is not.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: --source is the folder that holds {layout}.")
+    return folder
+
+
+def draw_split(patient_id: str) -> str:
+    """The split of a patient, where the publisher gives none: 70 % train, 10 % val, 20 % test.
+
+    It follows from the patient's name alone (where its SHA-256 digest lies among all), so that a part of a dataset is
+    split as the whole is.
+    """
+    digest = hashlib.sha256(f"awcl_jax split 0:{patient_id}".encode()).digest()
+    at, end = int.from_bytes(digest[:8]) / 2**64, 0.0
+    for split, share in _SHARES.items():
+        end += share
+        if at < end:
+            return split
+    return "train"
+
+
+def inventory(folder: Path) -> dict[str, Any]:
+    """Number of files below a folder, and a digest of their names and sizes, and of what its tables say."""
+    digest, count = hashlib.sha256(), 0
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        count += 1
+        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
+        if file.suffix in _TABLES:
+            digest.update(file.read_bytes())
+    return {"files": count, "files_sha256": digest.hexdigest()[:16]}
+
+
+def _check(found: list[Found], source: Path) -> None:
+    seen: set[str] = set()
+    split_of: dict[str, str] = {}
+    for frame in found:
+        if frame.frame_id in seen:
+            raise InputError(f"{source} has the frame {frame.frame_id} twice; a frame has files of its own.")
+        seen.add(frame.frame_id)
+        if (split := split_of.setdefault(frame.patient_id, frame.split)) != frame.split:
+            raise InputError(
+                f"{source} has patient {frame.patient_id} in {split} and in {frame.split}: results would be of "
+                "patients seen in training. Give every patient one split."
+            )

@@ -1,0 +1,271 @@
+"""The anatomy-aware contrastive loss, without collectives.
+
+Every embedding belongs to a *group*, and embeddings of one group attract each other. What the groups are is the method:
+
+    AWCL        the frame's anatomy (fine or coarse); a group of its own where the frame has no label
+    scan        the frame's scan (patient metadata)
+    SimCLR      a group per frame, so that only its own second view is positive
+
+An embedding may be in several groups: of fine and of coarse anatomy, or of all the structures that its frame shows.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+from jaxtyping import Array, Float, Int
+
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.losses.blockwise import ABSENT, log_denominators
+from awcl_jax.losses.positives import group_similarity
+from awcl_jax.runtime.errors import InputError
+
+__all__ = ["ABSENT", "KERNELS", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+
+KERNELS = ("auto", "blocks", "pallas")
+
+_DENSE_BYTES = 2**24
+_BLOCK = 256
+_UNIT_TOLERANCE = 1e-2  # of a squared length: rows in bfloat16 are unit rows, too
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """How the loss of a step is computed.
+
+    Attributes:
+      temperature: divides all cosines.
+      block_size: anchors whose similarities are held at a time; as many as fit by default.
+      kernel: what computes the denominators, one of `KERNELS`.
+      group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
+      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
+        device by itself with `none`, and numbers that depend on how many there are.
+    """
+
+    temperature: float
+    block_size: int | None = None
+    kernel: str = "auto"
+    group_weights: tuple[float, ...] | None = None
+    exchange: str = "gather"
+
+
+@jax.named_scope("loss")
+def awcl_loss(
+    anchors: Float[Array, "a d"],
+    contrast: Float[Array, "n d"],
+    *,
+    anchor_ids: Int[Array, " a"],
+    contrast_ids: Int[Array, " n"],
+    anchor_groups: Int[Array, " a"] | Int[Array, "a m"],
+    contrast_groups: Int[Array, " n"] | Int[Array, "n m"],
+    temperature: float,
+    block_size: int | None = None,
+    kernel: str = "auto",
+    group_weights: Sequence[float] | None = None,
+) -> Float[Array, " a"]:
+    r"""Anatomy-aware contrastive loss of every anchor.
+
+    For anchor i with positives A(i), the other embeddings of its group, and temperature t:
+
+        L(i) = -1/|A(i)| sum_{a in A(i)} log( exp(z_i.z_a / t) / sum_{k != i} exp(z_i.z_k / t) )
+
+    which is L_A of Fu et al. (2022) where the group is an anatomy, L_C where it is one frame, and L_out of Khosla et
+    al. (2020, Eq. 2). The choice falls anchor by anchor: an unlabelled frame in a batch of labelled ones keeps its own
+    other view as only positive. Neither the factor t/0.07 nor any other scales the loss.
+
+    With several groups c = 1..m an embedding, A_c(i) are the other embeddings that are in the c-th group of i, and
+
+        L(i) = sum_c w_c L_c(i) / sum_c w_c,   L_c(i) = -1/|A_c(i)| sum_{a in A_c(i)} log( ... as above ... )
+
+    over the groups that i has. All share the denominator, so one pass over the similarities serves them. With the
+    groups (fine, coarse) this is the weighted sum of the two losses; with the structures that a frame shows it treats
+    each structure as a label of its own (as MulSupCon, Zhang & Wu 2024).
+
+    Example (two views of one device's batch, as rows 0..b-1 and b..2b-1):
+
+        ids, groups = jnp.arange(2 * b), jnp.tile(groups_from_labels(labels, rows), 2)
+        loss = awcl_loss(z, z, anchor_ids=ids, contrast_ids=ids, anchor_groups=groups, contrast_groups=groups,
+                         temperature=0.1).mean()
+
+    Called outside `jit`, it warns of anchors without a positive and refuses rows that are not of unit length; under
+    `jax.experimental.checkify` the latter is checked within `jit`, too.
+
+    Args:
+      anchors: unit embeddings z_i of the anchors; on several devices this device's share.
+      contrast: unit embeddings z_k to compare with; on several devices the gathered rows, the anchors' own among them.
+      anchor_ids: which embedding each anchor is; contrast rows of the same id are its own and left out.
+      contrast_ids: likewise for the contrast rows. Rows of one id have the same groups. Rows of id ABSENT are not
+        there, as in a queue that is not full: they are left out for all and have no loss.
+      anchor_groups: group of each anchor; or m groups, distinct, ABSENT where it has fewer.
+      contrast_groups: likewise, of each contrast row.
+      temperature: t, above 0.
+      block_size: number of anchors whose similarities are held at a time, forward and backward; by default all of them
+        where the matrix [a, n] takes up to 16 MiB, else 256. It need not divide a, and the numbers do not depend on it.
+        Where `contrast` and `contrast_ids` are the very objects `anchors` and `anchor_ids`, each block serves the rows
+        of both its sides, in half the time.
+      kernel: what computes the denominators: `blocks`, XLA's products of blocks; `pallas`, a kernel with blocks of its
+        own (`pallas_denominators`), which a CPU interprets; `auto`, which is `blocks` on every platform as long as the
+        kernel has not been measured on an accelerator.
+      group_weights: w_c, one for each of the m groups; equal by default.
+
+    Returns:
+      Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
+
+    Raises:
+      InputError: the temperature or the block size is not positive, the kernel is none or takes no block size, the
+        shapes do not belong together, or (outside `jit`) rows are not of unit length.
+
+    References:
+      Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
+      Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
+      Zhang and Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
+    """
+    check_settings(temperature, block_size, kernel)
+    anchor_groups, contrast_groups = as_columns(anchor_groups), as_columns(contrast_groups)
+    _check_lengths("anchors", anchors, anchor_ids, anchor_groups)
+    _check_lengths("contrast", contrast, contrast_ids, contrast_groups)
+    weights = group_weights_of(group_weights, anchor_groups, contrast_groups)
+    for name, rows in (("anchors", anchors), ("contrast", contrast)):
+        _check_unit(name, rows)
+    total, count = group_similarity(
+        anchors,
+        contrast,
+        anchor_ids=anchor_ids,
+        contrast_ids=contrast_ids,
+        anchor_groups=anchor_groups,
+        contrast_groups=contrast_groups,
+    )
+    _warn_of_lone_anchors(count)
+    log_denominator = denominators_by(kernel, block_size, anchors.shape[0], contrast.shape[0])(
+        anchors, contrast, anchor_ids=anchor_ids, contrast_ids=contrast_ids, temperature=temperature
+    )
+    return combine(log_denominator, total, count, groups=anchor_groups, group_weights=weights, temperature=temperature)
+
+
+def combine(
+    log_denominator: Float[Array, " a"],
+    total: Float[Array, "a m"],
+    count: Int[Array, "a m"],
+    *,
+    groups: Int[Array, "a m"],
+    group_weights: Float[Array, " m"],
+    temperature: float,
+) -> Float[Array, " a"]:
+    """L(i) from its parts: log sum_k exp(z_i.z_k / t), and the sum and number of the similarities to each group."""
+    # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
+    log_denominator = jnp.where(count.any(axis=1), log_denominator, 0.0)[:, None]
+    of_group = jnp.where(count > 0, log_denominator - total / jnp.maximum(count, 1) / temperature, 0.0)
+    weights = jnp.where(groups != ABSENT, group_weights, 0.0)
+    return (weights * of_group).sum(axis=1) / jnp.maximum(weights.sum(axis=1), jnp.finfo(jnp.float32).tiny)
+
+
+def groups_from_labels(
+    labels: Int[Array, " b"] | Int[Array, "b m"], rows: Int[Array, " b"]
+) -> Int[Array, " b"] | Int[Array, "b m"]:
+    """Group of each frame: its label, or a negative group of its own where it has none.
+
+    Args:
+      labels: anatomy (or scan) of each frame, UNLABELLED (-1) where there is none; with m columns (fine and coarse
+        anatomy), each falls back for itself, and no label is in two columns.
+      rows: the frame's row in the global batch, from 0; distinct over all devices.
+
+    Returns:
+      groups, as `labels`; in column c of m, -1 - (m row + c) where there is no label.
+    """
+    columns = as_columns(labels)
+    m = columns.shape[1]
+    own = -1 - (m * rows[:, None] + jnp.arange(m, dtype=rows.dtype))
+    return jnp.where(columns == UNLABELLED, own, columns).reshape(labels.shape)
+
+
+def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) -> Int[Array, "b m"]:
+    """Groups of frames that show up to m structures: their labels, or a negative group of its own for a frame of none.
+
+    Args:
+      labels: the structures of each frame, distinct, filled up with UNLABELLED (-1).
+      rows: the frame's row in the global batch, from 0; distinct over all devices.
+
+    Returns:
+      groups [b, m], filled up with ABSENT; a frame without any label has -1 - row in the first column.
+    """
+    groups = jnp.where(labels == UNLABELLED, ABSENT, labels)
+    own = jnp.where((labels == UNLABELLED).all(axis=1), -1 - rows, groups[:, 0])
+    return groups.at[:, 0].set(own)
+
+
+def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast: int) -> Callable[..., Array]:
+    """What computes D(i) = log sum_k exp(z_i.z_k / t) of so many anchors and contrast rows."""
+    if kernel == "pallas":
+        # Pallas is experimental, and slow to import: only for those who ask for it.
+        from awcl_jax.losses import pallas
+
+        return pallas.log_denominators
+    return functools.partial(log_denominators, block_size=choose_block_size(block_size, anchors, contrast))
+
+
+def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> int:
+    """`block_size` of `awcl_loss`, or its default."""
+    if block_size is None and anchors * contrast * 4 > _DENSE_BYTES:
+        block_size = _BLOCK
+    return min(block_size or anchors, anchors)
+
+
+def check_settings(temperature: float, block_size: int | None, kernel: str) -> None:
+    """Refuse what no loss can be computed with."""
+    if not temperature > 0:
+        raise InputError(f"The temperature must be above 0; got {temperature}.")
+    if block_size is not None and block_size < 1:
+        raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
+    if kernel not in KERNELS:
+        raise InputError(f"kernel is one of {', '.join(KERNELS)}; got {kernel!r}.")
+    if kernel == "pallas" and block_size is not None:
+        raise InputError(f"kernel='pallas' has blocks of its own: leave block_size out; got {block_size}.")
+
+
+def as_columns(groups: Array) -> Array:
+    return groups[:, None] if groups.ndim == 1 else groups
+
+
+def _check_lengths(name: str, rows: Array, ids: Array, groups: Array) -> None:
+    if not len(rows) == len(ids) == len(groups):
+        raise InputError(
+            f"Each row of {name} has one id and one entry of groups; got {len(rows)} rows, {len(ids)} ids and "
+            f"{len(groups)} entries of groups."
+        )
+
+
+def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> Float[Array, " m"]:
+    (m, other) = (columns.shape[1] for columns in groups)
+    weights = (1.0,) * m if group_weights is None else tuple(group_weights)
+    if not m == other == len(weights):
+        raise InputError(
+            f"Anchors, contrast rows and group_weights have the same number of groups; got {m}, {other} and "
+            f"{len(weights)}."
+        )
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise InputError(f"group_weights are 0 or more, and not all 0; got {weights}.")
+    return jnp.asarray(weights, jnp.float32)
+
+
+def _check_unit(name: str, rows: Array) -> None:
+    lengths = (rows.astype(jnp.float32) ** 2).sum(axis=1)
+    unit = jnp.abs(lengths - 1) < _UNIT_TOLERANCE
+    if isinstance(lengths, jax.core.Tracer):
+        checkify.debug_check(unit.all(), f"awcl_loss takes unit rows, and some of {name} are not")
+    elif not unit.all():
+        wrong = int(np.flatnonzero(~np.asarray(unit))[0])
+        raise InputError(
+            f"awcl_loss takes unit rows; row {wrong} of {name} has the length {float(lengths[wrong]) ** 0.5:.3g}."
+        )
+
+
+def _warn_of_lone_anchors(count: Int[Array, "a m"]) -> None:
+    if isinstance(count, jax.core.Tracer):
+        return
+    if lone := int((~count.any(axis=1)).sum()):
+        warnings.warn(f"{lone} of {len(count)} anchors have no positive; their loss is 0.", stacklevel=3)

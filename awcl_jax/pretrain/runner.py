@@ -1,0 +1,312 @@
+"""A pretraining run, from configuration to results.
+
+The configuration stops here: functions of other modules take plain values.
+"""
+
+import dataclasses
+import os
+import resource
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Int, PyTree
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from awcl_jax.config import build
+from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.data import pipeline, selection
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.sampler import BatchPlan
+from awcl_jax.evaluate.encode import make_encode
+from awcl_jax.evaluate.frozen import Evaluation, LabelledFrames, downsampled_pixels, remembered
+from awcl_jax.evaluate.scores import scores_as_json
+from awcl_jax.evaluate.table import results_table
+from awcl_jax.losses.awcl import LossOptions
+from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.pretrain.step import make_step
+from awcl_jax.report import writing
+from awcl_jax.runtime import multihost, sharding
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import harness, loop, run_folder
+from awcl_jax.train.harness import say
+from awcl_jax.train.initial_state import FirstState
+from awcl_jax.train.metrics import show_pictures
+from awcl_jax.train.momentum import Queue
+from awcl_jax.train.state import TrainState, parameter_count
+from awcl_jax.train.workdir import Spool
+
+_COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """What a run computes with.
+
+    Attributes:
+      model: without parameters.
+      optimiser, learning_rate: as the configuration has them.
+      body: training step for one device.
+    """
+
+    model: ContrastiveModel
+    optimiser: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    body: sharding.Step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a configuration stands for, made and checked, before the first step."""
+
+    data: selection.Selection
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
+    plan: BatchPlan
+    encoder: PyTree | None
+    programs: Programs
+    evaluation: Evaluation
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Pretrain an encoder, evaluate it against an untrained one, and write down what came of it.
+
+    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
+    the numbers of a run that was never stopped.
+
+    Args:
+      config: as `config.default_config`, with changes.
+      workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
+        pictures, `embedding_map.npz` and, to look at all of it, `report.html`. Where it is on a bucket
+        (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
+
+    Returns:
+      What `results.json` holds: counts of frames, the scores of the pixels, the untrained and the trained encoder,
+      the confusion matrix of the trained encoder's nearest neighbours (counts, a row for each true anatomy), what the
+      first batches were made of, and memory.
+
+    Raises:
+      InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
+      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
+    """
+    with Spool(workdir) as folder:
+        # Check what can be checked, on every process: where one cannot go on, none does.
+        mesh = sharding.make_mesh()
+        with multihost.together():
+            validate(config, devices=mesh.size)
+            setup = set_up(config)
+        defaults = to_dict(default_config())
+        harness.open_run(folder, setup.data, config=to_dict(config), defaults=defaults)
+
+        # The state before the first step is drawn while the step is compiled.
+        programs, queue = setup.programs, make_queue(config, setup.labels)
+        first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
+        harness.report_data(setup.data, folder)
+        say(
+            f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
+        )
+
+        # Train, from the newest checkpoint on.
+        with harness.open_records(folder, first.shapes, mesh, steps=config.train.steps) as records:
+            scores: dict[int, float] = {}
+
+            def evaluate(done: int, state: TrainState) -> None:
+                if values := setup.evaluation.validate(state.variables):
+                    scores[done] = values["val/knn/macro_f1"]
+                    records.writer.write(done, values)
+
+            events = (  # the evaluation first: its score goes with the checkpoint
+                loop.Event(config.train.eval_every, evaluate, doing="evaluating"),
+                records.saving(scores, every=config.train.checkpoint_every),
+            )
+            step = harness.step_on(mesh, programs.body, via=config.train.mapping)
+            with harness.attended(records, log_every=config.train.log_every, events=events) as hooks:
+                batches = batches_of(config, setup, start=records.start)
+                state, batches = harness.begin(first, step, batches, mesh=mesh, records=records, hooks=hooks)
+                state = loop.train(
+                    state,
+                    step,
+                    batches,
+                    place=partial(sharding.place_batch, mesh=mesh),
+                    start=records.start,
+                    steps=config.train.steps,
+                    batch_size=config.sampler.batch_size,
+                    hooks=hooks,
+                    bad_steps=records.bad_step_limit(
+                        config.train.bad_steps, setup.plan, setup.data.train.index.frame_ids
+                    ),
+                    one_by_one=sharding.on_cpus(mesh),
+                )
+
+        # Score on the test patients.
+        return _conclude(config, setup, first.wait(), state, folder)
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Read the data's labels, plan the batches and make the model; nothing is compiled and nothing written.
+
+    Raises:
+      InputError: the data and the configuration do not fit.
+    """
+    path = build.dataset_path(config)
+    data = selection.select(
+        path,
+        size=config.data.size,
+        cache_mb=config.data.cache_mb,
+        val_share=config.data.val_share,
+        seed=config.seed,
+        mask_overlays=config.data.mask_overlays,
+        skip_unreadable=config.data.skip_unreadable,
+        unlabelled=config.data.unlabelled,
+    )
+    labels = selection.positive_labels(
+        data.train.index,
+        config.positives,
+        granularity=config.granularity,
+        anatomy_ratio=config.anatomy_ratio,
+        seed=config.seed,
+    )
+    plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
+    programs = make_programs(config, granularities=labels.ndim)
+    evaluation = _make_evaluation(config, programs.model, data)
+    return Setup(data, labels, plan, build.initial_encoder(config), programs, evaluation)
+
+
+def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
+    """What runs of this configuration compute with, whatever frames they see, and in whatever batches.
+
+    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+
+    Args:
+      config: of the run.
+      granularities: 2 where a frame has a fine and a coarse label, otherwise 1.
+    """
+    groups = ("model", "augment", "loss", "queue", "optim", "train", "seed")
+    return _programs(build.frozen_part(config, groups, without="model.init"), granularities)
+
+
+@lru_cache(maxsize=8)
+def _programs(config: FrozenConfigDict, granularities: int) -> Programs:
+    model = build.make_model(config)
+    learning_rate, optimiser = build.make_optimiser(config)
+    weight = config.loss.coarse_weight
+    body = make_step(
+        model,
+        optimiser,
+        learning_rate=learning_rate,
+        augmentation=augmentation(config),
+        loss=LossOptions(
+            temperature=config.loss.temperature,
+            block_size=config.loss.block_size,
+            kernel=config.loss.kernel,
+            group_weights=(1 - weight, weight) if granularities == 2 else None,
+            exchange=config.loss.exchange,
+        ),
+        chunks=config.train.encode_chunks,
+        momentum=config.queue.momentum if config.queue.size else None,
+        seed=config.seed,
+    )
+    return Programs(model, optimiser, learning_rate, body)
+
+
+def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selection.Selection) -> Evaluation:
+    index = data.train.index
+    names = index.fine_names if config.eval.granularity == "fine" else index.coarse_names
+    if unknown := set(config.eval.anatomies) - set(names):
+        raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
+    told_apart = [name in (config.eval.anatomies or names) for name in names]
+    parts = (data.train, data.val, data.test)
+    blind = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
+
+    def labelled(part: selection.Part, purpose: str) -> LabelledFrames:
+        labels = part.index.labels(config.eval.granularity)
+        # The False at the end is what UNLABELLED, -1, points at.
+        frames = np.flatnonzero(np.array([*told_apart, False])[labels])
+        if frames.size == 0 and not blind:
+            shown = ", ".join(config.eval.anatomies or names)
+            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
+        return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
+
+    return Evaluation(
+        make_encode(model, augmentation(config)),
+        config.eval.batch_size,
+        train=labelled(data.train, "train"),
+        val=labelled(data.val, "val"),
+        test=labelled(data.test, "test"),
+        names=names,
+        neighbours=config.eval.neighbours,
+    )
+
+
+def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> Queue | None:
+    """The empty queue of a momentum encoder, where the method has one."""
+    if not config.queue.size:
+        return None
+    return Queue.empty(config.queue.size, config.model.embedding, columns=labels.shape[1:])
+
+
+def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
+    """This process's batches from step `start` on."""
+    return pipeline.batches(
+        setup.plan,
+        setup.data.train.reader,
+        labels=setup.labels,
+        scans=setup.data.train.index.scans,
+        start=start,
+        stop=config.train.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+    )
+
+
+def _conclude(
+    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Spool
+) -> dict[str, Any]:
+    """Scores on the test patients; the table, the results and the pictures."""
+    evaluation = setup.evaluation
+    before, after = (remembered(evaluation.encoder(s.variables)) for s in (untrained, state))
+    columns = {
+        "pixels": evaluation.test_scores(downsampled_pixels),
+        "untrained": evaluation.test_scores(before),
+        "trained": evaluation.test_scores(after),
+    }
+    results = {
+        "steps": config.train.steps,
+        "frames": selection.counts(setup.data),
+        "unreadable": selection.count_unreadable(setup.data),
+        "data": setup.data.fingerprint,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **{column: scores_as_json(scores) for column, scores in columns.items()},
+        "anatomies": list(evaluation.names),
+        "knn_confusion": evaluation.knn_confusion(after).tolist(),
+        "batches": selection.anatomies_in_batches(
+            setup.data.train.index, setup.plan, steps=min(config.train.steps, _COUNTED_BATCHES)
+        ),
+    }
+    if not multihost.first():
+        return results
+    run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
+    say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
+    frame_map = None
+    if config.report.pictures:
+        from awcl_jax.pretrain import pictures
+
+        frame_map = pictures.write_pictures(
+            folder.files,
+            selection=setup.data,
+            plan=setup.plan,
+            augmentation=augmentation(config),
+            seed=config.seed,
+            before=before,
+            after=after,
+            map_frames=config.report.map_frames,
+        )
+        show_pictures(folder.files, config.train.steps)
+    page = writing.leave_in(folder.files, frame_map, home=folder.home)
+    say(f"\nCheckpoints, metrics and pictures are in {folder.home}{harness.where_to_look(page, folder)}")
+    return results

@@ -1,0 +1,200 @@
+"""The pretraining step: augment, encode, gather, contrast, average, update."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.losses.awcl import LossOptions, awcl_loss, groups_from_labels
+from awcl_jax.losses.ring import ring_awcl_loss
+from awcl_jax.pretrain import monitors
+from awcl_jax.runtime import sharding
+from awcl_jax.train.momentum import Momentum
+from awcl_jax.train.optim import global_norm
+from awcl_jax.train.state import TrainState
+
+_MONITORED = 1024  # frames, of which the signs of collapse are taken
+
+
+def make_step(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    *,
+    learning_rate: optax.Schedule,
+    augmentation: Augmentation,
+    loss: LossOptions,
+    chunks: int = 1,
+    momentum: float | None = None,
+    seed: int,
+) -> sharding.Step:
+    """The body of a pretraining step for one device.
+
+    The loss is averaged over devices *before* it is differentiated, and the gradients are averaged after: alone, the
+    first is wrong under `pmap` and the second under `shard_map`; together they are exact under both.
+
+    Where the loss or the gradient is not finite, the step changes nothing but the count of steps.
+
+    Args:
+      model: frames to unit embeddings, as `ContrastiveModel`; its batch norm synchronised over `sharding.AXIS`.
+      optimiser: of the parameters.
+      learning_rate: the optimiser's, for the monitors.
+      augmentation: how the views are made.
+      loss: how the embeddings are contrasted, over which devices.
+      chunks: parts in which a batch is encoded, one after the other and again for its gradient; see `encode_in_chunks`.
+      momentum: share of the old parameters that the momentum encoder keeps, for a state with `momentum`; None
+        contrasts the two views of each batch instead.
+      seed: of the views.
+
+    Returns:
+      A function of (state, batch) for `sharding.map_step`; the batch holds this device's `image`, `label`, `row` and,
+      for the momentum encoder, `frame`.
+    """
+    settings: dict[str, Any] = {
+        "temperature": loss.temperature,
+        "block_size": loss.block_size,
+        "group_weights": loss.group_weights,
+    }
+
+    def two_view_loss(
+        params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks)
+        rows = z.reshape(-1, z.shape[-1])
+        ids, groups = _view_ids(batch["row"]), _per_view(groups_from_labels(batch["label"], batch["row"]))
+        if loss.exchange == "ring":
+            losses = ring_awcl_loss(rows, ids=ids, groups=groups, **settings)
+        else:
+            anchors = rows, ids, groups
+            contrast = sharding.gather(anchors) if loss.exchange == "gather" else anchors
+            losses = awcl_loss(
+                anchors[0],
+                contrast[0],
+                anchor_ids=anchors[1],
+                contrast_ids=contrast[1],
+                anchor_groups=anchors[2],
+                contrast_groups=contrast[2],
+                kernel=loss.kernel,
+                **settings,
+            )
+        compared = 2 * views.shape[1] * sharding.device_count() - 1
+        return sharding.mean(losses.mean()), {"z": z, "batch_stats": batch_stats, "compared": compared}
+
+    def queue_loss(
+        params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        assert momentum is not None
+        assert state.momentum is not None, "the queue is part of the state from the start"
+        key_params = jax.lax.stop_gradient(state.momentum.follow(params, momentum))
+        keys, key_stats = encode_in_chunks(model, key_params, state.momentum.batch_stats, views[1:], chunks)
+        keys = jax.lax.stop_gradient(keys)
+        batch_size = views.shape[1] * sharding.device_count()
+        new = (keys[0], batch["frame"][:, 1], batch["label"])
+        queue = state.momentum.queue.push(*sharding.in_row_order(new, batch["row"], count=batch_size))
+        ids, groups = queue.contrast(batch_size)
+        queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks)
+        losses = awcl_loss(
+            queries[0],
+            queue.z,
+            anchor_ids=batch["frame"][:, 0],
+            contrast_ids=ids,
+            anchor_groups=groups_from_labels(batch["label"], batch["row"]),
+            contrast_groups=groups,
+            kernel=loss.kernel,
+            **settings,
+        )
+        return sharding.mean(losses.mean()), {
+            "z": jnp.concatenate([queries, keys]),
+            "batch_stats": batch_stats,
+            "compared": queue.filled,
+            "momentum": Momentum(key_params, key_stats, queue),
+        }
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
+        views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
+        grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
+        (value, found), grads = grad_fn(state.params, state, batch, views)
+        grads = sharding.mean(grads)
+        norm = global_norm(grads)
+        report = {
+            "loss": value,
+            "gradient_norm": norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "collapsed_loss": monitors.collapsed_loss(found["compared"]),
+            **_monitors(found["z"], batch["row"]),
+        }
+        state = state.update(
+            grads=grads,
+            batch_stats=found["batch_stats"],
+            optimiser=optimiser,
+            momentum=found.get("momentum"),
+            where=jnp.isfinite(value) & jnp.isfinite(norm),
+        )
+        return state, sharding.mean(report)
+
+    return step
+
+
+def encode_in_chunks(
+    model: nn.Module, params: PyTree, batch_stats: PyTree, views: Float[Array, "v b h w c"], chunks: int
+) -> tuple[Float[Array, "v b d"], PyTree]:
+    """Embeddings of views, and the running statistics after them; with memory for a part of the frames at a time.
+
+    Gradient caching (Gao et al. 2021, Sec. 3.2): a chunk is encoded without keeping what its gradient needs, and
+    encoded again when the gradient of the loss with respect to its embeddings is known. The batch that is contrasted is
+    then not bounded by the encoder's memory, and the numbers are those of a single pass, but for batch norm: each chunk
+    is normalised by its own statistics, over all devices and both passes alike, and the running statistics take the
+    chunks' mean. A chunk has every `chunks`-th row of the batch, whatever the number of devices.
+
+    Args:
+      model: as in `make_step`.
+      params: its parameters.
+      batch_stats: its running statistics.
+      views: of this device's rows.
+      chunks: parts of the batch; they divide the number of rows b.
+    """
+    v, b, *picture = views.shape
+
+    def encode(params: PyTree, pictures: Float[Array, "n h w c"]) -> tuple[Float[Array, "n d"], PyTree]:
+        z, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats}, pictures, train=True, mutable=["batch_stats"]
+        )
+        return z, updated.get("batch_stats", {})
+
+    if chunks == 1:
+        z, updated = encode(params, views.reshape(v * b, *picture))
+        return z.reshape(v, b, -1), updated
+    assert b % chunks == 0, f"{chunks} chunks must divide the {b} rows of a device"
+    # Row r is in chunk r % chunks: [v, b / chunks, chunks, ...] -> [chunks, v * b / chunks, ...].
+    parts = jnp.moveaxis(views.reshape(v, b // chunks, chunks, *picture), 2, 0)
+    parts = parts.reshape(chunks, v * b // chunks, *picture)
+    # Each device adds up the gradient of all chunks before devices do.
+    own = sharding.vary(params)
+    z, updated = jax.lax.map(jax.checkpoint(lambda part: encode(own, part)), parts)
+    z = jnp.moveaxis(z.reshape(chunks, v, b // chunks, -1), 0, 2).reshape(v, b, -1)
+    return z, jax.tree.map(lambda statistics: statistics.mean(axis=0), updated)
+
+
+def _view_ids(rows: Int[Array, " b"]) -> Int[Array, " 2*b"]:
+    """A number for every view of every row, the same on whichever device the row is."""
+    return jnp.concatenate([2 * rows, 2 * rows + 1])
+
+
+def _per_view(groups: Array) -> Array:
+    return jnp.concatenate([groups, groups])
+
+
+@jax.named_scope("monitors")
+def _monitors(z: Float[Array, "2 b d"], rows: Int[Array, " b"]) -> dict[str, Float[Array, ""]]:
+    """Signs of collapse, over the batch or its first rows."""
+    frames = jnp.swapaxes(jax.lax.stop_gradient(z), 0, 1)
+    count = min(_MONITORED, frames.shape[0] * sharding.device_count())
+    z = jnp.swapaxes(sharding.in_row_order(frames, rows, count=count), 0, 1)
+    return {
+        "spread": monitors.spread(z),
+        "alignment": monitors.alignment(z),
+        "uniformity": monitors.uniformity(z),
+    }

@@ -1,0 +1,95 @@
+"""What the page's scripts draw, as plain values: curves, and the map of frames."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from awcl_jax.report import curves
+from awcl_jax.report.contents import Run
+from awcl_jax.report.embedding_map import LABELS, PER_ROW, FrameMap
+
+MOST_POINTS = 2_000
+_SIDE = 10_000  # of the square that places are rounded in
+
+
+def panels(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Panels of curves: `key`, `title`, and `series`, each with `run`, `label`, `steps` and `values`."""
+    names = dict.fromkeys(name for run in runs for name in run.series)
+    found = []
+    for panel, members in curves.panels([name for name in names if name != "collapsed_loss"]).items():
+        if panel == "loss" and "collapsed_loss" in names:
+            members = [*members, "collapsed_loss"]
+        series = [
+            {"run": i, "label": _label(name, panel, members), **_values(run.series[name])}
+            for name in members
+            for i, run in enumerate(runs)
+            if name in run.series
+        ]
+        found.append({"key": panel, "title": curves.title_of(panel), "series": series})
+    return found
+
+
+def _label(name: str, panel: str, members: Sequence[str]) -> str:
+    if name == "collapsed_loss":
+        return "of a collapsed encoder"
+    return curves.label_of(name) if name != panel or len(members) > 1 else curves.label_of(panel)
+
+
+def _values(points: Float[np.ndarray, "points 2"]) -> dict[str, list[Any]]:
+    """Steps and values, null where a value is not finite."""
+    kept = points[thinned(points[:, 1], MOST_POINTS)]
+    values = [float(f"{value:.6g}") if np.isfinite(value) else None for value in kept[:, 1]]
+    return {"steps": kept[:, 0].astype(int).tolist(), "values": values}
+
+
+def thinned(values: Float[np.ndarray, " n"], most: int) -> np.ndarray:
+    """Which of the values to draw, at most so many: of each stretch the lowest and the highest, so that spikes stay.
+
+    A stretch with a value that is not finite shows the first such in place of its lowest.
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    kept = []
+    for stretch in np.array_split(np.arange(len(values)), most // 2):
+        part = values[stretch]
+        broken = np.flatnonzero(~np.isfinite(part))
+        low = broken[0] if broken.size else part.argmin()
+        kept += [stretch[low], stretch[np.where(np.isfinite(part), part, -np.inf).argmax()]]
+    return np.unique(kept)
+
+
+def frame_map(frames: FrameMap) -> dict[str, Any]:
+    """The frames of a map, a list for each thing that is known of them.
+
+    Returns:
+      `ids`; `labels`: for each of LABELS `codes` and `names`; `x` and `y` from 0 to 10,000; `k`; of the `same` scan and
+      of `others`, `frames` and `cosines` in thousandths, k after k; `thumbnails`: `edge`, `count`, `row`, and `sheets`
+      as data URLs.
+    """
+    low = frames.places.min(axis=0)
+    places = (frames.places - low) / max(float(np.ptp(frames.places, axis=0).max()), 1e-9) * _SIDE
+    return {
+        "ids": frames.frame_ids.tolist(),
+        "labels": {
+            name: {"codes": frames.labels[name].codes.tolist(), "names": frames.labels[name].names} for name in LABELS
+        },
+        "x": places[:, 0].round().astype(int).tolist(),
+        "y": places[:, 1].round().astype(int).tolist(),
+        "k": frames.same_scan.frames.shape[1],
+        **{
+            name: {
+                "frames": found.frames.reshape(-1).tolist(),
+                "cosines": (1000 * found.cosines).round().astype(int).reshape(-1).tolist(),
+            }
+            for name, found in (("same", frames.same_scan), ("others", frames.other_scans))
+        },
+        "thumbnails": {
+            "edge": frames.thumbnails.edge,
+            "count": frames.thumbnails.count,
+            "row": PER_ROW,
+            "sheets": [f"data:image/webp;base64,{base64.b64encode(s).decode()}" for s in frames.thumbnails.sheets],
+        },
+    }

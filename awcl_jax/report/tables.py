@@ -1,0 +1,192 @@
+"""The tables of a run's page: what it is, its scores, who was mistaken for whom, what batches were made of."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from awcl_jax.evaluate.table import FEATURE_ROWS, PLANES_ROWS, SEGMENTATION_ROWS
+from awcl_jax.report.contents import Run, said
+
+_METHODS = {
+    "anatomy": "AWCL: frames of one anatomy attract each other",
+    "scan": "patient metadata: frames of one scan attract each other",
+    "frame": "a frame's own views attract each other",
+}
+_COLUMNS = {"test": "chosen model"}
+_HEADLINES = {name: title for title, name in (*FEATURE_ROWS.items(), *PLANES_ROWS.items(), *SEGMENTATION_ROWS.items())}
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """The run in a few lines: (what, value)."""
+    planned = run.config.get("train.steps")
+    lines = [("Kind", _kind(run))]
+    lines.append(("Steps", f"{run.steps:,} of {planned:,}" if isinstance(planned, int) else f"{run.steps:,}"))
+    if "chosen_step" in run.results:
+        lines.append(("Chosen checkpoint", f"step {run.results['chosen_step']:,}"))
+    if run.task:
+        lines.append(("Encoder", said(run.config.get("encoder.init"))))
+    lines.append(("Network", f"{run.config.get('model.arch')}, width {run.config.get('model.width_factor')}"))
+    lines.append(("Dataset", _dataset(run)))
+    lines.append(("Batch size", said(run.config.get("sampler.batch_size"))))
+    lines.append(("Seed", said(run.config.get("seed"))))
+    speeds = sorted(value for _, value in run.series.get("frames_per_second", ()) if math.isfinite(value))
+    if speeds:
+        lines.append(("Speed", f"{speeds[len(speeds) // 2]:,.0f} frames a second (median)"))
+    if isinstance(memory := run.results.get("peak_memory_mb"), int | float):
+        lines.append(("Peak memory", f"{memory:,.0f} MB"))
+    return lines
+
+
+def _kind(run: Run) -> str:
+    if run.task:
+        return f"downstream: {'standard planes' if run.task == 'planes' else run.task}"
+    method = _METHODS.get(str(run.config.get("positives")), said(run.config.get("positives")))
+    if run.config.get("positives") == "anatomy":
+        method += f" ({run.config.get('granularity')})"
+    queue = run.config.get("queue.size")
+    return f"pretraining, {method}" + (f", among a queue of {said(queue)}" if queue else "")
+
+
+def _dataset(run: Run) -> str:
+    name, preset = run.config.get("data.dataset"), run.config.get("data.preset")
+    fingerprint = run.results.get("data")
+    told = f"{name}, {preset}" if name == "phantom" and preset else said(name)
+    # The phantom is the default; a folder that is given may be of anything.
+    told = run.config.get("data.path") or told if name == "phantom" else told
+    return f"{told} (fingerprint {fingerprint})" if fingerprint else told
+
+
+def frame_counts(run: Run) -> list[tuple[str, list[int]]]:
+    """(split, [frames, labelled, scans, patients]) for each split."""
+    counts = run.results.get("frames", {})
+    return [(split, [n[key] for key in ("frames", "labelled", "scans", "patients")]) for split, n in counts.items()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A score as it is shown.
+
+    Attributes:
+      text: value and interval.
+      counts: what it was measured on.
+      whisker: (low, value, high) in percent of a line from 0 to 1; None where the score is no share.
+    """
+
+    text: str
+    counts: str
+    whisker: tuple[float, float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one or more runs.
+
+    Attributes:
+      groups: (name of a run, titles of its columns).
+      headlines: (title, a cell for each column, None where it has no such score).
+      details: likewise, all other scores.
+    """
+
+    groups: list[tuple[str, list[str]]]
+    headlines: list[tuple[str, list[Cell | None]]]
+    details: list[tuple[str, list[Cell | None]]]
+
+
+def score_table(runs: Sequence[Run]) -> ScoreTable:
+    """All scores of these runs, one row for each name."""
+    columns = [scores for run in runs for scores in run.scores.values()]
+    names = list(dict.fromkeys(name for scores in columns for name in scores))
+    known = [name for name in _HEADLINES if name in names]
+
+    def row(title: str, name: str) -> tuple[str, list[Cell | None]]:
+        share = not name.endswith("_mm")
+        return title, [_cell(scores[name], share) if name in scores else None for scores in columns]
+
+    return ScoreTable(
+        [(run.name, [_COLUMNS.get(column, column) for column in run.scores]) for run in runs],
+        [row(_HEADLINES[name], name) for name in known],
+        [row(name, name) for name in names if name not in known],
+    )
+
+
+def _cell(score: Mapping[str, Any], share: bool) -> Cell:
+    value, low, high = (score.get(key) for key in ("value", "low", "high"))
+    interval = "one patient" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    counts = f"{score.get('frames', 0):,} frames of {score.get('patients', 0):,} patients"
+    if value is None:
+        return Cell("not defined", counts, None)
+    ends = (value if low is None else low, value, value if high is None else high)
+    whisker = tuple(round(100 * end, 1) for end in ends) if share and 0 <= min(ends) <= max(ends) <= 1 else None
+    return Cell(f"{value:.3f} ({interval})", counts, whisker)
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Who was taken for whom.
+
+    Attributes:
+      by: what predicted.
+      names: of the anatomies that occur.
+      rows: (true anatomy, its frames, (count, tenths of them) for each predicted anatomy).
+      right: frames on the diagonal.
+      frames: all frames.
+    """
+
+    by: str
+    names: list[str]
+    rows: list[tuple[str, int, list[tuple[int, int]]]]
+    right: int
+    frames: int
+
+
+def confusion(run: Run) -> Confusion | None:
+    """The confusion matrix of a run, without anatomies that are neither true nor predicted anywhere."""
+    names = run.results.get("anatomies")
+    by, counts = "the model", run.results.get("confusion")
+    if counts is None:
+        by, counts = "the nearest neighbours of the trained encoder's features", run.results.get("knn_confusion")
+    if not counts or not names:
+        return None
+    present = [c for c in range(len(names)) if sum(counts[c]) or sum(row[c] for row in counts)]
+    rows = []
+    for c in present:
+        total = sum(counts[c])
+        rows.append((names[c], total, [(counts[c][d], round(10 * counts[c][d] / max(total, 1))) for d in present]))
+    right = sum(counts[c][c] for c in present)
+    return Confusion(by, [names[c] for c in present], rows, right, sum(map(sum, counts)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """What batches were made of, by anatomy.
+
+    Attributes:
+      batches: how many were counted.
+      rows: (anatomy, training frames, their share in percent, frames in batches, their share in percent).
+    """
+
+    batches: int
+    rows: list[tuple[str, int, float, int, float]]
+
+
+def composition(run: Run) -> Composition | None:
+    """How often each anatomy came up in batches, beside the training frames."""
+    told = run.results.get("batches")
+    if not told:
+        return None
+    training, drawn = told["training_frames"], told["drawn"]
+    of_training, of_drawn = (100 / max(sum(counts), 1) for counts in (training, drawn))
+    rows = [
+        (name, n, round(n * of_training, 1), m, round(m * of_drawn, 1))
+        for name, n, m in zip(told["anatomies"], training, drawn, strict=True)
+        if n
+    ]
+    return Composition(told["batches"], rows)
+
+
+def settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str], bool]]:
+    """(field, its value in each run, whether these differ); "" where a run has no such field."""
+    for name in sorted({name for run in runs for name in run.config}):
+        values = [said(run.config[name]) if name in run.config else "" for run in runs]
+        yield name, values, len(set(values)) > 1

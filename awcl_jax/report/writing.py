@@ -1,0 +1,122 @@
+"""Writes the page of a run into its folder, or that of two runs side by side; one file that needs no other."""
+
+import base64
+import dataclasses
+import hashlib
+import importlib.resources
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from awcl_jax.report import payload, tables
+from awcl_jax.report.contents import Run, read_run
+from awcl_jax.report.embedding_map import LABELS, MAP_FILE, FrameMap
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import written_whole
+
+PAGE_FILE = "report.html"
+
+_FILES = importlib.resources.files("awcl_jax.report")
+_SCRIPTS = ("vendor/uPlot.iife.min.js", *(f"page/{name}.js" for name in ("theme", "curves", "frames", "map", "page")))
+_STYLES = ("vendor/uPlot.min.css", "page/page.css")
+
+
+def leave_in(workdir: Path, frame_map: FrameMap | None = None, *, home: str | Path | None = None) -> Path | None:
+    """Write the page of a run that has ended. A run is not lost where that fails: it is told in one line.
+
+    Args:
+      workdir: the run's folder.
+      frame_map: its map of embeddings, which is kept beside the page.
+      home: what the user calls the folder, if it is not `workdir`.
+
+    Returns:
+      The page; None where it could not be written.
+    """
+    try:
+        if frame_map is not None:
+            frame_map.save(workdir / MAP_FILE)
+        return write_page([workdir], workdir / PAGE_FILE)
+    except (OSError, InputError) as error:
+        told = " ".join(str(error).splitlines())
+        print(
+            f"warning: the run is whole, but its {PAGE_FILE} could not be written ({told}); once that is mended, "
+            f"`python -m awcl_jax.report {home or workdir}` writes it.",
+            file=sys.stderr,
+        )
+        return None
+
+
+def write_page(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page of these runs; the file appears when it is whole.
+
+    Args:
+      folders: of one run, or of two.
+      out: the page.
+
+    Returns:
+      `out`.
+
+    Raises:
+      InputError: a folder holds no run, or a file in it is damaged.
+      OSError: a file cannot be read, or the page cannot be written.
+    """
+    text = page_of(_told_apart([read_run(folder) for folder in folders], folders))
+    with written_whole(out) as part:
+        part.write_text(text, encoding="utf-8")
+    return out
+
+
+def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
+    """Runs of one name take the folder above into it."""
+    if len({run.name for run in runs}) == len(runs):
+        return list(runs)
+    return [
+        dataclasses.replace(run, name=f"{folder.resolve().parent.name}/{run.name}")
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+
+
+def page_of(runs: Sequence[Run]) -> str:
+    """The page of these runs as HTML, the same for the same runs."""
+    import jinja2  # here, since a run begins without it
+
+    script = "\n".join(_text(name) for name in _SCRIPTS)
+    style = "\n".join(_text(name) for name in _STYLES)
+    # What the runs tell stands in the page as escaped text and as JSON; these would end its elements.
+    assert "</script" not in script
+    assert "</style" not in style
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: _text(f"page/{name}")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html.jinja").render(
+        runs=runs,
+        tables=tables,
+        scores=tables.score_table(runs),
+        compositions=[tables.composition(run) for run in runs],
+        confusions=[tables.confusion(run) for run in runs],
+        settings=list(tables.settings(runs)),
+        labels=LABELS,
+        data={
+            "runs": [run.name for run in runs],
+            "panels": payload.panels(runs),
+            "maps": [None if run.frames is None else payload.frame_map(run.frames) for run in runs],
+        },
+        most_points=payload.MOST_POINTS,
+        script=script,
+        style=style,
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+    )
+
+
+def _text(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

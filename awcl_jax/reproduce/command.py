@@ -1,0 +1,184 @@
+"""Run methods x seeds x tasks and write the tables: `python -m awcl_jax.reproduce --out=DIR`.
+
+What is finished is skipped, and what was stopped goes on, with the numbers of a run that never was. Each run has a
+folder of its own below --out, as `python -m awcl_jax.main` writes it; what it says goes into logs/.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+from awcl_jax.runtime import memory
+from awcl_jax.runtime.cache import keep_compiled_programs
+from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from awcl_jax.reproduce.study import Run, Study
+
+PRESETS = ("phantom-small", "public")
+
+
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Part = TypeVar("_Part", bound=_Named)
+
+
+@exit_on_bad_input()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing of a study, and write its tables."""
+    args = _parser().parse_args(argv)
+    memory.keep_freed_pages()
+    # Imported here, so that --help does not wait for JAX.
+    from absl import logging
+
+    from awcl_jax.reproduce import study
+    from awcl_jax.reproduce import tables as study_tables
+
+    logging.set_verbosity(logging.ERROR)
+    keep_compiled_programs()
+    out = Path(args.out).expanduser().absolute()
+    plan = _plan(args)
+    if not args.only_tables:
+        run_all(list(study.runs(plan, out)), out)
+    elif not out.is_dir():
+        raise InputError(f"There is no study in {out} to make tables of; --only_tables runs nothing.")
+    study_tables.write(plan, out)
+    print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
+
+
+def run_all(runs: Sequence["Run"], out: Path) -> None:
+    """Take every run that is not finished yet to its end, one after the other.
+
+    Args:
+      runs: in an order in which each finds what it builds on.
+      out: folder that their folders are below.
+
+    Raises:
+      InputError: a run cannot work; its name comes first.
+    """
+    from tqdm import tqdm
+
+    from awcl_jax.downstream import runner as downstream
+    from awcl_jax.pretrain import runner as pretrain
+    from awcl_jax.reproduce import study as studies
+    from awcl_jax.train import run_folder
+
+    commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
+    todo = [run for run in runs if not (out / run.folder / run_folder.RESULTS_FILE).is_file()]
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}", flush=True)
+    with tqdm(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
+        for number, run in enumerate(todo, start=1):
+            bar.set_description_str(f"{number}/{len(todo)} {run.folder}")
+            try:
+                with _into(out / "logs" / f"{run.folder.replace('/', '-')}.txt"):
+                    commands[run.kind](run.final_config(), out / run.folder)
+            except InputError as error:
+                raise InputError(f"{run.folder}: {error}") from None
+            bar.update(run.work)
+
+
+@contextlib.contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Send what is printed meanwhile into a file, after what is there."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield
+
+
+def _plan(args: argparse.Namespace) -> "Study":
+    from awcl_jax.reproduce import study
+
+    if malformed := [pair for pair in args.data if not all(pair.partition("="))]:
+        raise InputError(f"--data takes NAME=DIR; got {malformed[0]!r}.")
+    paths = {
+        name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
+    }
+    if args.imagenet and args.preset != "public":
+        raise InputError("--imagenet is for --preset=public: its ResNet-50 is too large for a quarter of an hour.")
+    imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
+    plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
+    if args.seeds is not None:
+        plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
+    if args.methods is not None:
+        plan = dataclasses.replace(plan, methods=_chosen("methods", plan.methods, args.methods))
+    if args.tasks is not None:
+        plan = dataclasses.replace(plan, tasks=_chosen("tasks", plan.tasks, args.tasks))
+    if args.variations is not None:
+        plan = dataclasses.replace(plan, variations=_chosen("variations", plan.variations, args.variations))
+    if args.ratios is not None:
+        plan = dataclasses.replace(plan, ratios=tuple(_ratio(text) for text in filter(None, args.ratios.split(","))))
+    return plan
+
+
+def _chosen(kind: str, of: Sequence[_Part], names: str) -> tuple[_Part, ...]:
+    known = {one.name: one for one in of}
+    chosen = list(filter(None, names.split(",")))
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"Unknown {kind} {', '.join(unknown)}; known are {', '.join(known) or 'none'}.")
+    return tuple(known[name] for name in chosen)
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 < ratio < 1:
+        raise InputError(f"--ratios are shares between 0 and 1, with commas between; got {text!r}.")
+    return ratio
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m awcl_jax.reproduce",
+        description=__doc__.partition("\n\n")[2],
+        epilog="example: python -m awcl_jax.reproduce --out=runs/study\n"
+        "example: python -m awcl_jax.reproduce --preset=public --data=fetal_planes_db=DIR --data=hc18=DIR "
+        "--data=usgra=DIR --out=runs/public",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the study")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=PRESETS[0],
+        help="phantom-small: simulated frames, a quarter of an hour on two cores (default); public: real frames",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        help="a prepared dataset; once for each. Those that no task needs are pretrained on, without labels",
+    )
+    parser.add_argument(
+        "--imagenet",
+        metavar="FILE",
+        help="weights of ImageNet's ResNet-50 (.safetensors, .pth) for the methods that start from them; v1 strides",
+    )
+    parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
+    parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
+    parser.add_argument("--tasks", metavar="A,B", help="only these of its tasks; '' for pretraining and probes alone")
+    parser.add_argument("--variations", metavar="A,B", help="only these of its variations of pretraining; '' for none")
+    parser.add_argument(
+        "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
+    )
+    parser.add_argument(
+        "--only_tables", action="store_true", help="run nothing: write the tables of what is finished in --out"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on; got {text!r}")
+    return int(text)

@@ -1,0 +1,377 @@
+"""What a reproduction consists of: methods, tasks and seeds, and the runs that they make.
+
+All methods share data, augmentation, encoder, steps and budget; a method is what its file in `configs/` changes. Those
+that start from published weights have the encoder that these are of, and the tables say so.
+
+With `Study.learning_rates` all of them are tried in every task by every method with the first seed, and the one with
+the best score on validation patients is taken for all seeds.
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import run_folder
+
+PRETRAIN, DOWNSTREAM = "pretrain", "downstream"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to an encoder.
+
+    Attributes:
+      name: in file names.
+      title: in tables.
+      config: file in `configs/` that pretrains it; None for one that is not pretrained here.
+      fields: of that configuration, changed.
+      init: of the encoder where it is not pretrained: `random` or a file of weights.
+      encoder: fields that its pretraining and its tasks share, where its encoder is not that of the others.
+    """
+
+    name: str
+    title: str
+    config: str | None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init: str = "random"
+    encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What an encoder is put to.
+
+    Attributes:
+      name: in file names.
+      title: in tables.
+      config: file in `configs/`.
+      variant: argument of that file.
+      fields: of that configuration, changed.
+      scores: names in `results.json` of what its table shows, with their titles; the first is what methods are
+        compared by.
+    """
+
+    name: str
+    title: str
+    config: str
+    variant: str
+    fields: Mapping[str, Any]
+    scores: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A reproduction.
+
+    Attributes:
+      name: of the preset.
+      variant: of the pretraining configurations.
+      pretraining: fields that all methods share.
+      methods: in the order of the tables.
+      tasks: in the order of the tables.
+      ratios: anatomy ratios of the curve, beside 1.
+      seeds: of every run.
+      learning_rates: that every method tries in every task; none for those of the configurations.
+      variations: of fine AWCL, pretrained and probed only, to tell what else matters.
+    """
+
+    name: str
+    variant: str
+    pretraining: Mapping[str, Any]
+    methods: tuple[Method, ...]
+    tasks: tuple[Task, ...]
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...] = ()
+    variations: tuple[Method, ...] = ()
+
+    def tried(self, task: Task, method: Method) -> dict[float, str]:
+        """Learning rate -> folder of the run that tries it, below the study's."""
+        return {rate: f"{task.name}/{method.name}-{self.seeds[0]}-lr{rate:g}" for rate in self.learning_rates}
+
+    def chosen_rate(self, out: Path, task: Task, method: Method) -> float | None:
+        """The learning rate with the best score on validation patients, None as long as one is being tried.
+
+        Args:
+          out: the study's folder.
+        """
+        scores = {}
+        for rate, folder in self.tried(task, method).items():
+            file = out / folder / run_folder.RESULTS_FILE
+            if not file.is_file():
+                return None
+            found = list(run_folder.read_results(out / folder).get("validation", {}).values())
+            if len(found) != 1:
+                raise InputError(f"{file} has no score on validation patients; restore it, or delete that folder.")
+            scores[rate] = found[0]
+        return max(scores, key=lambda rate: (scores[rate], -rate)) if scores else None
+
+    def task_folder(self, out: Path, task: Task, method: Method, seed: int) -> Path | None:
+        """Folder of a downstream run, which may not be there yet; None where what it needs is not known yet."""
+        if not self.learning_rates or seed != self.seeds[0]:
+            return out / task.name / f"{method.name}-{seed}"
+        rate = self.chosen_rate(out, task, method)
+        return None if rate is None else out / self.tried(task, method)[rate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+      folder: below the study's, such as `pretrain/fine-0`.
+      kind: PRETRAIN or DOWNSTREAM.
+      config: whole configuration.
+      learning_rate: that this run takes, from what others have found; None where it stands in `config`.
+    """
+
+    folder: str
+    kind: str
+    config: ConfigDict
+    learning_rate: Callable[[], float | None] | None = None
+
+    def final_config(self) -> ConfigDict:
+        """The configuration with all that the runs before this one had to find out."""
+        config = self.config.copy_and_resolve_references()
+        if self.learning_rate is not None:
+            config.optim.learning_rate = self.learning_rate()
+        return config
+
+    @property
+    def work(self) -> float:
+        """Roughly how long it takes, to tell how much is left: pixels that the encoder learns from."""
+        views = 2 if self.kind == PRETRAIN else 1
+        config = self.config
+        return views * config.train.steps * config.sampler.batch_size * config.augment.size**2 * 1e-6
+
+
+METHODS = (
+    Method("random", "random init", None),
+    Method("scan", "patient metadata", "scan"),
+    Method("simclr", "SimCLR", "simclr"),
+    Method("moco", "MoCo v2", "moco"),
+    Method("coarse", "AWCL, coarse", "coarse"),
+    Method("fine", "AWCL, fine", "fine"),
+    Method("both", "AWCL, fine and coarse", "fine", {"granularity": "both"}),
+)
+
+_CLASSIFICATION = {
+    "macro_f1": "macro-F1",
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "accuracy": "accuracy",
+}
+_SEGMENTATION = {"dice/mean": "Dice", "iou/mean": "IoU"}
+_HEADS = _SEGMENTATION | {"hc/mae_mm": "HC error, mm"}
+
+
+def phantom_small() -> Study:
+    """Everything on the phantom, in a quarter of an hour on two cores: to see that it works, on simulated frames."""
+    frames = {"data.size": 64, "augment.size": 48, "eval.batch_size": 128}
+    short = frames | {"train.steps": 100, "train.validate_every": 50, "report.pictures": True}
+    masks = short | {"sampler.batch_size": 16}
+    return Study(
+        name="phantom-small",
+        variant="",
+        pretraining=frames
+        | {
+            "train.steps": 200,
+            "train.eval_every": 200,
+            "train.checkpoint_every": 100,
+            "report.pictures": False,
+        },
+        methods=METHODS,
+        tasks=(
+            Task("planes", "I: standard planes", "downstream_planes", "", short, _CLASSIFICATION),
+            Task(
+                "planes-10",
+                "I: standard planes, 10% of the labels",
+                "downstream_planes",
+                "",
+                short | {"task.label_fraction": 0.1, "report.pictures": False},
+                _CLASSIFICATION,
+            ),
+            Task("fetal", "II: fetal structures", "downstream_segmentation", "", masks, _HEADS),
+            Task(
+                "heart",
+                "III: adult heart",
+                "downstream_segmentation",
+                "",
+                masks | {"data.preset": "heart", "task.head": ()},
+                _SEGMENTATION,
+            ),
+        ),
+        ratios=(),
+        seeds=(0,),
+    )
+
+
+def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
+    """Public frames: FETAL_PLANES_DB to pretrain and classify, HC18 and USGRA_SEG to segment.
+
+    Pretraining sees, without labels, also the training studies of HC18 and of every further dataset.
+
+    Args:
+      paths: dataset (`fetal_planes_db`, `hc18`, `usgra` and others) -> folder of the prepared dataset.
+      imagenet: file with the weights of a ResNet-50 (v1 strides) that was trained on ImageNet, for the methods that
+        start from them; None without these.
+
+    Raises:
+      InputError: a folder is missing.
+    """
+    needed = ("fetal_planes_db", "hc18", "usgra")
+    if missing := [name for name in needed if name not in paths]:
+        raise InputError(
+            f"The preset public needs prepared datasets: give {' '.join(f'--data={name}=DIR' for name in missing)}; "
+            "`python -m awcl_jax.ingest --help` says how to prepare them."
+        )
+    frames = {"data.size": 80, "augment.size": 64, "model.width_factor": 0.5}
+    planes = frames | {"data.path": paths["fetal_planes_db"], "train.steps": 200, "train.validate_every": 50}
+    masks = frames | {"augment.size": 80, "train.steps": 150, "train.validate_every": 50, "sampler.batch_size": 16}
+    unlabelled = tuple(path for name, path in paths.items() if name not in ("fetal_planes_db", "usgra"))
+    return Study(
+        name="public",
+        variant="fetal_planes_db",
+        pretraining=frames
+        | {
+            "data.path": paths["fetal_planes_db"],
+            "data.unlabelled": unlabelled,
+            "train.steps": 300,
+            "train.eval_every": 300,
+            "train.checkpoint_every": 100,
+        },
+        methods=(*METHODS, *(_from_imagenet(imagenet) if imagenet else ())),
+        tasks=(
+            Task("planes", "I: standard planes", "downstream_planes", "fetal_planes_db", planes, _CLASSIFICATION),
+            *(
+                Task(
+                    f"planes-{percent}",
+                    f"I: standard planes, {percent}% of the labels",
+                    "downstream_planes",
+                    "fetal_planes_db",
+                    planes | {"task.label_fraction": percent / 100, "train.steps": 100, "train.validate_every": 25},
+                    _CLASSIFICATION,
+                )
+                for percent in (10, 1)
+            ),
+            Task(
+                "hc18",
+                "II: fetal head",
+                "downstream_segmentation",
+                "hc18",
+                masks | {"data.path": paths["hc18"]},
+                _HEADS,
+            ),
+            Task(
+                "usgra",
+                "III: nerves and vessels",
+                "downstream_segmentation",
+                "usgra",
+                # Nerves are small: with the steps of the heads, a network has only begun to find them.
+                masks | {"data.path": paths["usgra"], "train.steps": 400, "train.validate_every": 100},
+                _SEGMENTATION,
+            ),
+        ),
+        ratios=(0.1, 0.3, 0.5, 0.8),
+        seeds=(0, 1, 2),
+        learning_rates=(3e-4, 1e-3),
+        variations=_VARIATIONS,
+    )
+
+
+_VARIATIONS = (
+    Method("fine-cold", "temperature 0.05", "fine", {"loss.temperature": 0.05}),
+    Method("fine-warm", "temperature 0.5", "fine", {"loss.temperature": 0.5}),
+    Method("fine-labelled", "no unlabelled frames in a batch", "fine", {"sampler.unlabelled_share": 0.0}),
+    Method("fine-half", "half of a batch unlabelled", "fine", {"sampler.unlabelled_share": 0.5}),
+    Method("fine-masked", "overlays masked", "fine", {"data.mask_overlays": True}),
+    Method("simclr-masked", "SimCLR, overlays masked", "simclr", {"data.mask_overlays": True}),
+    Method("fine-alone", "without the further datasets", "fine", {"data.unlabelled": ()}),
+    Method("fine-large", "batches of 64", "fine", {"sampler.batch_size": 64}),
+    Method("fine-long", "900 steps", "fine", {"train.steps": 900}),
+    Method("simclr-long", "SimCLR, 900 steps", "simclr", {"train.steps": 900}),
+)
+
+
+def _from_imagenet(weights: str) -> Iterator[Method]:
+    """What starts from ImageNet's weights, and the same encoder without them."""
+    encoder = {
+        "model.arch": "resnet50",
+        "model.strides": "v1",
+        "model.width_factor": 1.0,
+        "augment.mean": 0.449,
+        "augment.std": 0.226,
+    }
+    yield Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
+    yield Method("imagenet", "ImageNet (ResNet-50)", None, init=weights, encoder=encoder)
+    for method in (*(method for method in METHODS if method.name in ("simclr", "fine")), ratio_method(0.1)):
+        yield dataclasses.replace(
+            method,
+            name=f"imagenet-{method.name}",
+            title=f"{method.title}, from ImageNet (ResNet-50)",
+            fields={**method.fields, "model.init": weights},
+            encoder=encoder,
+        )
+
+
+def ratio_method(ratio: float) -> Method:
+    """AWCL with the labels of a share of the labelled frames."""
+    return Method(f"fine-{round(100 * ratio)}", f"AWCL, fine, {ratio:.0%} of labels", "fine", {"anatomy_ratio": ratio})
+
+
+def all_methods(study: Study) -> tuple[Method, ...]:
+    """The methods of the tables, and those of the curve over the anatomy ratio."""
+    return (*study.methods, *map(ratio_method, study.ratios))
+
+
+def runs(study: Study, out: Path) -> Iterator[Run]:
+    """All runs, in an order in which each finds what it builds on: seed after seed, so that a part is a whole study."""
+    for seed in study.seeds:
+        for method in all_methods(study):
+            init = method.init
+            if method.config is not None:
+                pretraining = _pretraining(study, method, seed)
+                yield pretraining
+                init = str(out / pretraining.folder)
+            for task in study.tasks:
+                yield from _tuning(study, task, method, seed, init, out)
+        for method in study.variations:
+            yield _pretraining(study, method, seed)
+
+
+def _pretraining(study: Study, method: Method, seed: int) -> Run:
+    assert method.config is not None
+    config = _load(method.config, study.variant)
+    fields = {**study.pretraining, **method.encoder, **method.fields, "name": method.name, "seed": seed}
+    config.update_from_flattened_dict(fields)
+    config.report.pictures &= seed == study.seeds[0]  # the gallery has those of one seed
+    return Run(f"{PRETRAIN}/{method.name}-{seed}", PRETRAIN, config)
+
+
+def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out: Path) -> Iterator[Run]:
+    """The run of a task, or those that try its learning rates."""
+    config = _load(task.config, task.variant)
+    config.update_from_flattened_dict(
+        {**task.fields, **method.encoder, "name": task.name, "seed": seed, "encoder.init": init}
+    )
+    config.report.pictures &= seed == study.seeds[0]  # the gallery has those of one seed
+    if not study.learning_rates:
+        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config)
+    elif seed != study.seeds[0]:
+        chosen = functools.partial(study.chosen_rate, out, task, method)
+        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config, chosen)
+    else:
+        for rate, folder in study.tried(task, method).items():
+            tried = config.copy_and_resolve_references()
+            tried.optim.learning_rate = rate
+            yield Run(folder, DOWNSTREAM, tried)
+
+
+def _load(name: str, variant: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config(variant or None)

@@ -1,0 +1,287 @@
+"""Tables and figures of a study, from the results of its runs."""
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from awcl_jax.evaluate.paired import classification_differences, mean_differences
+from awcl_jax.evaluate.scores import Score
+from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
+from awcl_jax.train import run_folder
+
+TABLES_FILE = "tables.md"
+_PICTURES = ("embeddings.png", "confusion.png", "overlays.png")
+_PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro-F1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What has been computed of a study.
+
+    Attributes:
+      study: whose runs these are.
+      out: its folder.
+    """
+
+    study: Study
+    out: Path
+
+    def scores(self, task: Task, method: Method, score: str) -> list[dict[str, float]]:
+        """A score on the test patients for every seed that is finished: `value`, and its interval, `low` to `high`."""
+        folders = (self.study.task_folder(self.out, task, method, seed) for seed in self.study.seeds)
+        results = (_results(folder) for folder in folders if folder is not None)
+        return [found["test"][score] for found in results if found and score in found["test"]]
+
+    def probes(self, method: Method, score: str) -> list[dict[str, float]]:
+        """A score of the frozen features, as pretraining reports it, for every seed that is finished.
+
+        Where a method does not pretrain: of what another one starts from.
+        """
+        column, source = "trained", method
+        if method.config is None:
+            column = "untrained"
+            starts = (
+                other
+                for other in self.study.methods
+                if other.config
+                and other.encoder == method.encoder
+                and other.fields.get("model.init", "random") == method.init
+            )
+            found = next(starts, None)
+            if found is None:
+                return []
+            source = found
+        results = (_results(self.pretraining(source, seed)) for seed in self.study.seeds)
+        return [result[column][score] for result in results if result]
+
+    def pretraining(self, method: Method, seed: int) -> Path:
+        return self.out / PRETRAIN / f"{method.name}-{seed}"
+
+    def difference(self, task: Task, method: Method, other: Method) -> Score | None:
+        """What `method` is better by in the task's first score, paired by frame, with the frames of all seeds."""
+        rows, others = [], []
+        for seed in self.study.seeds:
+            folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
+            files = [folder / run_folder.FRAMES_FILE for folder in folders if folder and _results(folder)]
+            if len(files) == 2:
+                rows += _read(files[0])
+                others += _read(files[1])
+        if not rows:
+            return None
+        assert [row["frame"] for row in rows] == [row["frame"] for row in others], "the same frames in the same order"
+        patients = np.unique([row["patient"] for row in rows], return_inverse=True)[1]
+        if "prediction" in rows[0]:
+            names = sorted({row["label"] for row in rows} | {row["prediction"] for row in (*rows, *others)})
+            numbers = {name: number for number, name in enumerate(names)}
+            labels, one, two = (
+                np.array([numbers[row[column]] for row in table])
+                for table, column in ((rows, "label"), (rows, "prediction"), (others, "prediction"))
+            )
+            scores = classification_differences(labels, one, two, patients, names=names)
+            return next(score for score in scores if score.name == "macro_f1")
+        names = [column for column in rows[0] if column.startswith("dice/")]
+        one, two = (
+            np.array([[float(row[name]) if row[name] else math.nan for name in names] for row in table])
+            for table in (rows, others)
+        )
+        return mean_differences(one, two, patients, names=names, mean="mean")[0]
+
+
+def write(study: Study, out: Path) -> None:
+    """Write `tables.md`, `tables.json` and, where there is a curve, `anatomy_ratio.png` into the study's folder."""
+    finished = Finished(study, out)
+    tables = [_transfer(finished)]
+    for task in study.tasks:
+        tables += [_task(finished, task), _differences(finished, task)]
+    if study.ratios:
+        tables.append(_ratio_table(finished))
+        _draw_ratios(finished, out / "anatomy_ratio.png")
+    if study.variations:
+        tables.append(_variation_table(finished))
+    if study.learning_rates:
+        tables.append(_learning_rate_table(finished))
+    text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
+    (out / TABLES_FILE).write_text(text.rstrip() + "\n")
+    run_folder.write_json(out / "tables.json", {table.title: table.rows for table in tables})
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table: its title, and rows of cells by column, each of them with the same columns."""
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+    remark: str = ""
+
+    def markdown(self) -> str:
+        columns = list(self.rows[0]) if self.rows else []
+        lines = [f"### {self.title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(row.values()) + " |" for row in self.rows]
+        return "\n".join([*lines, *(["", self.remark] if self.remark else [])])
+
+
+def _transfer(finished: Finished) -> Table:
+    """What methods are compared by: of each task the first score."""
+    rows = []
+    for method in finished.study.methods:
+        row = {"encoder": method.title}
+        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
+        for task in finished.study.tasks:
+            score, title = next(iter(task.scores.items()))
+            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
+        rows.append(row)
+    remark = _spread(finished.study)
+    for method in finished.study.methods:
+        if method.encoder:
+            remark += f" {method.title}: {', '.join(f'{name}={value}' for name, value in method.encoder.items())}."
+    return Table("Transfer", rows, remark)
+
+
+def _task(finished: Finished, task: Task) -> Table:
+    """All scores of a task."""
+    rows = [
+        {"encoder": method.title}
+        | {title: _told(finished.scores(task, method, score)) for score, title in task.scores.items()}
+        for method in finished.study.methods
+    ]
+    return Table(task.title, rows, _spread(finished.study))
+
+
+def _differences(finished: Finished, task: Task) -> Table:
+    methods = finished.study.methods
+    rows = []
+    for method in methods:
+        row = {"less": method.title}
+        for other in methods:
+            score = None if method is other else finished.difference(task, method, other)
+            row[other.title] = "" if score is None else f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
+        rows.append(row)
+    first = next(iter(task.scores.values()))
+    remark = "Row less column, with the 95% interval of a bootstrap over patients that are drawn once for both."
+    return Table(f"{task.title}: difference in {first}", rows, remark)
+
+
+def _ratio_table(finished: Finished) -> Table:
+    rows = []
+    for ratio, method in _curve(finished.study):
+        row = {"anatomy ratio": f"{ratio:g}"}
+        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
+        for task in finished.study.tasks:
+            score, title = next(iter(task.scores.items()))
+            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
+        rows.append(row)
+    return Table("Anatomy ratio", rows, "AWCL with fine anatomy; 0 is SimCLR.")
+
+
+def _variation_table(finished: Finished) -> Table:
+    """Methods that are pretrained and probed only, below the ones that they vary."""
+    by_name = {method.name: method for method in finished.study.methods}
+    known = [by_name[name] for name in ("simclr", "fine") if name in by_name]
+    rows = []
+    for method in (*known, *finished.study.variations):
+        row = {"pretraining": method.title}
+        rows.append(row | {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()})
+    return Table("What else matters", rows, "Fine AWCL where nothing else is said, with one thing changed.")
+
+
+def _learning_rate_table(finished: Finished) -> Table:
+    study = finished.study
+    rows = []
+    for method in all_methods(study):
+        row = {"encoder": method.title}
+        for task in study.tasks:
+            rate = study.chosen_rate(finished.out, task, method)
+            row[task.title] = "—" if rate is None else f"{rate:g}"
+        rows.append(row)
+    tried = ", ".join(f"{rate:g}" for rate in study.learning_rates)
+    remark = f"Of {tried}, tried with seed {study.seeds[0]}; the best on validation patients is taken for all seeds."
+    return Table("Learning rate", rows, remark)
+
+
+def _gallery(finished: Finished) -> str:
+    """Links to the pictures of the first seed's runs, which lie beside the tables."""
+    study, lines = finished.study, ["### Pictures", ""]
+    for method in (*all_methods(study), *study.variations):
+        folders: dict[str, Path | None] = {"map of embeddings": finished.pretraining(method, study.seeds[0])}
+        folders |= {task.title: study.task_folder(finished.out, task, method, study.seeds[0]) for task in study.tasks}
+        links = [
+            f"[{title}]({file.relative_to(finished.out).as_posix()})"
+            for title, folder in folders.items()
+            for file in (() if folder is None else (folder / name for name in _PICTURES))
+            if file.is_file()
+        ]
+        if links:
+            lines.append(f"- {method.title}: {', '.join(links)}")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _curve(study: Study) -> list[tuple[float, Method]]:
+    by_name = {method.name: method for method in study.methods}
+    ends = [(ratio, by_name[name]) for ratio, name in ((0.0, "simclr"), (1.0, "fine")) if name in by_name]
+    return sorted([*ends, *((ratio, ratio_method(ratio)) for ratio in study.ratios)], key=lambda pair: pair[0])
+
+
+def _draw_ratios(finished: Finished, out: Path) -> None:
+    """Scores over the anatomy ratio, with the 95% intervals over patients; means over the seeds of both."""
+    curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in _PROBES.items()}
+    for task in finished.study.tasks:
+        score, title = next(iter(task.scores.items()))
+        curves[f"{task.title}: {title}"] = [finished.scores(task, m, score) for _, m in _curve(finished.study)]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for title, of_ratios in curves.items():
+        points = [
+            (ratio, *(np.mean([_bound(score, part) for score in scores]) for part in ("value", "low", "high")))
+            for (ratio, _), scores in zip(_curve(finished.study), of_ratios, strict=True)
+            if scores
+        ]
+        if points:
+            ratios, means, lows, highs = np.array(points).T
+            ax.errorbar(ratios, means, (means - lows, highs - means), marker="o", capsize=3, label=title)
+    ax.set(xlabel="anatomy ratio", ylabel="score on test patients", title="More labels in pretraining")
+    ax.grid(alpha=0.3)
+    if ax.has_data():
+        ax.legend(fontsize="small")
+    figure.savefig(out, dpi=120)
+
+
+def _bound(score: Mapping[str, float | None], part: str) -> float:
+    """A score, or an end of its interval; the score itself where it has none, for want of patients."""
+    bound = score.get(part)
+    value = score["value"] if bound is None else bound
+    assert value is not None
+    return value
+
+
+def _told(scores: Sequence[Mapping[str, float | None]]) -> str:
+    """The mean and the standard deviation over the seeds; of one seed, the interval over patients."""
+    if not scores:
+        return "—"
+    if len(scores) == 1:
+        value, low, high = (_bound(scores[0], part) for part in ("value", "low", "high"))
+        return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{value:.3f}"
+    values = np.array([score["value"] for score in scores], float)
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def _spread(study: Study) -> str:
+    seeds = ", ".join(map(str, study.seeds))
+    if len(study.seeds) == 1:
+        return f"On test patients, with the 95% interval of a bootstrap over them; seed {seeds}."
+    return f"On test patients; mean ± standard deviation over the seeds {seeds}."
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """`results.json` of a run, None where it is not finished."""
+    return run_folder.read_results(folder) or None
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))

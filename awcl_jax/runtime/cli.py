@@ -1,0 +1,55 @@
+"""How every command ends: bad input is one line on stderr and exit status 1, never a traceback."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+from awcl_jax.runtime.errors import InputError, Interrupted
+
+SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
+
+
+@contextlib.contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """Turn what the user can put right into one line on stderr and an exit status.
+
+    Works as a context manager and, called, as a decorator of an absl or argparse `main`:
+
+        @exit_on_bad_input()
+        def main(argv): ...
+
+    `InputError` and `OSError` (disk full, no permission) exit with 1, a run that saved and stopped as it was asked to
+    with 75, ctrl-C elsewhere with 130. Every other exception is a fault of ours and keeps its traceback.
+
+    Raises:
+      SystemExit: in the cases above.
+    """
+    try:
+        yield
+    except InputError as error:
+        _leave(f"error: {error}", 1)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _leave(f"error: {_say(error)}", 1)
+    except Interrupted as interrupted:
+        _leave(str(interrupted), SAVED)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+
+
+def _say(error: OSError) -> str:
+    """The reason first and then the file, as the user would say it: `No space left on device: /data/out`."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    print(" ".join(message.splitlines()), file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,216 @@
+"""What every kind of run has around its steps: its folder, its checkpoints and files, its first state."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from awcl_jax.data.pipeline import Batch
+from awcl_jax.data.sampler import BatchPlan, EpochPlan
+from awcl_jax.data.selection import Selection, describe
+from awcl_jax.data.unreadable import write_list
+from awcl_jax.runtime import multihost, sharding, stop_signals, watchdog
+from awcl_jax.runtime.memory import uncollected
+from awcl_jax.train import run_folder
+from awcl_jax.train.bad_steps import BadSteps
+from awcl_jax.train.checkpoint import Checkpoints
+from awcl_jax.train.initial_state import FirstState
+from awcl_jax.train.loop import BadStepLimit, Event, Hooks, Metrics
+from awcl_jax.train.metrics import MetricsWriter, NoMetrics
+from awcl_jax.train.state import TrainState
+from awcl_jax.train.workdir import Spool
+
+
+def open_run(folder: Spool, data: Selection, *, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Begin a run in its folder, or make sure that it is the same run that goes on there; every process calls it.
+
+    Args:
+      folder: of the run.
+      data: its frames.
+      config: its configuration as plain values.
+      defaults: of this kind of run, for fields that the version which began the run did not know.
+
+    Raises:
+      InputError: one of the processes cannot go on, or the folder has another one's run going on in it.
+    """
+
+    def begin(*, begun: bool = False) -> None:
+        run_folder.claim(
+            folder.files,
+            config=config,
+            defaults=defaults,
+            fingerprint=data.fingerprint,
+            pixels=data.pixels_fingerprint(),
+            begun=begun,
+        )
+
+    with multihost.together():
+        if multihost.first():
+            folder.hold()
+            folder.fetch()
+            begin()
+            folder.send()
+    # The others after the first, so that they can tell whether it is the same folder.
+    with multihost.together():
+        if not multihost.first():
+            folder.fetch()
+            begin(begun=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """What a run keeps while it trains.
+
+    Attributes:
+      folder: of the run.
+      checkpoints: of its state.
+      writer: of its metrics.
+      bad: the file of its bad steps.
+      resumed: the state of the newest checkpoint; None for a run that begins.
+      start: number of steps taken.
+    """
+
+    folder: Spool
+    checkpoints: Checkpoints
+    writer: MetricsWriter | NoMetrics
+    bad: BadSteps
+    resumed: TrainState | None
+    start: int
+
+    def saving(self, scores: Mapping[int, float], *, every: int) -> Event:
+        """A checkpoint every so many steps and before a run leaves, with the score of its step where there is one."""
+
+        def save(done: int, state: TrainState) -> None:
+            self.writer.sync()
+            with multihost.together():
+                self.checkpoints.save(done, state, score=scores.get(done))
+                self.folder.send(after=self.checkpoints.wait)
+
+        return Event(every, save, before_leaving=True, doing="saving")
+
+    def bad_step_limit(self, limit: int, plan: BatchPlan | EpochPlan, ids: np.ndarray) -> BadStepLimit:
+        """Write down each step whose update is left out, and end the run after `limit` of them in a row.
+
+        Args:
+          limit: in a row.
+          plan: which frames make up which batch.
+          ids: of the frames that the plan counts.
+        """
+
+        def note(done: int, values: Metrics) -> None:
+            frames = plan.frames(done - 1)
+            if isinstance(plan, BatchPlan) and plan.pairs == "cross_scan":
+                frames = np.concatenate([frames, plan.partners(done - 1)])
+            self.bad.write(done, **values, frames=ids[frames].tolist())
+            say(f"warning: step {done} is left out: loss {values['loss']}, gradient norm {values['gradient_norm']}")
+
+        return BadStepLimit(limit, in_a_row=self.bad.in_a_row, note=note)
+
+
+@contextlib.contextmanager
+def open_records(folder: Spool, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
+    """Open what a run keeps while it trains; leaving the block closes it when all is written.
+
+    Args:
+      folder: of the run.
+      shapes: of its state on one device.
+      mesh: devices that the state is to be on.
+      steps: of the whole run.
+    """
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(folder.files))
+        found = checkpoints.newest(sharding.replicated_shapes(shapes, mesh), warn=lambda line: say(f"warning: {line}"))
+        start, resumed = (0, None) if found is None else found
+        if found is not None:
+            say(f"Going on from step {start} of {steps}.")
+        writer: MetricsWriter | NoMetrics = NoMetrics()
+        if multihost.first():
+            writer = stack.enter_context(MetricsWriter(folder.files, start_step=start))
+        bad = BadSteps(folder.files, start_step=start, writes=multihost.first())
+        yield Records(folder, checkpoints, writer, bad, resumed, start)
+
+
+@contextlib.contextmanager
+def attended(records: Records, *, log_every: int, events: Sequence[Event]) -> Iterator[Hooks]:
+    """In this block the run can be asked to stop, and is watched; yields what happens beside its steps.
+
+    Args:
+      records: of the run.
+      log_every: steps between two lines of metrics.
+      events: in the order in which they run.
+    """
+    with stop_signals.noticed() as asked_to_stop, watchdog.watching() as begin:
+        yield Hooks(
+            write=records.writer.write,
+            log_every=log_every,
+            events=events,
+            asked_to_stop=asked_to_stop,
+            begin=begin,
+            show_progress=multihost.first(),
+        )
+
+
+@lru_cache(maxsize=32)
+def step_on(mesh: Mesh, body: sharding.Step, *, via: str) -> sharding.Step:
+    """The training step over these devices, compiled once."""
+    return sharding.map_step(body, mesh, via=via)
+
+
+def begin(
+    first: FirstState,
+    step: sharding.Step,
+    batches: Iterator[Batch],
+    *,
+    mesh: Mesh,
+    records: Records,
+    hooks: Hooks,
+) -> tuple[TrainState, Iterator[Batch]]:
+    """Compile the step while the state to begin with may still be in the making.
+
+    Args:
+      first: the state before the first step.
+      step: to be compiled.
+      batches: that are still to come.
+      mesh: devices of the run.
+      records: of the run, which say where it goes on.
+      hooks: are told of what begins.
+
+    Returns:
+      The state to go on from, on the devices; and the batches, of which one is read already.
+    """
+    hooks.begin("waiting for data", records.start + 1)
+    ahead = list(islice(batches, 1))
+    hooks.begin("compiling the step", records.start + 1)
+    with uncollected():
+        for batch in ahead:
+            say("Compiling the step, or reading it where a run like this one has left it ...")
+            shapes = sharding.replicated_shapes(first.shapes, mesh)
+            sharding.compile_step(step, shapes, sharding.place_batch(batch.arrays, mesh))
+    hooks.begin("waiting for the state", records.start + 1)
+    state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
+    return state, chain(ahead, batches)
+
+
+def report_data(data: Selection, folder: Spool) -> None:
+    """Say which frames there are; those left out are named in a file of the run's folder."""
+    say(describe(data))
+    if data.left_out and multihost.first():
+        write_list(data.left_out, folder.files / run_folder.UNREADABLE_FILE)
+        say(f"  they are named in {folder.home}/{run_folder.UNREADABLE_FILE}")
+
+
+def where_to_look(page: Path | None, folder: Spool) -> str:
+    """The end of the last line of a run: its page, where there is one."""
+    return f"; open {folder.home}/{page.name}" if page else ""
+
+
+def say(message: str) -> None:
+    """Print once, however many processes there are."""
+    if multihost.first():
+        print(message, flush=True)

@@ -1,0 +1,86 @@
+"""The optimiser: Adam, AdamW or LARS with warm-up, cosine decay and clipping."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from awcl_jax.runtime.errors import InputError
+
+OPTIMISERS = ("adam", "adamw", "lars", "sgd")
+SCHEDULES = ("cosine", "constant")
+
+
+def learning_rate_schedule(*, peak: float, steps: int, warmup_steps: int, schedule: str = "cosine") -> optax.Schedule:
+    """Linear warm-up to `peak`, then a cosine to 0 at `steps` (Loshchilov & Hutter 2017), or constant."""
+    if warmup_steps >= steps and warmup_steps > 0:
+        raise InputError(f"Warm-up takes {warmup_steps} steps of a run of {steps}; shorten it or train longer.")
+    if schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, steps)
+    if schedule == "constant":
+        return optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, max(warmup_steps, 1)), optax.constant_schedule(peak)], [warmup_steps]
+        )
+    raise InputError(f"Unknown schedule {schedule!r}; known are cosine, constant.")
+
+
+def make_optimiser(
+    name: str,
+    *,
+    learning_rate: optax.Schedule,
+    weight_decay: float = 0.0,
+    decay_all: bool = False,
+    clip_norm: float | None = None,
+    momentum: float = 0.9,
+) -> optax.GradientTransformation:
+    """The optimiser by its name.
+
+    Args:
+      name: `adam` (weight decay added to the gradient, as in PyTorch's Adam), `adamw` (decoupled), `lars` or `sgd`.
+      learning_rate: by step.
+      weight_decay: strength of the decay.
+      decay_all: decay biases and normalisation as well; by default only kernels (arrays of two or more axes) decay.
+      clip_norm: longest gradient norm, None for no clipping.
+      momentum: of LARS and SGD.
+
+    Raises:
+      InputError: unknown name.
+    """
+
+    def decayed(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda p: decay_all or p.ndim > 1, params)
+
+    decay = optax.add_decayed_weights(weight_decay, mask=decayed)
+    chains = {
+        "adam": lambda: optax.chain(decay, optax.adam(learning_rate)),
+        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decayed),
+        "lars": lambda: optax.lars(
+            learning_rate, weight_decay, weight_decay_mask=decayed, trust_ratio_mask=decayed, momentum=momentum
+        ),
+        "sgd": lambda: optax.chain(decay, optax.sgd(learning_rate, momentum=momentum)),
+    }
+    if name not in chains:
+        raise InputError(f"Unknown optimiser {name!r}; known are {', '.join(chains)}.")
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity()
+    return optax.chain(clip, chains[name]())
+
+
+def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax.GradientTransformation:
+    """The same optimiser, under which the parameters of one module stay as they are: no gradient, no decay."""
+
+    def kinds(params: PyTree) -> PyTree:
+        return {
+            module: jax.tree.map(lambda _, kind="frozen" if module == frozen else "trained": kind, part)
+            for module, part in params.items()
+        }
+
+    return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)
+
+
+@jax.named_scope("norm")
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """Euclidean norm of all numbers of a tree of real arrays.
+
+    (`optax.tree.norm` squares imaginary parts, too, which doubles what there is to trace at a start.)
+    """
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,251 @@
+"""The folder of a run: what it belongs to, and files that are never half written."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import written_whole
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+FRAMES_FILE = "test_frames.csv"
+UNREADABLE_FILE = "unreadable_frames.csv"
+
+_LEVELS = 8  # of groups in groups, more than any of these files has
+
+
+# What may change between the first start of a run and its resumption: none of it touches the numbers.
+FREE_ON_RESUME = (
+    "data.path",
+    "data.cache_mb",
+    "data.threads",
+    "data.skip_unreadable",  # the data's fingerprint tells whether a frame was left out
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.bad_steps",
+    "train.mapping",
+    "report.pictures",
+    "report.map_frames",
+)
+
+
+def claim(
+    workdir: Path,
+    *,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    pixels: str | None = None,
+    begun: bool = False,
+) -> None:
+    """Begin a run in this folder, or make sure that it is the same one that goes on.
+
+    Args:
+      workdir: made where it is not there.
+      config: the configuration as plain values.
+      fingerprint: of the data.
+      defaults: plain values, for fields that an earlier version, which began the run, did not know.
+      pixels: fingerprint of some of its frames' pixels; runs from before there was one go on without.
+      begun: another process, perhaps on another host, has begun the run.
+
+    Raises:
+      InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files;
+        or the run that has begun is not there, for the hosts do not share the folder.
+      OSError: it cannot be written.
+    """
+    file = workdir / CONFIG_FILE
+    # Listed before the next question: what another process of this run writes comes after its config.json.
+    others = [f for f in workdir.iterdir() if f.suffix != ".part"] if workdir.is_dir() else []
+    if begun and not file.exists():
+        raise InputError(
+            f"The run has begun, but not in this host's {workdir.absolute()}: give a --workdir that all hosts share."
+        )
+    if not file.exists():
+        if others:
+            raise InputError(f"{workdir} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
+        return
+    before = read_claim(workdir)
+    if before.get("data") != fingerprint:
+        raise InputError(
+            f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
+            "give that data's path or another --workdir."
+        )
+    if pixels is not None and before.get("pixels", pixels) != pixels:
+        raise InputError(
+            f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
+            f"{before['pixels']}, now {pixels}); give that data's path or another --workdir."
+        )
+    if changed := changed_fields(before["config"], *json.loads(json.dumps([config, dict(defaults)]))):
+        raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
+
+
+def read_claim(workdir: Path) -> dict[str, Any]:
+    """What `claim` wrote of a run: its `config`, plain values by group, and `data`, the fingerprint.
+
+    Raises:
+      InputError: the file holds no configuration.
+      OSError: it is not there, or cannot be read.
+    """
+    content = read_json(workdir / CONFIG_FILE)
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("data"), str):
+        raise InputError(
+            f"{workdir / CONFIG_FILE} holds no configuration with the data's fingerprint; restore the file or give "
+            "another run."
+        )
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new, never half of one."""
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+      InputError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}); restore the file or give another run.") from None
+    if not isinstance(content, dict) or _is_deeper(content, _LEVELS):
+        raise InputError(f"{path} holds no JSON object as a run writes it; restore the file or give another run.")
+    return content
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What a run found, once it has ended; nothing before. What is known of its fields is looked at.
+
+    Raises:
+      InputError: the file is not as a run writes it.
+      OSError: it cannot be read.
+    """
+    file = workdir / RESULTS_FILE
+    results = read_json(file) if file.is_file() else {}
+    wrong = [name for name, value in results.items() if not _FORMS.get(name, _are_scores_if_any)(value)]
+    if not wrong:
+        sides = {len(results.get("anatomies", ()))}
+        tables = sorted({"confusion", "knn_confusion"} & results.keys())
+        wrong = [name for name in tables if {len(results[name]), *map(len, results[name])} != sides]
+    if wrong:
+        raise InputError(f"{file} has {wrong[0]!r} not as a run writes it; restore the file or give another run.")
+    return results
+
+
+def are_scores(value: Any) -> bool:
+    """Whether a field of the results holds scores: by name, each a dict with its `value`."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, dict) and "value" in v for v in value.values())
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_splits(value: Any) -> bool:
+    keys = {"frames", "labelled", "scans", "patients"}
+    return isinstance(value, dict) and all(
+        isinstance(counts, dict) and counts.keys() == keys and all(map(_is_count, counts.values()))
+        for counts in value.values()
+    )
+
+
+def _are_batches(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"batches", "anatomies", "training_frames", "drawn"}:
+        return False
+    columns = [value[name] for name in ("anatomies", "training_frames", "drawn")]
+    forms = (_are_names, _are_counts, _are_counts)
+    return (
+        _is_count(value["batches"])
+        and all(form(column) for form, column in zip(forms, columns, strict=True))
+        and len({len(column) for column in columns}) == 1
+    )
+
+
+def _is_score(score: Mapping[str, Any]) -> bool:
+    bounds = all(score.get(name) is None or _is_number(score[name]) for name in ("value", "low", "high"))
+    return bounds and all(_is_count(score.get(name, 0)) for name in ("frames", "patients"))
+
+
+def _are_scores_if_any(value: Any) -> bool:
+    return not are_scores(value) or all(map(_is_score, value.values()))
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_are_counts, value))
+
+
+def _are_scores(value: Any) -> bool:
+    return value == {} or (are_scores(value) and _are_scores_if_any(value))
+
+
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "steps": _is_count,
+    "chosen_step": _is_count,
+    "data": lambda value: isinstance(value, str),
+    "frames": _are_splits,
+    "anatomies": _are_names,
+    "confusion": _is_matrix,
+    "knn_confusion": _is_matrix,
+    "batches": _are_batches,
+    "validation": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    **dict.fromkeys(("pixels", "untrained", "trained", "test", "baseline"), _are_scores),
+}
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inside = [value]
+    for _ in range(levels):
+        groups = [v.values() if isinstance(v, dict) else v for v in inside if isinstance(v, dict | list)]
+        inside = [v for group in groups for v in group]
+    return any(isinstance(v, dict | list) for v in inside)
+
+
+def changed_fields(
+    old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)".
+
+    A version that does not know a field yet has the numbers of the field's default, so that one that is not in `old` is
+    taken for what it is in `defaults`.
+    """
+    before, after = deciding_fields(defaults) | deciding_fields(old), deciding_fields(new)
+    return [
+        f"{field} ({before.get(field)} -> {after.get(field)})"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field)
+    ]
+
+
+def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
+    return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of nested groups, by their names as `data.size`."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
