@@ -15,6 +15,8 @@ _MEANINGS: dict[int, str] = {
     signal.SIGKILL: ", most likely for want of memory",
 }
 
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+
 
 def continue_in_child() -> None:
     """Go on in a child process; this one passes SIGTERM on, waits, and leaves as the child does.
@@ -29,9 +31,12 @@ def continue_in_child() -> None:
     lifeline, held = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # A signal that comes before this process can pass it on waits until it can.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
         os.close(held)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         threading.Thread(target=_leave_with_parent, args=(lifeline,), daemon=True).start()
         return
     os.close(lifeline)
@@ -41,6 +46,7 @@ def continue_in_child() -> None:
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         by = signal.Signals(-status).name + _MEANINGS.get(-status, "")
