@@ -35,7 +35,7 @@ from awcl_jax.ingest.prepare import prepare_phantom
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.metrics import METRICS_FILE
-from benchmarks.killed_runs import STEPS, fields, final_state, numbers, starts
+from tests.helpers.killed_runs import STEPS, fields, final_state, numbers, starts
 
 FAULTS = ("SIGKILL", "asked", "damage", "two processes")
 _PLACES = {

@@ -232,7 +232,7 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
     from torch import nn
 
-    from tests.torch_resnet import TorchResNet
+    from tests.helpers.torch_resnet import TorchResNet
 
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 pytest.importorskip("latex2mathml")
 
 DOCS = Path(__file__).parents[1] / "docs"

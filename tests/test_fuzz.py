@@ -25,8 +25,18 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import run_folder
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.metrics import MetricsWriter, read_metrics
-from tests.malformed import VALUES, broken_bytes, broken_trees, files_in, paths, refused_of, refuses, replaced, sampled
-from tests.report_runs import make_run
+from tests.helpers.malformed import (
+    VALUES,
+    broken_bytes,
+    broken_trees,
+    files_in,
+    paths,
+    refused_of,
+    refuses,
+    replaced,
+    sampled,
+)
+from tests.helpers.report_runs import make_run
 
 FEW = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=2_000)

@@ -24,9 +24,9 @@ from awcl_jax.report import payload
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.checkpoint import Checkpoints
-from tests.conftest import frame_record
-from tests.malformed import broken_bytes, broken_trees, files_in, refused_of, refuses, sampled
-from tests.report_runs import make_run
+from tests.helpers.frames import frame_record
+from tests.helpers.malformed import broken_bytes, broken_trees, files_in, refused_of, refuses, sampled
+from tests.helpers.report_runs import make_run
 
 FEW = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=2_000)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.syntax import FILES, tree_of
+from tests.helpers.syntax import FILES, tree_of
+
+pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,3 +128,25 @@ def test_what_is_needed_late_and_takes_seconds_to_import_is_not_waited_for():
     program = f"import sys, {rooms}; print({late} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_tests_share_helpers_and_not_each_other(file):
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert not {name for name in imported if re.match(r"tests\.(?!helpers\b)", name)}
+    if file.parent.name != "benchmarks":  # the tests of the benchmarks themselves
+        assert not {name for name in imported if re.match(r"benchmarks\b", name)}
+
+
+def test_each_room_has_tests_and_some_of_them_are_quick():
+    for room in HEIGHT:
+        files = [ROOT / "tests" / f"test_{room}.py"] if room == "main" else (ROOT / "tests" / room).glob("test_*.py")
+        assert any("pytest.mark.quick" in file.read_text() for file in files), room

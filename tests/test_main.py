@@ -12,7 +12,7 @@ import pytest
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
-from tests.conftest import frame_record
+from tests.helpers.frames import frame_record
 
 ROOT = Path(__file__).parents[1]
 FINE = "--config=configs/fine.py"
@@ -118,6 +118,7 @@ def test_a_file_where_the_folder_should_be_is_one_line(frames, tmp_path):
     assert (tmp_path / "taken").read_text() == "x"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -33,10 +33,10 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.run_folder import claim
-from tests.conftest import frame_record
-from tests.deadly import Deed
-from tests.report_runs import make_run
-from tests.syntax import FILES, tree_of
+from tests.helpers.deadly import Deed
+from tests.helpers.frames import frame_record
+from tests.helpers.report_runs import make_run
+from tests.helpers.syntax import FILES, tree_of
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+"""Configurations from JSON, which is only read, and that nothing else is executed but Python."""
+
+import json
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.config.downstream import validate as validate_downstream
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.file import define_config, parse_flags, read_config
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import claim
+from tests.helpers.configurations import CONFIGS
+
+pytestmark = pytest.mark.quick
+
+
+def command_line(*arguments):
+    """The configuration that these arguments make."""
+    values, argv = flags.FlagValues(), ["awcl_jax.main", *map(str, arguments)]
+    holder = define_config(values, sys_argv=argv)
+    parse_flags(argv, values)
+    return holder.value
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a JSON file, and give it."""
+
+    def write(content, name="given.json"):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return tmp_path / name
+
+    return write
+
+
+def test_a_few_fields_have_the_defaults_for_the_others(written):
+    config = read_config(written({"granularity": "coarse", "train": {"steps": 40}, "augment": {"blur": []}}))
+    wanted = default_config()
+    wanted.granularity, wanted.train.steps, wanted.augment.blur = "coarse", 40, ()
+    assert to_dict(config) == to_dict(wanted)
+    assert config.augment.blur == ()
+    validate(config)
+
+
+def test_a_task_makes_it_a_downstream_run(written):
+    config = read_config(written({"task": {"kind": "segmentation"}, "encoder": {"frozen": True}}))
+    wanted = default_downstream_config()
+    wanted.task.kind, wanted.encoder.frozen = "segmentation", True
+    assert to_dict(config) == to_dict(wanted)
+    validate_downstream(config)
+
+
+@pytest.mark.parametrize("default", [default_config, default_downstream_config])
+def test_what_a_run_writes_makes_that_run_again(default, tmp_path):
+    config = default()
+    config.seed, config.optim.clip_norm, config.optim.learning_rate = 7, 1.5, 1
+    claim(tmp_path / "run", config=to_dict(config), fingerprint="f00d")
+    again = command_line(f"--config={tmp_path / 'run' / 'config.json'}")
+    assert again.to_dict() == config.to_dict()
+    claim(tmp_path / "run", config=to_dict(again), fingerprint="f00d")  # it is the same run
+
+
+def test_fields_are_set_over_json(written):
+    config = command_line(
+        f"--config={written({'train': {'steps': 40}})}",
+        *("--config.train.steps=50", "--config.augment.blur=(0.5, 0.9)", "--config.sampler.anatomies=3"),
+    )
+    assert (config.train.steps, config.augment.blur, config.sampler.anatomies) == (50, (0.5, 0.9), 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"granularty": "fine"}, r"config has no field 'granularty': did you mean config\.granularity\?"),
+        ({"train": {"zz": 4}}, r"config\.train has no field 'zz': there are bad_steps, "),
+        ({"task": {"kind": "planes"}, "queue": {}}, r"config has no field 'queue'"),
+        ({"train": 4}, r"config\.train is a group of fields; got 4"),
+        ({"seed": {}}, r"config\.seed is a whole number; got \{\}"),
+        ({"seed": True}, r"config\.seed is a whole number; got True"),
+        ({"seed": 1.0}, r"config\.seed is a whole number; got 1\.0"),
+        ({"seed": None}, r"config\.seed is a whole number; got None"),
+        ({"queue": {"momentum": "0.5"}}, r"config\.queue\.momentum is a number; got '0\.5'"),
+        ('{"loss": {"temperature": Infinity}}', r"config\.loss\.temperature is a number; got inf"),
+        ({"model": {"hidden": "many"}}, r"config\.model\.hidden is a whole number, or nothing; got 'many'"),
+        ({"optim": {"decay_all": 1}}, r"config\.optim\.decay_all is True or False; got 1"),
+        ({"data": {"path": "a\nb"}}, r"config\.data\.path is a line of text; got 'a\\nb'"),
+        ({"data": {"unlabelled": "a"}}, r"config\.data\.unlabelled is a list, of .*; got 'a'"),
+        ({"augment": {"blur": [[0.1], 1]}}, r"config\.augment\.blur is a list, of .*; got \(\[0\.1\], 1\)"),
+        ({"trane": 1, "seed": []}, r"'trane'.*; config\.seed is a whole number"),
+        ([1], "holds no JSON object of fields"),
+        ("{", r"is no JSON \(Expecting"),
+        ("[" * 100_000, r"is no JSON \(maximum recursion"),
+        ('{"seed": ' + "9" * 5_000 + "}", r"is no JSON \(Exceeds the limit"),
+        ("import os", r"is no JSON \(Expecting"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_named_in_one_line(content, said, written):
+    with pytest.raises(InputError, match=said) as caught:
+        command_line(f"--config={written(content)}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "many", True, [1], {}])
+def test_kinds_are_looked_at_wherever_a_configuration_comes_from(value):
+    config = default_config()
+    with config.ignore_type():
+        config.train.steps = value
+    with pytest.raises(InputError, match=r"config\.train\.steps is a whole number; got"):
+        validate(config)
+    del config.train.steps
+    with pytest.raises(InputError, match=r"config\.train\.steps is missing"):
+        validate(config)
+
+
+@pytest.mark.parametrize("name", ["evil.json", "EVIL.JSON", "evil.json:tiny", "evil.txt", "evil", "evil.py.txt:tiny"])
+def test_only_what_calls_itself_python_is_executed(name, tmp_path):
+    marker = tmp_path / "marker"
+    code = f"open({str(marker)!r}, 'w')\nfrom awcl_jax.config import default_config as get_config\n"
+    (tmp_path / "trusted.py").write_text(code)
+    command_line(f"--config={tmp_path / 'trusted.py'}")
+    assert marker.exists()  # it would be executed
+    marker.unlink()
+    (tmp_path / name.partition(":")[0]).write_text(code)
+    with pytest.raises(InputError, match=r"is no JSON|has no variants|NAME\.py\[:VARIANT\], or FILE\.json"):
+        command_line(f"--config={tmp_path / name}")
+    assert not marker.exists()
+
+
+def test_a_json_file_that_is_not_there_is_an_error_of_the_disk(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        command_line(f"--config={tmp_path / 'none.json'}")
+
+
+@pytest.mark.parametrize("given", ["{}", "None", "open('/no/such/file')"])
+def test_python_that_gives_no_configuration_is_bad_input(given, tmp_path):
+    (tmp_path / "given.py").write_text(f"def get_config():\n  return {given}\n")
+    with pytest.raises(InputError, match=r"get_config\(\) gives no ConfigDict"):
+        command_line(f"--config={tmp_path / 'given.py'}")
+
+
+def test_python_has_its_variants():
+    assert command_line(f"--config={CONFIGS / 'coarse.py'}:tiny").data.preset == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"), [("../../etc", False), ("a/b", False), ("", False), ("..", True), ("a b", True)]
+)
+def test_the_name_of_a_run_stays_in_its_folder(name, holds):
+    # A run without --workdir makes runs/TIME-NAME.
+    config = default_config()
+    config.name = name
+    assert (Path("runs") / f"0-{name}").resolve().parent == Path("runs").resolve() or not holds
+    if holds:
+        validate(config)
+        return
+    with pytest.raises(InputError, match=r"config\.name must be part of a folder's name, without a /"):
+        validate(config)

@@ -1,0 +1,263 @@
+"""Configurations: every file and variant, every rule, and overriding from a command line."""
+
+import pytest
+from absl import flags
+
+from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import FREE_ON_RESUME, changed_fields
+from tests.helpers.configurations import CONFIGS, command_line, load
+
+pytestmark = pytest.mark.quick
+
+FILES = sorted(file for file in CONFIGS.glob("*.py") if "import base\n" in file.read_text())
+VARIANTS = ("", "tiny", "fetal_planes_db", "paper")
+
+
+@pytest.fixture(autouse=True)
+def configs_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(CONFIGS.parent)
+
+
+def changed(**fields):
+    config = default_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_configuration_loads_and_is_valid(file, variant):
+    config = load(file, variant)
+    validate(config)
+    assert config.name == file.stem
+    assert set(config.keys()) == set(default_config().keys())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_configuration_says_its_command(file):
+    assert f"python -m awcl_jax.main --config=configs/{file.name}" in file.read_text()
+    assert to_dict(load(file)) == to_dict(load(file, ""))
+
+
+def test_an_unknown_variant_is_named_with_those_there_are():
+    with pytest.raises(InputError, match="no variant 'papr'; there are tiny, fetal_planes_db, paper"):
+        load(CONFIGS / "fine.py", "papr")
+
+
+def test_the_fine_configuration_is_the_default_one():
+    assert to_dict(load(CONFIGS / "fine.py")) == to_dict(default_config())
+
+
+def test_the_paper_variant_has_the_published_settings():
+    config = load(CONFIGS / "fine.py", "paper")
+    assert (config.model.arch, config.augment.size, config.sampler.batch_size) == ("resnet18", 227, 32)
+    assert (config.optim.name, config.optim.learning_rate, config.optim.weight_decay) == ("adam", 1e-3, 1e-6)
+    assert (config.model.hidden, config.model.embedding, config.loss.temperature) == (512, 128, 0.5)
+    assert (config.augment.crop_area, config.augment.flip) == ((0.08, 1.0), 0.5)
+
+
+# Rules --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("positives", "plane", "one of anatomy, scan, frame; got 'plane'"),
+        ("granularity", "medium", "one of fine, coarse, both; got 'medium'"),
+        ("eval.granularity", "medium", "one of fine, coarse; got 'medium'"),
+        ("data.dataset", "imagenet", "one of phantom, fetal_planes_db, .*; got 'imagenet'"),
+        ("sampler.mode", "fair", "one of balanced, natural; got 'fair'"),
+        ("sampler.pairs", "twins", "one of frame, cross_scan; got 'twins'"),
+        ("model.arch", "resnet19", "one of resnet18, resnet34, resnet50; got 'resnet19'"),
+        ("model.strides", "v2", "one of .*v1.5.*; got 'v2'"),
+        ("model.dtype", "float16", "one of float32, bfloat16; got 'float16'"),
+        ("loss.exchange", "scatter", "one of gather, ring; got 'scatter'"),
+        ("loss.coarse_weight", 1.5, "a share from 0 to 1; got 1.5"),
+        ("queue.size", -1, "0 or more; got -1"),
+        ("queue.size", 31, "0 or at least config.sampler.batch_size=32, .*; got 31"),
+        ("queue.momentum", 1.0, "from 0 to below 1; got 1.0"),
+        ("train.encode_chunks", 0, "at least 1; got 0"),
+        ("train.encode_chunks", 5, "divide the 32 frames that a device gets of config.sampler.batch_size=32; got 5"),
+        ("loss.kernel", "triton", "one of auto, blocks, pallas; got 'triton'"),
+        ("optim.name", "adan", "one of adam, adamw, lars, sgd; got 'adan'"),
+        ("optim.schedule", "linear", "one of cosine, constant; got 'linear'"),
+        ("train.mapping", "vmap", "one of shard_map, pmap; got 'vmap'"),
+        ("anatomy_ratio", 1.5, "a share from 0 to 1; got 1.5"),
+        ("anatomy_ratio", -0.1, "a share from 0 to 1; got -0.1"),
+        ("seed", -1, "0 or more; got -1"),
+        ("data.size", 0, "at least 1 pixel; got 0"),
+        ("data.val_share", 0.0, "between 0 and 1; got 0.0"),
+        ("data.val_share", 1.0, "between 0 and 1; got 1.0"),
+        ("data.threads", 0, "at least 1; got 0"),
+        ("sampler.batch_size", 1, "at least 2 frames; got 1"),
+        ("sampler.unlabelled_share", 1.0, "from 0 to below 1; got 1.0"),
+        ("sampler.unlabelled_share", -0.5, "from 0 to below 1; got -0.5"),
+        ("model.width_factor", 0.0, "above 0; got 0.0"),
+        ("model.embedding", 1, "at least 2; got 1"),
+        ("loss.temperature", 0.0, "above 0; got 0.0"),
+        ("loss.temperature", float("nan"), "above 0; got nan"),
+        ("optim.learning_rate", -1e-3, "above 0; got -0.001"),
+        ("optim.weight_decay", -1e-3, "0 or more; got -0.001"),
+        ("optim.warmup_steps", -1, "0 or more; got -1"),
+        ("optim.warmup_steps", 1000, "fewer than config.train.steps=1000; got 1000"),
+        ("eval.neighbours", 0, "at least 1; got 0"),
+        ("eval.batch_size", 0, "at least 1 frame; got 0"),
+        ("train.steps", 0, "at least 1; got 0"),
+        ("train.log_every", 0, "at least 1; got 0"),
+        ("train.eval_every", 0, "at least 1; got 0"),
+        ("train.checkpoint_every", 0, "at least 1; got 0"),
+        ("augment.size", 200, "larger than the frames it is cut from; got 200 pixels of config.data.size=96"),
+        ("augment.flip", 1.5, "flip .*1.5"),
+        # What stands for "as many as fit" or "none" is not 0.
+        ("sampler.anatomies", 0, "at least 1; got 0"),
+        ("sampler.scans_per_anatomy", 1, "at least 2; got 1"),
+        ("model.hidden", 0, "at least 1; got 0"),
+        ("loss.block_size", 0, "at least 1; got 0"),
+        ("optim.clip_norm", 0.0, "above 0; got 0.0"),
+        ("data.mask_overlays", None, "True or False; got None"),
+        ("data.cache_mb", -1, "0 or more; got -1"),
+        ("data.preset", "huge", "one of .*default.*; got 'huge'"),
+        ("report.map_frames", -5, "got -5"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_rule(field, value, rule):
+    group = field.rpartition(".")[0]
+    named = field if group != "augment" else group
+    with pytest.raises(InputError, match=rf"config\.{named}\b.*{rule}") as caught:
+        validate(changed(**{field: value}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("devices", [3, 5, 64])
+def test_a_batch_that_does_not_divide_by_the_devices_comes_with_one_that_does(devices):
+    with pytest.raises(InputError, match=rf"config.sampler.batch_size must divide by the {devices} devices") as caught:
+        validate(default_config(), devices=devices)
+    proposed = int(str(caught.value).rpartition("try ")[2])
+    validate(changed(sampler__batch_size=proposed), devices=devices)
+
+
+@pytest.mark.parametrize("sampler", [{"sampler__mode": "balanced"}, {"sampler__pairs": "cross_scan"}])
+def test_simclr_takes_natural_batches_of_one_frame(sampler):
+    fields = {"positives": "frame", "sampler__mode": "natural"} | sampler
+    with pytest.raises(InputError, match=r"config\.positives='frame' knows no labels"):
+        validate(changed(**fields))
+
+
+def test_positives_of_a_scan_are_not_of_another_scan():
+    with pytest.raises(InputError, match=r"config\.sampler\.pairs='cross_scan' contradicts it"):
+        validate(changed(positives="scan", sampler__pairs="cross_scan"))
+
+
+def test_the_ring_takes_no_queue_and_no_kernel():
+    validate(changed(loss__exchange="ring"))
+    with pytest.raises(InputError, match="passes a batch around"):
+        validate(changed(loss__exchange="ring", queue__size=64))
+    with pytest.raises(InputError, match="meets its visitors in blocks"):
+        validate(changed(loss__exchange="ring", loss__kernel="pallas"))
+
+
+def test_the_kernel_has_blocks_of_its_own():
+    validate(changed(loss__kernel="pallas"))
+    with pytest.raises(InputError, match=r"leave config\.loss\.block_size unset; got 64"):
+        validate(changed(loss__kernel="pallas", loss__block_size=64))
+
+
+def test_all_problems_come_in_one_line():
+    with pytest.raises(InputError) as caught:
+        validate(changed(granularity="medium", anatomy_ratio=2.0, train__steps=0, augment__size=300), devices=3)
+    message = str(caught.value)
+    for field in ("granularity", "anatomy_ratio", "train.steps", "augment.size", "sampler.batch_size"):
+        assert f"config.{field}" in message
+    assert "\n" not in message
+
+
+# Command line -------------------------------------------------------------------------------------------------------
+
+
+def test_fields_are_set_from_a_command_line():
+    config = command_line(
+        f"--config={CONFIGS / 'coarse.py'}:tiny",
+        "--config.train.steps=500",
+        "--config.sampler.anatomies=3",
+        "--config.optim.clip_norm=1.5",
+        "--config.loss.block_size=8",
+        "--config.augment.blur=(0.5, 0.9)",
+        "--config.augment.speckle=()",
+        "--config.eval.anatomies=('4CH', 'ACP')",
+        "--config.optim.decay_all=true",
+    )
+    validate(config)
+    assert (config.granularity, config.data.preset, config.train.steps) == ("coarse", "tiny", 500)
+    assert (config.sampler.anatomies, config.optim.clip_norm, config.loss.block_size) == (3, 1.5, 8)
+    assert config.optim.decay_all is True
+    assert config.eval.anatomies == ("4CH", "ACP")
+    options = augmentation(config)
+    assert (options.blur, options.speckle, options.gamma) == ((0.5, 0.9), None, (0.8, 1.25))
+
+
+@pytest.mark.parametrize("name", ["speckle", "erase", "brightness"])
+def test_an_augmentation_that_is_off_is_turned_on_by_a_range(name):
+    off = command_line(f"--config={CONFIGS / 'fine.py'}", f"--config.augment.{name}=()")
+    on = command_line(f"--config={CONFIGS / 'fine.py'}", f"--config.augment.{name}=(0.1, 0.4)")
+    assert getattr(augmentation(off), name) is None
+    assert getattr(augmentation(on), name) == (0.1, 0.4)
+
+
+@pytest.mark.parametrize("argument", ["--config.train.steps=many", "--config.optim.learning_rate=fast"])
+def test_a_value_of_another_type_is_refused(argument):
+    with pytest.raises(flags.Error, match=argument.partition("=")[0].strip("-")):
+        command_line(f"--config={CONFIGS / 'fine.py'}", argument)
+
+
+def test_a_misspelt_field_is_refused_with_the_nearest():
+    with pytest.raises(AttributeError, match='Did you mean "steps" instead of "stepz"'):
+        command_line(f"--config={CONFIGS / 'fine.py'}", "--config.train.stepz=4")
+
+
+# Changes ------------------------------------------------------------------------------------------------------------
+
+
+def test_changed_fields_are_told_with_old_and_new():
+    old = to_dict(default_config())
+    assert changed_fields(old, old) == []
+    new = to_dict(changed(seed=4, model__width_factor=1.0, sampler__anatomies=3))
+    assert changed_fields(old, new) == [
+        "model.width_factor (0.25 -> 1.0)",
+        "sampler.anatomies (None -> 3)",
+        "seed (0 -> 4)",
+    ]
+
+
+def test_a_field_that_an_earlier_version_did_not_know_is_taken_for_its_default():
+    new = to_dict(changed(seed=4))
+    old = to_dict(changed(seed=4))
+    del old["model"]["strides"], old["sampler"]
+    assert changed_fields(old, new, to_dict(default_config())) == []
+    new["model"]["strides"], new["sampler"]["batch_size"] = "v1", 8
+    assert changed_fields(old, new, to_dict(default_config())) == [
+        "model.strides (v1.5 -> v1)",
+        "sampler.batch_size (32 -> 8)",
+    ]
+
+
+def test_a_field_that_only_one_of_them_has_is_a_change():
+    assert changed_fields({"a": {"b": 1}}, {"a": {}}) == ["a.b (1 -> None)"]
+    assert changed_fields({}, {"c": 2}) == ["c (None -> 2)"]
+
+
+def test_the_free_fields_are_fields_and_no_change():
+    old = to_dict(default_config())
+    for field in FREE_ON_RESUME:
+        new = to_dict(default_config())
+        *groups, name = field.split(".")
+        at = new
+        for group in groups:
+            at = at[group]
+        assert name in at
+        at[name] = "other"
+        assert changed_fields(old, new) == []

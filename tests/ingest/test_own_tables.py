@@ -1,0 +1,325 @@
+"""What tables, folders and taxonomies say of a researcher's files."""
+
+import os
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from awcl_jax.data.anatomy import FETAL_PLANES_14
+from awcl_jax.ingest.own import folder, labels, paths
+from awcl_jax.ingest.own.items import BadFileError, Listing
+from awcl_jax.ingest.own.manifest import read_manifest
+from awcl_jax.runtime.errors import InputError
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    for name in ("a.png", "b.png", "c.png", 'odd, "name"\nof a größe.png', " blank .png"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def table(folder: Path, *lines: str, name: str = "scans.csv") -> Path:
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / name
+
+
+def faults(listing: Listing) -> list[tuple[int, str]]:
+    return [(fault.number, fault.kind) for fault in listing.faults]
+
+
+def test_all_columns(source):
+    listing = read_manifest(
+        table(
+            source,
+            "anatomy,path,scan_id,patient_id,split,machine,mask,pixel_mm,frame,note",
+            "4CH,a.png,s1,p1,train,GE,b.png,0.25,7,ignored",
+            ",c.png,s1,p1,train,,b.png,,8,",
+        )
+    )
+    first, second = listing.rows
+    assert not listing.faults
+    assert (listing.has_splits, listing.named, listing.unit) == (True, True, "row")
+    assert (first.number, first.path.name, first.scan, first.patient) == (1, "a.png", "s1", "p1")
+    assert (first.anatomy, first.split, first.machine, first.mask.name) == ("4CH", "train", "GE", "b.png")
+    assert (first.pixel_mm, first.frame) == (0.25, 7)
+    assert (second.anatomy, second.machine, second.pixel_mm != second.pixel_mm) == ("", "", True)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_delimiters_quotes_and_byte_order_mark(source, delimiter):
+    name = 'odd, "name"\nof a größe.png'
+    quoted = '"' + name.replace('"', '""') + '"'
+    lines = [f"\ufeffpath{delimiter}scan_id", f"{quoted}{delimiter}s1", f" blank .png{delimiter} s2 "]
+    listing = read_manifest(table(source, *lines))
+    assert [(row.number, row.path.name, row.scan) for row in listing.rows] == [
+        (1, name, "s1"),
+        (2, " blank .png", "s2"),
+    ]
+
+
+def test_parquet_says_the_same_as_csv(source):
+    columns = {
+        "path": ["a.png", "b.png", "c.png"],
+        "scan_id": [1, 2, 3],
+        "patient_id": [12.0, 13.0, 12.0],
+        "anatomy": ["x", None, "y"],
+        "pixel_mm": [0.5, None, float("nan")],
+    }
+    parquet.write_table(pa.table(columns), source / "scans.parquet")
+    lines = ["path,scan_id,patient_id,anatomy,pixel_mm", "a.png,1,12,x,0.5", "b.png,2,13,,", "c.png,3,12,y,"]
+    said = [
+        [(row.path.name, row.scan, row.patient, row.anatomy, str(row.pixel_mm)) for row in read_manifest(path).rows]
+        for path in (source / "scans.parquet", table(source, *lines))
+    ]
+    assert said[0] == said[1]
+
+
+def test_each_bad_row_is_one_fault_and_the_rest_goes_on(source, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "x.png"
+    outside.write_bytes(b"x")
+    (source / "link.png").symlink_to(outside)
+    (source / "inner.png").symlink_to(source / "b.png")
+    listing = read_manifest(
+        table(
+            source,
+            "path,scan_id,patient_id,split,frame,pixel_mm",
+            "a.png,s1,p1,train,1,",
+            "a.png,s1,p1,train,2,",  # the file again
+            "inner.png,s1,p1,train,1,",  # the frame again
+            "gone.png,s1,p1,train,3,",
+            "link.png,s1,p1,train,4,",
+            f"{outside},s1,p1,train,5,",
+            "../x.png,s1,p1,train,6,",
+            "b.png,,p1,train,7,",
+            "b.png,s1,p2,train,8,",  # the scan is of p1
+            "b.png,s2,p1,trian,9,",
+            "b.png,s2,p1,train,nine,",
+            "b.png,s2,p1,train,10,-1",
+            "b.png,s2,p1,train,11,wide",
+            "c.png,s3,p1,test,13,0.5",
+            "a\0.png,s3,p1,test,14,0.5",
+        )
+    )
+    assert [row.number for row in listing.rows] == [1, 14]
+    kinds = ["same_row"] * 2 + ["missing", *["outside"] * 3, *["bad_cell"] * 6, "missing"]
+    assert faults(listing) == list(zip([2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], kinds, strict=True))
+    assert "split is train, val, test; got 'trian'" in listing.faults[8].rule
+
+
+def test_paths_may_be_of_another_root(source, tmp_path_factory):
+    path = table(tmp_path_factory.mktemp("table"), "path,scan_id", f"{source / 'a.png'},s1", "b.png,s2")
+    assert [row.path.name for row in read_manifest(path, root=source).rows] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path;patient_id", "a.png;p"], "lacks the column(s) scan_id; it has path, patient_id"),
+        (["file,scan_id", "a.png,s"], "has no column 'path', which names the files; it has file, scan_id"),
+        (["path,scan_id"], "a header and no rows"),
+        (["path,scan_id", "\udcff\udcfe,s"], "is no CSV in UTF-8"),
+        (["path,scan_id", "a.png"], "has 1 cells in row 1 and 2 in its header"),
+    ],
+)
+def test_unusable_tables(source, lines, message):
+    path = source / "scans.csv"
+    path.write_bytes(("\n".join(lines) + "\n").encode(errors="surrogateescape"))
+    with pytest.raises(InputError) as error:
+        read_manifest(path, required=("path", "scan_id"))
+    assert message in str(error.value)
+
+
+def test_no_table(tmp_path):
+    (tmp_path / "scans.txt").write_text("path,scan_id\na.png,s\n")
+    for name in ("scans.csv", "scans.txt"):
+        with pytest.raises(InputError, match=r"is a table \(.csv or .parquet\) that is there"):
+            read_manifest(tmp_path / name)
+    (tmp_path / "scans.parquet").write_bytes(b"PAR1, not")
+    with pytest.raises(InputError, match="no Parquet file"):
+        read_manifest(tmp_path / "scans.parquet")
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def said(listing: Listing) -> list[tuple[str, str, str]]:
+    return [(row.anatomy, row.patient, row.scan) for row in listing.rows]
+
+
+def test_scans_by_folder(tmp_path):
+    tree(
+        tmp_path,
+        "4CH/p1/s1/a.png",
+        "4CH/p1/s2/a.PNG",
+        "LVOT/p1/s1/b.png",
+        "LVOT/p2/b.jpg",
+        "LVOT/p2/notes.txt",
+        ".x.png",
+    )
+    listing = folder.list_images(tmp_path, (".png", ".jpg"))
+    # A scan may show several classes.
+    assert said(listing) == [
+        ("4CH", "p1", "p1/s1"),
+        ("4CH", "p1", "p1/s2"),
+        ("LVOT", "p1", "p1/s1"),
+        ("LVOT", "p2", "p2"),
+    ]
+    assert (listing.ignored, listing.named, listing.has_splits) == (2, False, False)
+
+
+def test_scans_by_stem(tmp_path):
+    tree(tmp_path, "head/010_HC.png", "head/010-2.png", "femur/011.png")
+    assert said(folder.list_images(tmp_path, (".png",))) == [
+        ("femur", "", "011"),
+        ("head", "", "010"),
+        ("head", "", "010"),
+    ]
+    by_pattern = folder.list_images(tmp_path, (".png",), pattern=r"(?P<patient>\d\d)(?P<scan>\d)(?!$)")
+    assert said(by_pattern) == [("head", "01", "01/0"), ("head", "01", "01/0")]
+    assert faults(by_pattern) == [(1, "no_scan")]
+
+
+def test_folders_that_say_nothing(tmp_path):
+    tree(tmp_path, "a/x.png", "a/p/y.png", "z.png")
+    with pytest.raises(InputError, match="--scan_from=folder or --scan_from=stem"):
+        folder.list_images(tmp_path, (".png",))
+    listing = folder.list_images(tmp_path, (".png",), scan_from="folder")
+    assert said(listing) == [("a", "p", "p")]
+    assert faults(listing) == [(2, "no_scan"), (3, "no_scan")]
+    for pattern, message in (("(", "no regular expression"), (r"\d+", r"has a group \(\?P<scan>")):
+        with pytest.raises(InputError, match=message):
+            folder.list_images(tmp_path, (".png",), pattern=pattern)
+    with pytest.raises(InputError, match=r"holds no file that ends in \.mp4"):
+        folder.list_clips(tmp_path, (".mp4",))
+    with pytest.raises(InputError, match="There is no folder"):
+        folder.list_images(tmp_path / "none", (".png",))
+
+
+def test_clips_of_a_folder(tmp_path):
+    listing = folder.list_clips(tree(tmp_path, "p1/a.mp4", "p1/day/b.mp4", "c.mp4"), (".mp4",))
+    assert [(row.patient, row.scan) for row in listing.rows] == [
+        ("", "c.mp4"),
+        ("p1", "p1/a.mp4"),
+        ("p1", "p1/day/b.mp4"),
+    ]
+
+
+def test_nothing_is_followed_out_of_the_tree(tmp_path, tmp_path_factory):
+    outside = tree(tmp_path_factory.mktemp("outside"), "x.png")
+    tree(tmp_path, "a/x.png")
+    (tmp_path / "a" / "file.png").symlink_to(outside / "x.png")
+    (tmp_path / "a" / "folder").symlink_to(outside)
+    (tmp_path / "a" / "gone.png").symlink_to(outside / "gone.png")
+    (tmp_path / "a" / "again.png").symlink_to("x.png")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    listing = paths.find_files(tmp_path, (".png",))
+    assert [row.shown for row in listing.rows] == ["a/x.png"]
+    assert sorted((fault.path, fault.kind) for fault in listing.faults) == [
+        ("a/file.png", "outside"),
+        ("a/folder", "outside"),
+        ("a/gone.png", "outside"),
+        ("a/pipe.png", "special"),
+    ]
+    assert listing.ignored == 2
+
+
+def test_a_folder_that_cannot_be_read_is_a_fault(tmp_path, monkeypatch):
+    tree(tmp_path, "a/x.png", "b/y.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = paths.find_files(tmp_path, (".png",))
+    assert [row.shown for row in listing.rows] == ["b/y.png"]
+    assert [(fault.path, fault.kind) for fault in listing.faults] == [("a", "unreadable")]
+
+
+def test_what_is_opened(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    for name, kind in (("none", "missing"), ("empty", "no_bytes"), ("pipe", "special"), ("socket", "unreadable")):
+        with pytest.raises(BadFileError) as error, paths.opened(tmp_path / name):
+            pass
+        assert error.value.kind == kind, name
+
+
+TOML = """
+unlabelled = ["other"]
+[planes]
+4CH = "heart"
+LVOT = "heart"
+FLP = "femur"
+[aliases]
+"four chamber view" = "4CH"
+"""
+YAML = """
+unlabelled: [other]
+planes: {4CH: heart, LVOT: heart, FLP: femur}
+aliases: {four chamber view: 4CH}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("t.toml", TOML), ("t.yaml", YAML)])
+def test_taxonomy(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    taxonomy, unlabelled = labels.read_taxonomy(tmp_path / name)
+    assert taxonomy.groups == {"heart": ("4CH", "LVOT"), "femur": ("FLP",)}
+    names = ["4CH", "four chamber view", "heart", "FLP", "other", ""]
+    found = labels.resolve_names(names, taxonomy, unlabelled)
+    assert [found[name] for name in names] == [(0, 0), (0, 0), (-1, 0), (2, 1), (-1, -1), (-1, -1)]
+
+
+def test_taxonomies_without_a_file():
+    assert labels.read_taxonomy(Path("fetal_planes_14")) == (FETAL_PLANES_14, frozenset())
+    with pytest.raises(InputError, match="is a file, or fetal_planes_14 or fetal_planes_db; there is no file planes"):
+        labels.read_taxonomy(Path("planes"))
+
+
+def test_without_a_taxonomy_names_are_fine_and_coarse():
+    taxonomy = labels.found_taxonomy(["b", "a", "", "b"])
+    assert (taxonomy.fine, taxonomy.coarse) == (("a", "b"), ("a", "b"))
+    with pytest.raises(InputError, match=r"one line of text; got 'a\\nb'"):
+        labels.found_taxonomy(["a\nb"])
+
+
+def test_all_unknown_names_are_listed_with_the_nearest():
+    with pytest.raises(InputError) as error:
+        labels.resolve_names(["4CH", "4Ch", "4Ch", "hart"], FETAL_PLANES_14)
+    assert "does not know 2 name(s): '4Ch' (2 file(s), nearest '4CH'), 'hart' (1 file(s), nearest 'heart')" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("planes = 3", r"has \[planes\]"),
+        ("[aliases]\na = 'b'", r"has \[planes\]"),
+        ("[planes]\na = 3", "every name is a text in quotes; got 3"),
+        ("[planes]\na = 'b'\n[other]\nc = 'd'", "it also has other"),
+        ("[planes]\na = 'b'\n[aliases]\nc = 'd'", "stands for 'd'"),
+        ("[planes\n", "no TOML or YAML file"),
+        ("", r"has \[planes\]"),
+    ],
+)
+def test_bad_taxonomies(tmp_path, text, message):
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        labels.read_taxonomy(tmp_path / "t.toml")

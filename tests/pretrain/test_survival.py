@@ -1,0 +1,166 @@
+"""Runs that are stopped in every way that runs are stopped."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import pytest
+
+from tests.helpers.killed_runs import STEPS, fields, final_state, numbers, starts
+
+ROOT = Path(__file__).parents[2]
+# In the order of the run, which has a checkpoint every other step: most starts get further than the one before.
+FAULTS = [
+    *(["replace config.json", 0], ["batch", 1], ["written", 2], ["before save", 2], ["save", 2], ["torn line", 4]),
+    *(["saved", 4], ["replace metrics.jsonl", 0], ["slow save", 6], ["evaluation", 6], ["clock", 0.05], ["clock", 0.5]),
+    *(["saved", 12], ["evaluation", 12], ["written", 14], ["torn line", 18], ["slow save", 20], ["evaluation", 24]),
+    *(["saved", 24], ["replace results.json", 0]),
+]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"JAX_PLATFORMS": "cpu"} | more
+
+
+def results(workdir: Path):
+    return json.loads((workdir / "results.json").read_text()) | {"peak_memory_mb": None}
+
+
+@pytest.fixture(scope="module")
+def unbroken(phantom, tmp_path_factory) -> Path:
+    """The run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("survival") / "unbroken"
+    statuses, said = starts(workdir, fields(phantom), [None])
+    assert statuses == [0], said
+    return workdir
+
+
+def assert_same_bits(workdir: Path, expected: Path) -> None:
+    chex.assert_trees_all_equal(final_state(workdir, STEPS), final_state(expected, STEPS))
+    assert numbers(workdir) == numbers(expected)
+    assert results(workdir) == results(expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(phantom, unbroken):
+    assert len(FAULTS) >= 20
+    killed = unbroken.with_name("killed")
+    statuses, said = starts(killed, fields(phantom), [*FAULTS, None])
+    assert statuses == [-signal.SIGKILL] * len(FAULTS) + [0], said
+    assert_same_bits(killed, unbroken)
+    left = {file.name for file in killed.iterdir() if file.suffix != ".part"}
+    assert left == {file.name for file in unbroken.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_slow_disk_changes_nothing_but_the_time(phantom, unbroken):
+    workdir = unbroken.with_name("slow")
+    statuses, said = starts(workdir, fields(phantom), [["slow disk", 0.2]])
+    assert statuses == [0], said
+    assert_same_bits(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bit(phantom, unbroken):
+    workdir = unbroken.with_name("asked")
+    never = fields(phantom) | {"train.checkpoint_every": 1000}
+    asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
+    statuses, said = starts(workdir, never, [*asked, None])
+    assert statuses == [75, 130, 75, 75, 0], said
+    assert [line for line in said.splitlines() if "Going on" in line] == [
+        *("Going on from step 3 of 24.", "Going on from step 3 of 24."),
+        *("Going on from step 6 of 24.", "Going on from step 24 of 24."),
+    ]
+    assert "stopped after step 6 of 24, which is saved; the same command goes on" in said
+    assert_same_bits(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(phantom, unbroken):
+    workdir = unbroken.with_name("damaged")
+    shutil.copytree(unbroken, workdir)
+    largest = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])  # its end may be of no array
+    (workdir / "results.json").unlink()
+    statuses, said = starts(workdir, fields(phantom), [None])
+    assert statuses == [0], said
+    assert "warning: The checkpoint of step 24" in said
+    assert "Going on from step 22 of 24." in said
+    assert_same_bits(workdir, unbroken)
+
+
+class Pair:
+    """A run of two processes, and what is to be known to start it again."""
+
+    def __init__(self, unbroken: Path, settings: dict, workdir: Path):
+        options = [f"--config.{name}={value}" for name, value in settings.items()]
+        self.command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", *options]
+        self.command += [f"--workdir={workdir}"]
+        self.shared = {"JAX_COMPILATION_CACHE_DIR": str(unbroken.parent / "compiled-together")}
+        self.metrics = workdir / "metrics.jsonl"
+
+    def start(self, *more: str, **variables: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*self.command, *more], cwd=ROOT, env=environment(**self.shared, **variables), **pipes)
+
+    def both(self, port: int) -> list[subprocess.Popen]:
+        """Both processes, which have begun to take steps."""
+        flags = (f"--coordinator=localhost:{port}", "--processes=2", "--heartbeat=10")
+        both = [self.start(*flags, f"--process={number}") for number in (0, 1)]
+        while all(process.poll() is None for process in both) and not (
+            self.metrics.is_file() and self.metrics.stat().st_size
+        ):
+            time.sleep(0.01)
+        return both
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, unbroken, unused_port):
+    workdir = unbroken.with_name("together")
+    pair = Pair(unbroken, fields(phantom, **{"train.checkpoint_every": 1000}), workdir)
+    both = pair.both(unused_port)
+    both[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [75, 75], said
+    stopped = [re.search(r"stopped after step (\d+) of 24", errors).group(1) for _, errors in said]
+    assert stopped[0] == stopped[1]
+    # By one process, and on four devices instead of two.
+    alone = pair.start("--processes=1", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    output, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    assert f"Going on from step {stopped[0]} of 24." in output
+    assert_same_to_rounding(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_lost_and_the_other_says_so_and_ends(phantom, unbroken, unused_port):
+    workdir = unbroken.with_name("lost")
+    pair = Pair(unbroken, fields(phantom), workdir)
+    left, lost = pair.both(unused_port)
+    lost.kill()
+    lost.communicate()
+    _, errors = left.communicate(timeout=120)
+    assert left.returncode == 128 + signal.SIGABRT, errors
+    assert errors.splitlines()[-1] == (
+        "error: The run was ended by SIGABRT, as JAX does where another process of the run is lost or gives no sign of "
+        "life: the same command goes on from the last checkpoint."
+    )
+    alone = pair.start("--processes=1")
+    _, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    assert_same_to_rounding(workdir, unbroken)
+
+
+def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
+    losses, wanted = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, expected))
+    assert losses == pytest.approx(wanted, rel=1e-4)
+    chex.assert_trees_all_close(
+        final_state(workdir, STEPS)["params"], final_state(expected, STEPS)["params"], atol=1e-4
+    )

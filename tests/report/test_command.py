@@ -1,0 +1,233 @@
+"""The page of a run: what goes into it, what it refuses, and that no name can break out of it."""
+
+import html.parser
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.evaluate.scores import Score, scores_as_json
+from awcl_jax.report import command as report
+from awcl_jax.report import payload, tables, writing
+from awcl_jax.report.contents import Run, read_run
+from awcl_jax.report.embedding_map import MAP_FILE
+from awcl_jax.runtime.errors import InputError
+from tests.helpers.report_runs import HOSTILE, frames_of, make_run
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "fine")
+
+
+class Elements(html.parser.HTMLParser):
+    """Elements of a page, with their attributes and, of scripts, their text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.scripts, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag == "script":
+            self.scripts.append("")
+        self.in_script = tag == "script"
+
+    def handle_endtag(self, tag):
+        self.in_script = False
+
+    def handle_data(self, data):
+        if self.scripts and self.in_script:
+            self.scripts[-1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def page_of(folder):
+    return Elements(report.write_report([folder]).read_text(encoding="utf-8"))
+
+
+def data_in(page):
+    return json.loads(page.scripts[0])
+
+
+def test_the_page_tells_what_the_folder_holds(run):
+    page = page_of(run)
+    data = data_in(page)
+    assert data["runs"] == ["fine"]
+    loss = next(panel for panel in data["panels"] if panel["key"] == "loss")
+    # By hand: 5 - 0.01 step; a step with nan is null.
+    assert [(s["label"], s["steps"][:2], s["values"][:2]) for s in loss["series"]] == [
+        ("loss", [10, 20], [4.9, 4.8]),
+        ("of a collapsed encoder", [10, 20], [3.434, 3.434]),
+    ]
+    assert next(p for p in data["panels"] if p["key"] == "spread")["series"][0]["values"][2] is None
+    assert data["maps"][0]["ids"] == frames_of().frame_ids.tolist()
+    text = (run / "report.html").read_text()
+    assert "0.500 (0.400 to 0.600)" in text
+    assert "3 of 4 test frames right" in text
+    assert [image["alt"][:14] for image in page.all("img")] == ["Frames that th"]
+
+
+def test_it_is_the_same_each_time_and_needs_no_other_file(run, monkeypatch, tmp_path):
+    first = report.write_report([run]).read_text()
+    assert report.write_report([run]).read_text() == first
+    page = Elements(first)
+    links = [a.get("src", a.get("href", "")) for _, a in page.found if "src" in a or "href" in a]
+    assert all(link.startswith(("data:", "#")) for link in links)
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert not list(run.glob("*.part"))
+
+
+def test_what_a_reader_of_the_screen_goes_by(run):
+    page = page_of(run)
+    assert len(set(page.ids)) == len(page.ids)
+    assert [len(page.all(tag)) for tag in ("main", "header", "nav", "h1")] == [1, 1, 1, 1]
+    assert page.all("html")[0]["lang"] == "en"
+    targets = {a["href"].removeprefix("#") for a in page.all("a")}
+    assert targets <= set(page.ids)
+    assert all(image["alt"] for image in page.all("img"))
+    headings = [int(tag[1]) for tag, _ in page.found if tag in ("h1", "h2", "h3", "h4")]
+    assert headings[0] == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(headings)), "no level is left out"
+    # Every plot has a table behind it.
+    assert len(page.all("details")) >= len([a for a in page.all("figure") if a["class"] == "curve"]) + 1
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_name_breaks_out(tmp_path, hostile):
+    plain = page_of(make_run(tmp_path / "fine"))
+    name = hostile.replace("/", "-").replace("\n", " ")
+    page = page_of(make_run(tmp_path / name, anatomy=hostile, scan=hostile))
+    assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]
+    assert not [a for _, a in page.found if any(key.startswith("on") for key in a)]
+    data = data_in(page)
+    assert hostile in data["maps"][0]["labels"]["anatomy"]["names"]
+    assert hostile in data["maps"][0]["labels"]["scan"]["names"]
+    assert data["runs"] == [name]
+    assert page.scripts[1] == plain.scripts[1]
+
+
+def test_an_unfinished_run_shows_what_there_is(run):
+    for file in ("results.json", MAP_FILE, "pairs.png"):
+        (run / file).unlink()
+    text = report.write_report([run]).read_text()
+    assert "This run has not ended: its metrics reach step 40." in text
+    assert "There are no scores" in text
+    assert len(data_in(Elements(text))["panels"]) > 1
+    (run / "metrics.jsonl").unlink()
+    assert "There are no metrics yet" in report.write_report([run]).read_text()
+    (run / "metrics.jsonl").write_text("")
+    assert "There are no metrics yet" in report.write_report([run]).read_text()
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path, run, capsys):
+    for arguments, told in (
+        ([tmp_path / "nowhere"], "There is no folder"),
+        ([tmp_path], "holds no run (config.json is missing)"),
+        ([run, run], "twice"),
+        ([run, tmp_path / "a", tmp_path / "b"], "two side by side; got 3"),
+        ([run, "--out=page.txt"], "ends in .html"),
+        ([run, f"--out={tmp_path}/none/page.html"], "No such file"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            report.main([str(argument) for argument in arguments])
+        assert left.value.code == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert told in said
+    (run / "results.json").write_text("{")
+    with pytest.raises(InputError, match="is no JSON"):
+        report.write_report([run])
+    (run / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no configuration"):
+        report.write_report([run])
+
+
+def test_runs_of_two_kinds_side_by_side(tmp_path, run, capsys, monkeypatch):
+    planes = make_run(tmp_path / "planes", config=default_downstream_config(), frames=None)
+    monkeypatch.chdir(tmp_path)
+    report.main([str(run), str(planes)])
+    assert capsys.readouterr().out.startswith("comparison.html  ")
+    page = Elements((tmp_path / "comparison.html").read_text())
+    data = data_in(page)
+    assert data["runs"] == ["fine", "planes"]
+    assert data["maps"][1] is None
+    assert [s["run"] for s in next(p for p in data["panels"] if p["key"] == "loss")["series"]] == [0, 1, 0, 1]
+    assert len(set(page.ids)) == len(page.ids)
+    differing = [name for name, _, differs in tables.settings([read_run(run), read_run(planes)]) if differs]
+    assert "task.kind" in differing
+    assert "seed" not in differing
+
+
+def test_two_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / parent / "fine") for parent in "ab"]
+    page = Elements(report.write_report(runs, tmp_path / "two.html").read_text())
+    assert data_in(page)["runs"] == ["a/fine", "b/fine"]
+
+
+def test_scores_of_all_runs_share_a_table():
+    def scores(*given):
+        return scores_as_json([Score(name, *values, frames=9, patients=3) for name, *values in given])
+
+    given = {
+        "one": {"trained": scores(("knn/accuracy", 0.5, 0.4, 0.6), ("own", 2.0, np.nan, np.nan))},
+        "other": {"test": scores(("hc/mae_mm", 3.0, 1.0, 5.0), ("dice/mean", np.nan, np.nan, np.nan))},
+    }
+    nothing = {"config": {}, "results": {}, "series": {}, "frames": None, "pictures": {}}
+    table = tables.score_table([Run(name=name, scores=columns, **nothing) for name, columns in given.items()])
+    assert table.groups == [("one", ["trained"]), ("other", ["chosen model"])]
+    headlines = dict(table.headlines)
+    assert list(headlines) == ["kNN accuracy", "Dice", "HC error (mm)"]
+    assert headlines["kNN accuracy"][0].whisker == (40.0, 50.0, 60.0)
+    assert headlines["kNN accuracy"][1] is None
+    assert headlines["HC error (mm)"][1] == tables.Cell("3.000 (1.000 to 5.000)", "9 frames of 3 patients", None)
+    assert headlines["Dice"][1].text == "not defined"
+    assert dict(table.details)["own"][0].text == "2.000 (one patient)"
+
+
+def test_confusion_leaves_out_what_does_not_occur(run):
+    found = tables.confusion(read_run(run))
+    # Of three anatomies, the second is neither true nor predicted.
+    assert found.names == ["4CH", "BG"]
+    assert found.rows == [("4CH", 3, [(2, 7), (1, 3)]), ("BG", 1, [(0, 0), (1, 10)])]
+    assert (found.right, found.frames) == (3, 4)
+
+
+def test_long_curves_keep_their_spikes():
+    values = np.zeros(100_000)
+    values[[31_415, 92_653]] = 9, -9
+    values[50_000] = np.nan
+    kept = payload.thinned(values, 2_000)
+    assert len(kept) <= 2_000
+    assert {31_415, 92_653, 50_000} <= set(kept.tolist())
+    assert payload.thinned(values[:2_000], 2_000).tolist() == list(range(2_000))
+
+
+def test_a_page_that_cannot_be_written_is_told_in_one_line_and_does_not_end_the_run(run, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_page", full)
+    assert writing.leave_in(run, frames_of()) is None
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the run is whole")
+    assert "No space left on device" in said
+    assert said.count("\n") == 1
+    monkeypatch.undo()
+    assert writing.leave_in(run, frames_of()) == run / "report.html"
+
+
+def test_faults_of_ours_are_not_hidden(run, monkeypatch):
+    monkeypatch.setattr(payload, "panels", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        writing.leave_in(run)

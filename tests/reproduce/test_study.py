@@ -1,0 +1,345 @@
+"""What a study runs, and what it makes of results that are written by hand."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from awcl_jax.config import downstream as downstream_config
+from awcl_jax.config.fields import to_dict
+from awcl_jax.config.pretraining import validate
+from awcl_jax.downstream import runner as downstream
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.reproduce import command as reproduce
+from awcl_jax.reproduce import study
+from awcl_jax.reproduce import tables as study_tables
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import changed_fields
+
+PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
+
+
+@pytest.fixture(params=["phantom-small", "public"])
+def preset(request):
+    if request.param == "phantom-small":
+        return study.phantom_small()
+    return study.public(PATHS | {"pocus_lung": "data/pocus_lung"}, imagenet="resnet50.safetensors")
+
+
+def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
+    done = set()
+    for run in study.runs(preset, tmp_path):
+        if run.kind == study.PRETRAIN:
+            validate(run.config)
+        else:
+            downstream_config.validate(run.config)
+            init = run.config.encoder.init
+            assert init in {"random", "resnet50.safetensors"} or init in done
+            if run.learning_rate is not None:
+                assert run.config.seed != preset.seeds[0]
+        assert str(tmp_path / run.folder) not in done
+        done.add(str(tmp_path / run.folder))
+        assert run.work > 0
+    methods = [*preset.methods, *map(study.ratio_method, preset.ratios)]
+    pretrained = sum(method.config is not None for method in (*methods, *preset.variations)) * len(preset.seeds)
+    first, others = max(1, len(preset.learning_rates)), len(preset.seeds) - 1
+    assert len(done) == pretrained + len(methods) * len(preset.tasks) * (first + others)
+
+
+def test_pictures_are_drawn_of_the_seed_whose_pictures_are_shown(preset, tmp_path):
+    preset = dataclasses.replace(preset, seeds=(3, 4))
+    for run in study.runs(preset, tmp_path):
+        assert not run.config.report.pictures or run.config.seed == 3
+    drawn = [run for run in study.runs(preset, tmp_path) if run.config.report.pictures]
+    assert any(run.kind == study.DOWNSTREAM for run in drawn)
+
+
+def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
+    configs = {
+        run.folder.partition("/")[2]: to_dict(run.config)
+        for run in study.runs(preset, tmp_path)
+        if run.kind == study.PRETRAIN and run.folder.endswith("-0")
+    }
+    allowed = {
+        "fine-0": set(),
+        "scan-0": {"positives"},
+        "simclr-0": {"positives", "sampler.mode"},
+        "moco-0": {"positives", "sampler.mode", "queue.size"},
+        "coarse-0": {"granularity"},
+        "both-0": {"granularity"},
+    }
+    imagenet = {"model.init", "model.arch", "model.strides", "model.width_factor", "augment.mean", "augment.std"}
+    variations = {method.name: method for method in preset.variations}
+    for name, config in configs.items():
+        changed = changed_fields(configs["fine-0"], config)
+        fields = {change.split()[0] for change in changed} - {"name"}
+        if method := variations.get(name.removesuffix("-0")):
+            expected = set(method.fields) | allowed.get(f"{method.config}-0", set())
+        else:
+            from_nothing = name.removeprefix("imagenet-")
+            expected = allowed.get(from_nothing, {"anatomy_ratio"}) | (imagenet if name != from_nothing else set())
+        assert fields == expected
+
+
+def test_what_no_task_needs_is_pretrained_on_without_labels():
+    fields = study.public(PATHS | {"pocus_lung": "data/pocus_lung"}).pretraining
+    assert set(fields["data.unlabelled"]) == {"data/hc18", "data/pocus_lung"}
+
+
+def test_the_learning_rate_is_chosen_on_validation_patients_with_the_first_seed(tmp_path):
+    plan = dataclasses.replace(SMALL, ratios=(), learning_rates=(0.1, 0.2, 0.3))
+    runs = {run.folder: run for run in study.runs(plan, tmp_path)}
+    assert runs["planes/fine-0-lr0.2"].final_config().optim.learning_rate == 0.2
+    assert "planes/fine-0" not in runs
+    later = runs["planes/fine-1"]
+    assert plan.task_folder(tmp_path, PLANES, FINE, 0) is None
+    # The best on validation patients is not the best on test patients.
+    for rate, validation, test in ((0.1, 0.5, 0.9), (0.2, 0.7, 0.1), (0.3, 0.6, 0.5)):
+        assert plan.chosen_rate(tmp_path, PLANES, FINE) is None
+        content = {"validation": {"val/macro_f1": validation}, "test": {"macro_f1": {"value": test}}}
+        results(tmp_path / f"planes/fine-0-lr{rate}/results.json", content)
+    assert later.final_config().optim.learning_rate == 0.2
+    results(tmp_path / "planes/fine-1/results.json", {"test": {"macro_f1": {"value": 0.3}}})
+    study_tables.write(plan, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    assert cells(text, "Transfer")["AWCL, fine"][2] == "0.200 ± 0.141"
+    assert cells(text, "Learning rate")["AWCL, fine"] == ["0.2", "—"]
+    assert cells(text, "Learning rate")["SimCLR"] == ["—", "—"]
+
+
+def test_a_dataset_that_is_missing_is_named():
+    with pytest.raises(InputError, match=r"--data=hc18=DIR --data=usgra=DIR; "):
+        study.public({"fetal_planes_db": "data/fpdb"})
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+RANDOM, SIMCLR, FINE = (method for method in study.METHODS if method.name in ("random", "simclr", "fine"))
+PLANES = study.Task("planes", "I", "downstream_planes", "", {}, {"macro_f1": "macro-F1"})
+HEADS = study.Task("heads", "II", "downstream_segmentation", "", {}, {"dice/mean": "Dice", "hc/mae_mm": "HC error"})
+SMALL = study.Study("small", "", {}, (RANDOM, SIMCLR, FINE), (PLANES, HEADS), (0.5,), (0, 1))
+
+
+def results(file, content):
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Two seeds of all but the ratio's runs; the second seed of fine AWCL on heads is not finished."""
+    for method, base in (("random", 0.2), ("simclr", 0.4), ("fine", 0.6)):
+        for seed in (0, 1):
+            value = {"value": base + 0.1 * seed}
+            if method != "random":
+                scores = {"trained": {"knn/macro_f1": value, "probe/macro_f1": value}}
+                scores["untrained"] = {"knn/macro_f1": {"value": 0.1 * seed}, "probe/macro_f1": {"value": 0.1}}
+                results(tmp_path / f"pretrain/{method}-{seed}/results.json", scores)
+            planes = tmp_path / f"planes/{method}-{seed}"
+            results(planes / "results.json", {"test": {"macro_f1": value}})
+            right = {"random": 0, "simclr": 2, "fine": 4}[method]
+            with (planes / "test_frames.csv").open("w", newline="") as file:
+                table = csv.writer(file)
+                table.writerow(["frame", "patient", "label", "prediction"])
+                for i in range(4):
+                    label = "ab"[i % 2]
+                    table.writerow([i, f"p{i}", label, label if i < right else "ba"[i % 2]])
+            if (method, seed) != ("fine", 1):
+                results(tmp_path / f"heads/{method}-{seed}/results.json", {"test": {"dice/mean": value}})
+                with (tmp_path / f"heads/{method}-{seed}/test_frames.csv").open("w", newline="") as file:
+                    table = csv.writer(file)
+                    table.writerow(["frame", "patient", "dice/head"])
+                    table.writerows([[0, "p0", base], [1, "p1", base + 0.1], [2, "p1", ""]])
+    return tmp_path
+
+
+def cells(text: str, title: str) -> dict[str, list[str]]:
+    """Rows of a table by their first cell."""
+    lines = text.partition(f"### {title}\n")[2].partition("###")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_transfer_table_by_hand(out):
+    study_tables.write(SMALL, out)
+    text = (out / "tables.md").read_text()
+    table = cells(text, "Transfer")
+    assert table["encoder"] == ["kNN macro-F1", "linear probe macro-F1", "I: macro-F1", "II: Dice"]
+    assert table["random init"] == ["0.050 ± 0.071", "0.100 ± 0.000", "0.250 ± 0.071", "0.250 ± 0.071"]
+    assert table["SimCLR"][2] == "0.450 ± 0.071"
+    assert table["AWCL, fine"][2:4] == ["0.650 ± 0.071", "0.600"], "one seed has no spread"
+    assert cells(text, "II")["encoder"] == ["Dice", "HC error"]
+    assert cells(text, "II")["SimCLR"] == ["0.450 ± 0.071", "—"]
+    assert set(json.loads((out / "tables.json").read_text())) > {"Transfer", "Anatomy ratio"}
+
+
+def test_one_seed_is_told_with_its_interval_over_patients(out):
+    score = {"value": 0.5, "low": 0.4, "high": 0.61}
+    results(out / "heads/fine-50-0/results.json", {"test": {"dice/mean": score, "hc/mae_mm": {"value": 7.0}}})
+    plan = dataclasses.replace(SMALL, methods=(study.ratio_method(0.5),), ratios=(), seeds=(0,))
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    assert cells(text, "II")["AWCL, fine, 50% of labels"] == ["0.500 (0.400 to 0.610)", "7.000"]
+    assert "with the 95% interval of a bootstrap over them; seed 0" in text
+
+
+def test_differences_are_paired_by_frame(out):
+    study_tables.write(SMALL, out)
+    text = (out / "tables.md").read_text()
+    planes = cells(text, "I: difference in macro-F1")
+    # All four frames right against none right: 1 - 0, whichever patients are drawn.
+    assert planes["AWCL, fine"][0] == "+1.000 (+1.000 to +1.000)"
+    assert planes["SimCLR"][1] == ""
+    assert planes["SimCLR"][2].startswith("-0.5")
+    heads = cells(text, "II: difference in Dice")
+    # Frames that both methods have: one seed, each 0.2 better.
+    assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
+
+
+def test_the_probes_of_an_encoder_that_is_not_pretrained_are_those_of_what_starts_from_it(out):
+    encoder = {"model.arch": "resnet50"}
+    imagenet = study.Method("imagenet", "ImageNet", None, init="w.pth", encoder=encoder)
+    drawn = study.Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
+    on = study.Method("imagenet-fine", "AWCL from ImageNet", "fine", {"model.init": "w.pth"}, encoder=encoder)
+    plan = dataclasses.replace(SMALL, methods=(*SMALL.methods, imagenet, drawn, on))
+    for seed in (0, 1):
+        scores = {"knn/macro_f1": {"value": 0.7}, "probe/macro_f1": {"value": 0.8}}
+        results(out / f"pretrain/imagenet-fine-{seed}/results.json", {"untrained": scores, "trained": scores})
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    table = cells(text, "Transfer")
+    assert table["ImageNet"][:3] == ["0.700 ± 0.000", "0.800 ± 0.000", "—"]
+    assert table["random init (ResNet-50)"][:2] == ["—", "—"], "nothing starts from it"
+    assert table["random init"][0] == "0.050 ± 0.071"
+    assert "AWCL from ImageNet: model.arch=resnet50." in text
+
+
+def test_variations_are_probed_beside_what_they_vary(out):
+    warm = study.Method("fine-warm", "temperature 0.5", "fine", {"loss.temperature": 0.5})
+    scores = {"knn/macro_f1": {"value": 0.3}, "probe/macro_f1": {"value": 0.2}}
+    results(out / "pretrain/fine-warm-0/results.json", {"trained": scores})
+    (out / "pretrain/fine-warm-0/embeddings.png").touch()
+    study_tables.write(dataclasses.replace(SMALL, variations=(warm,)), out)
+    text = (out / "tables.md").read_text()
+    table = cells(text, "What else matters")
+    assert table["temperature 0.5"] == ["0.300", "0.200"]
+    assert table["AWCL, fine"] == ["0.650 ± 0.071", "0.650 ± 0.071"]
+    assert "- temperature 0.5: [map of embeddings](pretrain/fine-warm-0/embeddings.png)" in text
+
+
+def test_the_curve_has_what_is_there(out):
+    study_tables.write(SMALL, out)
+    table = cells((out / "tables.md").read_text(), "Anatomy ratio")
+    assert table["0"][0] == "0.450 ± 0.071"
+    assert table["0.5"] == ["—"] * 4
+    assert (out / "anatomy_ratio.png").read_bytes().startswith(b"\x89PNG")
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def fake(monkeypatch, *, dies_at: str | None = None):
+    """Runs that only leave results; which were taken."""
+    taken = []
+
+    def run(config, workdir):
+        name = f"{workdir.parent.name}/{workdir.name}"
+        if name == dies_at:
+            raise KeyboardInterrupt
+        taken.append(name)
+        print("said by the run")
+        results(workdir / "results.json", {"test": {}, "trained": {}, "untrained": {}})
+
+    monkeypatch.setattr(pretrain, "run", run)
+    monkeypatch.setattr(downstream, "run", run)
+    monkeypatch.setattr(study_tables, "write", lambda plan, out: (out / study_tables.TABLES_FILE).write_text("tables"))
+    return taken
+
+
+def test_what_is_finished_is_skipped_and_runs_speak_into_a_log(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "study"
+    taken = fake(monkeypatch, dies_at="heart/random-0")
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={out}", "--methods=random,fine"])
+    assert left.value.code == 130
+    assert taken == ["planes/random-0", "planes-10/random-0", "fetal/random-0"]
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={out}", "--methods=random,fine"])
+    assert taken == [
+        "heart/random-0",
+        *("pretrain/fine-0", "planes/fine-0", "planes-10/fine-0", "fetal/fine-0", "heart/fine-0"),
+    ]
+    said = capsys.readouterr()
+    assert "9 runs, 3 of them finished" in said.out
+    assert "said by the run" not in said.out
+    assert (out / "logs" / "pretrain-fine-0.txt").read_text() == "said by the run\n"
+
+
+def test_chosen_tasks_alone_are_run(tmp_path, monkeypatch):
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={tmp_path / 'study'}", "--methods=fine", "--tasks=heart,planes"])
+    assert taken == ["pretrain/fine-0", "heart/fine-0", "planes/fine-0"]
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={tmp_path / 'study'}", "--methods=random,scan", "--tasks="])
+    assert taken == ["pretrain/scan-0"]
+
+
+def test_tables_alone_run_nothing(out, monkeypatch, capsys):
+    taken = fake(monkeypatch)
+    reproduce.main([f"--out={out}", "--methods=random,fine", "--only_tables"])
+    assert taken == []
+    assert (out / study_tables.TABLES_FILE).read_text() == "tables"
+
+
+@pytest.mark.quick
+def test_tables_of_no_study_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path / 'study'}", "--only_tables"])
+    assert left.value.code == 1
+    assert "There is no study in" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=fine,byol"], "Unknown methods byol; known are random, scan"),
+        (["--tasks=lung"], "Unknown tasks lung; known are planes, planes-10"),
+        (["--variations=fine-cold"], "Unknown variations fine-cold; known are none"),
+        (["--preset=public"], "--data=fetal_planes_db=DIR"),
+        (["--data=hc18"], "--data takes NAME=DIR; got 'hc18'"),
+        (["--ratios=0.5,2"], "got '2'"),
+        (["--ratios=half"], "got 'half'"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path}", *arguments])
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end(tmp_path):
+    tiny = {"train.steps": 6, "train.validate_every": 3, "optim.warmup_steps": 1}
+    plan = study.Study(
+        name="tiny",
+        variant="tiny",
+        pretraining={"train.steps": 6, "train.eval_every": 6, "train.checkpoint_every": 6, "optim.warmup_steps": 1}
+        | {"report.pictures": False},
+        methods=(RANDOM, FINE),
+        tasks=(dataclasses.replace(HEADS, variant="tiny", fields=tiny, config="downstream_segmentation"),),
+        ratios=(),
+        seeds=(0,),
+    )
+    reproduce.run_all(list(study.runs(plan, tmp_path)), tmp_path)
+    study_tables.write(plan, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    for row in list(cells(text, "Transfer").values())[2:]:
+        for cell in row[:3]:
+            assert 0 <= float(cell.split()[0]) <= 1
+    assert cells(text, "II: difference in Dice")["AWCL, fine"][0].startswith(("+", "-"))

@@ -1,0 +1,186 @@
+"""How the processes of a run find each other, and how they stop as one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from awcl_jax.runtime import multihost
+from awcl_jax.runtime.errors import InputError
+
+pytestmark = pytest.mark.quick
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION_INDEX")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `jax.distributed.initialize` was called with, without starting anything."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
+    return calls
+
+
+@pytest.fixture
+def no_engine(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(ENGINES)]:
+        monkeypatch.delenv(name)
+
+
+def test_three_flags_are_taken_as_they_are(started):
+    multihost.join(coordinator="host:8476", processes=4, process=0, heartbeat=7)
+    told = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
+    assert started == [(("host:8476", 4, 0), told)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"heartbeat": 0}, "--heartbeat is at least 1 second; got 0"),
+        ({"coordinator": "host:1"}, "give all three"),
+        ({"processes": 2}, "give all three"),
+        ({"process": 0}, "give all three"),
+        ({"coordinator": "host:1", "processes": 2}, "give all three"),
+        ({"processes": 1, "process": 0}, "give all three"),
+        ({"coordinator": "host", "processes": 2, "process": 0}, "HOST:PORT.*'host'"),
+        ({"coordinator": ":1", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"coordinator": "host:port", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "below --processes=2; got 2"),
+        ({"coordinator": "host:1", "processes": 2, "process": -1}, "got -1"),
+        ({"coordinator": "host:1", "processes": 0, "process": 0}, "below --processes=0"),
+    ],
+    ids=str,
+)
+def test_flags_that_do_not_fit_are_refused(flags, said, started):
+    with pytest.raises(InputError, match=said) as caught:
+        multihost.join(**flags)
+    assert "\n" not in str(caught.value)
+    assert started == []
+
+
+def test_one_process_asks_no_engine(started):
+    multihost.join(processes=1)
+    assert started == []
+
+
+def test_a_process_alone_in_its_slurm_step_keeps_all_gpus(started, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node1")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    multihost.join()
+    assert started == []
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    multihost.join()
+    assert started == [((), {"heartbeat_timeout_seconds": 100})]
+
+
+@pytest.mark.parametrize("value", ["SLURM_NTASKS", "KUBERNETES_SERVICE_HOST"])
+def test_without_an_engine_nothing_happens(no_engine, monkeypatch, value, recwarn):
+    # In a pod without the package, and in a job's script outside of srun, there is nobody to find.
+    monkeypatch.setenv(value, "1")
+    # A process that has computed must not call it: here JAX must come to ask the engines.
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    multihost.join()
+    assert not jax.distributed.is_initialized()
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Kubernetes API Error: 403\nmore"), KeyError("job-name"), ValueError()])
+def test_what_an_engine_refuses_is_one_line_with_a_remedy(error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(InputError, match=r"did not find each other .*--processes=1 to run without others") as caught:
+        multihost.join()
+    assert "\n" not in str(caught.value)
+
+
+def test_alone_a_block_ends_as_it_ends():
+    with multihost.together():
+        pass
+    for error in (InputError("bad"), PermissionError("closed")):
+        with pytest.raises(type(error), match=str(error)), multihost.together():
+            raise error
+    assert multihost.first()
+    assert multihost.agreed(7) == 7
+
+
+_PROCESS = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from awcl_jax import processes
+from awcl_jax.errors import InputError
+me = int(sys.argv[2])
+processes.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=me)
+said = [f"first {processes.first()}", f"agreed {processes.agreed(40 + me)}"]
+for stopping in ({}, {1}, {0, 1}):
+    try:
+        with processes.together():
+            if me in stopping:
+                raise InputError(f"bad on {me}")
+        said.append("went on")
+    except InputError as error:
+        said.append(str(error))
+import json
+for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {"x" * (me + 1): 1, "config.seed": 0}):
+    try:
+        processes.require_alike(values)
+        said.append("alike")
+    except InputError as error:
+        said.append(str(error))
+processes._code = lambda: f"version {me}"
+try:
+    processes.require_alike({})
+except InputError as error:
+    said.append(str(error))
+print("\\n" + json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_and_stop_as_one(unused_port):
+    commands = [[sys.executable, "-c", _PROCESS, str(unused_port), str(process)] for process in (0, 1)]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    outputs = [process.communicate(timeout=240) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    said = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    other = "Process 1 of 2 cannot go on: see what it says."
+    assert said[0][:5] == ["first True", "agreed 40", "went on", other, "bad on 0"]
+    assert said[1][:5] == ["first False", "agreed 40", "went on", "bad on 1", "bad on 1"]
+    end = "): start all with one command, from one version of the code."
+    assert said[0][5:] == said[1][5:]
+    assert said[0][5:] == [
+        "alike",
+        f"Process 1 differs from process 0 (config.seed 1 and not 0{end}",
+        f"Process 1 differs from process 0 (x None and not 1, xx 1 and not None{end}",
+        f"Process 1 differs from process 0 (awcl_jax 'version 1' and not 'version 0'{end}",
+    ]
+
+
+_ALONE = """
+import sys
+from awcl_jax import processes
+from awcl_jax.cli import exit_on_bad_input
+processes._PATIENCE = 2
+with exit_on_bad_input():
+    processes.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_nobody_meets_says_where_and_how_long_it_waited(process, unused_port):
+    command = [sys.executable, "-c", _ALONE, str(unused_port), str(process)]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"did not find each other at localhost:{unused_port} (nobody came within 2 s)" in line

@@ -1,0 +1,43 @@
+"""How a run notices that it is asked to stop."""
+
+import signal
+import threading
+
+import pytest
+
+from awcl_jax.runtime import stop_signals
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noticed_and_does_no_more(number, capfd):
+    before = signal.getsignal(number)
+    with stop_signals.noticed() as asked_to_stop:
+        assert not asked_to_stop(1)
+        signal.raise_signal(number)
+        assert asked_to_stop(2)
+    assert signal.getsignal(number) is before
+    assert ("ctrl-C again leaves at once" in capfd.readouterr().err) == (number == signal.SIGINT)
+
+
+def test_a_second_ctrl_c_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals.noticed():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_noticed():
+    answers = []
+
+    def run() -> None:
+        with stop_signals.noticed() as asked_to_stop:
+            answers.append((asked_to_stop(1), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert answers == [(False, signal.getsignal(signal.SIGTERM))]

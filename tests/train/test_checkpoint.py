@@ -1,0 +1,323 @@
+"""Checkpoints of a run."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.checkpoint import Checkpoints, checksums
+from awcl_jax.train.state import TrainState
+
+OPTIMISER = optax.adamw(1e-2)
+
+
+def state_of(seed: int, steps: int = 1) -> TrainState:
+    """A state whose optimiser has seen some gradients, in several types of number."""
+    a, b, g = (jax.random.normal(key, (3, 4)) for key in jax.random.split(jax.random.key(seed), 3))
+    params = {"encoder": {"kernel": a, "half": b[0].astype(jnp.bfloat16)}, "projection": {"kernel": b}}
+    state = TrainState.create({"params": params, "batch_stats": {"encoder": {"mean": g[1]}}}, OPTIMISER)
+    grads = {"encoder": {"kernel": g, "half": g[0].astype(jnp.bfloat16)}, "projection": {"kernel": -g}}
+    for _ in range(steps):
+        state = state.update(grads=grads, batch_stats=state.batch_stats, optimiser=OPTIMISER)
+    return state
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def kept(workdir) -> list[int]:
+    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
+
+
+def test_a_restored_state_is_the_saved_one_bit_for_bit(tmp_path):
+    state = state_of(0, steps=3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 3
+        restored = checkpoints.restore(3, state_of(1))
+    assert isinstance(restored, TrainState)
+    assert_same_bits(restored, state)
+
+
+def test_a_run_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state_of(0, steps=2))
+    with Checkpoints(tmp_path) as checkpoints:
+        state = checkpoints.restore(2, state_of(5))
+    g = jax.random.normal(jax.random.split(jax.random.key(0), 3)[2], (3, 4))
+    grads = {"encoder": {"kernel": g, "half": g[0].astype(jnp.bfloat16)}, "projection": {"kernel": -g}}
+    assert_same_bits(
+        state.update(grads=grads, batch_stats=state.batch_stats, optimiser=OPTIMISER), state_of(0, steps=3)
+    )
+
+
+def test_a_new_run_has_no_checkpoints(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.best_step) == (None, None)
+
+
+def test_the_two_latest_and_the_best_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in ((10, 0.2), (20, 0.9), (30, 0.5), (40, None), (50, 0.4), (60, None)):
+            checkpoints.save(step, state_of(step), score=score)
+        assert (checkpoints.latest_step, checkpoints.best_step) == (60, 20)
+    assert kept(tmp_path) == [20, 50, 60]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.best_step) == (60, 20)
+        assert_same_bits(checkpoints.restore(20, state_of(0)), state_of(20))
+
+
+def test_without_scores_the_two_latest_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, state_of(step))
+        assert checkpoints.best_step is None
+    assert kept(tmp_path) == [3, 4]
+
+
+def test_a_half_written_checkpoint_is_neither_seen_nor_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state_of(5))
+    half = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "_METADATA").write_text("{")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 5
+        assert_same_bits(checkpoints.restore(5, state_of(0)), state_of(5))
+        checkpoints.save(9, state_of(9))
+    assert not half.exists()
+    assert kept(tmp_path) == [5, 9]
+
+
+def test_who_only_reads_leaves_what_the_run_is_writing_alone(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state_of(5))
+    half = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step == 5
+        assert_same_bits(checkpoints.restore(5, state_of(0)), state_of(5))
+    assert (half / "state").is_dir()
+    with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
+        assert checkpoints.latest_step is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_leaving_by_an_error_still_finishes_the_last_checkpoint(tmp_path):
+    def fail() -> None:
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(7, state_of(7))
+            raise RuntimeError("loss")
+
+    with pytest.raises(RuntimeError, match="loss"):
+        fail()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same_bits(checkpoints.restore(7, state_of(0)), state_of(7))
+
+
+def test_the_state_may_change_while_it_is_written(tmp_path):
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = {"kernel": jnp.zeros((256, 256))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        for _ in range(20):
+            state = step(state)
+        restored = checkpoints.restore(1, {"kernel": jnp.ones((256, 256))})
+    np.testing.assert_array_equal(restored["kernel"], np.zeros((256, 256)))
+
+
+def test_a_checkpoint_is_restored_onto_another_number_of_devices(tmp_path):
+    state = {"kernel": jnp.arange(12.0).reshape(3, 4), "step": jnp.int32(4)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state)
+    program = (
+        "import sys, pathlib, jax, jax.numpy as jnp\n"
+        "from awcl_jax.runtime import sharding\n"
+        "from awcl_jax.train.checkpoint import Checkpoints\n"
+        "mesh = sharding.make_mesh()\n"
+        "blank = {'kernel': jnp.zeros((3, 4)), 'step': jnp.int32(0)}\n"
+        "with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:\n"
+        "    state = checkpoints.restore(4, sharding.replicate(blank, mesh))\n"
+        "print([len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)])\n"
+        "print(int(state['step']), state['kernel'].ravel().tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["[3, 3]", f"4 {[float(x) for x in range(12)]}"]
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    state = {"kernel": np.zeros((1000, 1000), np.float32)}
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4_000_000))
+        with pytest.raises(OSError, match=r"No space left .* the last one is of step 1; make room") as told:
+            checkpoints.save(2, state)
+    assert told.value.errno == errno.ENOSPC
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "deleted": lambda file: file.unlink(),
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "flipped": flip,
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    """A run with checkpoints of the steps 3 and 5."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(3, state_of(3))
+        checkpoints.save(5, state_of(5))
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "how", ["deleted", "flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "emptied"))]
+)
+def test_whatever_is_damaged_is_as_written_or_told_and_set_aside(how, two_checkpoints, tmp_path):
+    files = [f.relative_to(two_checkpoints) for f in two_checkpoints.rglob("5/**/*") if f.is_file()]
+    assert len(files) > 10
+    noticed = 0
+    for number, name in enumerate(files):
+        workdir, said = tmp_path / str(number), []
+        shutil.copytree(two_checkpoints, workdir)
+        before = (workdir / name).read_bytes()
+        if not before:
+            continue
+        DAMAGES[how](workdir / name)
+        with Checkpoints(workdir) as checkpoints:
+            step, state = checkpoints.newest(state_of(0), warn=said.append)
+            assert_same_bits(state, state_of(step))
+            if step == 5:
+                assert said == []
+                continue
+            noticed += 1
+            (line,) = said
+            assert line.startswith(f"The checkpoint of step 5 in {workdir}/checkpoints is damaged (")
+            assert line.endswith("Going back to the checkpoint before.")
+            assert "\n" not in line
+            assert checkpoints.latest_step == 3
+            checkpoints.save(5, state_of(8))
+        assert kept(workdir) == [3, 5]
+        assert (workdir / "damaged" / "5").is_dir()
+    # Of the files that Orbax writes some are not needed to read the state.
+    assert noticed >= 3
+
+
+def test_numbers_that_are_not_as_written_are_noticed_where_the_files_are_sound(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
+    text = file.read_text()
+    wrong = checksums(state_of(5))["params/encoder/kernel"]
+    file.write_text(text.replace(f'"params/encoder/kernel": {wrong}', '"params/encoder/kernel": 1'))
+    said = r"1 of its arrays are not as written, params/encoder/kernel among them"
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints, pytest.raises(InputError, match=said):
+        checkpoints.restore(5, state_of(0))
+    # Opened anew: Orbax reads an item in one way only.
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        with pytest.raises(InputError, match="params/encoder/kernel among them"):
+            checkpoints.restore_variables(5, state_of(0).variables)
+        assert_same_bits(checkpoints.restore_variables(3, state_of(0).variables), state_of(3).variables)
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_moved(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    for step in (3, 5):
+        (tmp_path / "run" / "checkpoints" / str(step) / "state" / "manifest.ocdbt").unlink()
+    said = r"None of the 2 checkpoints in .*step 5 .* is damaged .* begin anew"
+    with Checkpoints(tmp_path / "run") as checkpoints, pytest.raises(InputError, match=said):
+        checkpoints.newest(state_of(0), warn=pytest.fail)
+    assert kept(tmp_path / "run") == [3, 5]
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_taken(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
+    text = file.read_text()
+    file.write_text(text[: text.index('"custom_metadata"')] + '"custom_metadata": {}}')
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.newest(state_of(0), warn=pytest.fail)[0] == 5
+
+
+def test_checksums_are_those_of_the_bytes():
+    state = {"a": {"b": np.arange(6, dtype=np.int16).reshape(2, 3)}, "c": jnp.float32(1)}
+    assert checksums(state) == {
+        "a/b": zlib.crc32(bytes([0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0])),
+        "c": zlib.crc32(bytes([0, 0, 128, 63])),
+    }
+
+
+SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"']
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A folder, and the start of a command that has a small disk of its own there."""
+    folder = tmp_path_factory.mktemp("disk")
+    start = [*SMALL_DISK, str(folder)]
+    if shutil.which("unshare") is None or subprocess.run([*start, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    return folder, start
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("full", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
+        pytest.param(
+            "fills",
+            r"No space left for a checkpoint, the last one is of step 1; make room and start the same command",
+            marks=pytest.mark.slow,
+        ),
+        ("readonly", r"A checkpoint cannot be written, the last one is of step 1: .*/checkpoints"),
+        ("full-metrics", r"No space left on device for metrics; mend that and start the same command .*metrics.jsonl"),
+        pytest.param("readonly-metrics", r"Read-only file system: .*metrics.jsonl", marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_fails_is_one_line_and_the_last_checkpoint_stays(how, said, small_disk):
+    folder, start = small_disk
+    command = [sys.executable, "-m", "tests.helpers.failing_disk", how, str(folder)]
+    left = f'{" ".join(command)}; echo "status $?"; ls {folder}/checkpoints'
+    done = subprocess.run(
+        [*start, "sh", "-c", left],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(f"error: {said}.*", line)
+    assert done.stdout.splitlines()[:2] == ["status 1", "1"]
