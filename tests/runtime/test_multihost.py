@@ -114,14 +114,14 @@ _PROCESS = """
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-from awcl_jax import processes
-from awcl_jax.errors import InputError
+from awcl_jax.runtime import multihost
+from awcl_jax.runtime.errors import InputError
 me = int(sys.argv[2])
-processes.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=me)
-said = [f"first {processes.first()}", f"agreed {processes.agreed(40 + me)}"]
+multihost.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=me)
+said = [f"first {multihost.first()}", f"agreed {multihost.agreed(40 + me)}"]
 for stopping in ({}, {1}, {0, 1}):
     try:
-        with processes.together():
+        with multihost.together():
             if me in stopping:
                 raise InputError(f"bad on {me}")
         said.append("went on")
@@ -130,13 +130,13 @@ for stopping in ({}, {1}, {0, 1}):
 import json
 for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {"x" * (me + 1): 1, "config.seed": 0}):
     try:
-        processes.require_alike(values)
+        multihost.require_alike(values)
         said.append("alike")
     except InputError as error:
         said.append(str(error))
 processes._code = lambda: f"version {me}"
 try:
-    processes.require_alike({})
+    multihost.require_alike({})
 except InputError as error:
     said.append(str(error))
 print("\\n" + json.dumps(said))
@@ -168,11 +168,11 @@ def test_two_processes_agree_and_stop_as_one(unused_port):
 
 _ALONE = """
 import sys
-from awcl_jax import processes
-from awcl_jax.cli import exit_on_bad_input
-processes._PATIENCE = 2
+from awcl_jax.runtime import multihost
+from awcl_jax.runtime.cli import exit_on_bad_input
+multihost._PATIENCE = 2
 with exit_on_bad_input():
-    processes.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=int(sys.argv[2]))
+    multihost.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=int(sys.argv[2]))
 """
 
 
