@@ -22,7 +22,7 @@ def default_config() -> ConfigDict:
     """AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
     config = ConfigDict()
     config.name = "fine"  # name of the run, in its folder's name
-    config.seed = 0  # of every random draw; another seed gives another run
+    config.seed = 0  # of every random draw of the run
 
     config.positives = "anatomy"  # whom to pull together: anatomy (AWCL), scan (patient metadata), frame (SimCLR)
     config.granularity = "fine"  # of the anatomy: fine, coarse, or both as a weighted sum of the two losses
@@ -44,10 +44,8 @@ def default_config() -> ConfigDict:
     config.sampler.mode = "balanced"  # balanced: anatomies x scans; natural: each frame once an epoch
     config.sampler.batch_size = 32  # frames, over all devices; each is seen in two views
     config.sampler.anatomies = placeholder(int)  # in a balanced batch; as many as fit by default
-    config.sampler.scans_per_anatomy = 4  # in a balanced batch, frames of each anatomy, all of distinct scans
-    config.sampler.unlabelled_share = (
-        0.25  # of a balanced batch; these frames have their own second view as only positive
-    )
+    config.sampler.scans_per_anatomy = 4  # frames of each anatomy in a balanced batch, of distinct scans
+    config.sampler.unlabelled_share = 0.25  # share of frames without a label in a balanced batch
     config.sampler.pairs = "frame"  # second view of the same frame, or of one from another scan: cross_scan
 
     config.augment = augmentation_fields(Augmentation(size=64))
@@ -63,7 +61,7 @@ def default_config() -> ConfigDict:
     config.model.embedding = 128  # length of the vectors that the loss compares
 
     config.loss = ConfigDict()
-    config.loss.temperature = 0.1  # divides the similarities; a lower one weighs the nearest negatives more
+    config.loss.temperature = 0.1  # divides the similarities; a lower one stresses the nearest negatives
     config.loss.block_size = placeholder(
         int
     )  # anchors whose similarities are held at a time; as many as fit by default
@@ -82,12 +80,10 @@ def default_config() -> ConfigDict:
     config.optim.warmup_steps = 20  # steps in which the learning rate rises from 0
     config.optim.weight_decay = 1e-4  # factor; see decay_all
     config.optim.decay_all = False  # decay biases and normalisation, too
-    config.optim.clip_norm = placeholder(
-        float
-    )  # gradients with a larger norm are scaled down to it; not clipped by default
+    config.optim.clip_norm = placeholder(float)  # larger gradients are scaled down to this norm; off by default
 
     config.train = ConfigDict()
-    config.train.steps = 1000  # length of the training
+    config.train.steps = 1000  # steps of the whole training
     config.train.log_every = 10  # steps between two lines of metrics
     config.train.eval_every = 250  # steps between two evaluations on validation patients
     config.train.checkpoint_every = 250  # steps between two checkpoints, which is what a killed run can lose
