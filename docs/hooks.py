@@ -1,4 +1,4 @@
-"""What the site's pages go through: formulas become MathML, and the index of results names all of them."""
+"""What mkdocs does to the pages: formulas become MathML, results are listed, and fields filled in."""
 
 import html
 import re
@@ -8,10 +8,11 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[\[(](.*?)\\[\])]\s*</\1>', re.DOTALL)
+_FIELDS = re.compile(r"<!-- fields of (\w+) -->")
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw by themselves: no script, no font, no network."""
+    """Return the page with formulas as MathML, which browsers draw by themselves: no script, no font, no network."""
 
     def drawn(found: re.Match) -> str:
         display = "block" if found[1] == "div" else "inline"
@@ -21,13 +22,27 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The index of results with a line for every other file of its folder."""
-    if page.file.src_uri != "results/index.md":
-        return markdown
-    folder = Path(page.file.abs_src_path).parent
+    """Return the page with its generated parts: tables of fields, and the list of results on their index."""
+    if page.file.src_uri == "reference/configuration.md":
+        return _with_fields(markdown)
+    if page.file.src_uri == "results/index.md":
+        return _with_results(markdown, Path(page.file.abs_src_path).parent)
+    return markdown
+
+
+def _with_fields(markdown: str) -> str:
+    # Imported here, because it imports JAX and only one page needs it.
+    from awcl_jax.config_fields import fields_markdown
+
+    return _FIELDS.sub(lambda found: fields_markdown(found[1]), markdown)
+
+
+def _with_results(markdown: str, folder: Path) -> str:
+    """Add a line for every other page or picture of the folder that the index does not link itself."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "index.md"]
-    lines = [f"- [{_title(file)}]({file.relative_to(folder).as_posix()})" for file in files]
-    return "\n".join([markdown, *(lines or ["There are none yet."])])
+    names = {file: file.relative_to(folder).as_posix() for file in files}
+    lines = [f"- [{_title(file)}]({name})" for file, name in names.items() if f"]({name})" not in markdown]
+    return "\n".join([markdown, *lines])
 
 
 def _title(file: Path) -> str:
