@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _with_fields(markdown: str) -> str:
     # Imported here, because it imports JAX and only one page needs it.
-    from awcl_jax.config_fields import fields_markdown
+    from awcl_jax.config.reference import fields_markdown
 
     return _FIELDS.sub(lambda found: fields_markdown(found[1]), markdown)
 
