@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         process=_PROCESS.value,
         heartbeat=_HEARTBEAT.value,
     )
-    multihost.require_alike(common_fields(_CONFIG.value))
+    multihost.require_same(common_fields(_CONFIG.value))
     keep_compiled_programs()
     config = _CONFIG.value
     run = downstream.run if "task" in config else pretrain.run

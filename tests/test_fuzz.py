@@ -95,7 +95,7 @@ def test_a_message_is_one_line_whatever_it_quotes(tmp_path):
     config = to_dict(default_config())
     run_folder.write_json(tmp_path / "config.json", {"config": config | {"name": "a\nb\x1b[2J\ud800"}, "data": "f00d"})
     with pytest.raises(InputError, match=r"name \(a b\\x1b\[2J\\ud800 -> fine\)"):
-        run_folder.claim(tmp_path, config=config, fingerprint="f00d")
+        run_folder.open_run(tmp_path, config=config, fingerprint="f00d")
 
 
 @pytest.mark.parametrize("every", [21, pytest.param(7, marks=pytest.mark.slow)])
@@ -264,7 +264,7 @@ def test_what_a_run_belongs_to(tmp_path):
         (tmp_path / "config.json").write_bytes(given if isinstance(given, bytes) else json.dumps(given).encode())
         held = files_in(tmp_path)
         try:
-            run_folder.claim(tmp_path, config=config, fingerprint="f00d")
+            run_folder.open_run(tmp_path, config=config, fingerprint="f00d")
         finally:
             assert files_in(tmp_path) == held
 

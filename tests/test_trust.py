@@ -32,7 +32,7 @@ from awcl_jax.report.embedding_map import MAP_FILE
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
-from awcl_jax.train.run_folder import claim
+from awcl_jax.train.run_folder import open_run
 from tests.helpers.deadly import Deed
 from tests.helpers.frames import frame_record
 from tests.helpers.report_runs import make_run
@@ -139,7 +139,7 @@ def test_a_map_of_frames_with_objects_is_refused(tmp_path, marker, capsys):
 
 
 def test_features_are_never_read_back(tmp_path, marker, capsys):
-    claim(tmp_path / "run", config=to_dict(default_config()), fingerprint="f00d")
+    open_run(tmp_path / "run", config=to_dict(default_config()), fingerprint="f00d")
     source = planted(tmp_path / "features.npz", marker, like={"id": 0, "features": 0})
     said = refused(embed.main, [tmp_path / "run", source, f"--out={tmp_path / 'out.npz'}"], capsys)
     assert "has no checkpoint" in said or "Frames are read from folders" in said
@@ -207,7 +207,7 @@ def test_a_dataset_imports_no_class_that_it_names(feature, frames, evil, marker,
             read(frames)
         assert "\n" not in str(caught.value)
     assert not marker.exists()
-    claim(tmp_path / "run", config=to_dict(default_config()), fingerprint="f00d")
+    open_run(tmp_path / "run", config=to_dict(default_config()), fingerprint="f00d")
     refused(embed.main, [tmp_path / "run", frames, f"--out={tmp_path / 'out.npz'}"], capsys)
     assert "evil_features" not in sys.modules
 

@@ -18,7 +18,7 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.records import Records
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 _CACHE = "scan_index.npz"
 _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
@@ -307,7 +307,7 @@ class ScanIndex:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         fields |= {name: np.array(getattr(self, name), dtype=np.str_) for name in _NAMES}
         # A dataset on a read-only disk is as good, only slower to open.
-        with contextlib.suppress(OSError), written_whole(self.path / _CACHE) as part, part.open("xb") as file:
+        with contextlib.suppress(OSError), atomic_write(self.path / _CACHE) as part, part.open("xb") as file:
             np.savez(file, key=np.array(key), **fields)
 
 

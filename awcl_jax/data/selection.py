@@ -22,7 +22,7 @@ GRANULARITIES = (*anatomy.GRANULARITIES, "both")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class Split:
     """Frames of one purpose, with their pictures."""
 
     index: ScanIndex
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Selection:
+class Splits:
     """Frames of a dataset by purpose; no patient has two.
 
     Attributes:
@@ -42,9 +42,9 @@ class Selection:
     """
 
     fingerprint: str
-    train: Part
-    val: Part
-    test: Part
+    train: Split
+    val: Split
+    test: Split
     left_out: tuple[tuple[Path, Unreadable], ...] = ()
 
     def pixels_fingerprint(self) -> str:
@@ -62,7 +62,7 @@ def select(
     mask_overlays: bool = False,
     unlabelled: Sequence[str | Path] = (),
     skip_unreadable: bool = False,
-) -> Selection:
+) -> Splits:
     """The splits of a prepared dataset.
 
     Args:
@@ -102,8 +102,8 @@ def select(
     others = [readable(folder).split("train") for folder in unlabelled]
     readers = reader(train, others), reader(val), reader(test)
     joined = f"+{readers[0].index.fingerprint}" if others else ""
-    train_part, val_part, test_part = (Part(reader.index, reader) for reader in readers)
-    return Selection(index.fingerprint + joined, train_part, val_part, test_part, tuple(left_out))
+    train_part, val_part, test_part = (Split(reader.index, reader) for reader in readers)
+    return Splits(index.fingerprint + joined, train_part, val_part, test_part, tuple(left_out))
 
 
 def positive_labels(
@@ -225,7 +225,7 @@ def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> di
     }
 
 
-def counts(selection: Selection) -> dict[str, dict[str, int]]:
+def counts(selection: Splits) -> dict[str, dict[str, int]]:
     """Numbers of frames, labelled frames, scans and patients by purpose."""
     parts: dict[str, ScanIndex] = {name: getattr(selection, name).index for name in ("train", "val", "test")}
     return {
@@ -239,12 +239,12 @@ def counts(selection: Selection) -> dict[str, dict[str, int]]:
     }
 
 
-def count_unreadable(selection: Selection) -> dict[str, int]:
+def count_unreadable(selection: Splits) -> dict[str, int]:
     """Numbers of frames that are left out since they cannot be read, by split; of all datasets together."""
     return dict(collections.Counter(frame.split for _, frame in selection.left_out))
 
 
-def describe(selection: Selection) -> str:
+def describe(selection: Splits) -> str:
     """What `counts` gives, a line for each purpose."""
     lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
     lines += [

@@ -20,7 +20,7 @@ from awcl_jax.data.reader import decode_picture
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import dataset_key, find_dataset
 from awcl_jax.runtime.errors import InputError, first_line
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 _CACHE = "unreadable.json"
 _CACHE_FORMAT = "1"  # a new number when more or fewer frames count as readable
@@ -72,7 +72,7 @@ def find_unreadable(path: str | os.PathLike[str], *, threads: int | None = None)
 
 def write_list(found: Sequence[tuple[Path, Unreadable]], path: Path) -> None:
     """Write frames that cannot be read, each with the folder of its dataset, as CSV."""
-    with written_whole(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["dataset", *(field.name for field in dataclasses.fields(Unreadable))])
         table.writerows([dataset, *dataclasses.astuple(frame)] for dataset, frame in found)
@@ -134,5 +134,5 @@ def _from_cache(path: Path, key: str) -> tuple[Unreadable, ...] | None:
 
 def _to_cache(path: Path, key: str, found: Sequence[Unreadable]) -> None:
     # A dataset on a read-only disk is as good, only slower to open.
-    with contextlib.suppress(OSError), written_whole(path / _CACHE) as part:
+    with contextlib.suppress(OSError), atomic_write(path / _CACHE) as part:
         part.write_text(json.dumps({"key": key, "frames": [dataclasses.asdict(frame) for frame in found]}))

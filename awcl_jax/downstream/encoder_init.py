@@ -44,7 +44,7 @@ def initial_encoder(
 
 def _from_run(init: str, **wanted: Any) -> dict[str, PyTree]:
     run, step = load.find_checkpoint(init)
-    if "task" in run_folder.read_claim(run)["config"]:
+    if "task" in run_folder.read_run_config(run)["config"]:
         raise InputError(f"{run} is a downstream run, which starts from an encoder itself; give a pretraining run.")
     config = load.read_config(run)
     found = {

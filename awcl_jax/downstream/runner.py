@@ -41,7 +41,7 @@ from awcl_jax.train.harness import say
 from awcl_jax.train.initial_state import FirstState, on_first_device
 from awcl_jax.train.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.train.state import TrainState, parameter_count
-from awcl_jax.train.workdir import Spool
+from awcl_jax.train.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Programs:
 class Setup:
     """All that a configuration stands for, made and checked, before the first step."""
 
-    data: selection.Selection
+    data: selection.Splits
     task: downstream_tasks.Planes | downstream_tasks.Segmentation
     plan: EpochPlan
     encoder: PyTree | None
@@ -92,12 +92,12 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: configuration, data, encoder or folder cannot work; before anything is compiled where that can be
         known.
-      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
+      RunStopped: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
-    with Spool(workdir) as folder:
+    with Workdir(workdir) as folder:
         # Check what can be checked, on every process: where one cannot go on, none does.
         mesh = sharding.make_mesh()
-        with multihost.together():
+        with multihost.all_or_none():
             downstream_config.validate(config, devices=mesh.size)
             setup = set_up(config)
         defaults = to_dict(downstream_config.default_downstream_config())
@@ -125,7 +125,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                 return out_of_patience(history, config.train.patience)
 
             events = (  # the validation first: its score goes with the checkpoint
-                loop.Event(config.train.validate_every, validate, doing="validating"),
+                loop.Event(config.train.validate_every, validate, phase="validating"),
                 records.saving(history, every=config.train.validate_every),
             )
             step = harness.step_on(mesh, programs.body, via=config.train.mapping)
@@ -180,7 +180,7 @@ def set_up(config: ConfigDict) -> Setup:
     return Setup(data, task, plan, encoder, make_programs(config, task.classes))
 
 
-def make_task(config: ConfigDict, data: selection.Selection) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
+def make_task(config: ConfigDict, data: selection.Splits) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
     """The task that the configuration names, on this data."""
     if config.task.kind == "planes":
         return downstream_tasks.planes(
@@ -287,7 +287,7 @@ def out_of_patience(history: History, patience: int | None) -> bool:
     return sum(step > best for step in history) >= patience
 
 
-def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Spool) -> dict[str, Any]:
+def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Workdir) -> dict[str, Any]:
     """Test the chosen checkpoint; the table, the results and the pictures."""
     chosen = best_step(history)
     folder.share()

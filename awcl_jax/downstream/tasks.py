@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree, UInt8
 
 from awcl_jax.data.record import HEAD_CIRCUMFERENCE
-from awcl_jax.data.selection import Part, Selection, keep_label_fraction
+from awcl_jax.data.selection import Split, Splits, keep_label_fraction
 from awcl_jax.evaluate.encode import EncodeFn, encode_frames
 from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
 from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, prefixed, rate_scores
@@ -46,7 +46,7 @@ class Outcome:
 class Frames:
     """Some frames of a split, and a class of each: its anatomy, or the largest structure in its mask."""
 
-    part: Part
+    part: Split
     positions: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
 
@@ -138,7 +138,7 @@ class Planes:
 
 
 def planes(
-    selection: Selection, *, granularity: str, anatomies: Sequence[str], label_fraction: float, seed: int
+    selection: Splits, *, granularity: str, anatomies: Sequence[str], label_fraction: float, seed: int
 ) -> Planes:
     """Task I on a dataset.
 
@@ -164,7 +164,7 @@ def planes(
     class_of = np.full(len(all_names) + 1, -1)
     class_of[told_apart] = range(len(told_apart))
 
-    def labelled(part: Part, purpose: str) -> Frames:
+    def labelled(part: Split, purpose: str) -> Frames:
         classes = class_of[part.index.labels(granularity)]
         positions = np.flatnonzero(classes >= 0)
         if not positions.size:
@@ -287,7 +287,7 @@ class Segmentation:
 
 
 def segmentation(
-    selection: Selection, *, head: Sequence[str], empty_frames: bool, label_fraction: float, seed: int
+    selection: Splits, *, head: Sequence[str], empty_frames: bool, label_fraction: float, seed: int
 ) -> Segmentation:
     """Task II on a dataset, or III on another.
 
@@ -328,7 +328,7 @@ def segmentation(
     return Segmentation(names, tuple(names.index(name) for name in head), train, val, test)
 
 
-def _largest_structures(part: Part, classes: int) -> Int[np.ndarray, " n"]:
+def _largest_structures(part: Split, classes: int) -> Int[np.ndarray, " n"]:
     """The structure of most pixels in each mask, BACKGROUND where there is none."""
     found = np.full(len(part.index), BACKGROUND)
     for start in range(0, found.size, _CHUNK):

@@ -21,7 +21,7 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train import run_folder
 from awcl_jax.train.checkpoint import Checkpoints
-from awcl_jax.train.workdir import at_hand
+from awcl_jax.train.workdir import fetch_run
 
 
 def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
@@ -40,7 +40,7 @@ def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     Raises:
       InputError: there is no such run, checkpoint or export.
     """
-    folder = at_hand(path)
+    folder = fetch_run(path)
     frozen = read_export(folder) if (folder / DESCRIPTION).is_file() else _of_run(folder)
     if not on_bucket(path):
         return frozen
@@ -74,7 +74,7 @@ def read_config(run: Path) -> Any:
       OSError: it cannot be read.
     """
     try:
-        config = from_dict(run_folder.read_claim(run)["config"], default_config())
+        config = from_dict(run_folder.read_run_config(run)["config"], default_config())
         validate(config)
     except InputError as error:
         raise InputError(f"{run} holds no pretraining run of this version: {error}") from None
@@ -91,7 +91,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     Raises:
       InputError: there is no such run or checkpoint.
     """
-    path = at_hand(checkpoint)
+    path = fetch_run(checkpoint)
     step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
     run = path if step is None else path.parents[1]
     if not (run / run_folder.CONFIG_FILE).is_file():

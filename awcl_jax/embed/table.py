@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from pyarrow import parquet
 
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 SUFFIXES = (".parquet", ".npz")
 PROVENANCE = "awcl_jax"  # key of the Parquet file's metadata; name of the NPZ's array
@@ -51,7 +51,7 @@ def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[st
     if out.suffix not in SUFFIXES:
         raise InputError(f"Features are written to a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
     write = _write_parquet if out.suffix == ".parquet" else _write_npz
-    with written_whole(out) as part:
+    with atomic_write(out) as part:
         return write(part, tables, json.dumps(dict(provenance)))
 
 

@@ -65,7 +65,7 @@ class Evaluation:
     neighbours: int = 20
 
     @property
-    def blind(self) -> bool:
+    def unlabelled(self) -> bool:
         """Whether no frame has a label."""
         return self.train.frames.size == 0
 
@@ -75,7 +75,7 @@ class Evaluation:
 
     def validate(self, variables: PyTree) -> dict[str, float]:
         """Accuracy and macro-F1 on the validation patients, for the curves and the choice of the best checkpoint."""
-        if self.blind:
+        if self.unlabelled:
             return {}
         train, val = (part.features(self.encoder(variables)) for part in (self.train, self.val))
         scores = [
@@ -87,7 +87,7 @@ class Evaluation:
 
     def test_scores(self, encode: Features) -> list[Score]:
         """All scores on the test patients; the probe's penalty is chosen on the validation patients."""
-        if self.blind:
+        if self.unlabelled:
             return []
         train, val, test = (part.features(encode) for part in (self.train, self.val, self.test))
         return [
@@ -99,14 +99,14 @@ class Evaluation:
         """Test frames by their true anatomy (rows) and the one that the kNN takes them for (columns)."""
         from sklearn.metrics import confusion_matrix
 
-        if self.blind:
+        if self.unlabelled:
             return np.zeros((len(self.names), len(self.names)), np.int64)
         train, test = (part.features(encode) for part in (self.train, self.test))
         predictions = KNN(neighbours=self.neighbours).predict(train, test)
         return confusion_matrix(test.labels, predictions, labels=range(len(self.names)))
 
 
-def remembered(features: Features) -> Features:
+def cached_features(features: Features) -> Features:
     """The same features, computed once for each frame however often they are asked for.
 
     They stay in memory as long as what is returned: 2 kB for each frame and 512 features.

@@ -114,7 +114,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
     made_of = model_card.Provenance(
         settings=settings,
         fields=run_folder.deciding_fields(settings),
-        fingerprint=run_folder.read_claim(run)["data"],
+        fingerprint=run_folder.read_run_config(run)["data"],
         step=step,
         results=run_folder.read_results(run),
         validation=_validation(run, step),

@@ -9,7 +9,7 @@ from awcl_jax.augment.views import Augmentation, two_views
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.data.selection import Part, Selection
+from awcl_jax.data.selection import Split, Splits
 from awcl_jax.evaluate.frozen import Features
 from awcl_jax.report import drawing
 from awcl_jax.report.embedding_map import FrameMap, draw_frames, flat_map
@@ -21,7 +21,7 @@ _PAIRS, _VIEWED = 12, 6
 def write_pictures(
     workdir: Path,
     *,
-    selection: Selection,
+    selection: Splits,
     plan: BatchPlan,
     augmentation: Augmentation,
     seed: int,
@@ -50,7 +50,7 @@ def write_pictures(
     return _map(selection, before, after, map_frames, seed, workdir / "embeddings.png")
 
 
-def _pairs(train: Part, plan: BatchPlan, out: Path) -> None:
+def _pairs(train: Split, plan: BatchPlan, out: Path) -> None:
     """Positive pairs of the first batch: of two scans where it has such, else the two views of one frame."""
     rows, partners = plan.frames(0), plan.partners(0)
     scans = train.index.scans
@@ -71,7 +71,7 @@ def _pairs(train: Part, plan: BatchPlan, out: Path) -> None:
     drawing.montage_pairs(images, captions, out, cross_scan=scans[shown[:, 0]] != scans[shown[:, 1]])
 
 
-def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, out: Path) -> None:
+def _views(train: Split, plan: BatchPlan, augmentation: Augmentation, seed: int, out: Path) -> None:
     """Frames of the first batch beside augmented views, the first two of which are those that the encoder saw."""
     frames = plan.frames(0)[:_VIEWED]
     images, rows = train.reader.read(frames), np.arange(frames.size)
@@ -80,7 +80,7 @@ def _views(train: Part, plan: BatchPlan, augmentation: Augmentation, seed: int, 
     drawing.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
 
 
-def _map(selection: Selection, before: Features, after: Features, count: int, seed: int, out: Path) -> FrameMap:
+def _map(selection: Splits, before: Features, after: Features, count: int, seed: int, out: Path) -> FrameMap:
     drawn = draw_frames(selection, count, seed=seed)
     trained = FrameMap.of(drawn, after, seed=seed)
     test, frames = drawn["test"]

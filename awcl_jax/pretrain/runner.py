@@ -23,7 +23,7 @@ from awcl_jax.data import pipeline, selection
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.evaluate.encode import make_encode
-from awcl_jax.evaluate.frozen import Evaluation, LabelledFrames, downsampled_pixels, remembered
+from awcl_jax.evaluate.frozen import Evaluation, LabelledFrames, cached_features, downsampled_pixels
 from awcl_jax.evaluate.scores import scores_as_json
 from awcl_jax.evaluate.table import results_table
 from awcl_jax.losses.awcl import LossOptions
@@ -38,7 +38,7 @@ from awcl_jax.train.initial_state import FirstState
 from awcl_jax.train.metrics import show_pictures
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState, parameter_count
-from awcl_jax.train.workdir import Spool
+from awcl_jax.train.workdir import Workdir
 
 _COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
 
@@ -63,7 +63,7 @@ class Programs:
 class Setup:
     """All that a configuration stands for, made and checked, before the first step."""
 
-    data: selection.Selection
+    data: selection.Splits
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
     plan: BatchPlan
     encoder: PyTree | None
@@ -90,12 +90,12 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
-      Interrupted: SIGTERM or ctrl-C asked the run to stop; its state is saved.
+      RunStopped: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
-    with Spool(workdir) as folder:
+    with Workdir(workdir) as folder:
         # Check what can be checked, on every process: where one cannot go on, none does.
         mesh = sharding.make_mesh()
-        with multihost.together():
+        with multihost.all_or_none():
             validate(config, devices=mesh.size)
             setup = set_up(config)
         defaults = to_dict(default_config())
@@ -120,7 +120,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                     records.writer.write(done, values)
 
             events = (  # the evaluation first: its score goes with the checkpoint
-                loop.Event(config.train.eval_every, evaluate, doing="evaluating"),
+                loop.Event(config.train.eval_every, evaluate, phase="evaluating"),
                 records.saving(scores, every=config.train.checkpoint_every),
             )
             step = harness.step_on(mesh, programs.body, via=config.train.mapping)
@@ -213,20 +213,20 @@ def _programs(config: FrozenConfigDict, granularities: int) -> Programs:
     return Programs(model, optimiser, learning_rate, body)
 
 
-def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selection.Selection) -> Evaluation:
+def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selection.Splits) -> Evaluation:
     index = data.train.index
     names = index.fine_names if config.eval.granularity == "fine" else index.coarse_names
     if unknown := set(config.eval.anatomies) - set(names):
         raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
     told_apart = [name in (config.eval.anatomies or names) for name in names]
     parts = (data.train, data.val, data.test)
-    blind = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
+    unlabelled = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
 
-    def labelled(part: selection.Part, purpose: str) -> LabelledFrames:
+    def labelled(part: selection.Split, purpose: str) -> LabelledFrames:
         labels = part.index.labels(config.eval.granularity)
         # The False at the end is what UNLABELLED, -1, points at.
         frames = np.flatnonzero(np.array([*told_apart, False])[labels])
-        if frames.size == 0 and not blind:
+        if frames.size == 0 and not unlabelled:
             shown = ", ".join(config.eval.anatomies or names)
             raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
@@ -265,11 +265,11 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
 
 
 def _conclude(
-    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Spool
+    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Workdir
 ) -> dict[str, Any]:
     """Scores on the test patients; the table, the results and the pictures."""
     evaluation = setup.evaluation
-    before, after = (remembered(evaluation.encoder(s.variables)) for s in (untrained, state))
+    before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
     columns = {
         "pixels": evaluation.test_scores(downsampled_pixels),
         "untrained": evaluation.test_scores(before),
@@ -291,7 +291,7 @@ def _conclude(
     if not multihost.first():
         return results
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
-    say("\nNo frame has a label, and so nothing is scored." if evaluation.blind else f"\n{results_table(columns)}")
+    say("\nNo frame has a label, and so nothing is scored." if evaluation.unlabelled else f"\n{results_table(columns)}")
     frame_map = None
     if config.report.pictures:
         from awcl_jax.pretrain import pictures

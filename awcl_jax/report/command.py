@@ -47,9 +47,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page that the arguments ask for."""
     args = _parser().parse_args(argv)
-    from awcl_jax.train.workdir import at_hand
+    from awcl_jax.train.workdir import fetch_run
 
-    runs = [at_hand(run, checkpoint=False) for run in args.runs]
+    runs = [fetch_run(run, checkpoint=False) for run in args.runs]
     page = write_report(runs, None if args.out is None else Path(args.out).expanduser())
     told = str(page)
     if args.out is None and len(runs) == 1 and bucket.on_bucket(args.runs[0]):

@@ -14,7 +14,7 @@ from awcl_jax.report import curves
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.metrics import METRICS_FILE
-from awcl_jax.train.run_folder import CONFIG_FILE, are_scores, flattened, read_claim, read_results
+from awcl_jax.train.run_folder import CONFIG_FILE, are_scores, flattened, read_results, read_run_config
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Name of a score -> `value`, `low`, `high`, `frames` and `patients`."""
@@ -106,7 +106,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"There is no folder {folder}: give the folder of a run.")
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that --workdir named.")
-    config = read_claim(folder)["config"]
+    config = read_run_config(folder)["config"]
     results = read_results(folder)
     metrics, frames = folder / METRICS_FILE, folder / MAP_FILE
     # Before its first line the file is there, and empty.

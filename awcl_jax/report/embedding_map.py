@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.data.selection import Part, Selection
+from awcl_jax.data.selection import Split, Splits
 from awcl_jax.evaluate.frozen import Features
 from awcl_jax.evaluate.neighbours import Neighbours, nearest_by_scan
 from awcl_jax.runtime.errors import InputError, first_line
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 MAP_FILE = "embedding_map.npz"
 LABELS = ("anatomy", "scan", "machine", "split")
@@ -30,7 +30,7 @@ _QUALITY = 60  # of WebP
 # Up to so many frames, thumbnails of this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
 _EDGES = ((1_500, 96), (6_000, 64), (20_000, 40))
 
-Drawn = Mapping[str, tuple[Part, Int[np.ndarray, " _"]]]
+Drawn = Mapping[str, tuple[Split, Int[np.ndarray, " _"]]]
 """Purpose, such as `test` -> some frames of that part."""
 
 
@@ -133,7 +133,7 @@ class FrameMap:
         columns["thumbnails"] = np.array([self.thumbnails.edge, self.thumbnails.count])
         columns["sheets"] = np.frombuffer(b"".join(sheets), np.uint8)
         columns["sheet_ends"] = np.cumsum([len(sheet) for sheet in sheets], dtype=np.int64)
-        with written_whole(path) as part, part.open("xb") as file:
+        with atomic_write(path) as part, part.open("xb") as file:
             np.savez_compressed(file, **columns)
 
     @classmethod
@@ -186,7 +186,7 @@ class FrameMap:
             raise ValueError("its thumbnails are of no size or of no frame")
 
 
-def draw_frames(selection: Selection, count: int, *, seed: int) -> Drawn:
+def draw_frames(selection: Splits, count: int, *, seed: int) -> Drawn:
     """Frames for a map: so many of the test patients at most, then as many of the training and validation patients."""
     test = np.random.default_rng(seed).permutation(len(selection.test.index))[:count]
     n_train, n_val = len(selection.train.index), len(selection.val.index)

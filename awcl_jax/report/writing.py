@@ -12,7 +12,7 @@ from awcl_jax.report import payload, tables
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import LABELS, MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 PAGE_FILE = "report.html"
 
@@ -61,7 +61,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
       OSError: a file cannot be read, or the page cannot be written.
     """
     text = page_of(_told_apart([read_run(folder) for folder in folders], folders))
-    with written_whole(out) as part:
+    with atomic_write(out) as part:
         part.write_text(text, encoding="utf-8")
     return out
 

@@ -9,7 +9,6 @@ there, and what is written is sent there (see `awcl_jax.train.workdir`).
 import base64
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 from awcl_jax.runtime.cache import cache_folder
 from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.files import locked
 
 _SCHEME = "gs://"
 _WORKERS = 8  # files that are moved at once
@@ -186,8 +186,9 @@ def _reaching(url: str, done: str) -> Iterator[None]:
 def alone(folder: Path) -> Iterator[None]:
     """Only one process of this host is in this block for this folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.touch()
+    with locked(lock, wait=True):
         yield
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from awcl_jax.runtime.errors import InputError, Interrupted
+from awcl_jax.runtime.errors import InputError, RunStopped
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
@@ -37,7 +37,7 @@ def exit_on_bad_input() -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         _leave(f"error: {_say(error)}", 1)
-    except Interrupted as interrupted:
+    except RunStopped as interrupted:
         _leave(str(interrupted), SAVED)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)

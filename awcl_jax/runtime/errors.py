@@ -14,7 +14,7 @@ class InputError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
-class Interrupted(KeyboardInterrupt):
+class RunStopped(KeyboardInterrupt):
     """A run was asked to stop and has saved what it learnt: started again, it goes on from there."""
 
 

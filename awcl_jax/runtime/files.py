@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A file beside `path` to write into, which takes its place where this block ends well, and else is deleted.
 
     So a reader sees the old file or the new, never half of one. The name is this call's own, since several processes
@@ -24,18 +24,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it even when the process is killed.
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder or a file for this process; the system releases it even when the process is killed.
 
     Args:
-      folder: on a disk of this host.
+      path: on a disk of this host.
       wait: if another process holds it, wait for that.
 
     Raises:
       BlockingIOError: another process holds it, without `wait`.
       OSError: it is not there, or its disk knows no locks.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

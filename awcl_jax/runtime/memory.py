@@ -34,7 +34,7 @@ def keep_freed_pages() -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Look for no garbage meanwhile: for work that makes many objects to be kept, as JAX does when it traces a step."""
     collects = gc.isenabled()
     gc.disable()

@@ -87,7 +87,7 @@ def agreed(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def require_alike(values: Mapping[str, Any]) -> None:
+def require_same(values: Mapping[str, Any]) -> None:
     """Make sure that all processes have these same values, and one version of the code; each process calls it.
 
     With another configuration or another version of the code processes would wait for each other, or go on with
@@ -119,7 +119,7 @@ def require_alike(values: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def all_or_none() -> Iterator[None]:
     """Leave this block all or none: where bad input stops one process, it stops the others, too.
 
     They would wait for it otherwise, at the next thing that all do together.

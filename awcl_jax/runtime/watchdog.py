@@ -35,29 +35,29 @@ class Watch:
         self._now: tuple[str, int, float] | None = None
         self._told_at = 0.0
 
-    def begin(self, doing: str, step: int) -> None:
-        """The run begins with something else, `doing`, in its step `step`."""
+    def on_phase(self, phase: str, step: int) -> None:
+        """Note that the run enters `phase` in its step `step`."""
         now = self._clock()
         if self._now is not None:
             before, _, since = self._now
             self._durations[before].append(now - since)
         self._told_at = 0.0
-        self._now = doing, step, now
+        self._now = phase, step, now
 
     def complaint(self) -> str | None:
         """A line where what is being done takes far too long: once, and again each time that it took twice as long."""
         if (now := self._now) is None:
             return None
-        doing, step, since = now
+        phase, step, since = now
         lasted = self._clock() - since
-        known = self._durations.get(doing)
+        known = self._durations.get(phase)
         median = statistics.median(list(known)) if known else None
         limit = self._at_first if median is None else max(self._patience, _FAR_LONGER * median)
         if lasted < max(limit, 2 * self._told_at):
             return None
         self._told_at = lasted
         usual = "it was not done before" if median is None else f"{median:.2g} s is usual"
-        return f"step {step} has been {doing} for {lasted:.0f} s ({usual})"
+        return f"step {step} has been {phase} for {lasted:.0f} s ({usual})"
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def watching(watch: Watch | None = None, *, every: float = 1.0) -> Iterator[Call
     thread = threading.Thread(target=look, name="watchdog", daemon=True)
     thread.start()
     try:
-        yield watch.begin
+        yield watch.on_phase
     finally:
         over.set()
         thread.join()

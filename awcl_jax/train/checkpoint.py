@@ -124,7 +124,7 @@ class Checkpoints:
         damages: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                with multihost.together():
+                with multihost.all_or_none():
                     state = self.restore(step, target)
             except InputError as error:
                 damages[step] = str(error)
@@ -180,7 +180,7 @@ class Checkpoints:
         return InputError(f"The checkpoint of step {step} in {self._folder} is damaged ({why}).")
 
     def _set_aside(self, step: int) -> None:
-        with multihost.together():
+        with multihost.all_or_none():
             if multihost.first():
                 folder = self._folder.with_name(DAMAGED_FOLDER)
                 folder.mkdir(exist_ok=True)

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from awcl_jax.data.pipeline import Batch
 from awcl_jax.data.sampler import BatchPlan, EpochPlan
-from awcl_jax.data.selection import Selection, describe
+from awcl_jax.data.selection import Splits, describe
 from awcl_jax.data.unreadable import write_list
 from awcl_jax.runtime import multihost, sharding, stop_signals, watchdog
-from awcl_jax.runtime.memory import uncollected
+from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train import run_folder
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
@@ -24,10 +24,10 @@ from awcl_jax.train.initial_state import FirstState
 from awcl_jax.train.loop import BadStepLimit, Event, Hooks, Metrics
 from awcl_jax.train.metrics import MetricsWriter, NoMetrics
 from awcl_jax.train.state import TrainState
-from awcl_jax.train.workdir import Spool
+from awcl_jax.train.workdir import Workdir
 
 
-def open_run(folder: Spool, data: Selection, *, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Begin a run in its folder, or make sure that it is the same run that goes on there; every process calls it.
 
     Args:
@@ -41,7 +41,7 @@ def open_run(folder: Spool, data: Selection, *, config: Mapping[str, Any], defau
     """
 
     def begin(*, begun: bool = False) -> None:
-        run_folder.claim(
+        run_folder.open_run(
             folder.files,
             config=config,
             defaults=defaults,
@@ -50,14 +50,14 @@ def open_run(folder: Spool, data: Selection, *, config: Mapping[str, Any], defau
             begun=begun,
         )
 
-    with multihost.together():
+    with multihost.all_or_none():
         if multihost.first():
             folder.hold()
             folder.fetch()
             begin()
             folder.send()
     # The others after the first, so that they can tell whether it is the same folder.
-    with multihost.together():
+    with multihost.all_or_none():
         if not multihost.first():
             folder.fetch()
             begin(begun=True)
@@ -76,7 +76,7 @@ class Records:
       start: number of steps taken.
     """
 
-    folder: Spool
+    folder: Workdir
     checkpoints: Checkpoints
     writer: MetricsWriter | NoMetrics
     bad: BadSteps
@@ -88,11 +88,11 @@ class Records:
 
         def save(done: int, state: TrainState) -> None:
             self.writer.sync()
-            with multihost.together():
+            with multihost.all_or_none():
                 self.checkpoints.save(done, state, score=scores.get(done))
                 self.folder.send(after=self.checkpoints.wait)
 
-        return Event(every, save, before_leaving=True, doing="saving")
+        return Event(every, save, before_leaving=True, phase="saving")
 
     def bad_step_limit(self, limit: int, plan: BatchPlan | EpochPlan, ids: np.ndarray) -> BadStepLimit:
         """Write down each step whose update is left out, and end the run after `limit` of them in a row.
@@ -114,7 +114,7 @@ class Records:
 
 
 @contextlib.contextmanager
-def open_records(folder: Spool, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
+def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
     """Open what a run keeps while it trains; leaving the block closes it when all is written.
 
     Args:
@@ -145,13 +145,13 @@ def attended(records: Records, *, log_every: int, events: Sequence[Event]) -> It
       log_every: steps between two lines of metrics.
       events: in the order in which they run.
     """
-    with stop_signals.noticed() as asked_to_stop, watchdog.watching() as begin:
+    with stop_signals.noticed() as should_stop, watchdog.watching() as on_phase:
         yield Hooks(
             write=records.writer.write,
             log_every=log_every,
             events=events,
-            asked_to_stop=asked_to_stop,
-            begin=begin,
+            should_stop=should_stop,
+            on_phase=on_phase,
             show_progress=multihost.first(),
         )
 
@@ -179,25 +179,25 @@ def begin(
       batches: that are still to come.
       mesh: devices of the run.
       records: of the run, which say where it goes on.
-      hooks: are told of what begins.
+      hooks: whose `on_phase` is called.
 
     Returns:
       The state to go on from, on the devices; and the batches, of which one is read already.
     """
-    hooks.begin("waiting for data", records.start + 1)
+    hooks.on_phase("waiting for data", records.start + 1)
     ahead = list(islice(batches, 1))
-    hooks.begin("compiling the step", records.start + 1)
-    with uncollected():
+    hooks.on_phase("compiling the step", records.start + 1)
+    with gc_paused():
         for batch in ahead:
             say("Compiling the step, or reading it where a run like this one has left it ...")
             shapes = sharding.replicated_shapes(first.shapes, mesh)
             sharding.compile_step(step, shapes, sharding.place_batch(batch.arrays, mesh))
-    hooks.begin("waiting for the state", records.start + 1)
+    hooks.on_phase("waiting for the state", records.start + 1)
     state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
     return state, chain(ahead, batches)
 
 
-def report_data(data: Selection, folder: Spool) -> None:
+def report_data(data: Splits, folder: Workdir) -> None:
     """Say which frames there are; those left out are named in a file of the run's folder."""
     say(describe(data))
     if data.left_out and multihost.first():
@@ -205,7 +205,7 @@ def report_data(data: Selection, folder: Spool) -> None:
         say(f"  they are named in {folder.home}/{run_folder.UNREADABLE_FILE}")
 
 
-def where_to_look(page: Path | None, folder: Spool) -> str:
+def where_to_look(page: Path | None, folder: Workdir) -> str:
     """The end of the last line of a run: its page, where there is one."""
     return f"; open {folder.home}/{page.name}" if page else ""
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, PyTree, UInt32
 
-from awcl_jax.runtime.memory import uncollected
+from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState
 
@@ -34,7 +34,7 @@ class FirstState:
         encoder: PyTree | None = None,
     ) -> None:
         """Begin to make it; arguments as of `initial_state`."""
-        with uncollected():
+        with gc_paused():
             # Both are traced once, here, and not again to be run.
             variables = _draw.eval_shape(model, np.uint32(seed))
             self.shapes: TrainState = _create.eval_shape(variables, optimiser=optimiser, queue=queue)

@@ -10,7 +10,7 @@ import jax
 from tqdm import tqdm
 
 from awcl_jax.data.pipeline import Batch
-from awcl_jax.runtime.errors import InputError, Interrupted
+from awcl_jax.runtime.errors import InputError, RunStopped
 
 Metrics = dict[str, float]
 
@@ -23,13 +23,13 @@ class Event:
       every: in steps.
       run: called with the number of steps taken and the state after them; where it returns True, training ends there.
       before_leaving: run it also where the run is asked to stop.
-      doing: what it does, for who watches.
+      phase: what it does, for the watchdog.
     """
 
     every: int
     run: Callable[[int, Any], bool | None]
     before_leaving: bool = False
-    doing: str = "writing"
+    phase: str = "writing"
 
     def due(self, done: int, steps: int, *, leaving: bool = False) -> bool:
         """Whether it runs once `done` of `steps` steps are taken."""
@@ -44,16 +44,16 @@ class Hooks:
       write: takes a step's metrics.
       log_every: steps between two lines of metrics.
       events: in the order in which they run.
-      asked_to_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
-      begin: told of all that is begun, and in which step, so that somebody can tell where a run hangs.
+      should_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
+      on_phase: called with each phase that begins and its step, so that the watchdog can name where a run hangs.
       show_progress: draw a bar.
     """
 
     write: Callable[[int, Metrics], None]
     log_every: int = 10
     events: Sequence[Event] = ()
-    asked_to_stop: Callable[[int], bool] = lambda done: False
-    begin: Callable[[str, int], None] = lambda doing, step: None
+    should_stop: Callable[[int], bool] = lambda done: False
+    on_phase: Callable[[str, int], None] = lambda phase, step: None
     show_progress: bool = True
 
     def due(self, done: int, steps: int, *, leaving: bool) -> list[Event]:
@@ -134,7 +134,7 @@ def train(
 
     Raises:
       InputError: the loss or the gradient was not finite for too many steps in a row.
-      Interrupted: the run was asked to stop; what is due then has run.
+      RunStopped: the run was asked to stop; what is due then has run.
     """
     bad_steps = bad_steps or BadStepLimit()
     pending: list[tuple[int, Any]] = []
@@ -142,24 +142,24 @@ def train(
     bar = tqdm(initial=start, total=steps, unit="step", disable=not hooks.show_progress, dynamic_ncols=True)
     with bar:
         before = time.perf_counter()
-        hooks.begin("waiting for data", start + 1)
+        hooks.on_phase("waiting for data", start + 1)
         for batch in batches:
             # Take a step.
             waited += time.perf_counter() - before
             done = batch.step + 1
-            hooks.begin("starting a step", done)
+            hooks.on_phase("starting a step", done)
             state, values = step(state, place(batch.arrays))
             pending.append((done, values))
             if one_by_one:
-                hooks.begin("waiting for the devices", done)
+                hooks.on_phase("waiting for the devices", done)
                 jax.block_until_ready(values)
             bar.update()
 
             # Report: only now are numbers fetched from the devices.
-            leaving = hooks.asked_to_stop(done)
+            leaving = hooks.should_stop(done)
             due, logs = hooks.due(done, steps, leaving=leaving), hooks.logs(done, steps)
             if due or leaving or logs:
-                hooks.begin("waiting for the devices", done)
+                hooks.on_phase("waiting for the devices", done)
                 latest = bad_steps.check(pending)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
@@ -172,13 +172,13 @@ def train(
                 # Evaluate, save, leave.
                 ended = []
                 for event in due:
-                    hooks.begin(event.doing, done)
+                    hooks.on_phase(event.phase, done)
                     ended.append(event.run(done, state))
                 if leaving:
-                    raise Interrupted(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
+                    raise RunStopped(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
                 if any(ended):
                     break
                 pending, since, waited = [], time.perf_counter(), 0.0
             before = time.perf_counter()
-            hooks.begin("waiting for data", done + 1)
+            hooks.on_phase("waiting for data", done + 1)
     return state

@@ -1,7 +1,6 @@
 """A run's numbers: `metrics.jsonl` and TensorBoard's files, written and read."""
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -15,8 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import written_whole
 from awcl_jax.runtime.hidden_modules import hidden
+from awcl_jax.train.json_lines import bad_line, cut_after, read_lines, text_of
 
 with hidden("torch"):  # tensorboardX imports all of it, for a type in a signature
     from tensorboardX import summary
@@ -51,7 +50,9 @@ class MetricsWriter:
     def __init__(self, workdir: Path, *, start_step: int) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / METRICS_FILE
-        _cut_after(self._path, start_step)
+        if self._path.is_file():
+            read_metrics(self._path)  # refuses what is not metrics before anything is cut
+        cut_after(self._path, start_step)
         self._lines = self._path.open("a", encoding="utf-8")
         self._board = _Board(workdir / "tensorboard", start_step=start_step)
 
@@ -65,7 +66,7 @@ class MetricsWriter:
         numbers = {name: float(value) for name, value in values.items()}
         written = {name: number if math.isfinite(number) else str(number) for name, number in numbers.items()}
         with self._trouble_in_words():
-            self._lines.write(json.dumps({"step": int(step), **written}, allow_nan=False) + "\n")
+            self._lines.write(text_of({"step": int(step), **written}))
             self._lines.flush()
             for name, number in numbers.items():
                 self._board.add(step, summary.scalar(name, number))
@@ -170,32 +171,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise InputError(f"There are no metrics at {path}: give the {METRICS_FILE} in the folder of a run.")
-    return [_parse(line, number, path) for number, line in enumerate(_whole_lines(path), start=1)]
+    return [_numbers(line, number, path) for number, line in enumerate(read_lines(path), start=1)]
 
 
-def _whole_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if line]
-
-
-def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
+def _numbers(line: dict[str, Any], number: int, path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-        if not isinstance(record["step"], int) or not 0 <= record["step"] < 2**53:
-            raise ValueError("a step is a count")
-        return {name: float(value) for name, value in record.items()} | {"step": int(record["step"])}
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"Line {number} of {path} is no JSON object of numbers with a step: mend or remove it."
-        ) from error
-
-
-def _cut_after(path: Path, step: int) -> None:
-    if not path.is_file():
-        return
-    lines = _whole_lines(path)
-    kept = "".join(f"{line}\n" for i, line in enumerate(lines, start=1) if _parse(line, i, path)["step"] <= step)
-    # A second death while cutting leaves the old file or the new one.
-    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
+        return {name: float(value) for name, value in line.items()} | {"step": line["step"]}
+    except (ValueError, TypeError, OverflowError):
+        raise bad_line(number, path, "a JSON object of numbers with a step") from None

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import written_whole
+from awcl_jax.runtime.files import atomic_write
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -33,7 +33,7 @@ FREE_ON_RESUME = (
 )
 
 
-def claim(
+def open_run(
     workdir: Path,
     *,
     config: Mapping[str, Any],
@@ -70,7 +70,7 @@ def claim(
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
         return
-    before = read_claim(workdir)
+    before = read_run_config(workdir)
     if before.get("data") != fingerprint:
         raise InputError(
             f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
@@ -85,8 +85,8 @@ def claim(
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
 
 
-def read_claim(workdir: Path) -> dict[str, Any]:
-    """What `claim` wrote of a run: its `config`, plain values by group, and `data`, the fingerprint.
+def read_run_config(workdir: Path) -> dict[str, Any]:
+    """What `open_run` wrote of a run: its `config`, plain values by group, and `data`, the fingerprint.
 
     Raises:
       InputError: the file holds no configuration.
@@ -103,7 +103,7 @@ def read_claim(workdir: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

@@ -30,7 +30,7 @@ _IN_STEP = re.compile(rf"{FOLDER}/(\d+)/.*")
 _STEP_AT_END = re.compile(rf"(.+)/{FOLDER}/(\d+)")
 
 
-class Spool:
+class Workdir:
     """The folder of one run. Every process of the run has its own, of which the first one's is sent.
 
     Use as a context manager: leaving it sends what is new, be it by an error, and leaves nothing on this host. Where
@@ -122,9 +122,9 @@ class Spool:
         """
         if self._url is None:
             return
-        with multihost.together():
+        with multihost.all_or_none():
             self.send()
-        with multihost.together():
+        with multihost.all_or_none():
             if not multihost.first():
                 self.fetch()
 
@@ -138,7 +138,7 @@ class Spool:
             if not any(part.endswith(".part") or is_temporary(part) for part in name.parts)
         }
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "Workdir":
         """Itself."""
         return self
 
@@ -163,7 +163,7 @@ class Spool:
             raise InputError(str(error).replace(str(self.files), self._url)) from error
 
 
-def at_hand(path: str | os.PathLike[str], *, checkpoint: bool = True) -> Path:
+def fetch_run(path: str | os.PathLike[str], *, checkpoint: bool = True) -> Path:
     """A run, one of its checkpoints or an exported encoder, to be read on this host.
 
     From a bucket it is copied into the user's cache folder, where it stays; the next time only what has changed is.

@@ -19,7 +19,7 @@ from awcl_jax.data.unreadable import Unreadable, find_unreadable
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import harness
-from awcl_jax.train.workdir import Spool
+from awcl_jax.train.workdir import Workdir
 from configs import fine
 from tests.helpers.frames import FrameSet, frame_record, speckle
 
@@ -259,7 +259,7 @@ def test_a_run_does_not_go_on_with_other_pictures(prepare, tmp_path):
     config = config_of(dataset)
 
     def claim():
-        with Spool(workdir) as folder:
+        with Workdir(workdir) as folder:
             harness.open_run(
                 folder, pretrain.set_up(config).data, config=to_dict(config), defaults=to_dict(default_config())
             )

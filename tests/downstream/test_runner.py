@@ -21,7 +21,7 @@ from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.run_folder import claim
+from awcl_jax.train.run_folder import open_run
 from configs import downstream_planes, downstream_segmentation, fine
 from tests.helpers.configurations import tiny as tiny_pretraining
 from tests.helpers.frames import frame_record
@@ -259,7 +259,7 @@ def test_frames_without_a_structure_may_be_left_out(prepare_frames):
     ids=str,
 )
 def test_an_encoder_that_does_not_fit_is_refused_with_both_named(fields, said, prepare_frames, tmp_path):
-    claim(tmp_path / "pretrained", config=to_dict(fine.get_config("tiny")), fingerprint="f00d")
+    open_run(tmp_path / "pretrained", config=to_dict(fine.get_config("tiny")), fingerprint="f00d")
     if fields:
         (tmp_path / "pretrained" / "checkpoints" / "5").mkdir(parents=True)
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
@@ -273,7 +273,7 @@ def test_an_encoder_that_does_not_fit_is_refused_with_both_named(fields, said, p
 def test_a_downstream_run_is_no_encoder_to_start_from(prepare_frames, tmp_path):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes)
-    claim(tmp_path / "before", config=to_dict(config), fingerprint="f00d")
+    open_run(tmp_path / "before", config=to_dict(config), fingerprint="f00d")
     (tmp_path / "before" / "checkpoints" / "5").mkdir(parents=True)
     config.encoder.init = str(tmp_path / "before" / "checkpoints" / "5")
     with pytest.raises(InputError, match="is a downstream run"):

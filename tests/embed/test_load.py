@@ -13,7 +13,7 @@ from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train.checkpoint import Checkpoints
-from awcl_jax.train.run_folder import claim
+from awcl_jax.train.run_folder import open_run
 from configs import fine
 
 
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     config = fine.get_config("tiny")
     config.model.arch, config.model.width_factor = "resnet18", 0.0625
     config.queue.size = 32  # of no interest to whoever takes the encoder
-    claim(folder, config=to_dict(config), fingerprint="f00d")
+    open_run(folder, config=to_dict(config), fingerprint="f00d")
     model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     states = {}
     with Checkpoints(folder) as checkpoints:
@@ -59,7 +59,7 @@ def test_overlays_are_masked_as_in_training(run, tmp_path):
     folder, config, _, states = run
     config = config.copy_and_resolve_references()
     config.data.mask_overlays = True
-    claim(tmp_path / "run", config=to_dict(config), fingerprint="f00d")
+    open_run(tmp_path / "run", config=to_dict(config), fingerprint="f00d")
     with Checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(20, jax.device_put(states[20]))
     frame = np.zeros((1, 48, 48), np.uint8)
@@ -101,7 +101,7 @@ def test_what_is_no_run_is_bad_input(run, tmp_path):
         load_encoder(tmp_path)
     with pytest.raises(InputError, match=r"no checkpoint of step 30 \(there are: up to step 20\)"):
         load_encoder(run[0] / "checkpoints" / "30")
-    claim(tmp_path / "begun", config=to_dict(run[1]), fingerprint="f00d")
+    open_run(tmp_path / "begun", config=to_dict(run[1]), fingerprint="f00d")
     with pytest.raises(InputError, match=r"no checkpoint \(there are: none\)"):
         load_encoder(tmp_path / "begun")
     assert [file.name for file in (tmp_path / "begun").iterdir()] == ["config.json"]

@@ -22,7 +22,7 @@ from awcl_jax.export.command import export_encoder
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train.checkpoint import Checkpoints
-from awcl_jax.train.run_folder import claim
+from awcl_jax.train.run_folder import open_run
 from configs import fine
 from tests.helpers.frames import frame_record, speckle
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "fine"
     config = fine.get_config("tiny")
     config.model.width_factor = 0.0625
-    claim(folder, config=to_dict(config), fingerprint="f00d")
+    open_run(folder, config=to_dict(config), fingerprint="f00d")
     model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     with Checkpoints(folder) as checkpoints:
         for step in (10, 20):

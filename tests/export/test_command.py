@@ -31,7 +31,7 @@ from awcl_jax.models.weights import load_torch_resnet, save_torch_resnet
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train.checkpoint import Checkpoints
-from awcl_jax.train.run_folder import claim, write_json
+from awcl_jax.train.run_folder import open_run, write_json
 from configs import fine
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "fine"
     config = fine.get_config("tiny")
     config.model.width_factor, config.train.steps, config.data.path = 0.0625, 20, "/home/ada/scans"
-    claim(folder, config=to_dict(config), fingerprint="f00d")
+    open_run(folder, config=to_dict(config), fingerprint="f00d")
     model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     state = first_state.initial_state(model, optimiser, seed=0)
     with Checkpoints(folder) as checkpoints:

@@ -20,7 +20,7 @@ from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
-from awcl_jax.train.workdir import Spool
+from awcl_jax.train.workdir import Workdir
 from configs import fine, moco, scan, simclr
 from tests.helpers.configurations import tiny
 from tests.helpers.frames import frame_record
@@ -74,7 +74,7 @@ def test_runs_share_programs_where_nothing_in_them_differs(method, changed, alik
 
 
 def test_a_folder_that_another_run_works_in_is_refused(phantom, tmp_path):
-    with Spool(tmp_path) as other:
+    with Workdir(tmp_path) as other:
         other.hold()
         with pytest.raises(InputError, match="Another process is at work"):
             pretrain.run(tiny(phantom), tmp_path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.data import selection
-from awcl_jax.evaluate.frozen import downsampled_pixels, remembered
+from awcl_jax.evaluate.frozen import cached_features, downsampled_pixels
 from awcl_jax.report.embedding_map import LABELS, FrameMap, Label, draw_frames
 from awcl_jax.runtime.errors import InputError
 
@@ -126,7 +126,7 @@ def test_features_are_computed_once_for_each_frame(data):
         asked.append(frames.tolist())
         return downsampled_pixels(reader, frames)
 
-    known, reader = remembered(features), data.test.reader
+    known, reader = cached_features(features), data.test.reader
     for frames in (np.array([3, 1, 3]), np.array([1, 2]), np.array([2])):
         np.testing.assert_array_equal(known(reader, frames), downsampled_pixels(reader, frames))
     known(data.train.reader, np.array([3]))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from awcl_jax.runtime.cli import exit_on_bad_input
-from awcl_jax.runtime.errors import InputError, Interrupted
+from awcl_jax.runtime.errors import InputError, RunStopped
 
 pytestmark = pytest.mark.quick
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.quick
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 1, "error: Permission denied: /x/y"),
         (OSError("write() failed"), 1, "error: write() failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Interrupted("stopped after step 3"), 75, "stopped after step 3"),
+        (RunStopped("stopped after step 3"), 75, "stopped after step 3"),
     ],
 )
 def test_one_line_and_a_status(raised, status, said, capsys):

@@ -101,10 +101,10 @@ def test_what_an_engine_refuses_is_one_line_with_a_remedy(error, monkeypatch):
 
 
 def test_alone_a_block_ends_as_it_ends():
-    with multihost.together():
+    with multihost.all_or_none():
         pass
     for error in (InputError("bad"), PermissionError("closed")):
-        with pytest.raises(type(error), match=str(error)), multihost.together():
+        with pytest.raises(type(error), match=str(error)), multihost.all_or_none():
             raise error
     assert multihost.first()
     assert multihost.agreed(7) == 7
@@ -121,7 +121,7 @@ multihost.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=me)
 said = [f"first {multihost.first()}", f"agreed {multihost.agreed(40 + me)}"]
 for stopping in ({}, {1}, {0, 1}):
     try:
-        with multihost.together():
+        with multihost.all_or_none():
             if me in stopping:
                 raise InputError(f"bad on {me}")
         said.append("went on")
@@ -130,13 +130,13 @@ for stopping in ({}, {1}, {0, 1}):
 import json
 for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {"x" * (me + 1): 1, "config.seed": 0}):
     try:
-        multihost.require_alike(values)
+        multihost.require_same(values)
         said.append("alike")
     except InputError as error:
         said.append(str(error))
 processes._code = lambda: f"version {me}"
 try:
-    multihost.require_alike({})
+    multihost.require_same({})
 except InputError as error:
     said.append(str(error))
 print("\\n" + json.dumps(said))

@@ -13,10 +13,10 @@ pytestmark = pytest.mark.quick
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noticed_and_does_no_more(number, capfd):
     before = signal.getsignal(number)
-    with stop_signals.noticed() as asked_to_stop:
-        assert not asked_to_stop(1)
+    with stop_signals.noticed() as should_stop:
+        assert not should_stop(1)
         signal.raise_signal(number)
-        assert asked_to_stop(2)
+        assert should_stop(2)
     assert signal.getsignal(number) is before
     assert ("ctrl-C again leaves at once" in capfd.readouterr().err) == (number == signal.SIGINT)
 
@@ -34,8 +34,8 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_noticed():
     answers = []
 
     def run() -> None:
-        with stop_signals.noticed() as asked_to_stop:
-            answers.append((asked_to_stop(1), signal.getsignal(signal.SIGTERM)))
+        with stop_signals.noticed() as should_stop:
+            answers.append((should_stop(1), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=run)
     thread.start()

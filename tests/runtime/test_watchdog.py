@@ -27,17 +27,17 @@ def watch(clock):
     """After ten steps that waited 0.5 s for data and took 8 s, in the eleventh."""
     watch = Watch(patience=20, at_first=100, clock=clock)
     for step in range(1, 11):
-        watch.begin("waiting for data", step)
+        watch.on_phase("waiting for data", step)
         clock.now += 0.5
-        watch.begin("waiting for the devices", step)
+        watch.on_phase("waiting for the devices", step)
         clock.now += 8
-    watch.begin("waiting for data", 11)
+    watch.on_phase("waiting for data", 11)
     return watch
 
 
 def test_what_takes_as_long_as_ever_is_not_mentioned(watch, clock):
     clock.now += 0.5
-    watch.begin("waiting for the devices", 11)
+    watch.on_phase("waiting for the devices", 11)
     clock.now += 79  # a little less than ten times the median
     assert watch.complaint() is None
 
@@ -47,7 +47,7 @@ def test_it_is_said_where_a_step_hangs_and_for_how_long(watch, clock):
     assert watch.complaint() is None, "within the patience"
     clock.now += 2
     assert watch.complaint() == "step 11 has been waiting for data for 21 s (0.5 s is usual)"
-    watch.begin("waiting for the devices", 11)
+    watch.on_phase("waiting for the devices", 11)
     clock.now += 81
     assert watch.complaint() == "step 11 has been waiting for the devices for 81 s (8 s is usual)"
 
@@ -61,7 +61,7 @@ def test_it_is_said_again_when_it_took_twice_as_long(watch, clock):
 
 
 def test_a_first_time_may_take_longer(watch, clock):
-    watch.begin("saving", 11)
+    watch.on_phase("saving", 11)
     clock.now += 99
     assert watch.complaint() is None
     clock.now += 1
@@ -70,8 +70,8 @@ def test_a_first_time_may_take_longer(watch, clock):
 
 def test_one_long_time_does_not_hide_the_next(watch, clock):
     clock.now += 1000
-    watch.begin("waiting for the devices", 11)
-    watch.begin("waiting for data", 12)
+    watch.on_phase("waiting for the devices", 11)
+    watch.on_phase("waiting for data", 12)
     clock.now += 21
     assert "0.5 s is usual" in watch.complaint()
 
@@ -82,8 +82,8 @@ def test_nothing_is_said_before_anything_begins(clock):
 
 
 def test_a_thread_warns_and_ends_with_the_block(capsys):
-    with watching(Watch(at_first=0.0), every=0.01) as begin:
-        begin("waiting for data", 3)
+    with watching(Watch(at_first=0.0), every=0.01) as on_phase:
+        on_phase("waiting for data", 3)
         said = ""
         while "warning" not in said:
             time.sleep(0.01)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.data.pipeline import Batch
-from awcl_jax.runtime.errors import InputError, Interrupted
+from awcl_jax.runtime.errors import InputError, RunStopped
 from awcl_jax.train.loop import BadStepLimit, Event, Hooks, train
 
 pytestmark = pytest.mark.quick
@@ -55,8 +55,8 @@ def run(
                 )
                 for name, n in every
             ],
-            asked_to_stop=lambda done: done == stop,
-            begin=lambda doing, step: begun.append((doing, step)),
+            should_stop=lambda done: done == stop,
+            on_phase=lambda phase, step: begun.append((phase, step)),
             show_progress=False,
         ),
         bad_steps=BadStepLimit(
@@ -162,7 +162,7 @@ def test_so_many_bad_steps_in_a_row_end_the_run(bad, before, limit, ends):
 )
 def test_a_run_that_is_asked_to_stop_saves_what_it_has_and_writes_no_line_more(stop, last):
     happened, written = [], []
-    with pytest.raises(Interrupted, match=f"stopped after step {stop} of 10, which is saved"):
+    with pytest.raises(RunStopped, match=f"stopped after step {stop} of 10, which is saved"):
         run(every=(("evaluate", 3), ("save", 99)), happened=happened, written=written, stop=stop)
     assert [event for event in happened if event[1] == stop] == last
     assert [done for done, _ in written] == [done for done in (4, 8, 10) if done <= stop]

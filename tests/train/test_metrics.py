@@ -70,7 +70,7 @@ def test_files_that_are_no_metrics_are_refused(tmp_path):
         metrics.read_metrics(path)
     for line in ("hello", "[1, 2]", '{"loss": 1}', '{"step": 1, "loss": [1]}'):
         path.write_text('{"step": 1}\n' + line + "\n")
-        with pytest.raises(InputError, match=r"Line 2 of .* is no JSON object"):
+        with pytest.raises(InputError, match=r"Line 2 of .* is not a JSON object"):
             metrics.MetricsWriter(tmp_path, start_step=0)
         assert path.read_text().endswith(line + "\n"), "a foreign file stays as it was"
 

@@ -8,7 +8,7 @@ import pytest
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.run_folder import claim, read_json, write_json
+from awcl_jax.train.run_folder import open_run, read_json, write_json
 
 pytestmark = pytest.mark.quick
 
@@ -20,44 +20,44 @@ def config_of(**changed):
 
 
 def test_a_new_run_makes_its_folder_and_says_what_it_is(tmp_path):
-    claim(tmp_path / "runs" / "a", config=config_of(seed=3), fingerprint="f00d")
+    open_run(tmp_path / "runs" / "a", config=config_of(seed=3), fingerprint="f00d")
     written = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
     assert written == {"config": config_of(seed=3), "data": "f00d"}
     assert [file.name for file in (tmp_path / "runs" / "a").iterdir()] == ["config.json"]
 
 
 def test_an_empty_folder_will_do(tmp_path):
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert (tmp_path / "config.json").is_file()
 
 
 def test_the_same_run_goes_on_and_its_config_stays(tmp_path):
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     (tmp_path / "checkpoints").mkdir()
     before = (tmp_path / "config.json").read_bytes()
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_config_that_was_not_yet_through_json_is_the_same_run(tmp_path):
     config = default_config()
-    claim(tmp_path, config=config.to_dict(), fingerprint="f00d")
-    claim(tmp_path, config=config.to_dict(), fingerprint="f00d")
+    open_run(tmp_path, config=config.to_dict(), fingerprint="f00d")
+    open_run(tmp_path, config=config.to_dict(), fingerprint="f00d")
 
 
 def test_other_data_is_refused(tmp_path):
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     with pytest.raises(InputError, match=r"run on other data \(fingerprint f00d, now beef\)"):
-        claim(tmp_path, config=config_of(), fingerprint="beef")
+        open_run(tmp_path, config=config_of(), fingerprint="beef")
 
 
 def test_other_pictures_are_refused_and_runs_that_know_nothing_of_them_go_on(tmp_path):
-    claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
-    claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+    open_run(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+    open_run(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
     with pytest.raises(InputError, match=r"run on other pictures.* \(fingerprint a\+b\+c, now a\+b\+d\)"):
-        claim(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+d", begun=True)
-    claim(tmp_path / "old", config=config_of(), fingerprint="f00d")
-    claim(tmp_path / "old", config=config_of(), fingerprint="f00d", pixels="a+b+c")
+        open_run(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+d", begun=True)
+    open_run(tmp_path / "old", config=config_of(), fingerprint="f00d")
+    open_run(tmp_path / "old", config=config_of(), fingerprint="f00d", pixels="a+b+c")
 
 
 @pytest.mark.parametrize(
@@ -71,29 +71,29 @@ def test_other_pictures_are_refused_and_runs_that_know_nothing_of_them_go_on(tmp
     ],
 )
 def test_another_run_is_refused_by_the_fields_that_differ(tmp_path, changed, said):
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(InputError, match=said):
-        claim(tmp_path, config=config_of(**changed), fingerprint="f00d")
+        open_run(tmp_path, config=config_of(**changed), fingerprint="f00d")
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_what_does_not_touch_the_numbers_may_change(tmp_path):
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     free = {"data__path": "/moved", "data__threads": 8, "train__log_every": 1, "train__checkpoint_every": 7}
-    claim(tmp_path, config=config_of(**free, report__pictures=False), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(**free, report__pictures=False), fingerprint="f00d")
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"holds files but no run \(config.json is missing\); give another --workdir"):
-        claim(tmp_path, config=config_of(), fingerprint="f00d")
+        open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_start_that_was_killed_does_not_lock_the_folder(tmp_path):
     (tmp_path / "config.json.part").write_text('{"conf')
-    claim(tmp_path, config=config_of(), fingerprint="f00d")
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert json.loads((tmp_path / "config.json").read_text())["data"] == "f00d"
 
 
@@ -102,7 +102,7 @@ def test_processes_of_one_run_may_claim_its_folder_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for attempt in range(20):
             folder = tmp_path / str(attempt)
-            claims = [pool.submit(claim, folder, config=config, fingerprint="f00d") for _ in range(8)]
+            claims = [pool.submit(open_run, folder, config=config, fingerprint="f00d") for _ in range(8)]
             for done in claims:
                 done.result()
 
@@ -110,19 +110,19 @@ def test_processes_of_one_run_may_claim_its_folder_at_once(tmp_path):
 def test_a_process_whose_host_does_not_see_the_run_is_refused(tmp_path):
     config = config_of()
     with pytest.raises(InputError, match=r"has begun, but not in this host's .*run: give a --workdir that all"):
-        claim(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
+        open_run(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
     assert not (tmp_path / "run").exists()
-    claim(tmp_path / "run", config=config, fingerprint="f00d")
-    claim(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
+    open_run(tmp_path / "run", config=config, fingerprint="f00d")
+    open_run(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
     with pytest.raises(InputError, match="other data"):
-        claim(tmp_path / "run", config=config, fingerprint="beef", begun=True)
+        open_run(tmp_path / "run", config=config, fingerprint="beef", begun=True)
 
 
 @pytest.mark.parametrize("text", ["", '{"config": {', "[1, 2]", "\x00"])
 def test_a_broken_config_is_named_and_kept(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config.json (is no JSON|holds no JSON object)") as caught:
-        claim(tmp_path, config=config_of(), fingerprint="f00d")
+        open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "config.json").read_text() == text
 
@@ -131,14 +131,14 @@ def test_a_broken_config_is_named_and_kept(tmp_path, text):
 def test_a_config_of_another_form_is_bad_input(tmp_path, content):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"config\.json|another run"):
-        claim(tmp_path, config=config_of(), fingerprint="f00d")
+        open_run(tmp_path, config=config_of(), fingerprint="f00d")
 
 
 @pytest.mark.parametrize("below", ["", "sub"])
 def test_a_file_where_the_folder_should_be_is_an_error_of_the_disk(tmp_path, below):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(OSError, match="taken"):
-        claim(tmp_path / "taken" / below, config=config_of(), fingerprint="f00d")
+        open_run(tmp_path / "taken" / below, config=config_of(), fingerprint="f00d")
     assert (tmp_path / "taken").read_text() == "x"
 
 

@@ -11,8 +11,8 @@ from awcl_jax.runtime import bucket as storage
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.metrics import MetricsWriter, read_metrics
-from awcl_jax.train.run_folder import claim
-from awcl_jax.train.workdir import Spool, at_hand
+from awcl_jax.train.run_folder import open_run
+from awcl_jax.train.workdir import Workdir, fetch_run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def home(bucket):
 
 def begin(folder, **config):
     folder.fetch()
-    claim(folder.files, config=config or {"seed": 0}, fingerprint="f")
+    open_run(folder.files, config=config or {"seed": 0}, fingerprint="f")
 
 
 def on_bucket(home):
@@ -58,15 +58,15 @@ def moved(monkeypatch):
 
 
 def test_a_folder_is_of_one_process_at_a_time(tmp_path):
-    with Spool(tmp_path / "run") as first:
+    with Workdir(tmp_path / "run") as first:
         first.hold()
-        with pytest.raises(InputError, match=r"at work in .*run: wait"), Spool(tmp_path / "run") as second:
+        with pytest.raises(InputError, match=r"at work in .*run: wait"), Workdir(tmp_path / "run") as second:
             second.hold()
-        with Spool(tmp_path / "other") as third:
+        with Workdir(tmp_path / "other") as third:
             third.hold()
-        with pytest.raises(InputError), Spool(tmp_path / "run") as fourth:
+        with pytest.raises(InputError), Workdir(tmp_path / "run") as fourth:
             fourth.hold()  # those who were refused have not let others in
-    with Spool(tmp_path / "run") as fifth:
+    with Workdir(tmp_path / "run") as fifth:
         fifth.hold()
 
 
@@ -75,23 +75,23 @@ def test_a_disk_without_locks_holds_nobody_out(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with Spool(tmp_path) as first, Spool(tmp_path) as second:
+    with Workdir(tmp_path) as first, Workdir(tmp_path) as second:
         first.hold()
         second.hold()
 
 
 def test_a_folder_of_this_host_is_used_as_it_is(tmp_path):
-    with Spool(tmp_path / "run") as folder:
+    with Workdir(tmp_path / "run") as folder:
         assert folder.files == folder.home == tmp_path / "run"
         begin(folder)
         folder.send(after=pytest.fail)
         folder.share()
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.json"]
-    assert at_hand(tmp_path / "run") == tmp_path / "run"
+    assert fetch_run(tmp_path / "run") == tmp_path / "run"
 
 
 def test_a_run_leaves_on_the_bucket_what_it_leaves_in_a_folder(home):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         with MetricsWriter(folder.files, start_step=0) as metrics:
             metrics.write(1, {"loss": 2.0})
@@ -101,26 +101,26 @@ def test_a_run_leaves_on_the_bucket_what_it_leaves_in_a_folder(home):
     assert not folder.files.exists()
     assert {name.split("/")[0] for name in on_bucket(home)} == {"config.json", "metrics.jsonl", "tensorboard"}
     # Another host takes it up again, from the step of a checkpoint.
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         with MetricsWriter(folder.files, start_step=1) as metrics:
             metrics.write(2, {"loss": 0.5})
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         folder.fetch()
         assert [line["loss"] for line in read_metrics(folder.files / "metrics.jsonl")] == [2.0, 0.5]
-    with pytest.raises(InputError, match=f"^{home} holds another run, with other seed"), Spool(home) as folder:
+    with pytest.raises(InputError, match=f"^{home} holds another run, with other seed"), Workdir(home) as folder:
         begin(folder, seed=1)
 
 
 def test_checkpoints_come_back_and_those_that_are_not_kept_are_removed(home):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         save(folder, 1, 2, 3)
         folder.send()
         assert steps_on_bucket(home) == {"1", "2", "3"}
         save(folder, 4)
     assert steps_on_bucket(home) == {"1", "3", "4"}
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         folder.fetch()
         with Checkpoints(folder.files) as checkpoints:
             step, state = checkpoints.newest({"a": jnp.zeros(3)}, warn=pytest.fail)
@@ -129,12 +129,12 @@ def test_checkpoints_come_back_and_those_that_are_not_kept_are_removed(home):
 
 
 def test_a_damaged_checkpoint_is_set_aside_on_the_bucket_too(home):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         save(folder, 1, 2)
     name = max((n for n in on_bucket(home) if n.startswith("checkpoints/2/")), key=lambda n: len(on_bucket(home)[n]))
     storage.listed(home)[name].upload_from_string(b"damage")
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         folder.fetch()
         with Checkpoints(folder.files) as checkpoints:
             said = []
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_set_aside_on_the_bucket_too(home):
 
 
 def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         save(folder, 1)
         (folder.files / "metrics.jsonl").write_text("")
@@ -174,12 +174,12 @@ def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
 
 
 def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_sending(home, bucket):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         save(folder, 1)
     bucket.blob("runs/one/checkpoints/2/state/d/half").upload_from_string(b"half")
-    assert at_hand(home).joinpath("checkpoints").is_dir()
-    with Spool(home) as folder:
+    assert fetch_run(home).joinpath("checkpoints").is_dir()
+    with Workdir(home) as folder:
         folder.fetch()
         assert [step.name for step in (folder.files / "checkpoints").iterdir()] == ["1"]
         assert steps_on_bucket(home) == {"1", "2"}
@@ -188,12 +188,12 @@ def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_sending(home, b
 
 
 def test_what_was_left_here_by_a_run_that_was_killed_is_not_sent(home):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
-    folder = Spool(home)
+    folder = Workdir(home)
     folder.files.mkdir(parents=True)
     (folder.files / "results.json").write_text("{}")
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         folder.send()
         folder.fetch()
         folder.send()
@@ -201,7 +201,7 @@ def test_what_was_left_here_by_a_run_that_was_killed_is_not_sent(home):
 
 
 def test_only_what_has_changed_is_sent(home, moved):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         folder.send()
         folder.send()
@@ -214,7 +214,7 @@ def test_what_is_no_run_is_neither_fetched_nor_touched(bucket, monkeypatch):
     home = f"gs://{bucket.name}"
     with (
         pytest.raises(InputError, match=rf"{home} holds files but no run \(config.json is missing\)"),
-        Spool(f"{home}/") as folder,
+        Workdir(f"{home}/") as folder,
     ):
         begin(folder)
     assert set(on_bucket(home)) == {"frames/a.png"}
@@ -224,7 +224,7 @@ def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said
     def fail(*args):
         raise InputError("The bucket is gone.")
 
-    folder = Spool(home)
+    folder = Workdir(home)
     with folder:
         begin(folder)
         monkeypatch.setattr(storage, "send", fail)
@@ -233,7 +233,7 @@ def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said
         assert (folder.files / "config.json").is_file()
         monkeypatch.undo()
     # What ended the run is not hidden behind it.
-    folder = Spool(home)
+    folder = Workdir(home)
     folder.fetch()
     (folder.files / "results.json").write_text("{}")
     monkeypatch.setattr(storage, "send", fail)
@@ -244,7 +244,7 @@ def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said
 
 def test_who_insists_does_not_wait_for_the_bucket(home, moved):
     def insist() -> None:
-        with Spool(home) as folder:
+        with Workdir(home) as folder:
             begin(folder)
             raise KeyboardInterrupt
 
@@ -254,7 +254,7 @@ def test_who_insists_does_not_wait_for_the_bucket(home, moved):
 
 
 def test_a_run_is_at_hand_with_the_checkpoint_that_is_meant_alone(home):
-    with Spool(home) as folder:
+    with Workdir(home) as folder:
         begin(folder)
         save(folder, 1, 2, 3)
 
@@ -262,10 +262,10 @@ def test_a_run_is_at_hand_with_the_checkpoint_that_is_meant_alone(home):
         run = path if path.name == "one" else path.parents[1]
         return {file.relative_to(run).parts[1] for file in run.glob("checkpoints/*")}, (run / "config.json").is_file()
 
-    assert there(at_hand(f"{home}/")) == ({"3"}, True)
-    named = at_hand(f"{home}/checkpoints/2")
+    assert there(fetch_run(f"{home}/")) == ({"3"}, True)
+    named = fetch_run(f"{home}/checkpoints/2")
     assert named.parts[-2:] == ("checkpoints", "2")
     assert there(named) == ({"2"}, True)
-    assert there(at_hand(home, checkpoint=False)) == (set(), True)
+    assert there(fetch_run(home, checkpoint=False)) == (set(), True)
     with pytest.raises(InputError, match=f"There is nothing at {home}/none"):
-        at_hand(f"{home}/none")
+        fetch_run(f"{home}/none")
