@@ -1,10 +1,12 @@
-"""Configurations from files: Python, which is executed, or JSON, which is only read.
+"""Configurations by name and from files: Python, which is executed, or JSON, which is only read.
 
-A JSON file holds fields by group, as `{"granularity": "coarse", "train": {"steps": 500}}`; those that it leaves out
-have their defaults. `config.json` in a run's folder is such a file, too, and makes the same run again.
+The shipped ones have names, `fine` or `fine:tiny`, which work in any folder. A JSON file holds fields by group, as
+`{"granularity": "coarse", "train": {"steps": 500}}`; the others keep their defaults. The `config.json` in a run's
+folder is such a file, too, and makes the same run again.
 """
 
 import json
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,14 @@ from awcl_jax.runtime.errors import InputError
 flags.disclaim_key_flags()
 
 _HELP = (
-    "Configuration: a Python file as configs/fine.py[:VARIANT], which is executed, so only one that you trust; or "
-    "FILE.json, which is only read and may be a stranger's, such as the config.json of a run."
+    "Configuration: the name of a shipped one, NAME[:VARIANT] (fine, coarse, scan, simclr, moco, downstream_planes, "
+    "downstream_segmentation); a Python file, FILE.py[:VARIANT], which is executed, so use only one that you trust; or "
+    "FILE.json, which is only read and may be a stranger's, for example the config.json of a run."
 )
-_RUN = {"config", "data"}  # what the config.json of a run holds: its configuration, and the data's fingerprint
+# In an installed package, and in a clone, where they are beside it.
+_PACKAGE = Path(__file__).parents[1]
+_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+_RUN = {"config", "data", "pixels"}  # in the config.json of a run: its configuration, and the data's fingerprints
 
 
 class _Parser(flags.ArgumentParser):
@@ -47,14 +53,51 @@ class _Parser(flags.ArgumentParser):
         file, colon, variant = path.partition(":")
         if file.lower().endswith(".json"):
             raise InputError(f"a JSON file has no variants; got {colon + variant!r} after its name")
+        if file.isidentifier():
+            file = str(shipped_file(file))
         if not file.endswith(".py"):
-            raise InputError("a configuration is a Python file, NAME.py[:VARIANT], or FILE.json")
+            raise InputError(
+                "a configuration is the name of a shipped one, NAME[:VARIANT], a Python file, NAME.py[:VARIANT], or "
+                "FILE.json"
+            )
         if not Path(file).is_file():
-            raise InputError(f"there is no file {file}")
-        config = self._python.parse(path)
+            name = Path(file).stem
+            hint = f"; the shipped configuration is --config={name}" if name in shipped_names() else ""
+            raise InputError(f"there is no file {file}{hint}")
+        config = self._python.parse(file + colon + variant)
         if not isinstance(config, ConfigDict):  # or what ml_collections has for one that could not read a file
             raise InputError("its get_config() gives no ConfigDict: begin with awcl_jax.config.default_config()")
         return config
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the configurations that come with the package."""
+    return tuple(sorted(file.stem for file in _shipped_folder().glob("[!_]*.py")))
+
+
+def shipped_file(name: str) -> Path:
+    """Return the file of a configuration that comes with the package.
+
+    Raises:
+      InputError: no configuration has this name.
+    """
+    if name not in shipped_names():
+        raise InputError(f"{name!r} is not a shipped configuration; these are: {', '.join(shipped_names())}")
+    return _shipped_folder() / f"{name}.py"
+
+
+def shipped_config(name: str, variant: str | None = None) -> ConfigDict:
+    """Return a configuration that comes with the package.
+
+    Args:
+      name: as `fine`.
+      variant: as `tiny`; none for the phantom's.
+    """
+    return runpy.run_path(str(shipped_file(name)))["get_config"](variant)
+
+
+def _shipped_folder() -> Path:
+    return next(folder for folder in _SHIPPED if (folder / "fine.py").is_file())
 
 
 def define_config(values: flags.FlagValues = flags.FLAGS, *, sys_argv: list[str] | None = None) -> flags.FlagHolder:

@@ -1,6 +1,7 @@
 """The encoder as a serialised function of `jax.export`: StableHLO that JAX alone runs, without this package."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -37,4 +38,16 @@ def write_jax(path: Path, model: ResNet, variables: Mapping[str, PyTree], prepro
     size = preprocessing.frame_size
     (batch,) = export.symbolic_shape("batch")
     frames = jax.ShapeDtypeStruct((batch, size, size), jnp.uint8)
-    path.write_bytes(export.export(jax.jit(encode), platforms=PLATFORMS)(frames).serialize())
+    with _without_folders():
+        path.write_bytes(export.export(jax.jit(encode), platforms=PLATFORMS)(frames).serialize())
+
+
+@contextlib.contextmanager
+def _without_folders() -> Iterator[None]:
+    """Keep the folders of this machine out of what is lowered: MLIR names the source file of every operation."""
+    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_hlo_source_file_canonicalization_regex", before)

@@ -58,10 +58,10 @@ def test_a_task_makes_it_a_downstream_run(written):
 def test_what_a_run_writes_makes_that_run_again(default, tmp_path):
     config = default()
     config.seed, config.optim.clip_norm, config.optim.learning_rate = 7, 1.5, 1
-    open_run(tmp_path / "run", config=to_dict(config), fingerprint="f00d")
+    open_run(tmp_path / "run", config=to_dict(config), fingerprint="f00d", pixels="ba5e")
     again = command_line(f"--config={tmp_path / 'run' / 'config.json'}")
     assert again.to_dict() == config.to_dict()
-    open_run(tmp_path / "run", config=to_dict(again), fingerprint="f00d")  # it is the same run
+    open_run(tmp_path / "run", config=to_dict(again), fingerprint="f00d", pixels="ba5e")  # it is the same run
 
 
 def test_fields_are_set_over_json(written):
