@@ -16,12 +16,16 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["awcl_jax*", "configs*"]),
+    # A wheel has the configurations inside the package, so that `--config=fine` works in any folder.
+    packages=[*find_packages(include=["awcl_jax*"]), "awcl_jax.configs"],
+    package_dir={"awcl_jax.configs": "configs"},
+    entry_points={"console_scripts": ["awcl = awcl_jax.runtime.cli:awcl"]},
     package_data={"awcl_jax.report": ["page/*", "vendor/*"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.6",
         "chex>=0.1.89",
+        "flatbuffers>=24",  # jax.export needs it and does not say so
         "flax>=0.12",
         "grain>=0.2.12",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so

@@ -34,6 +34,7 @@ from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
 
 _CONFIG = define_config()
+_FIELDS = flags.DEFINE_bool("fields", False, "List every field of the configuration with its default and meaning.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; by default new in runs/.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
@@ -47,8 +48,15 @@ def main(argv: list[str]) -> None:
     """Run what the configuration says."""
     if len(argv) > 1:
         raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
+    if _FIELDS.value:
+        from awcl_jax.config.reference import fields_text
+
+        print(fields_text())
+        return
     if _CONFIG.value is None:
-        raise InputError("No configuration; give one with --config=configs/fine.py, see --help.")
+        raise InputError(
+            "No configuration. Choose one, for example --config=configs/fine.py or --config=fine; see --help."
+        )
     bucket.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
     # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
     # tell in one; Matplotlib tells of its fonts when it is imported.

@@ -7,9 +7,9 @@ python -m awcl_jax.main --config=configs/downstream_planes.py --config.task.labe
 
 from ml_collections import ConfigDict
 
-from configs.downstream_variants import planes
+from awcl_jax.config.downstream_variants import planes
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """The defaults of downstream runs; `variant` as in `configs.downstream_variants.planes`."""
+    """The defaults of downstream runs; `variant` as in `awcl_jax.config.downstream_variants.planes`."""
     return planes(variant)

@@ -7,9 +7,9 @@ python -m awcl_jax.main --config=configs/downstream_segmentation.py --config.enc
 
 from ml_collections import ConfigDict
 
-from configs.downstream_variants import segmentation
+from awcl_jax.config.downstream_variants import segmentation
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Head, abdomen and femur of the phantom; `variant` as in `configs.downstream_variants.segmentation`."""
+    """Head, abdomen and femur of the phantom; `variant` as in `awcl_jax.config.downstream_variants.segmentation`."""
     return segmentation(variant)

@@ -6,9 +6,9 @@ python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.p
 
 from ml_collections import ConfigDict
 
-from configs.variants import base
+from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """The defaults are AWCL fine; `variant` as in `configs.variants.base`."""
+    """The defaults are AWCL fine; `variant` as in `awcl_jax.config.variants.base`."""
     return base(variant)

@@ -7,7 +7,7 @@ With anatomy as positives the queue serves AWCL: `--config=configs/fine.py --con
 
 from ml_collections import ConfigDict
 
-from configs.variants import base
+from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

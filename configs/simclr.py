@@ -5,7 +5,7 @@ python -m awcl_jax.main --config=configs/simclr.py
 
 from ml_collections import ConfigDict
 
-from configs.variants import base
+from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

@@ -9,13 +9,13 @@ the best score on validation patients is taken for all seeds.
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from awcl_jax.config.file import shipped_config
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import run_folder
 
@@ -347,7 +347,7 @@ def runs(study: Study, out: Path) -> Iterator[Run]:
 
 def _pretraining(study: Study, method: Method, seed: int) -> Run:
     assert method.config is not None
-    config = _load(method.config, study.variant)
+    config = shipped_config(method.config, study.variant or None)
     fields = {**study.pretraining, **method.encoder, **method.fields, "name": method.name, "seed": seed}
     config.update_from_flattened_dict(fields)
     config.report.pictures &= seed == study.seeds[0]  # the gallery has those of one seed
@@ -356,7 +356,7 @@ def _pretraining(study: Study, method: Method, seed: int) -> Run:
 
 def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out: Path) -> Iterator[Run]:
     """The run of a task, or those that try its learning rates."""
-    config = _load(task.config, task.variant)
+    config = shipped_config(task.config, task.variant or None)
     config.update_from_flattened_dict(
         {**task.fields, **method.encoder, "name": task.name, "seed": seed, "encoder.init": init}
     )
@@ -371,7 +371,3 @@ def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out:
             tried = config.copy_and_resolve_references()
             tried.optim.learning_rate = rate
             yield Run(folder, DOWNSTREAM, tried)
-
-
-def _load(name: str, variant: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(variant or None)

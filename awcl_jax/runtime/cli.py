@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import runpy
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -10,6 +11,16 @@ from awcl_jax.runtime.errors import InputError, RunStopped
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
+
+COMMANDS = {
+    "main": "pretrain an encoder, or train on one for a task",
+    "ingest": "prepare a dataset, of your own scans or a public one",
+    "embed": "features of frames, and their nearest neighbours",
+    "export": "an encoder for other programs: PyTorch, ONNX, JAX",
+    "report": "the page of a run, or of two to compare",
+    "reproduce": "methods, tasks and seeds, and the paper's tables",
+}
+"""What `awcl` runs -> what it is for."""
 
 
 @contextlib.contextmanager
@@ -41,6 +52,21 @@ def exit_on_bad_input() -> Iterator[None]:
         _leave(str(interrupted), SAVED)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
+
+
+def awcl() -> None:
+    """Run `awcl COMMAND ...`, which is short for `python -m awcl_jax.COMMAND ...`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in COMMANDS:
+        sys.argv[:2] = [f"awcl {command}"]
+        runpy.run_module(f"awcl_jax.{command}", run_name="__main__", alter_sys=True)
+        return
+    lines = [f"  {name:10} {purpose}" for name, purpose in COMMANDS.items()]
+    usage = "\n".join(["usage: awcl COMMAND ...", "", *lines, "", "`awcl COMMAND --help` lists its options."])
+    if command in ("", "-h", "--help"):
+        print(usage)
+        return
+    _leave(f"error: awcl has no command {command!r}; it has {', '.join(COMMANDS)}", 1)
 
 
 def _say(error: OSError) -> str:
