@@ -4,9 +4,11 @@ Machines burn text, scales and grey bars into their pictures. A model can read t
 the anatomy.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 _EDGE = 256  # pixels of the longer edge at which the sector is looked for; larger frames are shrunk
 _FULL = 0.97  # a sector of this share of the picture or more is looked for again, above the noise
@@ -18,6 +20,20 @@ _LEAST = 0.1  # of the picture: what is smaller is no sector
 _SLOPES = np.linspace(-1.6, 0.3, 77)  # columns a row that the left side runs, from a wide sector to a narrowing one
 _STRAIGHT = 0.15  # of the rows, which must begin on one line for it to be a side
 _OUTSIDE = (0.02, 0.05)  # of the largest part, and of all parts, which may lie outside of a side
+_CLEAR, _OUTSIDE_CLEAR = (
+    0.75,
+    0.15,
+)  # of the rows, which begin on a clear side; of all parts, which may lie outside of it
+_EVEN = 0.1  # columns a row by which the slopes of a fan's sides may differ
+_DARK = (0.95, 1.15)  # of a fan with a dark part: depth on its axis, at most; area with the part, at least, to without
+
+
+class Side(NamedTuple):
+    """The line column = slope row + start on which most rows of a sector begin, and the share of rows that do."""
+
+    slope: float
+    start: float
+    share: float
 
 
 def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -25,23 +41,19 @@ def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
     Echoes are brighter than the darkest part of the frame; what is as thin as writing, or small, is left out. Writing
     that touches the fan is cut off along the fan's side, where most rows of it begin. The convex hull of the rest fills
-    in shadows and fluid. What lies above the face of a curved array, within its hull, counts as sector.
+    in shadows and fluid; where much of a fan is dark, the circular sector between its sides does. What lies above the
+    face of a curved array, within its hull, counts as sector.
 
     Returns:
       True in the sector; everywhere, where none is found.
     """
-    h, w = frame.shape
-    scale = min(1.0, _EDGE / max(h, w))
-    small = frame
-    if scale < 1:
-        size = (max(1, round(w * scale)), max(1, round(h * scale)))
-        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    sector = _hull(small, above=_ABOVE[0])
+    small = shrink(frame)
+    sector = _above(small, _ABOVE[0])
     if sector.mean() >= _FULL:
-        sector = _hull(small, above=_ABOVE[1])
+        sector = _above(small, _ABOVE[1])
     if sector.mean() < _LEAST:
-        return np.ones((h, w), bool)
-    return cv2.resize(sector.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST_EXACT) != 0
+        return np.ones(frame.shape, bool)
+    return enlarge(sector, frame.shape)
 
 
 def mask_overlays(frame: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -49,18 +61,82 @@ def mask_overlays(frame: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     return np.where(find_sector(frame), frame, 0).astype(np.uint8)
 
 
-def _hull(frame: UInt8[np.ndarray, "h w"], *, above: float) -> Bool[np.ndarray, "h w"]:
-    """The convex hull of what is a few grey levels brighter than the darkest part; nothing, where nothing is."""
-    level = np.float32(above + min(_BLACK, np.percentile(cv2.blur(frame, (9, 9)), 0.5)))
-    bright = (cv2.blur(frame.astype(np.float32), (3, 3)) > level).astype(np.uint8)
-    parts = _without_writing(bright) * (frame > level)
+def shrink(frame: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "_ _"]:
+    """Return the frame at the size at which sectors are looked for: no edge is longer than 256 pixels."""
+    h, w = frame.shape
+    scale = _EDGE / max(h, w)
+    if scale >= 1:
+        return frame
+    return cv2.resize(frame, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
+
+
+def enlarge(sector: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Return a sector of a shrunk frame at the frame's size."""
+    return cv2.resize(sector.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) != 0
+
+
+def _above(frame: UInt8[np.ndarray, "h w"], above: float) -> Bool[np.ndarray, "h w"]:
+    """The sector of what is a few grey levels brighter than the darkest part; nothing, where nothing is."""
+    level = background(frame) + np.float32(above)
+    return sector_of(cv2.blur(frame.astype(np.float32), (3, 3)) > level, frame > level)
+
+
+def background(frame: Shaped[np.ndarray, "h w"]) -> np.float32:
+    """Return the grey value of what is about the echoes, as the darkest part of a frame tells."""
+    return np.float32(min(_BLACK, np.percentile(cv2.blur(frame, (9, 9)), 0.5)))
+
+
+def sector_of(broad: Bool[np.ndarray, "h w"], echoes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the sector that echoes lie in.
+
+    Args:
+      broad: where echoes are in the mean of the pixels about: what is as thin as writing here is left out.
+      echoes: the pixels that may be of the sector.
+
+    Returns:
+      True in the sector; nowhere, where nothing is broad.
+    """
+    sector = np.zeros(echoes.shape, np.uint8)
+    parts = _without_writing(broad.astype(np.uint8)) * echoes
     if not parts.any():
-        return np.zeros(frame.shape, bool)
-    parts = _trim_left(parts)
-    echoes = _trim_left(parts[:, ::-1])[:, ::-1] > 0
-    hull = np.zeros(frame.shape, np.uint8)
-    cv2.fillConvexPoly(hull, cv2.convexHull(_ends_of_rows(echoes)), color=1)
-    return hull != 0
+        return sector != 0
+    parts, left = _trim_left(parts)
+    mirrored, right = _trim_left(parts[:, ::-1])
+    ends = _ends_of_rows(mirrored[:, ::-1] > 0)
+    cv2.fillConvexPoly(sector, cv2.convexHull(ends), color=1)
+    if left is not None and right is not None:
+        _add_dark_part(sector, ends, left, right)
+    return sector != 0
+
+
+def _add_dark_part(sector: UInt8[np.ndarray, "h w"], ends: Int[np.ndarray, "n 2"], left: Side, right: Side) -> None:
+    """Add to a sector what lies between the sides of a fan and no farther from its apex than its farthest echo.
+
+    A fan is as wide to the left as to the right. One that reaches this depth on its axis is left as it is: in a frame
+    that was made square its arc is none of a circle.
+
+    Args:
+      sector: changed in place.
+      ends: (x, y) of its outermost pixels.
+      left: its left side.
+      right: its right side, of the mirrored sector.
+    """
+    height, width = sector.shape
+    if left.slope + right.slope >= 0 or abs(left.slope - right.slope) > _EVEN:
+        return
+    apex_y = (width - 1 - right.start - left.start) / (left.slope + right.slope)
+    apex_x = left.slope * apex_y + left.start
+    farthest = np.hypot(ends[:, 0] - apex_x, ends[:, 1] - apex_y).max()
+    on_axis = np.flatnonzero(sector[:, min(max(round(apex_x), 0), width - 1)])
+    if not on_axis.size or on_axis[-1] - apex_y > _DARK[0] * min(farthest, height - 1 - apex_y):
+        return
+    rows = np.arange(ends[:, 1].min(), height)
+    half = np.sqrt(np.maximum(farthest**2 - (rows - apex_y) ** 2, 0.0))
+    first = np.ceil(np.maximum(np.maximum(left.slope * rows + left.start, apex_x - half), 0)).astype(int)
+    last = np.floor(np.minimum(np.minimum(width - 1 - right.slope * rows - right.start, apex_x + half), width - 1))
+    if np.maximum(last - first + 1, 0).sum() >= _DARK[1] * sector.sum():
+        columns = np.arange(width)
+        sector[rows] |= (columns >= first[:, None]) & (columns <= last[:, None])
 
 
 def _ends_of_rows(region: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
@@ -90,26 +166,30 @@ def _without_writing(bright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
     return rank[parts]
 
 
-def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """The parts without what lies outside of the largest one's straight left side, where it has one."""
+def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"], Side | None]:
+    """The parts without what lies outside of the largest one's straight left side, and this side, where it has one."""
     echoes = parts == 2
     rows = np.flatnonzero(echoes.any(axis=1))
     first = echoes[rows].argmax(axis=1)
     away = first > 1  # rows that begin at the border tell of no side
-    line = _side(first[away], rows[away], least=max(8.0, _STRAIGHT * rows.size))
-    if line is None:
-        return parts
-    slope, start = line
+    side = _side(first[away], rows[away], least=max(8.0, _STRAIGHT * rows.size))
+    if side is None:
+        return parts, None
     height, width = echoes.shape
-    outside = np.arange(width) < (slope * np.arange(height) + start - 0.5)[:, None]
+    outside = np.arange(width) < (side.slope * np.arange(height) + side.start - 0.5)[:, None]
     lost = (outside & echoes).sum() / echoes.sum(), (outside & (parts > 0)).sum() / (parts > 0).sum()
-    return parts if lost[0] > _OUTSIDE[0] or lost[1] > _OUTSIDE[1] else np.where(outside, 0, parts).astype(np.uint8)
+    if lost[0] > _OUTSIDE[0] or lost[1] > (_OUTSIDE_CLEAR if side.share > _CLEAR else _OUTSIDE[1]):
+        return parts, None
+    return np.where(outside, 0, parts).astype(np.uint8), side
 
 
-def _side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least: float) -> tuple[float, float] | None:
-    """Slope and start of the line column = slope row + start on which most rows begin, to two pixels.
+def _side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least: float) -> Side | None:
+    """The left side of a sector, to two pixels.
 
-    None, where fewer than `least` rows begin on one line.
+    Args:
+      columns: at which its rows begin.
+      rows: these rows.
+      least: number of rows; None is returned where fewer begin on one line.
     """
     if columns.size < least:
         return None
@@ -119,4 +199,4 @@ def _side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least:
     slope, at = np.unravel_index(int(counts.argmax()), counts.shape)
     if counts[slope, at] < least:
         return None
-    return float(_SLOPES[slope]), float(starts[slope, at])
+    return Side(float(_SLOPES[slope]), float(starts[slope, at]), float(counts[slope, at] / columns.size))
