@@ -25,10 +25,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from awcl_jax.data.datasets.own.items import Picture, Reading
-from awcl_jax.data.datasets.own.region import moving_sector
-from awcl_jax.data.datasets.own.videos import decode, open_video
 from awcl_jax.data.sector import find_sector
+from awcl_jax.ingest.own.items import Picture, Reading
+from awcl_jax.ingest.own.region import moving_sector
+from awcl_jax.ingest.own.videos import decode, open_video
 
 _ROOT = Path(__file__).parents[1]
 OUTLINES = _ROOT / "tests" / "sector_outlines.json"
@@ -149,7 +149,9 @@ def encoded_again(frames: _Frames, *, codec: str, bit_rate: int) -> Iterator[UIn
     """Every eighth frame of a clip of 25 frames a second that was encoded at a bitrate."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=25, bit_rate=bit_rate, pix_fmt="yuv420p")
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.bit_rate, stream.pix_fmt = bit_rate, "yuv420p"
         stream.height, stream.width = frames[0].shape
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))

@@ -20,10 +20,8 @@ _LEAST = 0.1  # of the picture: what is smaller is no sector
 _SLOPES = np.linspace(-1.6, 0.3, 77)  # columns a row that the left side runs, from a wide sector to a narrowing one
 _STRAIGHT = 0.15  # of the rows, which must begin on one line for it to be a side
 _OUTSIDE = (0.02, 0.05)  # of the largest part, and of all parts, which may lie outside of a side
-_CLEAR, _OUTSIDE_CLEAR = (
-    0.75,
-    0.15,
-)  # of the rows, which begin on a clear side; of all parts, which may lie outside of it
+_CLEAR = 0.75  # of the rows: a side on which more begin is clear
+_OUTSIDE_CLEAR = 0.15  # of all parts, which may lie outside of a clear side
 _EVEN = 0.1  # columns a row by which the slopes of a fan's sides may differ
 _DARK = (0.95, 1.15)  # of a fan with a dark part: depth on its axis, at most; area with the part, at least, to without
 
@@ -172,7 +170,7 @@ def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"
     rows = np.flatnonzero(echoes.any(axis=1))
     first = echoes[rows].argmax(axis=1)
     away = first > 1  # rows that begin at the border tell of no side
-    side = _side(first[away], rows[away], least=max(8.0, _STRAIGHT * rows.size))
+    side = left_side(first[away], rows[away], least=max(8.0, _STRAIGHT * rows.size))
     if side is None:
         return parts, None
     height, width = echoes.shape
@@ -183,8 +181,8 @@ def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"
     return np.where(outside, 0, parts).astype(np.uint8), side
 
 
-def _side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least: float) -> Side | None:
-    """The left side of a sector, to two pixels.
+def left_side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, least: float) -> Side | None:
+    """Return the left side of a sector, to two pixels.
 
     Args:
       columns: at which its rows begin.

@@ -8,9 +8,13 @@ import pytest
 
 from awcl_jax.data.reader import resize_frame
 from awcl_jax.data.sector import find_sector, mask_overlays
+from awcl_jax.ingest.own.items import BadFileError, Picture
+from awcl_jax.ingest.own.motion import noise_of
+from awcl_jax.ingest.own.region import moving_sector
 from awcl_jax.ingest.phantom import Frame, Scan
 from awcl_jax.ingest.phantom.domains import FETUS, HEART, Domain
 from awcl_jax.ingest.public.hc18 import fill_outline
+from benchmarks import sector as benchmark
 
 
 def frames_of(domain: Domain) -> list[Frame]:
@@ -161,3 +165,108 @@ def test_real_structures_lie_in_the_sector(real_data: Path):
             assert 0.3 < sector.mean() < 1
             outside.append((inside & ~sector).sum() / inside.sum())
         assert np.mean(outside) < 0.002, name
+
+
+def test_a_panel_beside_a_rectangle_goes():
+    picture, expected = np.zeros((256, 256), np.uint8), np.zeros((256, 256), bool)
+    picture[10:240, 30:180] = np.random.default_rng(0).integers(5, 120, (230, 150))
+    expected[10:240, 30:180] = True
+    picture[60:125, 205:250] = 90  # 8% of the rectangle's area: far more than a line of writing
+    found = find_sector(picture)
+    assert overlap(found, expected) > 0.97
+    assert not found[:, 205:].any()
+
+
+def test_the_dark_half_of_a_fan_is_of_it():
+    picture, fan = screen()
+    rows, columns = np.indices(fan.shape)
+    picture[(rows > 130) & (columns - 200 > -0.35 * (rows + 60))] = 0  # a bone's shadow, but for a strip on the left
+    assert overlap(find_sector(picture), convex_hull(fan)) > 0.95
+
+
+def clip(count: int = 12, *, text: bool = True, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A fan that flickers, of which the deep third is dim and rests, under text: the frames, the fan, the text."""
+    _, fan = screen()
+    rng = np.random.default_rng(0)
+    speckle = np.stack([cv2.GaussianBlur(rng.normal(0, 300, fan.shape), (0, 0), 3) for _ in range(count)])
+    frames = np.where(fan, np.clip(60 + speckle, 10, 255), 0)
+    frames[:, 180:] = np.where(fan[180:], 7, 0)
+    written = write(np.zeros(fan.shape, np.uint8)) * (~fan) if text else np.zeros(fan.shape, np.uint8)
+    if text:
+        written[278:, 100:300] = 150  # a panel, which is neither thin nor beside the fan
+    frames = np.maximum(frames, written) + rng.normal(0, noise, frames.shape)
+    return np.clip(np.round(frames), 0, 255).astype(np.uint8), fan, written > 0
+
+
+def sector_of_clip(frames: np.ndarray) -> np.ndarray:
+    return moving_sector([Picture(frame) for frame in frames], frames[0].shape)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5, 9.0])
+@pytest.mark.parametrize("count", [4, 12])
+def test_the_sector_of_a_clip_has_its_dark_part_and_no_text(count, noise):
+    frames, fan, text = clip(count, noise=noise)
+    found = sector_of_clip(frames)
+    assert overlap(found, convex_hull(fan)) > 0.93
+    assert (found & text).sum() < 0.01 * text.sum()
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_text_that_a_codec_draws_anew_once_is_no_echo(count):
+    frames, _, text = clip(count)
+    frames[count // 2 :, text] //= 2
+    assert (sector_of_clip(frames) & text).sum() < 0.01 * text.sum()
+
+
+def test_a_frame_that_is_repeated_counts_once():
+    frames, _, _ = clip()
+    np.testing.assert_array_equal(sector_of_clip(np.repeat(frames, 9, axis=0)), sector_of_clip(frames))
+
+
+def test_a_panel_at_rest_that_fills_the_picture_is_no_sector():
+    frames, fan, _ = clip(text=False)
+    found = sector_of_clip(np.where(fan | (np.indices(fan.shape)[1] % 50 == 0), frames, 18))
+    assert not found[:60, :60].any()
+    assert overlap(found, convex_hull(fan)) > 0.6, "the part that moves is kept"
+
+
+def test_a_clip_that_is_cut_to_its_sector_is_kept_whole():
+    frames = np.random.default_rng(0).integers(30, 250, (6, 120, 160), np.uint8)
+    assert sector_of_clip(frames).mean() > 0.99
+
+
+def test_a_clip_that_rests_has_no_sector():
+    frames, _, _ = clip(1)
+    for still in (frames, np.repeat(frames, 9, axis=0)):
+        with pytest.raises(BadFileError) as caught:
+            sector_of_clip(still)
+        assert caught.value.kind == "no_motion"
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 4.0])
+def test_noise_is_measured_beside_echoes_that_move(sigma):
+    rng = np.random.default_rng(0)
+    drawn = [cv2.GaussianBlur(rng.uniform(60, 180, (300, 300)), (0, 0), 3) for _ in range(2)]  # other echoes
+    one, other = (np.round(image + rng.normal(0, sigma, image.shape)).astype(np.uint8) for image in drawn)
+    assert noise_of(one, other) == pytest.approx(np.hypot(sigma, 12**-0.5), rel=0.1), "with that of rounding"
+    assert noise_of(one // 100, other // 100) == 0, "black tells nothing"
+
+
+@pytest.mark.parametrize("half", benchmark.FRAMES_OF)
+def test_frames_have_the_sector_that_was_drawn_by_eye(real_data: Path, half: str):
+    scores = benchmark.frame_scores(real_data, half)
+    assert len(scores) == (12 if half == "frames_drawn_last" else 15)
+    assert np.mean([score.iou for score in scores.values()]) > 0.96
+    assert min(score.iou for score in scores.values()) > 0.8
+    assert np.mean([score.lost for score in scores.values()]) < 0.02
+
+
+@pytest.mark.parametrize("condition", [pytest.param(name, marks=pytest.mark.slow) for name in benchmark.CONDITIONS])
+def test_clips_have_the_sector_that_was_drawn_by_eye(real_data: Path, condition: str):
+    scores = benchmark.clip_scores(real_data, condition)
+    assert len(scores) == 24
+    iou, lost, text = np.array(list(scores.values())).T
+    assert iou.mean() > 0.95
+    assert iou.min() > 0.85
+    assert lost.mean() < 0.03
+    assert not (text.mean() > 0.005), "none is written about the clips as they are"

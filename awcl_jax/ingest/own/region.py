@@ -3,12 +3,9 @@
 - `whole`: all of it.
 - `tag`: the rectangles of ultrasound that the file names, and in each frame the sector (see `awcl_jax.data.sector`)
   within them. A rectangle in which no sector is found is kept whole. A file that names none is refused.
-- `sector`: for clips that name none. The sector is looked for in what moves, which burnt-in text does not:
-
-      range = most - least grey value of a pixel over the clip, 0 where it is 16 levels or less
-
-  A sector found in one frame alone is no safe place to keep, for writing that is large takes part in it. Where nothing
-  moves, or no sector is found, the file is refused.
+- `sector`: for clips that name none. The sector is looked for in what moves, which burnt-in text does not, and joined
+  with what is brighter than the background; see `motion.py`. A sector found in one frame alone is no safe place to
+  keep, for writing that is large takes part in it. Where nothing moves, or no sector is found, the file is refused.
 - a rectangle of the user's.
 """
 
@@ -20,11 +17,10 @@ from jaxtyping import Bool, UInt8
 
 from awcl_jax.data.sector import find_sector
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture
+from awcl_jax.ingest.own.motion import Motion
 
 Rectangle = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, the last column and row outside."""
-
-_MOVES = 16  # grey levels; compression noise about resting text stays below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +85,11 @@ def moving_sector(frames: Iterable[Picture], size: tuple[int, int]) -> Bool[np.n
     Raises:
       BadFileError: nothing moves, or no sector is found in what does.
     """
-    least, most = np.full(size, 255, np.uint8), np.zeros(size, np.uint8)
+    motion = Motion()
     for frame in frames:
         if frame.image.shape != size:
             raise BadFileError("cut_short", "its frames differ in size")
-        np.minimum(least, frame.image, out=least)
-        np.maximum(most, frame.image, out=most)
-    moves = (most > least) & (most - least > _MOVES)
-    sector = find_sector(np.where(moves, most - least, np.uint8(0)))
-    # find_sector gives the whole of a picture in which it finds none.
-    if sector.all():
+        motion.add(frame.image)
+    if (sector := motion.sector()) is None:
         raise BadFileError("no_motion")
     return sector
