@@ -32,7 +32,7 @@ from awcl_jax.ingest.own.videos import decode, open_video
 
 _ROOT = Path(__file__).parents[1]
 OUTLINES = _ROOT / "tests" / "sector_outlines.json"
-FRAMES_OF = {"frames_tuned_on": "tuned on", "frames_held_out": "held out"}
+FRAMES_OF = {"frames_tuned_on": "tuned on", "frames_held_out": "held out", "frames_drawn_last": "drawn last"}
 _EVERY = 8  # as ingest takes them
 _GAP = 6  # pixels from the outline to the nearest text
 _Frames = UInt8[np.ndarray, "t h w"]
