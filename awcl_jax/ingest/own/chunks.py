@@ -54,6 +54,7 @@ class Outcome:
       blank: frames dropped because all their pixels have one value.
       coloured: frames whose grey was made from colours.
       masked: frames that were made black outside of a region.
+      fans: of its sector, as numbers (see `data.fan.Fan`), where that was looked for in the clip.
       kind: of its fault (see `items.WHY`), or empty.
       detail: of its fault.
     """
@@ -65,6 +66,7 @@ class Outcome:
     blank: int = 0
     coloured: int = 0
     masked: int = 0
+    fans: Sequence[Sequence[float | None] | None] = ()
     kind: str = ""
     detail: str = ""
 
@@ -288,6 +290,7 @@ def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tup
     for picture in clip.frames():
         if kept is None:
             kept = kept_part(clip, reading.region, picture.image.shape)
+            outcome.fans = kept.fans
         image = keep(picture.image, kept)
         if image.min() == image.max():
             outcome.blank += 1

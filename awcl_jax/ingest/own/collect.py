@@ -33,6 +33,7 @@ class Collection:
       faults: of files that could not be decoded, or whose frames came before.
       counts: of frames: `near`, `blank`, `coloured`, `masked` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
+      fans: scan -> those of its files, as numbers (see `data.fan.Fan`), where sectors were looked for in clips.
     """
 
     parts: dict[str, list[Part]]
@@ -40,6 +41,7 @@ class Collection:
     faults: list[Fault]
     counts: Counter[str]
     dropped: Counter[str]
+    fans: dict[str, list[Sequence[float | None] | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
 
 
 def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collection:
@@ -68,6 +70,8 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collect
             hashes.append(_hashes(chunk.frame_ids[outcome.start : outcome.stop]))
             collection.sizes[job.items[0].split] += outcome.size
             _add_counts(collection.counts, outcome)
+            if outcome.fans:
+                collection.fans[item.scan_id].extend(outcome.fans)
         if positions:
             collection.parts[job.items[0].split].append(Part(records_of(job, folder), np.concatenate(positions)))
     if hashes:

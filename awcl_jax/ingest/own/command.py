@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import IMAGES
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         prepared = usable and (args.skip_bad or not faults)
         said = [*notes(faults, collection), *_said_of_ids(args, pseudonyms)]
         if prepared:
-            prepare(_builder(args, out, taxonomy, reading, collection, {"settings": settings, "notes": said}), out)
+            metadata = {"settings": settings, "notes": said} | ({FANS: collection.fans} if collection.fans else {})
+            prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
         report = write_report(
             out,
             command=args.command,

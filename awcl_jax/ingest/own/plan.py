@@ -14,6 +14,7 @@ from awcl_jax.ingest.own.privacy import Pseudonyms
 from awcl_jax.runtime.errors import InputError
 
 _FORMAT = 1  # a new number when what a chunk holds changes
+_SECTOR_FORMAT = 2  # the same for chunks of which sectors were looked for
 _JOB_FILES, _JOB_BYTES = 64, 64 << 20
 
 
@@ -179,7 +180,8 @@ def _size(item: Item) -> int:
 
 def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Reading, taxonomy: Taxonomy) -> str:
     files = [[i.scan_id, i.patient_id, i.split, i.fine, i.coarse, i.machine, i.pixel_mm, *_state(i)] for i in group]
-    what = [_FORMAT, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
+    form = _SECTOR_FORMAT if reading.region in ("sector", "tag") else _FORMAT
+    what = [form, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
     return pseudonyms.digest("chunk", json.dumps(what, default=str))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from awcl_jax.data.fan import Fan, fit_fan
 from awcl_jax.data.sector import find_sector
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture
 from awcl_jax.ingest.own.motion import Motion
@@ -30,10 +31,12 @@ class Kept:
     Attributes:
       part: its pixels; None for all.
       rectangles: in which the sector is looked for in each frame by itself.
+      fans: of the clip's sector, where that was looked for in the whole clip; None where it is no fan.
     """
 
     part: Bool[np.ndarray, "h w"] | None
     rectangles: tuple[Rectangle, ...] = ()
+    fans: tuple[Fan | None, ...] = ()
 
 
 def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kept:
@@ -52,7 +55,8 @@ def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kep
     if region == "tag" and not clip.region:
         raise BadFileError("no_region")
     if region == "sector" and not clip.region:
-        return Kept(moving_sector(clip.frames(), size))
+        sector = moving_sector(clip.frames(), size)
+        return Kept(sector, fans=(fit_fan(sector),))
     rectangles = clip.region if isinstance(region, str) else (region,)
     part = np.zeros(size, bool)
     for x0, y0, x1, y1 in rectangles:
