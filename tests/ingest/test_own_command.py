@@ -18,12 +18,13 @@ import tensorflow_datasets as tfds
 from pyarrow import parquet
 
 from awcl_jax.data import selection
+from awcl_jax.data.fan import read_fans
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.embed import command as embed
-from awcl_jax.ingest import command as ingest
+from awcl_jax.embed.command import command as embed
+from awcl_jax.ingest.command import command as ingest
 from awcl_jax.ingest.own import command as ingest_own
 from awcl_jax.ingest.own.privacy import Pseudonyms
-from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.pretrain.runner import runner as pretrain
 from configs import fine
 from tests.helpers.frames import speckle
 from tests.helpers.own_files import moving_disc, write_dicom, write_video
@@ -344,6 +345,37 @@ def test_clips_of_a_table(tmp_path, run):
     index = ScanIndex.from_dataset(tmp_path / "out")
     assert (len(index), len(index.scan_names), index.patient_names) == (18, 6, ("0", "1", "2"))
     assert index.fine_names == ()
+
+
+def test_what_was_removed_of_clips_is_shown_and_their_fans_are_stored(tmp_path, run):
+    rows, columns = np.indices((240, 320))
+    x, z = columns - 160, rows + 40
+    fan = (np.abs(np.arctan2(x, z)) < 0.5) & (np.hypot(x, z) < 260) & (rows > 20)
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        frames = [np.where(fan, 60 + cv2.GaussianBlur(rng.normal(0, 300, fan.shape), (0, 0), 3), 0) for _ in range(24)]
+        frames = [np.clip(frame, 0, 255).astype(np.uint8) for frame in frames]
+        for frame in frames:
+            cv2.putText(frame, "NAME, GIVEN", (4, 14), cv2.FONT_HERSHEY_PLAIN, 1, 255)
+        (tmp_path / f"in/p{number}").mkdir(parents=True)
+        write_video(tmp_path / f"in/p{number}/a.mp4", frames)
+    args = ("video", f"--source={tmp_path / 'in'}", "--every=2")
+    status, printed, _ = run(*args, f"--out={tmp_path / 'out'}", "--region=sector")
+    assert status == 0
+    assert f"See in {tmp_path / 'out/removed.png'} that what was removed" in printed
+    picture = cv2.imread(str(tmp_path / "out/removed.png")).astype(int)
+    red = (picture[..., 2] > 60) & (picture[..., :2].max(axis=-1) < 10)
+    assert 0.001 < red.mean() < 0.05, "the names, and next to nothing of the fans"
+    index = ScanIndex.from_dataset(tmp_path / "out")
+    fans = read_fans(index.path)
+    assert sorted(fans) == sorted(index.scan_names)
+    for (found,) in fans.values():
+        assert (found.left, found.right) == pytest.approx((-28.6, 28.6), abs=1.5)  # 0.5 radian
+        assert (found.apex_x, found.apex_y) == pytest.approx((160, -40), abs=8)
+        assert found.outer == pytest.approx(260, rel=0.04)
+    assert run(*args, f"--out={tmp_path / 'whole'}")[0] == 0
+    assert not (tmp_path / "whole/removed.png").exists()
+    assert read_fans(ScanIndex.from_dataset(tmp_path / "whole").path) == {}
 
 
 def test_frames_that_stand_still_are_dropped(tmp_path, run):

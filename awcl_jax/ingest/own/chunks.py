@@ -35,11 +35,13 @@ from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading
 from awcl_jax.ingest.own.near import difference, thumbnail
 from awcl_jax.ingest.own.plan import Job
 from awcl_jax.ingest.own.region import keep, kept_part
+from awcl_jax.ingest.own.removed import SIZE, show_removed
 from awcl_jax.runtime.errors import InputError
 
 _OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dicom.open_dicom}
 RECORD_OPTIONS = "group_size:1,uncompressed"  # each record is found by itself, and PNG does not get smaller
 _ID_DIGITS = 20
+_EXAMPLES = 8  # of what was removed, for each chunk
 _NO_PROCESS = "Processes to decode in cannot be started: --workers=1 decodes in this one, and memory may be short."
 
 
@@ -96,6 +98,13 @@ def read_chunk(job: Job, folder: Path) -> Chunk:
     stored = json.loads(_notes(job, folder).read_text())
     outcomes = tuple(Outcome(**outcome) for outcome in stored["outcomes"])
     return Chunk(outcomes, tuple(stored["frame_ids"]), Counter(stored["dropped"]))
+
+
+def removed_examples(jobs: Sequence[Job], folder: Path) -> UInt8[np.ndarray, "n 160 160 3"]:
+    """What was removed from some frames of each job that is decoded, as `show_removed` draws it."""
+    paths = [path for job in jobs if (path := _removed(job, folder)).exists()]
+    drawn = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in paths]
+    return np.concatenate([np.zeros((0, SIZE, 3), np.uint8), *drawn]).reshape(-1, SIZE, SIZE, 3)
 
 
 def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Callable[[int], object]) -> None:
@@ -217,6 +226,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     features = frame_features(job.taxonomy, mask_names=job.reading.mask_names)
     serializer = ExampleSerializer(features.get_serialized_info())
     frame_ids: list[str] = []
+    removed: list[UInt8[np.ndarray, "_ _ 3"]] = []
     dropped: Counter[str] = Counter()
     outcomes = []
     part = records_of(job, folder).with_suffix(".part")
@@ -229,14 +239,14 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
         for position, item in enumerate(job.items):
             # Over what is there: a file made anew for every picture would take as long as a small picture.
             os.pwrite(mark.fileno(), f"{position:8}".encode(), 0)
-            outcome = Outcome(start=len(frame_ids))
+            outcome, examples = Outcome(start=len(frame_ids)), len(removed)
             outcomes.append(outcome)
             try:
                 if position in crashed:
                     raise BadFileError("crash")
                 clip = _OPENERS[job.kind](item.path, job.reading)
                 dropped.update(clip.dropped)
-                for record in _records(item, clip, job.reading, outcome):
+                for record in _records(item, clip, job.reading, outcome, removed):
                     # A map of protobuf has no order of its own, and another one in every process.
                     example = serializer.get_tf_example(features.encode_example(record))
                     data = example.SerializeToString(deterministic=True)
@@ -249,17 +259,22 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                 # Records that were written before the fault stay in the file, and no outcome counts them.
                 outcome.kind, outcome.detail = error.kind, error.detail
                 outcome.start, outcome.size = len(frame_ids), 0
+                del removed[examples:]
             outcome.stop = len(frame_ids)
     notes = {"outcomes": [dataclasses.asdict(o) for o in outcomes], "frame_ids": frame_ids, "dropped": dropped}
     part.replace(records_of(job, folder))
+    if removed:
+        _removed(job, folder).write_bytes(cv2.imencode(".png", np.concatenate(removed)[..., ::-1])[1].tobytes())
     part = _notes(job, folder).with_suffix(".notes")
     part.write_text(json.dumps(notes))
     part.replace(_notes(job, folder))
     _mark(job, folder).unlink()
 
 
-def _records(item: Item, clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """The records of a file, as `frame_features` describes them."""
+def _records(
+    item: Item, clip: Clip, reading: Reading, outcome: Outcome, removed: list[UInt8[np.ndarray, "_ _ 3"]]
+) -> Iterator[dict[str, Any]]:
+    """The records of a file, as `frame_features` describes them; of its first frame also what was removed."""
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     seen: set[str] = set()
     for picture, image in _kept_frames(clip, reading, outcome):
@@ -267,6 +282,8 @@ def _records(item: Item, clip: Clip, reading: Reading, outcome: Outcome) -> Iter
         if frame_id in seen:
             outcome.near += 1
             continue
+        if not seen and reading.region != "whole" and len(removed) < _EXAMPLES:
+            removed.append(show_removed(picture.image, image))
         seen.add(frame_id)
         outcome.coloured += picture.colour
         record = {
@@ -314,6 +331,10 @@ def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:
 
 def _notes(job: Job, folder: Path) -> Path:
     return folder / f"{job.name}.json"
+
+
+def _removed(job: Job, folder: Path) -> Path:
+    return folder / f"{job.name}.png"
 
 
 def _mark(job: Job, folder: Path) -> Path:

@@ -20,9 +20,9 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own.builder import OwnScans
-from awcl_jax.ingest.own.chunks import decode_all
+from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect
-from awcl_jax.ingest.own.contact_sheet import write_contact_sheet
+from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
 from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names
 from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
@@ -33,6 +33,7 @@ from awcl_jax.ingest.prepare import only_writer, prepare
 from awcl_jax.runtime.errors import InputError
 
 MONTAGE = "montage.png"
+REMOVED = "removed.png"
 KINDS = {"manifest": "image", "folder": "image", "video": "video", "dicom": "dicom"}
 REGIONS = {
     "image": {"whole": "all of it"},
@@ -110,6 +111,10 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         if not prepared:
             _refuse(listing, faults, usable, report)
         write_contact_sheet(ScanIndex.from_dataset(target), out / MONTAGE)
+        (out / REMOVED).unlink(missing_ok=True)
+        if len(removed := removed_examples(jobs, work)):
+            write_removed_sheet(removed, out / REMOVED)
+            said.append(f"See in {out / REMOVED} that what was removed (red) is writing, and not echoes.")
         # Last, for where it is left, the next run takes up from here.
         shutil.rmtree(work)
     return Prepared(target, [*said, f"Look through {out / MONTAGE} for text that is burnt in; {report} says the rest."])

@@ -1,10 +1,10 @@
-"""A sheet of small pictures by which a person sees what is in a dataset, and whether text is burnt in anywhere."""
+"""Sheets of small pictures by which a person sees what is in a dataset, and what was removed from its frames."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
 from awcl_jax.data.anatomy import UNLABELLED
@@ -38,6 +38,26 @@ def write_contact_sheet(index: ScanIndex, out: Path, *, seed: int = 0) -> None:
         for ax, image in zip(line, reader.read(frames), strict=False):
             ax.imshow(image, cmap="gray", vmin=0, vmax=255)
         line[0].set_title(name.replace("$", r"\$"), loc="left", fontsize=8)
+    figure.savefig(out, dpi=120)
+
+
+def write_removed_sheet(examples: UInt8[np.ndarray, "n h w 3"], out: Path, *, seed: int = 0) -> None:
+    """Write a PNG of what was removed from frames.
+
+    Args:
+      examples: one picture or more, as `show_removed` draws them.
+      out: the file.
+      seed: which of them are drawn, if there are more than fit.
+    """
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(examples))[: _ROWS * _COLUMNS])
+    rows = -(-len(drawn) // _COLUMNS)
+    figure = Figure(figsize=(1.3 * _COLUMNS, 1.4 * rows + 0.4), layout="constrained")
+    figure.suptitle("Red was removed, in blocks too coarse to read; grey was kept.", fontsize=9)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, image in zip(axes.flat, examples[drawn], strict=False):
+        ax.imshow(image)
     figure.savefig(out, dpi=120)
 
 
