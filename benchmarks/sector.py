@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from awcl_jax.data.sector import find_sector
-from awcl_jax.ingest.own.items import Picture, Reading
+from awcl_jax.ingest.own.items import BadFileError, Picture, Reading
 from awcl_jax.ingest.own.region import moving_sector
 from awcl_jax.ingest.own.videos import decode, open_video
 
@@ -52,18 +52,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = Path(os.environ.get("AWCL_DATA", _ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=data, help="folder of the real data (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="of a clip, the first so many of those taken (default: all)")
     parser.add_argument("--each", action="store_true", help="print a line for every clip and frame")
     args = parser.parse_args()
     print("| what | n | IoU mean | IoU worst | lost mean | lost worst | text kept mean | text kept worst |")
     print("|---" * 8 + "|")
     for name in CONDITIONS:
-        _print(f"clips, {name}", clip_scores(args.data, name), each=args.each)
+        _print(f"clips, {name}", clip_scores(args.data, name, count=args.frames), each=args.each)
     for group, said in FRAMES_OF.items():
         _print(f"frames, {said}", frame_scores(args.data, group), each=args.each)
 
 
-def clip_scores(data: Path, condition: str) -> dict[str, Score]:
-    """The scores of `moving_sector` on each clip; none where the clips are absent."""
+def clip_scores(data: Path, condition: str, *, count: int | None = None) -> dict[str, Score]:
+    """The scores of `moving_sector` on the first frames of each clip; NaN for those refused, none for those absent."""
     scores = {}
     for name, polygon in json.loads(OUTLINES.read_text())["clips"].items():
         path = data / "POCUS_LUNG/videos" / name
@@ -71,7 +72,8 @@ def clip_scores(data: Path, condition: str) -> dict[str, Score]:
             every = 1 if condition in _REENCODED else _EVERY
             frames = np.stack([p.image for p in open_video(path, Reading(every=every)).frames()])
             inside = fill(polygon, frames.shape[1:])
-            scores[name] = score(*CONDITIONS[condition](frames, inside))
+            frames, inside, text = CONDITIONS[condition](frames, inside)
+            scores[name] = score(frames[:count], inside, text)
     return scores
 
 
@@ -94,8 +96,11 @@ def fill(polygon: Sequence[Sequence[float]], size: tuple[int, ...]) -> _Region:
 
 
 def score(frames: _Frames, inside: _Region, text: _Region) -> Score:
-    """The score of `moving_sector`."""
-    return compare(moving_sector([Picture(frame) for frame in frames], inside.shape), inside, text)
+    """The score of `moving_sector`; NaN where it refuses the clip."""
+    try:
+        return compare(moving_sector([Picture(frame) for frame in frames], inside.shape), inside, text)
+    except BadFileError:
+        return Score(float("nan"), float("nan"))
 
 
 def compare(found: _Region, inside: _Region, text: _Region | None = None) -> Score:
@@ -176,10 +181,11 @@ def _print(name: str, scores: Mapping[str, Score], *, each: bool) -> None:
     if not scores:
         print(f"| {name} | 0: absent" + " |" * 7)
         return
-    iou, lost, text = np.array(list(scores.values())).T
+    iou, lost, text = np.array([of for of in scores.values() if not np.isnan(of.iou)]).T
+    refused = f" and {len(scores) - len(iou)} refused" if len(iou) < len(scores) else ""
     kept = " | |" if np.isnan(text).all() else f" {_percent(np.nanmean(text))} | {_percent(np.nanmax(text))} |"
     print(
-        f"| {name} | {len(scores)} | {iou.mean():.3f} | {iou.min():.3f} | {_percent(lost.mean())} | "
+        f"| {name} | {len(iou)}{refused} | {iou.mean():.3f} | {iou.min():.3f} | {_percent(lost.mean())} | "
         f"{_percent(lost.max())} |{kept}"
     )
     if each:
