@@ -16,7 +16,7 @@ import argparse
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +29,9 @@ from awcl_jax.data.sector import find_sector
 from awcl_jax.ingest.own.items import BadFileError, Picture, Reading
 from awcl_jax.ingest.own.region import moving_sector
 from awcl_jax.ingest.own.videos import decode, open_video
+from tests.helpers.outlines import OUTLINES, fill
 
 _ROOT = Path(__file__).parents[1]
-OUTLINES = _ROOT / "tests" / "sector_outlines.json"
 FRAMES_OF = {"frames_tuned_on": "tuned on", "frames_held_out": "held out", "frames_drawn_last": "drawn last"}
 _EVERY = 8  # as ingest takes them
 _GAP = 6  # pixels from the outline to the nearest text
@@ -85,14 +85,6 @@ def frame_scores(data: Path, group: str) -> dict[str, Score]:
         if frame is not None:
             scores[name] = compare(find_sector(frame), fill(polygon, frame.shape))
     return scores
-
-
-def fill(polygon: Sequence[Sequence[float]], size: tuple[int, ...]) -> _Region:
-    """The pixels whose centre is within a convex polygon, whose corners (x, y) count from the picture's corner."""
-    region = np.zeros(size, np.uint8)
-    corners = np.round((np.array(polygon) - 0.5) * 16).astype(np.int32)
-    cv2.fillConvexPoly(region, corners, color=1, shift=4)
-    return region != 0
 
 
 def score(frames: _Frames, inside: _Region, text: _Region) -> Score:

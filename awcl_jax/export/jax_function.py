@@ -45,7 +45,7 @@ def write_jax(path: Path, model: ResNet, variables: Mapping[str, PyTree], prepro
 @contextlib.contextmanager
 def _without_folders() -> Iterator[None]:
     """Keep the folders of this machine out of what is lowered: MLIR names the source file of every operation."""
-    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    before = jax.config.values["jax_hlo_source_file_canonicalization_regex"]
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
     try:
         yield

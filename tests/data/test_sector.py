@@ -14,7 +14,6 @@ from awcl_jax.ingest.own.region import moving_sector
 from awcl_jax.ingest.phantom import Frame, Scan
 from awcl_jax.ingest.phantom.domains import FETUS, HEART, Domain
 from awcl_jax.ingest.public.hc18 import fill_outline
-from benchmarks import sector as benchmark
 
 
 def frames_of(domain: Domain) -> list[Frame]:
@@ -250,23 +249,3 @@ def test_noise_is_measured_beside_echoes_that_move(sigma):
     one, other = (np.round(image + rng.normal(0, sigma, image.shape)).astype(np.uint8) for image in drawn)
     assert noise_of(one, other) == pytest.approx(np.hypot(sigma, 12**-0.5), rel=0.1), "with that of rounding"
     assert noise_of(one // 100, other // 100) == 0, "black tells nothing"
-
-
-@pytest.mark.parametrize("half", benchmark.FRAMES_OF)
-def test_frames_have_the_sector_that_was_drawn_by_eye(real_data: Path, half: str):
-    scores = benchmark.frame_scores(real_data, half)
-    assert len(scores) == (12 if half == "frames_drawn_last" else 15)
-    assert np.mean([score.iou for score in scores.values()]) > 0.96
-    assert min(score.iou for score in scores.values()) > 0.8
-    assert np.mean([score.lost for score in scores.values()]) < 0.02
-
-
-@pytest.mark.parametrize("condition", [pytest.param(name, marks=pytest.mark.slow) for name in benchmark.CONDITIONS])
-def test_clips_have_the_sector_that_was_drawn_by_eye(real_data: Path, condition: str):
-    scores = benchmark.clip_scores(real_data, condition)
-    assert len(scores) == 24
-    iou, lost, text = np.array(list(scores.values())).T
-    assert iou.mean() > 0.95
-    assert iou.min() > 0.85
-    assert lost.mean() < 0.03
-    assert not (text.mean() > 0.005), "none is written about the clips as they are"

@@ -20,11 +20,11 @@ from pyarrow import parquet
 from awcl_jax.data import selection
 from awcl_jax.data.fan import read_fans
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.embed.command import command as embed
-from awcl_jax.ingest.command import command as ingest
+from awcl_jax.embed import command as embed
+from awcl_jax.ingest import command as ingest
 from awcl_jax.ingest.own import command as ingest_own
 from awcl_jax.ingest.own.privacy import Pseudonyms
-from awcl_jax.pretrain.runner import runner as pretrain
+from awcl_jax.pretrain import runner as pretrain
 from configs import fine
 from tests.helpers.frames import speckle
 from tests.helpers.own_files import moving_disc, write_dicom, write_video
@@ -453,7 +453,8 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path, monkeypatch):
 
 PEAK = """
 import re, sys
-from awcl_jax import ingest, ingest_own
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own import command as ingest_own
 prepare = ingest_own.prepare
 def and_say_the_peak(*args):
     prepare(*args)

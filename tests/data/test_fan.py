@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.data.fan import Fan, fit_fan, read_fans
-from benchmarks.sector import OUTLINES, fill
+from tests.helpers.outlines import OUTLINES, fill
 
 
 def draw_fan(fan: Fan, size: tuple[int, int]) -> np.ndarray:
