@@ -1,10 +1,12 @@
 """Files as a researcher's disk holds them: pictures, clips and DICOM, made for tests."""
 
+import copy
+import functools
 import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import cv2
@@ -63,11 +65,11 @@ def write_dicom(
     syntax: UID = ExplicitVRLittleEndian,
     patient: str = "p1",
     study: str = "1.2.3",
-    region: tuple[int, int, int, int] | None = (0, 0, 10_000, 10_000),
+    region: tuple[int, int, int, int] | Literal["whole"] | None = "whole",
     photometric: str = "MONOCHROME2",
     **tags: Any,
 ) -> Path:
-    """Write an ultrasound object of these frames; `region` is x0, y0, x1, y1, the last inside."""
+    """Write an ultrasound object of these frames; `region` is x0, y0, x1, y1, the last inside, or all of it."""
     ds = pydicom.Dataset()
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -75,6 +77,8 @@ def write_dicom(
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.Modality, ds.PatientID, ds.StudyInstanceUID = "US", patient, study
+    if region == "whole":
+        region = (0, 0, frames[0].shape[1] - 1, frames[0].shape[0] - 1)
     if region is not None:
         ds.SequenceOfUltrasoundRegions = DicomSequence([region_item(*region)])
     _set_pixels(ds, np.stack(frames), syntax, photometric)
@@ -83,6 +87,34 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_streams(
+    path: Path, streams: Sequence[bytes], size: tuple[int, int], *, syntax: UID, photometric: str, **tags: Any
+) -> Path:
+    """Write an ultrasound object of compressed frames, each in an item, and of tags that need not fit them."""
+    samples = 1 if photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") else 3
+    ds = copy.deepcopy(_blank((*size, samples)[: 3 if samples == 3 else 2]))
+    ds.PhotometricInterpretation = photometric
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate(list(streams))
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.NumberOfFrames = len(streams)
+    for name, value in tags.items():
+        if value is None:
+            delattr(ds, name)
+        else:
+            setattr(ds, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+@functools.cache
+def _blank(shape: tuple[int, ...]) -> pydicom.Dataset:
+    with tempfile.TemporaryDirectory() as folder:
+        return pydicom.dcmread(io.BytesIO(write_dicom(Path(folder, "x.dcm"), [np.zeros(shape, np.uint8)]).read_bytes()))
 
 
 def region_item(x0: int, y0: int, x1: int, y1: int, **tags: Any) -> pydicom.Dataset:
@@ -109,21 +141,30 @@ def _set_pixels(ds: pydicom.Dataset, frames: np.ndarray, syntax: UID, photometri
         if syntax == ExplicitVRBigEndian and bits == 16:
             ds.PixelData = frames.astype(frames.dtype.newbyteorder(">")).tobytes()
     elif syntax in (RLELossless, JPEG2000Lossless):
-        compress(ds, syntax, generate_instance_uid=False)
+        # GDCM, which would be asked first, ends the process on noise that it makes longer.
+        compress(ds, syntax, generate_instance_uid=False, encoding_plugin="pydicom" if syntax == RLELossless else "")
     else:
-        encoded = [write_video(None, frames)] if syntax == MPEG4HP41 else [_encode(frame, syntax) for frame in frames]
+        encoded = (
+            [write_video(None, frames)] if syntax == MPEG4HP41 else [encode_frame(frame, syntax) for frame in frames]
+        )
         ds.PixelData = encapsulate(encoded)
         ds["PixelData"].VR = "OB"
         ds["PixelData"].is_undefined_length = True
         ds.file_meta.TransferSyntaxUID = syntax
 
 
-def _encode(frame: np.ndarray, syntax: UID) -> bytes:
+def encode_frame(frame: np.ndarray, syntax: UID, photometric: str = "MONOCHROME2") -> bytes:
+    """A compressed frame, whose samples are those of the array, whatever they are called."""
     if syntax == JPEGBaseline8Bit:
         return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    if syntax in (RLELossless, JPEG2000Lossless):
+        with tempfile.TemporaryDirectory() as folder:
+            ds = pydicom.dcmread(write_dicom(Path(folder, "x.dcm"), [frame], syntax=syntax, photometric=photometric))
+            return next(generate_frames(ds.PixelData, number_of_frames=1))
     # By way of files, as gdcm's own examples do: images made in Python are freed twice.
     with tempfile.TemporaryDirectory() as folder:
-        native, encoded = write_dicom(Path(folder, "native.dcm"), [frame]), Path(folder, "encoded.dcm")
+        native = write_dicom(Path(folder, "native.dcm"), [frame], photometric=photometric)
+        encoded = Path(folder, "encoded.dcm")
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(native))
         assert reader.Read()

@@ -57,6 +57,8 @@ class Outcome:
       coloured: frames whose grey was made from colours.
       masked: frames that were made black outside of a region.
       fans: of its sector, as numbers (see `data.fan.Fan`), where that was looked for in the clip.
+      miscounted: frames of a file that holds another number of them than it says.
+      unscaled: frames without the size of their pixels, because it differs within the picture.
       kind: of its fault (see `items.WHY`), or empty.
       detail: of its fault.
     """
@@ -69,6 +71,8 @@ class Outcome:
     coloured: int = 0
     masked: int = 0
     fans: Sequence[Sequence[float | None] | None] = ()
+    miscounted: int = 0
+    unscaled: int = 0
     kind: str = ""
     detail: str = ""
 
@@ -253,6 +257,8 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                     writer.write(data)
                     frame_ids.append(record["frame_id"])
                     outcome.size += len(data)
+                for remark in clip.remarks:
+                    setattr(outcome, remark, len(frame_ids) - outcome.start)
                 if len(frame_ids) == outcome.start:
                     raise BadFileError("blank" if outcome.blank else "no_pixels")
             except BadFileError as error:

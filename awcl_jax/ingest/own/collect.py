@@ -12,7 +12,7 @@ from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
 from awcl_jax.ingest.own.items import Fault
 from awcl_jax.ingest.own.plan import Job
 
-COUNTS = ("near", "blank", "coloured", "masked")
+COUNTS = ("near", "blank", "coloured", "masked", "miscounted", "unscaled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Collection:
       parts: split -> its records, in order.
       sizes: split -> bytes of these, about.
       faults: of files that could not be decoded, or whose frames came before.
-      counts: of frames: `near`, `blank`, `coloured`, `masked` (see `Outcome`).
+      counts: of frames, by `COUNTS` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
       fans: scan -> those of its files, as numbers (see `data.fan.Fan`), where sectors were looked for in clips.
     """

@@ -302,7 +302,7 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
         try:
             listing.rows.append(_identified(row, args.patient_from))
         except BadFileError as error:
-            listing.faults.append(Fault(row.number, error.kind, path=row.shown))
+            listing.faults.append(Fault(row.number, error.kind, error.detail, path=row.shown))
     return listing
 
 

@@ -15,14 +15,22 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import cv2
-import numpy as np
-from jaxtyping import Shaped, UInt8
-
-from awcl_jax.ingest.own import videos
-from awcl_jax.ingest.own.grey import apply_window
+from awcl_jax.ingest.own import dicom_tags, videos
+from awcl_jax.ingest.own.dicom_frames import (
+    Frames,
+    Layout,
+    Pixels,
+    Samples,
+    decode_compressed,
+    decode_native,
+    find_compressed,
+    find_native,
+    read,
+    read_layout,
+)
+from awcl_jax.ingest.own.dicom_greys import Greys
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
 from awcl_jax.ingest.own.privacy import HASHED_TAGS, READ_TAGS, maker_of
@@ -31,14 +39,30 @@ from awcl_jax.runtime.errors import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.tag import BaseTag
+    from pydicom.uid import UID
 
 SUFFIXES = (".dcm", ".dicom", ".ima", ".img")
 _PIXELS = 0x7FE00010
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _TWO_DIMENSIONAL, _CENTIMETRES = 1, 3  # RegionSpatialFormat; PhysicalUnitsXDirection
-_UNDEFINED = 0xFFFFFFFF
 _INFLATED, _PIECE = 4 << 30, 1 << 20
-_COLOURED = 16  # least distance of two channels; lossy compression makes smaller ones out of grey
+_SEQUENCES = (
+    "SequenceOfUltrasoundRegions",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+)
+"""Sequences of which something is read."""
+_ULTRASOUND = (
+    "1.2.840.10008.5.1.4.1.1.3",
+    "1.2.840.10008.5.1.4.1.1.3.1",
+    "1.2.840.10008.5.1.4.1.1.6",
+    "1.2.840.10008.5.1.4.1.1.6.1",
+    "1.2.840.10008.5.1.4.1.1.6.2",
+)
+"""Classes of ultrasound: images and multi-frame images, retired and of today, and enhanced volumes."""
 
 
 def require_pydicom() -> None:
@@ -59,7 +83,7 @@ def is_dicom(path: Path) -> bool:
         return True
     try:
         with opened(path) as file:
-            return file.read(132)[128:] == b"DICM"
+            return _start(file) is not None
     except BadFileError:
         return False
 
@@ -71,10 +95,11 @@ def read_ids(path: Path) -> tuple[str, str]:
       BadFileError: it is no DICOM file, or not of ultrasound.
     """
     with opened(path) as file, quietly():
-        header, _ = _read_header(file)
-        if _text(header, "Modality") != "US":
-            raise BadFileError("no_ultrasound")
-        patient, study = (str(_read(header, name) or "").strip(" \0") for name in HASHED_TAGS)
+        tags = _read_header(file).tags
+        modality = dicom_tags.text(tags, "Modality")
+        if modality != "US" and (modality or dicom_tags.text(tags, "SOPClassUID") not in _ULTRASOUND):
+            raise BadFileError("no_ultrasound", "" if modality else "Modality is missing")
+        patient, study = (str(dicom_tags.value(tags, name) or "").strip(" \0") for name in HASHED_TAGS)
     return patient, study
 
 
@@ -85,70 +110,127 @@ def open_dicom(path: Path, reading: Reading) -> Clip:
       BadFileError: it is no DICOM file, holds no picture, is cut short, too large, or cannot be decoded.
     """
     with opened(path) as file, quietly():
-        header, pixels = _read_header(file)
-        rows, columns = (int(_number(header, name, 0)) for name in ("Rows", "Columns"))
-        if pixels is None or min(rows, columns) < 1:
+        header = _read_header(file)
+        tags, pixels = header.tags, header.pixels
+        if pixels is None:
+            raise BadFileError("no_pixels")
+        layout = read_layout(tags, compressed=pixels.compressed)
+        rows, columns = layout.size
+        if min(rows, columns) < 1:
             raise BadFileError("no_pixels")
         if rows * columns > reading.max_pixels:
             raise BadFileError("too_large", f"{columns} x {rows}")
-        end = _end_of_pixels(file, header, pixels)
-        region = _regions(header, rows, columns)
+        frames = _find_frames(file, header, pixels, layout)
+        regions = _regions(tags, rows, columns)
+        pixel_mm = _pixel_mm(tags, regions)
+        remarks = set()
+        if frames.count > (layout.announced or 1) and not header.is_video:
+            remarks.add("miscounted")
+        if math.isnan(pixel_mm) and (regions is None or any(region.scaled for region in regions)):
+            remarks.add("unscaled")
         return Clip(
-            frames=lambda: _frames(path, header, pixels, reading),
-            region=tuple(rectangle for rectangle, _ in region),
-            pixel_mm=_pixel_mm(header, region),
-            machine=maker_of(_text(header, "Manufacturer")),
-            dropped=tuple(sorted({*_dropped(header), *_dropped_behind(file, header, end)})),
+            frames=lambda: _frames(path, header, layout, frames, reading, remarks),
+            region=tuple(region.rectangle for region in regions or ()),
+            region_fault="its regions leave the picture" if regions is None else "",
+            pixel_mm=pixel_mm,
+            machine=maker_of(dicom_tags.text(tags, "Manufacturer")),
+            dropped=tuple(sorted({*_dropped(tags), *_dropped_behind(file, tags, frames.end)})),
+            remarks=remarks,
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pixels:
-    """Where a file's pixels lie: offset of their first byte, and their length or `_UNDEFINED`, which is compressed."""
+class _Header:
+    """The tags before the pixels, where those are (None where there are none), and how all of it is written."""
 
-    offset: int
-    length: int
+    tags: "Dataset"
+    pixels: Pixels | None
+    syntax: "UID"
+
+    @property
+    def is_deflated(self) -> bool:
+        from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+        return self.syntax == DeflatedExplicitVRLittleEndian
+
+    @property
+    def is_video(self) -> bool:
+        from pydicom.uid import MPEGTransferSyntaxes
+
+        return self.syntax in MPEGTransferSyntaxes
 
 
-def _read_header(file: BinaryIO) -> "tuple[Dataset, _Pixels | None]":
-    """The tags before the pixels, and where those are; None where there are none."""
+def _read_header(file: BinaryIO) -> _Header:
     from pydicom.filereader import read_partial
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    found: list[int] = []
+    found: list[tuple[int, str]] = []
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        del vr
         if tag == _PIXELS:
-            found.append(length)
+            found.append((length, vr or "OW"))
         return tag >= _PIXELS
 
     try:
-        _require_inflatable(file)
+        start = _start(file)
+        if start is None:
+            raise BadFileError("no_dicom")
+        _require_inflatable(file, start)
         file.seek(0)
         # Large values of other tags (private copies of the whole clip) are passed over.
-        header = read_partial(file, stop_when=at_pixels, defer_size=1 << 20)
-        syntax = header.file_meta.TransferSyntaxUID
+        tags = read_partial(file, stop_when=at_pixels, defer_size=1 << 20, force=True)
+        syntax = tags.file_meta.get("TransferSyntaxUID") or _guessed_syntax(tags)
         if not found:
-            return header, None
-        if syntax == DeflatedExplicitVRLittleEndian:
-            return header, _Pixels(0, found[0])
-        return header, _Pixels(file.tell() + (8 if syntax.is_implicit_VR else 12), found[0])
+            if not tags:
+                raise BadFileError("no_dicom")
+            return _Header(tags, None, syntax)
+        ((length, vr),) = found
+        header = _Header(tags, Pixels(0, length, vr), syntax)
+        if header.is_deflated:
+            return header
+        return dataclasses.replace(
+            header, pixels=Pixels(file.tell() + (8 if tags.original_encoding[0] else 12), length, vr)
+        )
     except BadFileError:
         raise
     except Exception:  # pydicom raises many kinds, and names values in them: none may be chained
         raise BadFileError("no_dicom") from None
 
 
-def _require_inflatable(file: BinaryIO) -> None:
+def _guessed_syntax(tags: "Dataset") -> "UID":
+    """The syntax of a file that names none; compressed pixels say themselves what they are."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little = tags.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _start(file: BinaryIO) -> int | None:
+    """Where the first tag is: behind the preamble, or at once where there is none; None where it is no DICOM file.
+
+    Without a preamble, the first tag is of group 2 (how the file is written) or, in either order of bytes, of group 8.
+    """
+    file.seek(0)
+    head = file.read(140)
+    if head[128:132] == b"DICM":
+        return 132
+    group, element, rest = head[:2], head[2:4], head[4:8]
+    plausible = (rest[:2].isalpha() and rest[:2].isupper()) or rest[1:] == b"\0\0\0"
+    is_first = (group, element) == (b"\x02\0", b"\0\0") or (group == b"\x08\0" and element[1:] == b"\0")
+    is_first |= group == b"\0\x08" and element[:1] == b"\0" and rest[:2].isalpha()
+    return 0 if is_first and plausible else None
+
+
+def _require_inflatable(file: BinaryIO, start: int) -> None:
     """Refuse a file that would inflate to more than `_INFLATED` bytes; pydicom would do it without asking."""
-    from pydicom.filereader import read_file_meta_info
+    from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    meta = read_file_meta_info(file.name)
-    if meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
+    file.seek(start)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
-    file.seek(144 + int(meta.FileMetaInformationGroupLength))  # preamble, "DICM" and the tag that holds this length
+    if "FileMetaInformationGroupLength" in meta:
+        file.seek(start + 12 + int(meta.FileMetaInformationGroupLength))  # behind the tag that holds this length
     inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while piece := inflater.unconsumed_tail or file.read(_PIECE):
         inflated += len(inflater.decompress(piece, _PIECE))
@@ -156,160 +238,129 @@ def _require_inflatable(file: BinaryIO) -> None:
             raise BadFileError("too_large")
 
 
-def _end_of_pixels(file: BinaryIO, header: "Dataset", pixels: _Pixels) -> int | None:
-    """Where the pixels end; None in a file that is deflated.
+def _find_frames(file: BinaryIO, header: _Header, pixels: Pixels, layout: Layout) -> Frames:
+    """Where the frames lie; those of a video, which are not known before it is decoded, count as one.
 
     Raises:
-      BadFileError: they end before their time; decoders would fill in what is missing.
+      BadFileError: pixels end before their time, which decoders would fill in, or do not fit their tags.
     """
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    if header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-        return None  # zlib has seen its end
-    size = file.seek(0, io.SEEK_END)
-    if pixels.length != _UNDEFINED:
-        if pixels.offset + pixels.length > size:
-            raise BadFileError("cut_short")
-        return pixels.offset + pixels.length
-    file.seek(pixels.offset)
-    while (head := file.read(8))[:4] == _ITEM:
-        if len(head) < 8 or file.seek(int.from_bytes(head[4:], "little"), io.SEEK_CUR) > size:
-            raise BadFileError("cut_short")
-    if head[:4] != _END:
+    if pixels.compressed:
+        return find_compressed(file, pixels, None if header.is_video else layout.announced)
+    if header.is_deflated:
+        return dataclasses.replace(find_native(layout, pixels), end=None)  # zlib has seen its end
+    if pixels.offset + pixels.length > file.seek(0, io.SEEK_END):
         raise BadFileError("cut_short")
-    return file.tell()
+    if header.syntax.is_encapsulated:
+        raise BadFileError("contradiction", "TransferSyntaxUID is of compressed pixels, and they are not in items")
+    return find_native(layout, pixels)
 
 
-def _frames(path: Path, header: "Dataset", pixels: _Pixels, reading: Reading) -> Iterator[Picture]:
-    from pydicom import dcmread
-    from pydicom.pixels import iter_pixels
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, MPEGTransferSyntaxes
-
-    with quietly():
-        syntax = header.file_meta.TransferSyntaxUID
-        wanted = range(0, max(int(_number(header, "NumberOfFrames", 1)), 1), reading.every)
-    if syntax in MPEGTransferSyntaxes:
-        yield from videos.decode(_unwrap(path, pixels), reading)
+def _frames(
+    path: Path, header: _Header, layout: Layout, frames: Frames, reading: Reading, remarks: set[str]
+) -> Iterator[Picture]:
+    if header.is_video:
+        yield from _video(path, frames, layout, reading, remarks)
         return
-    decoded: Iterator[np.ndarray] | None = None
+    wanted = range(0, frames.count, reading.every)
+    greys = Greys(header.tags, layout, reading)
+    decoded = _samples(path, header, layout, frames, wanted)
     for _ in wanted:
         with quietly(), _hushed():
             try:
-                if decoded is None:
-                    # pydicom reads frame by frame from a file, but inflates it only when it reads it whole.
-                    source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
-                    decoded = iter_pixels(source, indices=wanted, decoding_plugin=_plugin(syntax))
-                picture = _to_picture(next(decoded), header, reading)
+                picture = greys.picture(next(decoded))
+            except BadFileError as error:
+                raise BadFileError(error.kind, error.detail) from None
             except NotImplementedError:
                 raise BadFileError("no_decoder") from None
-            except Exception as error:
-                # GDCM reads JPEG Extended of 8 bits only.
-                missing = isinstance(error, RuntimeError) and any(
-                    why in str(error) for why in ("missing dependencies", "does not support")
-                )
-                raise BadFileError("no_decoder" if missing else "cut_short") from None
+            except Exception:  # decoders raise many kinds, and say what is in a file
+                raise BadFileError("cut_short") from None
         yield picture
 
 
-def _plugin(syntax: str) -> str:
-    """The decoder to take; any where this one is not installed.
+def _samples(path: Path, header: _Header, layout: Layout, frames: Frames, wanted: range) -> Iterator[Samples]:
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRLittleEndian
 
-    GDCM knows the most syntaxes, but it ends the process on some damaged JPEG files, and others raise.
-    """
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGBaseline8Bit
-
-    wanted = "pillow" if syntax == JPEGBaseline8Bit else "pylibjpeg" if syntax in JPEG2000TransferSyntaxes else "gdcm"
-    return wanted if wanted in get_decoder(syntax).available_plugins else ""
-
-
-def _unwrap(path: Path, pixels: _Pixels) -> io.BytesIO:
-    """The video that a file wraps: its fragments one after the other, without the first, a table of offsets."""
-    stream = io.BytesIO()
+    pixels = header.pixels
+    assert pixels is not None
     with opened(path) as file:
-        file.seek(pixels.offset)
-        number = 0
-        while (head := file.read(8))[:4] == _ITEM:
-            fragment = file.read(int.from_bytes(head[4:], "little"))
-            if number:
-                stream.write(fragment)
-            number += 1
-    stream.seek(0)
-    return stream
+        if frames.ranges:
+            for number in wanted:
+                yield decode_compressed(read(file, frames.ranges[number]), header.syntax, layout)
+        elif header.is_deflated:
+            # pydicom inflates a file only when it reads it whole.
+            inflated = io.BytesIO(dcmread(path, force=True).PixelData)
+            yield from decode_native(inflated, ExplicitVRLittleEndian, pixels, layout, frames, wanted)
+        else:
+            syntax = _guessed_syntax(header.tags)
+            yield from decode_native(file, syntax, pixels, layout, frames, wanted)
 
 
-def _to_picture(values: Shaped[np.ndarray, "..."], header: "Dataset", reading: Reading) -> Picture:
-    from pydicom.pixels import apply_color_lut
-
-    if _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        values = apply_color_lut(values, header)
-        bits = 8 * values.dtype.itemsize
-    else:
-        bits = int(_number(header, "BitsStored", 8))
-    if values.ndim == 3:
-        if values.dtype != np.uint8:
-            values = (values >> max(bits - 8, 0)).astype(np.uint8)
-        sample = values[::4, ::4].astype(np.int16)
-        coloured = bool((sample.max(axis=-1) - sample.min(axis=-1) > _COLOURED).any())
-        return Picture(cv2.cvtColor(np.ascontiguousarray(values[..., :3]), cv2.COLOR_RGB2GRAY), coloured)
-    grey = _to_grey(values, bits, header, reading)
-    return Picture(255 - grey if _text(header, "PhotometricInterpretation") == "MONOCHROME1" else grey)
+def _video(path: Path, frames: Frames, layout: Layout, reading: Reading, remarks: set[str]) -> Iterator[Picture]:
+    """The frames of the video that a file wraps, in one item or in several."""
+    with opened(path) as file:
+        stream = io.BytesIO(read(file, [part for frame in frames.ranges for part in frame]))
+    count = 0
+    for picture in videos.decode(stream, reading):
+        count += 1
+        yield picture
+    if layout.announced is not None and count != -(-layout.announced // reading.every):
+        remarks.add("miscounted")
 
 
-def _to_grey(
-    values: Shaped[np.ndarray, "h w"], bits: int, header: "Dataset", reading: Reading
-) -> UInt8[np.ndarray, "h w"]:
-    """8 bits out of stored values x: y = slope x + intercept, then the window (PS3.3 C.11.2.1.2 and C.11.2.1.3).
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """A rectangle of two-dimensional ultrasound, x1 and y1 outside.
 
-    The window is the user's, else the file's first, else all values that can be stored. Unsigned values of 8 bits stay
-    as they are unless the user gives a window.
+    Attributes:
+      rectangle: x0, y0, x1, y1 in pixels.
+      scaled: whether it says how large its pixels are, be it in no way that is of use here.
+      edge: of its pixels in millimetres; NaN where they are no squares, or of something else than a length.
     """
-    signed = bool(_number(header, "PixelRepresentation", 0))
-    slope, intercept = _number(header, "RescaleSlope", 1), _number(header, "RescaleIntercept", 0)
-    if reading.window is None and bits <= 8 and not signed and (slope, intercept) == (1, 0):
-        return values.astype(np.uint8)
-    scaled = slope * values.astype(np.float64) + intercept
-    if reading.window is not None:
-        return apply_window(scaled, reading.window)
-    centre, width = _number(header, "WindowCenter", math.nan), _number(header, "WindowWidth", math.nan)
-    if math.isfinite(centre) and width > 1:
-        function = _text(header, "VOILUTFunction")
-        if function == "SIGMOID":
-            return np.rint(255 / (1 + np.exp(-4 * (scaled - centre) / width))).astype(np.uint8)
-        if function != "LINEAR_EXACT":
-            centre, width = centre - 0.5, width - 1
-        return apply_window(scaled, (centre - width / 2, centre + width / 2))
-    least = -(2 ** (bits - 1)) if signed else 0
-    ends = sorted((slope * least + intercept, slope * (least + 2**bits - 1) + intercept))
-    return apply_window(scaled, (ends[0], ends[1]))
+
+    rectangle: tuple[int, int, int, int]
+    scaled: bool
+    edge: float
 
 
-def _regions(header: "Dataset", rows: int, columns: int) -> list[tuple[tuple[int, int, int, int], float]]:
-    """Rectangles of two-dimensional ultrasound, x1 and y1 outside, and the edge of their pixels in millimetres."""
+def _regions(tags: "Dataset", rows: int, columns: int) -> list[_Region] | None:
+    """The regions of two-dimensional ultrasound; None where a region leaves the picture.
+
+    Then the picture is not the one that the regions were written for, but one made smaller or cut, and none of them can
+    be trusted. By one pixel they may leave it: some machines write the first column outside for the last inside.
+    """
     found = []
-    for region in _sequence(header, "SequenceOfUltrasoundRegions"):
-        if _number(region, "RegionSpatialFormat", 0) != _TWO_DIMENSIONAL:
-            continue  # M-mode, spectra, graphs
+    for region in dicom_tags.items(tags, "SequenceOfUltrasoundRegions"):
         names = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1")
-        ends = [_number(region, name, math.nan) for name in names]
+        ends = [dicom_tags.number(region, name, math.nan) for name in names]
         if not all(math.isfinite(end) for end in ends):
             continue
         x0, y0, x1, y1 = (int(end) for end in ends)
-        rectangle = max(x0, 0), max(y0, 0), min(x1 + 1, columns), min(y1 + 1, rows)
-        if rectangle[0] >= rectangle[2] or rectangle[1] >= rectangle[3]:
+        if x0 >= x1 or y0 >= y1:
             continue
-        units = [_number(region, name, 0) for name in ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")]
-        deltas = [abs(_number(region, name, math.nan)) for name in ("PhysicalDeltaX", "PhysicalDeltaY")]
-        found.append((rectangle, 10 * _edge(*deltas) if units == [_CENTIMETRES] * 2 else math.nan))
+        if min(x0, y0) < 0 or x1 > columns or y1 > rows:
+            return None
+        if dicom_tags.number(region, "RegionSpatialFormat", 0) != _TWO_DIMENSIONAL:
+            continue  # M-mode, spectra, graphs
+        rectangle = x0, y0, min(x1 + 1, columns), min(y1 + 1, rows)
+        units = [dicom_tags.number(region, f"PhysicalUnits{axis}Direction", 0) for axis in "XY"]
+        deltas = [abs(dicom_tags.number(region, f"PhysicalDelta{axis}", math.nan)) for axis in "XY"]
+        edge = 10 * _edge(*deltas) if units == [_CENTIMETRES] * 2 else math.nan
+        found.append(_Region(rectangle, any(units), edge))
     return found
 
 
-def _pixel_mm(header: "Dataset", regions: list[tuple[tuple[int, int, int, int], float]]) -> float:
-    """Edge of a pixel: of the largest region that says it, else of PixelSpacing; NaN where pixels are no squares."""
-    sized = [((x1 - x0) * (y1 - y0), edge) for (x0, y0, x1, y1), edge in regions if edge > 0]
-    if sized:
-        return max(sized)[1]
-    spacing = _read(header, "PixelSpacing")
+def _pixel_mm(tags: "Dataset", regions: list[_Region] | None) -> float:
+    """Edge of a pixel, where it is the same in all regions, or else, where none of them has one, of PixelSpacing.
+
+    NaN where regions differ or their pixels are no squares, and where PixelSpacing's are none.
+    """
+    if regions is None:
+        return math.nan
+    if any(region.scaled for region in regions):
+        edges = [region.edge for region in regions]
+        return _edge(min(edges), max(edges)) if all(edge > 0 for edge in edges) else math.nan
+    spacing = dicom_tags.value(dicom_tags.shared(tags, "PixelMeasuresSequence", "PixelSpacing"), "PixelSpacing")
     try:
         return _edge(float(spacing[0]), float(spacing[1]))
     except (TypeError, ValueError, IndexError):
@@ -320,25 +371,33 @@ def _edge(x: float, y: float) -> float:
     return (x + y) / 2 if x > 0 and math.isfinite(x) and abs(x - y) <= 0.01 * x else math.nan
 
 
-def _dropped(header: "Dataset") -> Iterator[str]:
+def _dropped(tags: "Dataset") -> Iterator[str]:
     """The tags that are not read, at the head of the file, before the pixels, and in the items that are read."""
-    for dataset in (header.file_meta, header, *_sequence(header, "SequenceOfUltrasoundRegions")):
-        for tag in dataset.keys():  # noqa: SIM118  items() would read the values
-            yield from _unread(tag)
+    for tag in tags.file_meta.keys():  # noqa: SIM118  items() would read the values
+        yield from _unread(tag)
+    yield from _dropped_in(tags)
 
 
-def _dropped_behind(file: BinaryIO, header: "Dataset", end: int | None) -> Iterator[str]:
+def _dropped_in(tags: "Dataset") -> Iterator[str]:
+    for tag in tags.keys():  # noqa: SIM118  items() would read the values
+        yield from _unread(tag)
+    for name in _SEQUENCES:
+        if name in tags:
+            for item in dicom_tags.items(tags, name):
+                yield from _dropped_in(item)
+
+
+def _dropped_behind(file: BinaryIO, tags: "Dataset", end: int | None) -> Iterator[str]:
     """The tags behind the pixels, where some machines put their own; of a deflated file they are not looked at."""
     from pydicom.filereader import data_element_generator
 
     if end is None:
         return
-    syntax = header.file_meta.TransferSyntaxUID
+    implicit, little = tags.original_encoding
     file.seek(end)
     # What lies there is not needed: where it is broken, its tags are not listed.
     with contextlib.suppress(Exception):
-        rest = data_element_generator(file, syntax.is_implicit_VR, syntax.is_little_endian, defer_size=1 << 10)
-        for element in rest:
+        for element in data_element_generator(file, bool(implicit), bool(little), defer_size=1 << 10):
             yield from _unread(element.tag)
 
 
@@ -349,37 +408,6 @@ def _unread(tag: "BaseTag") -> Iterator[str]:
     name = "private" if tag.is_private else keyword_for_tag(tag) or "unknown"
     if name not in (*READ_TAGS, *HASHED_TAGS, "FileMetaInformationGroupLength"):
         yield f"{tag} {name}"
-
-
-def _read(header: "Dataset", name: str) -> Any:
-    """The value of a tag that may be read; None where it is absent or broken."""
-    try:
-        return header.get(name)
-    except Exception:  # pydicom converts values now, and raises many kinds
-        return None
-
-
-def _number(header: "Dataset", name: str, otherwise: float) -> float:
-    """A number, the first where there are several; `otherwise` where there is none, or one without end."""
-    value = _read(header, name)
-    try:
-        number = float(value if isinstance(value, (str, int, float)) else value[0])
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return otherwise
-    return number if math.isfinite(number) else otherwise
-
-
-def _text(header: "Dataset", name: str) -> str:
-    value = _read(header, name)
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _sequence(header: "Dataset", name: str) -> "list[Dataset]":
-    value = _read(header, name)
-    try:
-        return list(value or ())
-    except TypeError:
-        return []
 
 
 @contextlib.contextmanager
@@ -400,7 +428,7 @@ def _hushed() -> Iterator[None]:
 def quietly() -> Iterator[None]:
     """Nothing of what pydicom and GDCM say of a file's values reaches the terminal or a log."""
     logger = logging.getLogger("pydicom")
-    was = logger.disabled
+    was = logger.level
     with contextlib.suppress(ImportError):
         import gdcm
 
@@ -408,8 +436,10 @@ def quietly() -> Iterator[None]:
             switch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logger.disabled = True
+        if was <= logging.CRITICAL:
+            logger.setLevel(logging.CRITICAL + 1)  # `disabled` would leave those of its modules as they are
         try:
             yield
         finally:
-            logger.disabled = was
+            if was <= logging.CRITICAL:
+                logger.setLevel(was)

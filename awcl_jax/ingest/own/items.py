@@ -29,6 +29,8 @@ WHY = {
     "no_motion": "too little moves in it to tell the sector from burnt-in text",
     "several_pages": "it holds several pictures",
     "cut_short": "it is cut short or damaged",
+    "bad_tag": "a tag that its pixels are read by is missing or not valid",
+    "contradiction": "its tags and its pixels contradict each other",
     "too_large": "its picture has more pixels than allowed",
     "bit_depth": "it has more than 8 bits a pixel and says nothing on how to show them",
     "blank": "every pixel has the same value",
@@ -184,6 +186,8 @@ class Clip:
       pixel_mm: edge of a pixel, NaN where the file does not say.
       machine: its maker, empty where the file does not say.
       dropped: names of the tags that were not read.
+      region_fault: why what the file says of its regions is of no use.
+      remarks: what the report counts its frames under, of `collect.COUNTS`; complete when all frames are decoded.
     """
 
     frames: Callable[[], Iterator[Picture]]
@@ -191,3 +195,5 @@ class Clip:
     pixel_mm: float = math.nan
     machine: str = ""
     dropped: tuple[str, ...] = ()
+    region_fault: str = ""
+    remarks: set[str] = dataclasses.field(default_factory=set)

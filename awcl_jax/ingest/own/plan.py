@@ -13,8 +13,8 @@ from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.privacy import Pseudonyms
 from awcl_jax.runtime.errors import InputError
 
-_FORMAT = 1  # a new number when what a chunk holds changes
-_SECTOR_FORMAT = 2  # the same for chunks of which sectors were looked for
+_FORMAT = 2  # a new number when what a chunk holds changes
+_SECTOR_FORMAT = 3  # the same for chunks of which sectors were looked for
 _JOB_FILES, _JOB_BYTES = 64, 64 << 20
 
 

@@ -12,6 +12,7 @@ KEY_VARIABLE = "AWCL_ID_KEY"
 
 READ_TAGS = (
     "TransferSyntaxUID",
+    "SOPClassUID",
     "Modality",
     "Manufacturer",
     "Rows",
@@ -38,7 +39,15 @@ READ_TAGS = (
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "LUTDescriptor",
+    "LUTData",
     "PixelSpacing",
+    "SharedFunctionalGroupsSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
     "SequenceOfUltrasoundRegions",
     "RegionSpatialFormat",
     "RegionLocationMinX0",

@@ -53,7 +53,7 @@ def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kep
     if region == "whole":
         return Kept(None)
     if region == "tag" and not clip.region:
-        raise BadFileError("no_region")
+        raise BadFileError("no_region", clip.region_fault)
     if region == "sector" and not clip.region:
         sector = moving_sector(clip.frames(), size)
         return Kept(sector, fans=(fit_fan(sector),))

@@ -18,6 +18,9 @@ _SAID = {
     "blank": "Dropped {:,} frame(s) of a single grey value.",
     "coloured": "Made grey out of colours in {:,} frame(s).",
     "masked": "Made {:,} frame(s) black outside of the ultrasound region.",
+    "miscounted": "Read {:,} frame(s) of files that hold another number of frames than their NumberOfFrames.",
+    "unscaled": "Stored no pixel size of {:,} frame(s): their regions differ in scale, have no square pixels, or "
+    "leave the picture.",
 }
 
 

@@ -1,0 +1,177 @@
+"""What a compressed picture says of itself, read off the markers before its data: JPEG, JPEG-LS and JPEG 2000.
+
+    marker        JPEG (DCT)                              lossless JPEG, JPEG-LS      JPEG 2000, HTJ2K
+    JFIF          YCbCr; open where the ids are R, G, B   YCbCr, unless pixels deny   -
+    Adobe 0 / 1   RGB / YCbCr                             RGB / YCbCr                 -
+    ids R, G, B   RGB                                     RGB                         -
+    ids 1, 2, 3   YCbCr                                   open                        -
+    subsampled    YCbCr                                   YCbCr                       RGB: decoders convert it
+    none of it    open                                    open                        open
+
+The columns of JPEG are what libjpeg-turbo does (jdapimin.c, `default_decompress_parms`), but for what is open here:
+there it guesses YCbCr (lossless: RGB), where DICOM has a tag to ask. JPEG 2000 names no colours (ISO/IEC 15444-1): its
+multiple component transformation, which the decoder undoes, does not tell what went in. The header of a JP2 file, which
+DICOM forbids, may name YCbCr (sYCC); it is taken off, for some decoders follow it and others do not.
+"""
+
+import dataclasses
+from typing import Literal
+
+Codec = Literal["jpeg", "lossless", "jpeg_ls", "jpeg2000"]
+Colours = Literal["rgb", "ybr", ""]
+
+_JPEG, _JPEG2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
+_CODECS: dict[int, Codec] = {
+    **dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC9, 0xCA), "jpeg"),
+    **dict.fromkeys((0xC3, 0xCB), "lossless"),
+    0xF7: "jpeg_ls",
+}
+"""Start of frame -> codec; hierarchical JPEG, which nothing decodes, is in none."""
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_SYCC = 18  # enumerated colour space of JP2
+
+
+@dataclasses.dataclass(frozen=True)
+class Codestream:
+    """A compressed picture's own account of itself.
+
+    Attributes:
+      codec: `jpeg` (DCT), `lossless` (JPEG), `jpeg_ls`, or `jpeg2000`, which HTJ2K is a kind of.
+      size: height and width.
+      components: how many there are.
+      precision: bits of each.
+      colours: what three components are as they are decoded; empty where that is open.
+      certain: whether nothing outside of the stream can overrule `colours`.
+      taken_for_ybr: JPEG only: what libjpeg takes its three components for, unless it is told otherwise.
+      start: offset of the stream's first marker; above 0 behind a JP2 header.
+    """
+
+    codec: Codec
+    size: tuple[int, int]
+    components: int
+    precision: int
+    colours: Colours = ""
+    certain: bool = False
+    taken_for_ybr: bool = False
+    start: int = 0
+
+
+def begins_picture(head: bytes) -> bool:
+    """Whether these first bytes are those of a compressed picture; eight suffice."""
+    return head.startswith((_JPEG, _JPEG2000, _JP2)) or _begins_rle(head)
+
+
+def _begins_rle(head: bytes) -> bool:
+    """Number of segments, at most 15, and the offset of the first, which follows the header of 64 bytes."""
+    return len(head) >= 8 and 1 <= int.from_bytes(head[:4], "little") <= 15 and head[4:8] == b"\x40\0\0\0"
+
+
+def rle_segments(data: bytes) -> int:
+    """Number of segments of a run-length encoded picture; 0 where it is none."""
+    return int.from_bytes(data[:4], "little") if _begins_rle(data) else 0
+
+
+def read_codestream(data: bytes) -> Codestream | None:
+    """Read what a compressed picture says of itself; None where it is of no kind known here, or its header is cut."""
+    try:
+        if data.startswith(_JPEG):
+            return _read_jpeg(data)
+        if data.startswith(_JPEG2000):
+            return _read_jpeg2000(data, 0)
+        if data.startswith(_JP2):
+            return _read_jp2(data)
+    except (IndexError, ValueError):
+        pass
+    return None
+
+
+def _read_jpeg(data: bytes) -> Codestream | None:
+    jfif, adobe, at = False, -1, 2
+    while True:
+        if data[at] != 0xFF:
+            raise ValueError("no marker")
+        marker, at = data[at + 1], at + 2
+        if marker == 0xFF:  # fill bytes
+            at -= 1
+            continue
+        if marker in _ALONE:
+            continue
+        body = data[at + 2 : at + _number(data, at)]
+        if marker in _CODECS:
+            return _jpeg_frame(_CODECS[marker], body, jfif=jfif, adobe=adobe)
+        if (marker in range(0xC1, 0xD0) and marker not in (0xC4, 0xC8, 0xCC)) or marker in (0xD9, 0xDA):
+            return None
+        jfif |= marker == 0xE0 and body.startswith(b"JFIF\0")
+        if marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe = body[11]
+        at += _number(data, at)
+
+
+def _jpeg_frame(codec: Codec, body: bytes, *, jfif: bool, adobe: int) -> Codestream:
+    precision, height, width, components = body[0], _number(body, 1), _number(body, 3), body[5]
+    ids = tuple(body[6 : 6 + 3 * components : 3])
+    samplings = {body[7 + 3 * component] for component in range(components)}
+    named = ids in ((82, 71, 66), (114, 103, 98))
+    colours: Colours = ""
+    certain = True
+    if jfif:
+        if not named or len(samplings) > 1:
+            colours, certain = "ybr", codec == "jpeg"
+    elif adobe >= 0:
+        colours = "rgb" if adobe == 0 else "ybr"
+    elif named:
+        colours = "rgb"
+    elif len(samplings) > 1 or (codec == "jpeg" and ids == (1, 2, 3)):
+        colours = "ybr"
+    return Codestream(
+        codec,
+        (height, width),
+        components,
+        precision,
+        colours if components == 3 else "",
+        certain and colours != "",
+        taken_for_ybr=components == 3 and (jfif or (adobe != 0 if adobe >= 0 else ids != (82, 71, 66))),
+    )
+
+
+def without_applications(data: bytes) -> bytes:
+    """A JPEG-LS stream without segments of applications, at which CharLS stops, but for that of HP's colours (APP8)."""
+    kept, at = [data[:2]], 2
+    while data[at + 1] not in _CODECS:
+        end = at + 2 + _number(data, at + 2)
+        if data[at + 1] not in range(0xE0, 0xF0) or data[at + 4 : at + 8] == b"mrfx":
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _read_jp2(data: bytes) -> Codestream | None:
+    sycc, at = False, 0
+    while at + 8 <= len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name == b"jp2c":
+            stream = _read_jpeg2000(data, at + 8)
+            if sycc and stream.colours == "" and stream.components == 3:
+                return dataclasses.replace(stream, colours="ybr", certain=True)
+            return stream
+        if name == b"colr" and data[at + 8] == 1:
+            sycc = int.from_bytes(data[at + 11 : at + 15], "big") == _SYCC
+        # The box of the header holds others, which come right behind its own eight bytes.
+        at += 8 if name == b"jp2h" else max(length, 8)
+    return None
+
+
+def _read_jpeg2000(data: bytes, start: int) -> Codestream:
+    """Of the marker SIZ: Xsiz, Ysiz, XOsiz and YOsiz at 8, Csiz at 40, and of each component Ssiz, XRsiz and YRsiz."""
+    right, bottom, left, top = (int.from_bytes(data[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+    components = _number(data, start + 40)
+    parts = data[start + 42 : start + 42 + 3 * components]
+    subsampled = len({(parts[at + 1], parts[at + 2]) for at in range(0, 3 * components, 3)}) > 1
+    colours: Colours = "rgb" if subsampled and components == 3 else ""
+    precision = (parts[0] & 0x7F) + 1
+    return Codestream("jpeg2000", (bottom - top, right - left), components, precision, colours, subsampled, start=start)
+
+
+def _number(data: bytes, at: int) -> int:
+    """Two bytes, the higher first."""
+    return data[at] << 8 | data[at + 1]

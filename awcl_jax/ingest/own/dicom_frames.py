@@ -1,0 +1,383 @@
+"""The frames of a DICOM file: where they lie, how many there are, and their samples as they were stored.
+
+pydicom checks the length of the pixels and the number of frames when it decodes all of them into one array, and not
+when it decodes frame by frame, as is done here; so both are checked here, before the first is decoded.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped
+
+from awcl_jax.ingest.own import dicom_tags
+from awcl_jax.ingest.own.codestream import (
+    Codestream,
+    begins_picture,
+    read_codestream,
+    rle_segments,
+    without_applications,
+)
+from awcl_jax.ingest.own.items import BadFileError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.uid import UID
+
+UNDEFINED = 0xFFFFFFFF
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two samples a pixel where they are not compressed
+_SINGLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_NEXT = re.compile(rb"\xff\xd9\0{0,4}(?=\xff\xd8\xff|\xff\x4f\xff\x51)")  # the end of a stream, the start of another
+
+Range = tuple[int, int]
+"""Offset and length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Where a file's pixels lie: offset of their first byte, their length or `UNDEFINED`, and their VR."""
+
+    offset: int
+    length: int
+    vr: str
+
+    @property
+    def compressed(self) -> bool:
+        """Whether they are in items, as compressed pixels are."""
+        return self.length == UNDEFINED
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the tags say of a frame. Of compressed frames, the stream knows better.
+
+    Attributes:
+      size: rows and columns.
+      photometric: PhotometricInterpretation, in capitals; empty where it is missing.
+      samples: of a pixel.
+      planar: whether there is one plane a sample; else samples take turns.
+      allocated, stored, high: BitsAllocated, BitsStored and HighBit.
+      signed: whether samples have a sign.
+      announced: NumberOfFrames; None where it is missing.
+    """
+
+    size: tuple[int, int]
+    photometric: str
+    samples: int
+    planar: bool
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    announced: int | None
+
+
+def read_layout(tags: "Dataset", *, compressed: bool) -> Layout:
+    """What the tags say of a frame.
+
+    Raises:
+      BadFileError: one that is needed is missing or not valid; the others have a value that they are taken to have.
+    """
+    photometric = dicom_tags.text(tags, "PhotometricInterpretation").upper()
+    if not compressed and not photometric:
+        raise BadFileError("bad_tag", "PhotometricInterpretation is missing")
+    samples = dicom_tags.whole(tags, "SamplesPerPixel", (1, 3), 1 if photometric in _SINGLE else 3)
+    allocated = dicom_tags.whole(tags, "BitsAllocated", (1, 8, 16, 32), 8 if compressed else None)
+    stored = dicom_tags.whole(tags, "BitsStored", range(1, allocated + 1), allocated)
+    announced = dicom_tags.whole(tags, "NumberOfFrames", range(1 << 31), 0)
+    return Layout(
+        size=(dicom_tags.whole(tags, "Rows", range(1 << 16)), dicom_tags.whole(tags, "Columns", range(1 << 16))),
+        photometric=photometric,
+        samples=samples,
+        planar=bool(dicom_tags.whole(tags, "PlanarConfiguration", (0, 1), 0)) and samples > 1,
+        allocated=allocated,
+        stored=stored,
+        high=dicom_tags.whole(tags, "HighBit", range(stored - 1, allocated), stored - 1),
+        signed=bool(dicom_tags.whole(tags, "PixelRepresentation", (0, 1), 0)),
+        announced=announced or None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Where frames lie.
+
+    Attributes:
+      count: how many there are.
+      end: offset behind the pixels; None in a file that is deflated.
+      ranges: of each compressed frame.
+      halved: whether two neighbours of a row share their colours (YBR_FULL_422 that is not compressed).
+    """
+
+    count: int
+    end: int | None
+    ranges: tuple[tuple[Range, ...], ...] = ()
+    halved: bool = False
+
+
+def find_native(layout: Layout, pixels: Pixels) -> Frames:
+    """Frames that are not compressed: as many as the length holds, where that is more than announced.
+
+    Raises:
+      BadFileError: there are fewer than announced, or the length is that of another layout.
+    """
+    if (layout.samples == 1) != (layout.photometric in _SINGLE) and layout.samples == 1:
+        raise BadFileError("contradiction", "PhotometricInterpretation has three samples, SamplesPerPixel is 1")
+    announced, length = layout.announced or 1, pixels.length
+    pixel_bits = layout.samples * layout.allocated
+    area = layout.size[0] * layout.size[1]
+    halved = 2 * area
+    if layout.photometric in _HALVED and layout.samples == 3 and layout.allocated == 8:
+        fits = {name: _fits(length, size, layout.announced) for name, size in (("half", halved), ("full", 3 * area))}
+        if length < announced * halved:
+            raise BadFileError("cut_short", _counted(length // halved, announced))
+        if fits["half"] == fits["full"] and length >= 3 * announced * area:
+            raise BadFileError("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+        half = not fits["full"]
+        count = _count(length, 8 * (halved if half else 3 * area), announced)
+        return Frames(count, pixels.offset + length, halved=half)
+    count = _count(length, area * pixel_bits, announced)
+    if count < announced:
+        if layout.samples == 3 and length in (announced * halved, announced * halved + 1):
+            raise BadFileError("contradiction", "its length is that of YBR_FULL_422, PhotometricInterpretation is not")
+        raise BadFileError("cut_short", _counted(count, announced))
+    return Frames(count, pixels.offset + length)
+
+
+def _fits(length: int, size: int, announced: int | None) -> bool:
+    """Whether a length is that of whole frames, with a byte that makes it even or without."""
+    if announced is not None and announced > 1:
+        return length in (announced * size, announced * size + 1)
+    return length >= size and length % size in (0, 1)
+
+
+def _count(length: int, frame_bits: int, announced: int) -> int:
+    """Number of whole frames; the byte that makes a length even is none, however small they are."""
+    if 0 <= 8 * length - announced * frame_bits < 16:
+        return announced
+    return 8 * length // frame_bits
+
+
+def _counted(found: int, announced: int) -> str:
+    return f"{found:,} whole frame(s) where NumberOfFrames is {announced:,}"
+
+
+def find_compressed(file: BinaryIO, pixels: Pixels, announced: int | None) -> Frames:
+    """Compressed frames, each in one item or in several, as the streams in them say.
+
+    The item that closes the sequence may be missing, or be replaced by zeros: what counts is that all items are whole.
+
+    Raises:
+      BadFileError: an item is cut, or there are fewer frames than announced.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(pixels.offset)
+    items: list[Range] = []
+    heads: list[bytes] = []
+    table = b""
+    while (mark := file.read(8))[:4] == _ITEM and len(mark) == 8:
+        offset, length = file.tell(), int.from_bytes(mark[4:], "little")
+        if offset + length > size:
+            raise BadFileError("cut_short")
+        head = file.read(min(12, length))
+        if offset == pixels.offset + 8 and not begins_picture(head):
+            table = head + file.read(length - len(head))
+        elif length:
+            heads.append(head)
+            items.append((offset, length))
+        file.seek(offset + length)
+    closed = mark[:4] == _END
+    frames = _group(items, heads, _offsets(table, items, pixels), announced)
+    if len(frames) < max(announced or 1, 2):
+        frames = [part for frame in frames for part in _split(file, frame)]
+    if len(frames) < (announced or 1):
+        raise BadFileError("cut_short", _counted(len(frames), announced or 1))
+    if not closed and announced is None and mark.strip(b"\0"):
+        raise BadFileError("cut_short")  # what comes next is no item, and nobody knows how many there should be
+    end = items[-1][0] + items[-1][1] + (8 if closed or mark == b"\0" * 8 else 0)
+    return Frames(len(frames), end, tuple(frames))
+
+
+def _offsets(table: bytes, items: Sequence[Range], pixels: Pixels) -> list[int]:
+    """Which items begin a frame by the Basic Offset Table; none where it is empty or does not fit."""
+    base = pixels.offset + 8 + len(table)
+    places = {offset - 8 - base: number for number, (offset, _) in enumerate(items)}
+    starts = [places.get(int.from_bytes(table[at : at + 4], "little"), -1) for at in range(0, len(table), 4)]
+    return starts if starts and starts == sorted(set(starts)) and starts[0] == 0 else []
+
+
+def _group(
+    items: Sequence[Range], heads: Sequence[bytes], table: Sequence[int], announced: int | None
+) -> list[tuple[Range, ...]]:
+    """The items of each frame: a new one begins where a stream does, or where the table says so, if it has as many."""
+    starts = [number for number, head in enumerate(heads) if begins_picture(head)]
+    if not items:
+        return []
+    if not starts or starts[0] or (len(table) == announced and len(starts) != announced):
+        starts = list(table) or ([*range(len(items))] if len(items) == announced else [0])
+    return [tuple(items[start:stop]) for start, stop in zip(starts, [*starts[1:], len(items)], strict=True)]
+
+
+def _split(file: BinaryIO, frame: tuple[Range, ...]) -> Iterator[tuple[Range, ...]]:
+    """The streams of one item, which may hold several behind each other."""
+    if len(frame) > 1:
+        yield frame
+        return
+    ((start, length),) = frame
+    ends = [match.end() for match in _NEXT.finditer(read(file, frame))]
+    for begin, end in zip([0, *ends], [*ends, length], strict=True):
+        yield ((start + begin, end - begin),)
+
+
+def read(file: BinaryIO, ranges: Sequence[Range]) -> bytes:
+    """The bytes of these ranges behind each other."""
+    parts = []
+    for offset, length in ranges:
+        file.seek(offset)
+        parts.append(file.read(length))
+    return b"".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """A frame as it was stored.
+
+    Attributes:
+      values: one component, or three behind each other.
+      stream: what a compressed frame says of itself.
+    """
+
+    values: Shaped[np.ndarray, "..."]
+    stream: Codestream | None = None
+
+
+def decode_native(
+    file: BinaryIO | io.BytesIO, syntax: "UID", pixels: Pixels, layout: Layout, frames: Frames, wanted: range
+) -> Iterator[Samples]:
+    """Decode frames that are not compressed."""
+    from pydicom.pixels import get_decoder
+
+    options: dict[str, Any] = {"view_only": not frames.halved, "pixel_vr": pixels.vr}
+    options |= _options(layout.size, layout.samples, layout.allocated, signed=layout.signed)
+    options |= {"planar_configuration": int(layout.planar), "number_of_frames": frames.count}
+    if frames.halved:
+        options |= {"photometric_interpretation": "YBR_FULL_422", "planar_configuration": 0}
+    decoder = get_decoder(syntax)
+    for number in wanted:
+        # One by one: `iter_array` takes the second frame of YBR_FULL_422 for three samples a pixel.
+        file.seek(pixels.offset)
+        values, _ = decoder.as_array(file, index=number, raw=True, **options)
+        yield Samples(values)
+
+
+def _options(size: tuple[int, int], samples: int, bits: int, *, signed: bool) -> dict[str, Any]:
+    """What pydicom's decoders are told, which is never a file's own PhotometricInterpretation: some convert by it."""
+    return {
+        "rows": size[0],
+        "columns": size[1],
+        "samples_per_pixel": samples,
+        "bits_allocated": bits if bits == 1 else 8 if bits <= 8 else 16 if bits <= 16 else 32,
+        "bits_stored": bits,
+        "pixel_representation": int(signed),
+        "planar_configuration": 0,
+        "photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2",
+        "number_of_frames": 1,
+        "pixel_keyword": "PixelData",
+        "correct_unused_bits": False,  # they are looked at
+    }
+
+
+def decode_compressed(data: bytes, syntax: "UID", layout: Layout) -> Samples:
+    """Decode a compressed frame, by what it says of itself: the transfer syntax tells no more than why that fails.
+
+    Raises:
+      BadFileError: it is damaged, of another size than the tags say, or nothing installed decodes it.
+    """
+    stream = read_codestream(data)
+    if stream is None:
+        if not rle_segments(data):
+            raise _unknown_stream(syntax)
+        return Samples(_decode_rle(data, layout))
+    if stream.components not in (1, 3):
+        raise BadFileError("contradiction", f"its stream has {stream.components} components")
+    if stream.size != layout.size:
+        raise BadFileError("contradiction", "its stream is of another size than Rows and Columns")
+    data = data[stream.start :]
+    if stream.codec == "jpeg" and stream.precision == 8:
+        return Samples(_decode_by_pillow(data, stream), stream)
+    return Samples(_decode_by_plugin(data, stream, signed=layout.signed), stream)
+
+
+def _unknown_stream(syntax: "UID") -> BadFileError:
+    from pydicom.pixels import get_decoder
+
+    if not syntax.is_encapsulated:
+        return BadFileError("bad_tag", "TransferSyntaxUID is missing or not that of its pixels")
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        return BadFileError("no_decoder")
+    return BadFileError("cut_short", "its stream does not begin as one")
+
+
+def _decode_rle(data: bytes, layout: Layout) -> Shaped[np.ndarray, "..."]:
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import RLELossless
+
+    width, rest = divmod(rle_segments(data), layout.samples)
+    if rest or width not in (1, 2, 4):
+        raise BadFileError("contradiction", "its number of RLE segments does not go with SamplesPerPixel")
+    options = _options(layout.size, layout.samples, 8 * width, signed=layout.signed)
+    values, _ = get_decoder(RLELossless).as_array(encapsulate([data]), index=0, raw=True, **options)
+    return values
+
+
+def _decode_by_pillow(data: bytes, stream: Codestream) -> Shaped[np.ndarray, "..."]:
+    """JPEG by libjpeg, its components as they are in the stream."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        if stream.taken_for_ybr and stream.codec == "jpeg":
+            image.draft("YCbCr", image.size)
+        return np.asarray(image)
+
+
+def _decode_by_plugin(data: bytes, stream: Codestream, *, signed: bool) -> Shaped[np.ndarray, "..."]:
+    """Ask pydicom's decoders one after the other.
+
+    GDCM is never the second: it may end the process on what another refuses (JPEG 2000 whose components are not those
+    of its tags, damaged JPEG), and libjpeg and OpenJPEG decode all that it does of these.
+    """
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEG2000Lossless, JPEGExtended12Bit, JPEGLossless, JPEGLSLossless
+
+    syntax, plugins = {
+        "jpeg": (JPEGExtended12Bit, ("pylibjpeg",)),
+        "lossless": (JPEGLossless, ("gdcm", "pylibjpeg")),
+        "jpeg_ls": (JPEGLSLossless, ("gdcm", "pyjpegls", "pylibjpeg")),
+        "jpeg2000": (JPEG2000Lossless, ("pylibjpeg", "pillow")),
+    }[stream.codec]
+    if stream.codec == "jpeg_ls":
+        data = without_applications(data)
+    decoder = get_decoder(syntax)
+    asked = [plugin for plugin in plugins if plugin in decoder.available_plugins]
+    options = _options(stream.size, stream.components, stream.precision, signed=signed)
+    for plugin in asked:
+        with contextlib.suppress(Exception):  # they raise many kinds
+            values, _ = decoder.as_array(encapsulate([data]), index=0, raw=True, decoding_plugin=plugin, **options)
+            return values
+    if stream.codec == "lossless" and stream.precision == 8:
+        asked.append("pillow")
+        with contextlib.suppress(Exception):
+            return _decode_by_pillow(data, stream)
+    # pydicom asks none for what GDCM is known to get wrong.
+    if not asked or (stream.codec == "jpeg_ls" and stream.precision < 8):
+        raise BadFileError("no_decoder", f"{stream.codec} of {stream.precision} bits")
+    raise BadFileError("cut_short", f"refused by {', '.join(asked)}")

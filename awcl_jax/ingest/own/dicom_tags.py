@@ -1,0 +1,76 @@
+"""Values of DICOM tags that may be read (see `privacy.READ_TAGS`), where files are broken, too."""
+
+import math
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
+
+from awcl_jax.ingest.own.items import BadFileError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def value(tags: "Dataset", name: str) -> Any:
+    """The value of a tag; None where it is absent or broken."""
+    try:
+        return tags.get(name)
+    except Exception:  # pydicom converts values now, and raises many kinds
+        return None
+
+
+def number(tags: "Dataset", name: str, otherwise: float) -> float:
+    """A number, the first where there are several; `otherwise` where there is none, or one without end."""
+    found = value(tags, name)
+    try:
+        first = float(found if isinstance(found, (str, int, float)) else found[0])
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return otherwise
+    return first if math.isfinite(first) else otherwise
+
+
+def whole(tags: "Dataset", name: str, known: Container[int], otherwise: int | None = None) -> int:
+    """A whole number of those known; `otherwise` where the tag is absent or empty.
+
+    Raises:
+      BadFileError: it is absent and there is nothing else to take, or it is none of those known.
+    """
+    if not has_value(tags, name):
+        if otherwise is None:
+            raise BadFileError("bad_tag", f"{name} is missing")
+        return otherwise
+    try:
+        read = int(value(tags, name))
+    except (TypeError, ValueError, OverflowError):
+        raise BadFileError("bad_tag", f"{name} is not a number") from None
+    if read not in known:
+        raise BadFileError("bad_tag", f"{name} is not one of the values that it may have")
+    return read
+
+
+def has_value(tags: "Dataset", name: str) -> bool:
+    """Whether a tag is there and holds something, be it broken."""
+    return name in tags and tags.get_item(name).value not in (None, "", b"")
+
+
+def text(tags: "Dataset", name: str) -> str:
+    """A text without blanks at its ends; empty where there is none."""
+    found = value(tags, name)
+    return found.strip() if isinstance(found, str) else ""
+
+
+def items(tags: "Dataset", name: str) -> "list[Dataset]":
+    """The items of a sequence; none where there is none."""
+    found = value(tags, name)
+    try:
+        return list(found or ())
+    except TypeError:
+        return []
+
+
+def shared(tags: "Dataset", macro: str, name: str) -> "Dataset":
+    """Where a tag is: of an enhanced object in a macro that all frames share, else in the file itself."""
+    for group in items(tags, "SharedFunctionalGroupsSequence"):
+        for found in items(group, macro):
+            if has_value(found, name):
+                return found
+    return tags
