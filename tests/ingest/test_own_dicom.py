@@ -663,6 +663,23 @@ def ingest(tmp_path, capsys, monkeypatch):
     return call
 
 
+def test_one_id_for_all_examinations_is_noted(tmp_path, ingest):
+    def write(patient: str) -> None:
+        for number in range(6):
+            ids = {"patient": patient.format(number // 2), "study": f"1.{number}"}
+            write_dicom(tmp_path / "in" / f"{number}.dcm", moving_disc(1, seed=number), **ids)
+
+    write("ANONYMOUS")
+    status, _, said = ingest()
+    assert status == 1
+    assert said.count("One PatientID names 6 of 6 examinations: if it is not one patient's (but ANONYMOUS, say)") == 1
+    assert "--patient_from=study or folder" in said
+    assert "One PatientID" in ingest("--test_share=0", "--val_share=0")[1], "where it works, too"
+    assert "One PatientID" not in "".join(map(str, ingest("--patient_from=study", "--name=other")))
+    write("p{}")
+    assert "One PatientID" not in "".join(map(str, ingest("--name=third", "--test_share=0", "--val_share=0")))
+
+
 def test_what_is_counted_and_named_in_the_report(tmp_path, ingest):
     write_dicom(tmp_path / "in" / "1.dcm", moving_disc(5), NumberOfFrames=1)
     unlike = two_regions(PhysicalDeltaX=0.1, PhysicalDeltaY=0.1)

@@ -47,6 +47,7 @@ REGIONS = {
 """Kind of a file -> what can be kept of its pictures beside a rectangle."""
 
 _LINES_OF_A_KIND = 20
+_MANY_SCANS = 3  # of one patient, from which on an id is looked at twice
 _REMEDY = "Choose another --out or --name, or delete that folder."
 
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         _say(args, listing, faults, pseudonyms)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or not faults)
-        said = [*notes(faults, collection), *_said_of_ids(args, pseudonyms)]
+        said = [*notes(faults, collection), *filter(None, [listing.advice]), *_said_of_ids(args, pseudonyms)]
         if prepared:
             metadata = {"settings": settings, "notes": said} | ({FANS: collection.fans} if collection.fans else {})
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
@@ -298,12 +299,31 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     else:
         listing = _list_dicom_table(args)
     rows, listing.rows = listing.rows, []
+    scans: defaultdict[str, set[str]] = defaultdict(set)
     for row in tqdm(rows, desc="Reading ids", unit=" files"):
         try:
-            listing.rows.append(_identified(row, args.patient_from))
+            identified = _identified(row, args.patient_from)
         except BadFileError as error:
             listing.faults.append(Fault(row.number, error.kind, error.detail, path=row.shown))
+            continue
+        listing.rows.append(identified)
+        scans["" if row.patient else identified.patient].add(identified.scan)
+    if args.patient_from == "tag":
+        scans.pop("", None)
+        listing.advice = _advice(scans)
     return listing
+
+
+def _advice(scans: Mapping[str, set[str]]) -> str:
+    """What to do where one PatientID names most examinations, as that of files made anonymous does."""
+    most = max(map(len, scans.values()), default=0)
+    total = sum(map(len, scans.values()))
+    if most < _MANY_SCANS or 2 * most <= total:
+        return ""
+    return (
+        f"One PatientID names {most:,} of {total:,} examinations: if it is not one patient's (but ANONYMOUS, say), "
+        "--patient_from=study or folder tells patients apart."
+    )
 
 
 def _list_dicom_table(args: argparse.Namespace) -> Listing:

@@ -119,6 +119,7 @@ class Listing:
       unit: what rows are counted in: `file` (by sorted path) or `row` (of a table).
       has_splits: whether the rows say which split they are in.
       named: whether ids of scans and patients are the user's own; else they were read off the files' names.
+      advice: what may be wrong with the patients, and the remedy; empty where nothing is.
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)
@@ -127,6 +128,7 @@ class Listing:
     unit: str = "file"
     has_splits: bool = False
     named: bool = False
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

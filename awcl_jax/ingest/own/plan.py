@@ -76,7 +76,7 @@ def make_items(
         splits = _given_splits(rows, listing)
     else:
         names = {patient for _, _, patient in rows}
-        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed)
+        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed, advice=listing.advice)
     items = [
         Item(
             row.number,
@@ -123,10 +123,19 @@ def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dic
     return {patient: next(iter(splits)) for patient, splits in found.items() if len(splits) == 1}
 
 
-def draw_splits(patients: set[str], *, val_share: float, test_share: float, seed: int) -> dict[str, str]:
+def draw_splits(
+    patients: set[str], *, val_share: float, test_share: float, seed: int, advice: str = ""
+) -> dict[str, str]:
     """A split for each patient, drawn from the seed and the patient's id.
 
     A share is rounded to whole patients; above 0, it is one at least.
+
+    Args:
+      patients: their ids.
+      val_share: share that validates.
+      test_share: share that tests.
+      seed: of the draw.
+      advice: said besides where none is left to train on.
 
     Raises:
       InputError: a share is out of range, or none is left to train on.
@@ -137,7 +146,7 @@ def draw_splits(patients: set[str], *, val_share: float, test_share: float, seed
     if patients and test + val >= len(patients):
         raise InputError(
             f"{len(patients)} patient(s) cannot be split: {test} would test and {val} validate, none would train. "
-            "Lower --test_share and --val_share, or give more patients."
+            "Lower --test_share and --val_share, or give more patients." + (f" {advice}" if advice else "")
         )
     drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
     return {
