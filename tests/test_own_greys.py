@@ -353,6 +353,12 @@ def test_a_length_that_does_not_fit_its_tags_is_named(tmp_path):
     ds.PixelData = STORED.tobytes() * 2  # as long as three frames of YBR_FULL_422
     ds.save_as(path)
     assert fault_of(path) == ("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+    ds.PixelData = STORED.tobytes() + b"\0" * 100  # as long as one frame of YBR_FULL_422, and half of another
+    ds.save_as(path)
+    assert fault_of(path) == ("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+    ds.PixelData = halved(STORED).tobytes() + b"\0" * 100
+    ds.save_as(path)
+    assert len(frames_of(path)) == 1
     path = write_dicom(tmp_path / "x.dcm", [STORED[..., 0]], PhotometricInterpretation="RGB")
     assert fault_of(path)[0] == "contradiction"
 
@@ -533,6 +539,19 @@ def test_eight_bits_in_a_stream_of_a_file_of_sixteen(tmp_path, syntax):
         stream = encode_frame(frame, syntax)
         path = write_streams(tmp_path / "x.dcm", [stream], SIZE, syntax=syntax, photometric="MONOCHROME2", **tags)
     np.testing.assert_array_equal(frames_of(path)[0], frame)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [9, 12, 15, 16])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_deep_values_of_every_codec(tmp_path, syntax, bits, signed):
+    ramp = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE)
+    values = ramp * ((1 << bits) - 1) // ramp.max()
+    stored = (values - (signed << (bits - 1))).astype(np.int16 if signed else np.uint16).view(np.uint16)
+    tags = {"BitsAllocated": 16, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": signed}
+    stream = encode_frame(stored, syntax, **tags)
+    path = write_streams(tmp_path / "x.dcm", [stream], SIZE, syntax=syntax, photometric="MONOCHROME2", **tags)
+    np.testing.assert_array_equal(frames_of(path)[0], np.rint(values * 255 / ((1 << bits) - 1)))
 
 
 def test_deep_colours(tmp_path):

@@ -46,6 +46,9 @@ _GDCM = {
     JPEGLSNearLossless: gdcm.TransferSyntax.JPEGLSNearLossless,
 }
 
+_ENCODERS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
+"""Not GDCM, which ends the process on noise that run lengths make longer."""
+
 
 def moving_disc(count: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> UInt8[np.ndarray, "n h w"]:
     """Grey frames, smooth enough for every codec, of which no two are alike."""
@@ -141,8 +144,7 @@ def _set_pixels(ds: pydicom.Dataset, frames: np.ndarray, syntax: UID, photometri
         if syntax == ExplicitVRBigEndian and bits == 16:
             ds.PixelData = frames.astype(frames.dtype.newbyteorder(">")).tobytes()
     elif syntax in (RLELossless, JPEG2000Lossless):
-        # GDCM, which would be asked first, ends the process on noise that it makes longer.
-        compress(ds, syntax, generate_instance_uid=False, encoding_plugin="pydicom" if syntax == RLELossless else "")
+        compress(ds, syntax, generate_instance_uid=False, encoding_plugin=_ENCODERS[syntax])
     else:
         encoded = (
             [write_video(None, frames)] if syntax == MPEG4HP41 else [encode_frame(frame, syntax) for frame in frames]
@@ -153,17 +155,21 @@ def _set_pixels(ds: pydicom.Dataset, frames: np.ndarray, syntax: UID, photometri
         ds.file_meta.TransferSyntaxUID = syntax
 
 
-def encode_frame(frame: np.ndarray, syntax: UID, photometric: str = "MONOCHROME2") -> bytes:
-    """A compressed frame, whose samples are those of the array, whatever they are called."""
+def encode_frame(frame: np.ndarray, syntax: UID, photometric: str = "MONOCHROME2", **tags: Any) -> bytes:
+    """A compressed frame, whose samples are those of the array, whatever they are called.
+
+    `tags` of depth and sign are those of the values; of a frame of 8 bits there need be none.
+    """
     if syntax == JPEGBaseline8Bit:
         return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     if syntax in (RLELossless, JPEG2000Lossless):
         with tempfile.TemporaryDirectory() as folder:
-            ds = pydicom.dcmread(write_dicom(Path(folder, "x.dcm"), [frame], syntax=syntax, photometric=photometric))
+            ds = pydicom.dcmread(write_dicom(Path(folder, "x.dcm"), [frame], photometric=photometric, **tags))
+            compress(ds, syntax, generate_instance_uid=False, encoding_plugin=_ENCODERS[syntax])
             return next(generate_frames(ds.PixelData, number_of_frames=1))
     # By way of files, as gdcm's own examples do: images made in Python are freed twice.
     with tempfile.TemporaryDirectory() as folder:
-        native = write_dicom(Path(folder, "native.dcm"), [frame], photometric=photometric)
+        native = write_dicom(Path(folder, "native.dcm"), [frame], photometric=photometric, **tags)
         encoded = Path(folder, "encoded.dcm")
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(native))

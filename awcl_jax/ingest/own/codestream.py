@@ -58,17 +58,12 @@ class Codestream:
 
 def begins_picture(head: bytes) -> bool:
     """Whether these first bytes are those of a compressed picture; eight suffice."""
-    return head.startswith((_JPEG, _JPEG2000, _JP2)) or _begins_rle(head)
+    return head.startswith((_JPEG, _JPEG2000, _JP2)) or begins_rle(head)
 
 
-def _begins_rle(head: bytes) -> bool:
+def begins_rle(head: bytes) -> bool:
     """Number of segments, at most 15, and the offset of the first, which follows the header of 64 bytes."""
     return len(head) >= 8 and 1 <= int.from_bytes(head[:4], "little") <= 15 and head[4:8] == b"\x40\0\0\0"
-
-
-def rle_segments(data: bytes) -> int:
-    """Number of segments of a run-length encoded picture; 0 where it is none."""
-    return int.from_bytes(data[:4], "little") if _begins_rle(data) else 0
 
 
 def read_codestream(data: bytes) -> Codestream | None:

@@ -18,8 +18,8 @@ from awcl_jax.ingest.own import dicom_tags
 from awcl_jax.ingest.own.codestream import (
     Codestream,
     begins_picture,
+    begins_rle,
     read_codestream,
-    rle_segments,
     without_applications,
 )
 from awcl_jax.ingest.own.items import BadFileError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two samples a pixel where they are not compressed
+_RLE = "1.2.840.10008.1.2.5"
+_NO_STREAM = "its stream does not begin as one"
 _SINGLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _NEXT = re.compile(rb"\xff\xd9\0{0,4}(?=\xff\xd8\xff|\xff\x4f\xff\x51)")  # the end of a stream, the start of another
 
@@ -126,27 +128,29 @@ def find_native(layout: Layout, pixels: Pixels) -> Frames:
     Raises:
       BadFileError: there are fewer than announced, or the length is that of another layout.
     """
-    if (layout.samples == 1) != (layout.photometric in _SINGLE) and layout.samples == 1:
+    if layout.samples == 1 and layout.photometric not in _SINGLE:
         raise BadFileError("contradiction", "PhotometricInterpretation has three samples, SamplesPerPixel is 1")
-    announced, length = layout.announced or 1, pixels.length
-    pixel_bits = layout.samples * layout.allocated
-    area = layout.size[0] * layout.size[1]
-    halved = 2 * area
-    if layout.photometric in _HALVED and layout.samples == 3 and layout.allocated == 8:
-        fits = {name: _fits(length, size, layout.announced) for name, size in (("half", halved), ("full", 3 * area))}
-        if length < announced * halved:
-            raise BadFileError("cut_short", _counted(length // halved, announced))
-        if fits["half"] == fits["full"] and length >= 3 * announced * area:
-            raise BadFileError("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
-        half = not fits["full"]
-        count = _count(length, 8 * (halved if half else 3 * area), announced)
-        return Frames(count, pixels.offset + length, halved=half)
-    count = _count(length, area * pixel_bits, announced)
+    announced, area = layout.announced or 1, layout.size[0] * layout.size[1]
+    colours = layout.samples == 3 and layout.allocated == 8
+    halved = colours and layout.photometric in _HALVED and _is_halved(pixels.length, area, layout.announced)
+    count = _count(pixels.length, area * (16 if halved else layout.samples * layout.allocated), announced)
     if count < announced:
-        if layout.samples == 3 and length in (announced * halved, announced * halved + 1):
+        if colours and not halved and _fits(pixels.length, 2 * area, announced):
             raise BadFileError("contradiction", "its length is that of YBR_FULL_422, PhotometricInterpretation is not")
         raise BadFileError("cut_short", _counted(count, announced))
-    return Frames(count, pixels.offset + length)
+    return Frames(count, pixels.offset + pixels.length, halved=halved)
+
+
+def _is_halved(length: int, area: int, announced: int | None) -> bool:
+    """Whether a length is that of two samples a pixel, and not of three, which are stored under this name, too.
+
+    Raises:
+      BadFileError: it may be either.
+    """
+    two, three = (_fits(length, samples * area, announced) for samples in (2, 3))
+    if two == three and length >= 3 * area * (announced or 1):
+        raise BadFileError("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+    return not three
 
 
 def _fits(length: int, size: int, announced: int | None) -> bool:
@@ -214,11 +218,11 @@ def _offsets(table: bytes, items: Sequence[Range], pixels: Pixels) -> list[int]:
 def _group(
     items: Sequence[Range], heads: Sequence[bytes], table: Sequence[int], announced: int | None
 ) -> list[tuple[Range, ...]]:
-    """The items of each frame: a new one begins where a stream does, or where the table says so, if it has as many."""
+    """The items of each frame: a new one begins where a stream does; where none does, the table or the number tells."""
     starts = [number for number, head in enumerate(heads) if begins_picture(head)]
     if not items:
         return []
-    if not starts or starts[0] or (len(table) == announced and len(starts) != announced):
+    if not starts or starts[0]:
         starts = list(table) or ([*range(len(items))] if len(items) == announced else [0])
     return [tuple(items[start:stop]) for start, stop in zip(starts, [*starts[1:], len(items)], strict=True)]
 
@@ -300,7 +304,7 @@ def decode_compressed(data: bytes, syntax: "UID", layout: Layout) -> Samples:
     """
     stream = read_codestream(data)
     if stream is None:
-        if not rle_segments(data):
+        if not begins_rle(data) and syntax != _RLE:
             raise _unknown_stream(syntax)
         return Samples(_decode_rle(data, layout))
     if stream.components not in (1, 3):
@@ -322,7 +326,7 @@ def _unknown_stream(syntax: "UID") -> BadFileError:
         get_decoder(syntax)
     except NotImplementedError:
         return BadFileError("no_decoder")
-    return BadFileError("cut_short", "its stream does not begin as one")
+    return BadFileError("cut_short", _NO_STREAM)
 
 
 def _decode_rle(data: bytes, layout: Layout) -> Shaped[np.ndarray, "..."]:
@@ -330,7 +334,10 @@ def _decode_rle(data: bytes, layout: Layout) -> Shaped[np.ndarray, "..."]:
     from pydicom.pixels import get_decoder
     from pydicom.uid import RLELossless
 
-    width, rest = divmod(rle_segments(data), layout.samples)
+    segments = int.from_bytes(data[:4], "little")
+    if not 1 <= segments <= 15:
+        raise BadFileError("cut_short", _NO_STREAM)
+    width, rest = divmod(segments, layout.samples)
     if rest or width not in (1, 2, 4):
         raise BadFileError("contradiction", "its number of RLE segments does not go with SamplesPerPixel")
     options = _options(layout.size, layout.samples, 8 * width, signed=layout.signed)

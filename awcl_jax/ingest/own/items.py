@@ -29,7 +29,7 @@ WHY = {
     "no_motion": "too little moves in it to tell the sector from burnt-in text",
     "several_pages": "it holds several pictures",
     "cut_short": "it is cut short or damaged",
-    "bad_tag": "a tag that its pixels are read by is missing or not valid",
+    "bad_tag": "a tag that describes its pixels is missing or not valid",
     "contradiction": "its tags and its pixels contradict each other",
     "too_large": "its picture has more pixels than allowed",
     "bit_depth": "it has more than 8 bits a pixel and says nothing on how to show them",
