@@ -293,6 +293,15 @@ def test_pixel_size(tmp_path, tags, expected):
     assert clip.remarks == ({"unscaled"} if np.isnan(expected) and "SequenceOfUltrasoundRegions" in tags else set())
 
 
+@pytest.mark.parametrize("ends", [(9, 9, 0, 0), (5, 5, 5, 40), (0, 0, 0, 0)])
+def test_regions_without_an_area_are_none(tmp_path, ends):
+    path = write_dicom(tmp_path / "x.dcm", moving_disc(1), SequenceOfUltrasoundRegions=[region_item(*ends)])
+    clip = open_dicom(path, ALL)
+    assert (clip.region, clip.region_fault, clip.remarks) == ((), "", set())
+    clip = open_dicom(write_dicom(tmp_path / "x.dcm", moving_disc(1), SequenceOfUltrasoundRegions=two_regions()), ALL)
+    assert clip.region == ((0, 0, 31, 48), (32, 0, 64, 48))
+
+
 def test_a_region_that_says_nothing_of_its_size_leaves_it_to_the_spacing(tmp_path):
     silent = region_item(0, 0, 9, 9, PhysicalUnitsXDirection=0, PhysicalUnitsYDirection=0)
     tags = {"SequenceOfUltrasoundRegions": [silent], "PixelSpacing": [0.3, 0.3]}
