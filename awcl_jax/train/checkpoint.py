@@ -84,7 +84,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
 
-        Only the first process writes; in others nothing is done.
+        A score that is NaN is none: nothing compares with it. Only the first process writes; in others nothing is done.
 
         Raises:
           OSError: the disk is full, now or when the checkpoint before was written, or may not be written to.
@@ -97,7 +97,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
-                metrics=None if score is None else {"score": score},
+                metrics=None if score is None or math.isnan(score) else {"score": score},
                 custom_metadata={_CHECKSUMS: checksums(state)},
                 force=True,
             )
@@ -239,9 +239,9 @@ class Checkpoints:
 
 
 def _score(metrics: Any) -> float:
-    """What is noted of a checkpoint's score; where that is damaged, a score that is never the best."""
+    """What is noted of a checkpoint's score; where that is damaged or NaN, a score that is never the best."""
     score = metrics.get("score") if isinstance(metrics, dict) else None
-    return float(score) if isinstance(score, int | float) else -math.inf
+    return float(score) if isinstance(score, int | float) and not math.isnan(score) else -math.inf
 
 
 def is_temporary(name: str) -> bool:

@@ -83,6 +83,18 @@ def test_the_two_latest_and_the_best_are_kept(tmp_path):
         assert_same_bits(checkpoints.restore(20, state_of(0)), state_of(20))
 
 
+def test_a_score_that_is_no_number_is_none(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in ((1, 0.9), (2, float("nan")), (3, 0.5), (4, 0.1), (5, 0.2)):
+            checkpoints.save(step, state_of(step), score=score)
+        assert checkpoints.best_step == 1
+    assert kept(tmp_path) == [1, 4, 5]
+    # As an earlier version wrote it.
+    (tmp_path / "checkpoints" / "5" / "metrics" / "metrics").write_text('{"score": NaN}')
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best_step == 1
+
+
 def test_without_scores_the_two_latest_are_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3, 4):
