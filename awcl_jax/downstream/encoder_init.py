@@ -1,7 +1,6 @@
 """Where a downstream run's encoder comes from."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import PyTree
@@ -37,7 +36,7 @@ def initial_encoder(
     """
     if init == RANDOM:
         return None
-    if Path(init).suffix in FILES:
+    if init.lower().endswith(FILES):
         return load_torch_resnet(init, arch, mean=mean, std=std, width_factor=width_factor)
     return _from_run(init, arch=arch, width_factor=width_factor, strides=strides, mean=mean, std=std)
 

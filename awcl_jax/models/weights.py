@@ -8,6 +8,11 @@
 
 timm names its plain ResNets alike. The published AWCL code wraps torchvision's layers in a Sequential (`features.0` is
 conv1, `features.4` layer1) and keeps its projection as `l1` and `l2`.
+
+Programs of self-supervision keep the network inside of another: its names then begin with a prefix such as `module.`,
+`_orig_mod.`, `backbone.` or `module.encoder_q.`. A prefix that leaves a whole network is taken off, and what has
+another name (heads, queues) is left out. Where there are two networks, one that learns and its moving average, the one
+that learns is taken.
 """
 
 import dataclasses
@@ -30,8 +35,9 @@ from awcl_jax.models.resnet import STAGES, make_resnet
 from awcl_jax.models.torch_zip import read_torch_zip
 from awcl_jax.runtime.errors import InputError
 
-FILES = (".safetensors", ".pth", ".pt")
-"""What files of PyTorch weights end in."""
+_ZIPS = (".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
+FILES = (".safetensors", *_ZIPS)
+"""What files of PyTorch weights end in, in letters of either case."""
 
 _LEAVES = {
     ("params", "kernel"): "weight",
@@ -41,7 +47,10 @@ _LEAVES = {
     ("batch_stats", "var"): "running_var",
 }
 _AWCL_LAYERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_IGNORED = re.compile(r"(fc|l1|l2)\.(weight|bias)|.*\.num_batches_tracked")  # heads, and counters that nothing reads
+# Heads, one of two layers among them, and counters that nothing reads.
+_IGNORED = re.compile(r"(fc(\.\d+)?|l1|l2)\.(weight|bias)|.*\.num_batches_tracked")
+_PARALLEL = "module."  # of torch.nn.DataParallel
+_AVERAGE = re.compile(r"(^|[._])(k|momentum|target|ema)([._]|$)")  # in the prefix of a moving average
 _NORMALISATION = "awcl_jax.normalisation"  # in the metadata of the files that we write
 
 
@@ -125,9 +134,9 @@ def read_torch_resnet(path: str | os.PathLike[str], arch: str, *, width_factor: 
     """Variables of an encoder from a file of PyTorch weights, with the file's own input channels.
 
     Args:
-      path: `.safetensors`, or `.pth`, `.pt` of `torch.save` (of a state dict; nothing in it is run, see
-        `awcl_jax.models.torch_zip`), with the names of torchvision, of timm or of the published AWCL code, also under
-        `state_dict` or `model` and behind `module.`. Classifiers and projections are left out.
+      path: `.safetensors`, or `.pth`, `.pt`, `.pth.tar`, `.ckpt`, `.bin` of `torch.save` (of a state dict; nothing in
+        it is run, see `awcl_jax.models.torch_zip`), with the names of torchvision, of timm or of the published AWCL
+        code, also under `state_dict` or `model` and behind a common prefix. Classifiers and projections are left out.
       arch: "resnet18", "resnet34" or "resnet50".
       width_factor: of the encoder; 1 for all published weights.
 
@@ -187,15 +196,16 @@ class _Weights:
 def _read(path: Path) -> _Weights:
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
-    if path.suffix == ".safetensors":
+    name = path.name.lower()
+    if name.endswith(".safetensors"):
         return _read_safetensors(path)
-    if path.suffix not in (".pth", ".pt"):
-        raise InputError(f"Weights are read from .safetensors, .pth and .pt; got {path}.")
+    if not name.endswith(_ZIPS):
+        raise InputError(f"Weights are read from {', '.join(FILES)}; got {path}.")
     content = read_torch_zip(path)
-    for outer in ("state_dict", "model"):
+    for outer in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(outer), dict):
             content = content[outer]
-    return _Weights(_named(content))
+    return _Weights(_named(content, path))
 
 
 def _read_safetensors(path: Path) -> _Weights:
@@ -205,24 +215,58 @@ def _read_safetensors(path: Path) -> _Weights:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         normalisation = metadata.get(_NORMALISATION)
         fields = {} if normalisation is None else json.loads(normalisation)
-        return _Weights(_named(arrays), Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None)
+        trained = Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is no safetensors file, or is damaged: {error}; fetch it again.") from None
+    return _Weights(_named(arrays, path), trained)
 
 
-def _named(content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a dictionary by torchvision's names."""
+def _named(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a dictionary by torchvision's names.
+
+    Raises:
+      InputError: it holds several networks, and nothing says which is meant.
+    """
+    given = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    prefix = _prefix(given, path)
     arrays = {}
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+    for name, value in given.items():
+        if not name.startswith(prefix):
             continue
-        name = name.removeprefix("module.")
-        part = re.match(r"features\.(\d+)\.", name)
-        if part and part[1] in _AWCL_LAYERS:
-            name = f"{_AWCL_LAYERS[part[1]]}.{name[part.end() :]}"
+        name = _plain(name.removeprefix(prefix or _PARALLEL))
         if not _IGNORED.fullmatch(name):
             arrays[name] = value
     return arrays
+
+
+def _prefix(names: Mapping[str, np.ndarray], path: Path) -> str:
+    """What stands before the names of the one whole network among these; empty where there is none, or nothing does."""
+    first = re.compile(r"(.*?)(conv1|(features\.)?0)\.weight")
+    beginnings = {found[1] for name in names if (found := first.fullmatch(name)) and names[name].ndim == 4}
+    prefixes = sorted(prefix for prefix in beginnings if _is_whole(names, prefix))
+    if len(learning := [prefix for prefix in prefixes if not _AVERAGE.search(prefix)]) == 1:
+        prefixes = learning
+    if not prefixes or "" in prefixes:
+        return ""
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{path} holds {len(prefixes)} networks, under {', '.join(map(repr, prefixes))}: save the one that is "
+            "meant alone, without the prefix."
+        )
+    return prefixes[0]
+
+
+def _is_whole(names: Mapping[str, np.ndarray], prefix: str) -> bool:
+    """Whether the names behind a prefix are those of a ResNet that is known."""
+    inside = {_plain(name.removeprefix(prefix)): value for name, value in names.items() if name.startswith(prefix)}
+    stages, bottleneck = _architecture(inside)
+    return any((stages, bottleneck) == (of, arch == "resnet50") for arch, of in STAGES.items())
+
+
+def _plain(name: str) -> str:
+    """A name of a network in a Sequential by torchvision's; any other as it is."""
+    part = re.match(r"(?:features\.)?(\d+)\.", name)
+    return f"{_AWCL_LAYERS[part[1]]}.{name[part.end() :]}" if part and part[1] in _AWCL_LAYERS else name
 
 
 def _to_flax(arrays: Mapping[str, np.ndarray], path: Path, arch: str, width_factor: float) -> dict[str, PyTree]:
@@ -266,7 +310,10 @@ def _likeness(arrays: Mapping[str, np.ndarray], found: tuple[tuple[int, ...], bo
     stages, bottleneck = found
     if not stages:
         names = ", ".join(list(arrays)[:3]) or "no names of weights"
-        return f"holds no ResNet (it begins with {names})"
+        return (
+            f"holds no ResNet by torchvision's names, bare or behind one prefix (it begins with {names}): save its "
+            "encoder alone"
+        )
     for arch, known in STAGES.items():
         if (stages, bottleneck) == (known, arch == "resnet50"):
             return f"looks like a {arch}"

@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from awcl_jax.models import weights
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import (
     IMAGENET,
@@ -263,13 +264,67 @@ def test_other_files_are_bad_input(tmp_path):
     with pytest.raises(InputError, match="no safetensors file, or is damaged"):
         read_torch_resnet(path, "resnet18")
     (tmp_path / "w.h5").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"read from \.safetensors, \.pth and \.pt"):
+    with pytest.raises(InputError, match=r"read from \.safetensors, \.pth, \.pt, "):
         read_torch_resnet(tmp_path / "w.h5", "resnet18")
     save_file({"visual.proj": np.zeros(3, np.float32)}, path)
-    with pytest.raises(InputError, match=r"no ResNet \(it begins with visual\.proj\)"):
+    with pytest.raises(InputError, match=r"no ResNet .*\(it begins with visual\.proj\): save its encoder alone"):
         read_torch_resnet(path, "resnet18")
     save_file(small_arrays(), path)
     with pytest.raises(InputError, match=r"3 channel\(s\)"):
         load_torch_resnet(
             path, "resnet18", mean=0, std=1, width_factor=NARROW, trained=Normalisation(mean=(0.5,), std=(0.5,))
         )
+
+
+def assert_reads_as(path, arrays):
+    """A file is read as one of these arrays under torchvision's names."""
+    save_file(arrays, path.parent / "bare.safetensors")
+    read, bare = (
+        read_torch_resnet(file, "resnet18", width_factor=NARROW) for file in (path, path.parent / "bare.safetensors")
+    )
+    assert_same_bits(read, bare)
+
+
+PREFIXES = [
+    *("module.", "_orig_mod.", "module._orig_mod.", "backbone.", "encoder.", "model.", "net.", "a.b.c."),
+    *("module.encoder_q.", "module.base_encoder.", "backbone_online."),
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_that_leaves_a_whole_network_is_taken_off(prefix, tmp_path):
+    arrays = small_arrays()
+    beside = {"queue": np.zeros((4, 8), np.float32), "projector.0.weight": np.zeros((4, 8), np.float32)}
+    beside[f"{prefix}fc.0.weight"] = beside[f"{prefix}fc.2.weight"] = np.zeros((4, 8), np.float32)
+    average = prefix.replace("encoder_q", "encoder_k").replace("base_encoder", "momentum_encoder")
+    if average != prefix:  # the moving average comes first, and is another
+        beside |= {f"{average}{name}": array + 1 for name, array in arrays.items()}
+    save_file({**beside, **{f"{prefix}{name}": array for name, array in arrays.items()}}, tmp_path / "w.safetensors")
+    assert_reads_as(tmp_path / "w.safetensors", arrays)
+
+
+def test_layers_of_a_sequential_behind_a_prefix(tmp_path):
+    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    arrays = small_arrays()
+    named = {
+        name.replace(name.split(".")[0], f"backbone.{places[name.split('.')[0]]}", 1): a for name, a in arrays.items()
+    }
+    save_file(named, tmp_path / "w.safetensors")
+    assert_reads_as(tmp_path / "w.safetensors", arrays)
+
+
+def test_two_networks_are_not_guessed_between(tmp_path):
+    both = {f"{prefix}{name}": array for prefix in ("student.", "teacher.") for name, array in small_arrays().items()}
+    save_file(both, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"holds 2 networks, under 'student\.', 'teacher\.': save the one"):
+        read_torch_resnet(tmp_path / "w.safetensors", "resnet18", width_factor=NARROW)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pth.tar", "w.ckpt", "w.bin", "w.PTH", "W.CKPT", "w.Safetensors"])
+def test_endings_of_weights(name, tmp_path, monkeypatch):
+    arrays = small_arrays()
+    (tmp_path / name).touch()
+    if name.lower().endswith("tensors"):
+        save_file(arrays, tmp_path / name)
+    monkeypatch.setattr(weights, "read_torch_zip", lambda path: {"epoch": 3, "model_state_dict": arrays})
+    assert_reads_as(tmp_path / name, arrays)
