@@ -139,6 +139,19 @@ def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, 
     return np.where(kept[:, None], labels, UNLABELLED)
 
 
+def nothing_apart(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> str:
+    """Return one sentence where all frames have one label, so that the loss pushes no two apart; else nothing.
+
+    Such a loss is least where every frame has the same embedding.
+    """
+    if labels.size and (labels == labels.flat[0]).all() and labels.flat[0] != UNLABELLED:
+        return (
+            f"all {len(labels):,} training frames have one label, so the loss pulls all of them together and pushes "
+            "none apart; configs/simclr.py and configs/scan.py need no labels"
+        )
+    return ""
+
+
 def keep_label_fraction(strata: Int[np.ndarray, " n"], fraction: float, *, seed: int) -> Int[np.ndarray, " m"]:
     """Which of the labelled training frames may be learnt from, when labels are scarce.
 
@@ -187,7 +200,16 @@ def make_plan(
     """The plan of batches: anatomies x distinct scans or, where a scan is pulled together, scans x distinct frames.
 
     Where frames have two labels, batches are composed by the first, the fine one.
+
+    Raises:
+      InputError: as `BatchPlan`; scans are to be pulled together, and none has two frames.
     """
+    composed = mode == "balanced" or pairs == "cross_scan"
+    if positives == "scan" and composed and np.unique(labels, return_counts=True)[1].max(initial=0) < 2:
+        raise InputError(
+            f"Each of the {len(index):,} training scans has one frame, so there is no pair of frames of one scan to "
+            "compose; name the scans of frames that belong together, or take each frame alone (configs/simclr.py)."
+        )
     return BatchPlan(
         classes=labels if labels.ndim == 1 else labels[:, 0],
         units=np.arange(len(index)) if positives == "scan" else index.scans,

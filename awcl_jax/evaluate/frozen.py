@@ -46,7 +46,7 @@ class LabelledFrames:
 class Evaluation:
     """kNN and linear probe on frozen features, with patients of its own for every purpose.
 
-    Of a dataset without a single label there is nothing to score: no frames, no scores.
+    Where no frame has a label, or all training frames have the same one, there is nothing to tell apart: no scores.
 
     Attributes:
       encode: (variables, uint8 frames) -> features, compiled.
@@ -65,9 +65,17 @@ class Evaluation:
     neighbours: int = 20
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether no frame has a label."""
-        return self.train.frames.size == 0
+    def unscored(self) -> str:
+        """Why nothing is scored, in one sentence; empty where something is."""
+        shown = np.unique(self.train.labels)
+        if not shown.size:
+            return "No frame has a label, and so nothing is scored."
+        if shown.size == 1:
+            return (
+                f"All {self.train.labels.size:,} labelled training frames show {self.names[shown[0]]!r}: there is "
+                "nothing to tell apart, and so nothing is scored."
+            )
+        return ""
 
     def encoder(self, variables: PyTree) -> Features:
         """Features by an encoder with these variables."""
@@ -75,7 +83,7 @@ class Evaluation:
 
     def validate(self, variables: PyTree) -> dict[str, float]:
         """Accuracy and macro-F1 on the validation patients, for the curves and the choice of the best checkpoint."""
-        if self.unlabelled:
+        if self.unscored:
             return {}
         train, val = (part.features(self.encoder(variables)) for part in (self.train, self.val))
         scores = [
@@ -87,7 +95,7 @@ class Evaluation:
 
     def test_scores(self, encode: Features) -> list[Score]:
         """All scores on the test patients; the probe's penalty is chosen on the validation patients."""
-        if self.unlabelled:
+        if self.unscored:
             return []
         train, val, test = (part.features(encode) for part in (self.train, self.val, self.test))
         return [
@@ -99,7 +107,7 @@ class Evaluation:
         """Test frames by their true anatomy (rows) and the one that the kNN takes them for (columns)."""
         from sklearn.metrics import confusion_matrix
 
-        if self.unlabelled:
+        if self.unscored:
             return np.zeros((len(self.names), len(self.names)), np.int64)
         train, test = (part.features(encode) for part in (self.train, self.test))
         predictions = KNN(neighbours=self.neighbours).predict(train, test)

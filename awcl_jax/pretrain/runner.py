@@ -105,6 +105,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         programs, queue = setup.programs, make_queue(config, setup.labels)
         first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
         harness.report_data(setup.data, folder)
+        if nothing_apart := selection.nothing_apart(setup.labels):
+            say(f"warning: {nothing_apart}")
         say(
             f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
@@ -222,11 +224,14 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     parts = (data.train, data.val, data.test)
     unlabelled = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
 
+    # One class, or none, is not scored, and needs no frames to be scored on.
+    several = len(set(index.labels(config.eval.granularity).tolist()) - {UNLABELLED}) > 1
+
     def labelled(part: selection.Split, purpose: str) -> LabelledFrames:
         labels = part.index.labels(config.eval.granularity)
         # The False at the end is what UNLABELLED, -1, points at.
         frames = np.flatnonzero(np.array([*told_apart, False])[labels])
-        if frames.size == 0 and not unlabelled:
+        if frames.size == 0 and not unlabelled and (several or part is data.train):
             shown = ", ".join(config.eval.anatomies or names)
             raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
@@ -291,7 +296,7 @@ def _conclude(
     if not multihost.first():
         return results
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
-    say("\nNo frame has a label, and so nothing is scored." if evaluation.unlabelled else f"\n{results_table(columns)}")
+    say(f"\n{evaluation.unscored or results_table(columns)}")
     frame_map = None
     if config.report.pictures:
         from awcl_jax.pretrain import pictures
