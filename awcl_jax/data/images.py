@@ -1,32 +1,41 @@
 """Picture files, and tables that name them."""
 
 import contextlib
+import dataclasses
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from pyarrow import csv, parquet
 
+from awcl_jax.data.upright import orientation_of, upright
 from awcl_jax.runtime.errors import InputError, first_line
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".parquet")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 """A picture with more is refused: a file of a few bytes can say that it is as large as memory."""
 
-DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-"""Pillow's names of pictures with more than 8 bits a pixel."""
+GAPS = frozenset({"nan", "NaN", "NA", "N/A", "None", "null", "<NA>"})
+"""How programs that write tables spell a cell that is empty."""
 
-GREY_MODES = ("1", "L", "LA", "La")
-"""Its names of pictures without colours."""
-
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_PAGED = ("GIF", "TIFF", "WEBP")
+_NAMES = "PNG, JPEG, BMP, TIFF or WebP"
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # Pillow's names of more than 8 bits, without colours
+_GREY_MODES = ("1", "L", "LA", "La")  # its names of pictures of 8 bits without colours
+_CLASS_MODES = ("1", "L", "P")  # its names of single values of 8 bits
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
+_LUMINANCE = (0.114, 0.587, 0.299)  # of blue, green and red, ITU-R BT.601
 _DELIMITERS = ",;\t"
+_SEPARATOR_LINE = "sep="  # by which Excel is told a CSV's delimiter
 
 
 class BadImageError(InputError):
@@ -41,63 +50,222 @@ class BadImageError(InputError):
         self.kind = kind
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grey:
+    """The grey values of a picture, upright.
+
+    Attributes:
+      values: uint8, or what the file holds where it has more than 8 bits a pixel: uint16, int32 or float; float64 where
+        these are the luminance of colours. 0 is black.
+      colour: whether they were made from colours.
+    """
+
+    values: Shaped[np.ndarray, "h w"]
+    colour: bool
+
+    @property
+    def deep(self) -> bool:
+        """Whether a window has to say which values are black and white."""
+        return self.values.dtype != np.uint8
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """A picture file as grey: colours become their luminance (ITU-R BT.601), transparency is dropped.
+    """Read a picture file as grey: colours become their luminance (ITU-R BT.601), transparency is dropped.
+
+    It is turned and mirrored as its metadata say, see `awcl_jax.data.upright`.
 
     Raises:
       InputError: the file cannot be opened, is broken or cut short, has more than 8 bits a pixel, several pictures, or
         more than `MAX_PIXELS`.
     """
     try:
-        with path.open("rb") as file, decoded(file) as image:
-            if image.mode in DEEP_MODES:
-                raise BadImageError("bit_depth", "it has more than 8 bits a pixel; convert it to 8")
-            return to_grey(image)
+        with path.open("rb") as file:
+            grey = read_grey(file)
+        if grey.deep:
+            raise BadImageError("bit_depth", "it has more than 8 bits a pixel; convert it to 8")
     except BadImageError as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     except (OSError, ValueError) as error:  # a ValueError: a name with a null character
         why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error).rstrip(".")
         raise InputError(f"{path} cannot be read: {why}.") from error
+    return grey.values
+
+
+def read_grey(file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS) -> Grey:
+    """Read the grey values of a picture file, with all the bits that it has.
+
+    Raises:
+      BadImageError: it is not a PNG, JPEG, BMP, TIFF or WebP, is broken or cut short, holds several pictures, or has
+        more pixels; or it has more than 8 bits a pixel in a form that cannot be read.
+    """
+    with _decoded(file, max_pixels) as image:
+        return _grey_of(image, file)
+
+
+def check_image(file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Decode a picture file for nothing but its faults, and return its orientation (see `awcl_jax.data.upright`).
+
+    Raises:
+      BadImageError: as `read_grey`.
+    """
+    with _decoded(file, max_pixels) as image:
+        return orientation_of(image)
+
+
+def read_pages(file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS) -> Iterator[Grey]:
+    """Read the pictures of a GIF, TIFF or WebP one after the other, as they are displayed.
+
+    Raises:
+      BadImageError: as `read_grey`, of the first of them that cannot be read.
+    """
+    image = _open(file, _PAGED)
+    try:
+        pages = getattr(image, "n_frames", 1)
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise _broken(error) from error
+    for page in range(pages):
+        try:
+            image.seek(page)
+            _require_size(image, max_pixels)
+            image.load()
+        except BadImageError:
+            raise
+        except Exception as error:
+            raise _broken(error) from error
+        yield _grey_of(image, file if pages == 1 else None)
+
+
+def read_classes(
+    file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "h w"] | None, UInt8[np.ndarray, "colours 3"] | None, str]:
+    """Read a mask: single values of 8 bits, or the indices of a palette.
+
+    Returns:
+      (its values, upright; None where it has no single values of 8 bits, the palette where it has one, Pillow's name of
+      its mode)
+
+    Raises:
+      BadImageError: as `read_grey`.
+    """
+    with _decoded(file, max_pixels) as image:
+        if image.mode not in _CLASS_MODES or _bits_of(image, file) > 8:
+            return None, None, image.mode
+        palette = None
+        if image.mode == "P":
+            palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        return upright(np.asarray(image), orientation_of(image)).astype(np.uint8), palette, image.mode
 
 
 @contextlib.contextmanager
-def decoded(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _decoded(file: BinaryIO | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
     """A picture with its pixels; how many these are is looked at before the first of them is decoded.
 
     Raises:
-      BadImageError: it is no PNG, JPEG, BMP or TIFF, is broken or cut short, holds several pictures, or has more
-        pixels.
+      BadImageError: as `read_grey`.
     """
-    image = _open(file)
-    if image.width * image.height > max_pixels:
-        raise BadImageError("too_large", f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+    image = _open(file, _FORMATS)
+    _require_size(image, max_pixels)
     try:
         pages = getattr(image, "n_frames", 1)
         if image.format == "PNG":
             image.verify()  # checksums, which decoding does not look at; leaves the image unusable
             file.seek(0)
-            image = _open(file)
+            image = _open(file, _FORMATS)
         if pages == 1:
             image.load()
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise BadImageError("cut_short", f"it is broken ({first_line(error).rstrip('.')})") from error
+        raise _broken(error) from error
     if pages > 1:
         raise BadImageError("several_pages", f"it holds {pages} pictures; give each in a file of its own")
     yield image
 
 
-def to_grey(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
+def _grey_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> Grey:
+    """Grey values of a loaded picture; `file` is None for a page of several."""
+    bits = _bits_of(image, file)
+    if image.mode in _DEEP_MODES:
+        values = np.asarray(image)
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+            # Pillow turns 8 bits to black is zero, but not more.
+            if values.dtype != np.uint16:
+                raise BadImageError("bit_depth", f"white is 0 in numbers of {bits} bits; convert it to 8")
+            values = np.uint16(2**bits - 1) - values
+        return Grey(upright(values, orientation_of(image)), False)
+    if bits > 8:
+        return _deep_colours(image, file, bits)
+    orientation = orientation_of(image)
+    if image.mode in _GREY_MODES:
+        return Grey(upright(_luminance(image), orientation), False)
+    channels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    colour = bool((channels != channels[..., :1]).any())
+    return Grey(upright(_luminance(image), orientation), colour)
+
+
+def _deep_colours(image: Image.Image, file: BinaryIO | io.BytesIO | None, bits: int) -> Grey:
+    """The luminance of channels of more than 8 bits, of which Pillow drops the lower ones."""
+    pixels = None
+    if file is not None:
+        file.seek(0)
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
+    if pixels is None or pixels.dtype == np.uint8:
+        raise BadImageError("bit_depth", f"it has {bits} bits in each of several channels; convert it to 8")
+    # OpenCV turns a TIFF whatever it is told, and nothing else.
+    orientation = 1 if image.format == "TIFF" else orientation_of(image)
+    if pixels.ndim == 2:
+        return Grey(upright(pixels, orientation), False)
+    channels = pixels[..., :3]
+    if (channels == channels[..., :1]).all():
+        return Grey(upright(np.ascontiguousarray(channels[..., 0]), orientation), False)
+    return Grey(upright(channels @ np.array(_LUMINANCE), orientation), True)
+
+
+def _bits_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> int:
+    """Bits of a pixel's largest channel, by the file's header: Pillow's mode does not always show them."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS, (1,)))  # type: ignore[attr-defined]
+    if image.format == "PNG" and file is not None:
+        file.seek(24)
+        return file.read(1)[0]
+    return 8
+
+
+def _luminance(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
     """The luminance (ITU-R BT.601) of a picture of 8 bits; three equal channels keep their values."""
-    return np.asarray((image if image.mode in GREY_MODES else image.convert("RGB")).convert("L"))
+    return np.asarray((image if image.mode in _GREY_MODES else image.convert("RGB")).convert("L"))
 
 
-def _open(file: BinaryIO) -> Image.Image:
+def _open(file: BinaryIO | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
     try:
-        return Image.open(file, formats=_FORMATS)
+        return Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         raise BadImageError("too_large", "it has far too many pixels") from error
     except Exception as error:  # Pillow raises many kinds
-        raise BadImageError("no_image", "it is no PNG, JPEG, BMP or TIFF") from error
+        if (bits := _jpeg_bits(file)) > 8:
+            raise BadImageError("bit_depth", f"it is a JPEG of {bits} bits a pixel; convert it to 8") from error
+        raise BadImageError("no_image", f"it is no {_NAMES}") from error
+
+
+def _require_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise BadImageError("too_large", f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+
+
+def _broken(error: Exception) -> BadImageError:
+    return BadImageError("cut_short", f"it is broken ({first_line(error).rstrip('.')})")
+
+
+def _jpeg_bits(file: BinaryIO | io.BytesIO) -> int:
+    """The precision that a JPEG's frame header names; 0 where there is none."""
+    file.seek(0)
+    if file.read(2) != b"\xff\xd8":
+        return 0
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        marker, length = head[1], int.from_bytes(head[2:])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF, but not DHT, JPG and DAC
+            return (file.read(1) or b"\0")[0]
+        file.seek(length - 2, os.SEEK_CUR)
+    return 0
 
 
 def find_images(folder: Path) -> list[str]:
@@ -118,11 +286,36 @@ def find_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def find_named(root: Path, name: str) -> Path:
+    """Return the file that a table names; where it does not exist, one that was meant by all appearances.
+
+    Tables of another system write folders with backslashes, and an ending in other letters (`.PNG` for `.png`). A file
+    of exactly that name is preferred. Of several spellings of an ending the whole name's own is tried first.
+
+    Args:
+      root: folder that the name is relative to.
+      name: path as the table has it.
+
+    Returns:
+      The first of the candidates that exists; without one, the file of exactly that name.
+    """
+    exact = root / name
+    if os.path.exists(exact):  # noqa: PTH110  Path.exists raises for names that no disk can have
+        return exact
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        path = root / spelling
+        for suffix in dict.fromkeys((path.suffix, path.suffix.lower(), path.suffix.upper())):
+            candidate = path.with_suffix(suffix) if path.name else path
+            if os.path.exists(candidate):  # noqa: PTH110
+                return candidate
+    return exact
+
+
 def read_manifest(path: Path) -> pa.Table:
     """A table with a row for each picture and its file in the column `path`; a CSV's cells are text, `007` stays so.
 
-    Columns of a CSV are separated by commas, semicolons or tabs, whichever its header has most of. An empty cell is
-    null.
+    Columns of a CSV are separated by commas, semicolons or tabs, whichever its header has most of, or by what a first
+    line `sep=;` names. An empty cell is null.
 
     Raises:
       InputError: the file is no such table, names a column twice, has no column `path`, or no rows.
@@ -147,10 +340,20 @@ def read_manifest(path: Path) -> pa.Table:
     return table.replace_schema_metadata(None)  # what pandas notes of its index does not hold for parts of a table
 
 
+def named_separator(line: str) -> str:
+    """Return the delimiter that a CSV's first line names, such as `sep=;` for Excel; empty for any other line."""
+    named = line.rstrip("\r\n").strip('"')
+    delimiters = named.removeprefix(_SEPARATOR_LINE)
+    # Programs that fill up rows repeat it for the columns that this line lacks.
+    return delimiters[0] if named != delimiters and len(set(delimiters)) == 1 else ""
+
+
 def _read_csv(path: Path) -> pa.Table:
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
-    delimiter = max(_DELIMITERS, key=header.count)
+        if named := named_separator(header):
+            header = file.readline()
+    delimiter = named or max(_DELIMITERS, key=header.count)
     ragged: list[tuple[int, int, int]] = []
 
     def note(row: csv.InvalidRow) -> str:
@@ -159,7 +362,8 @@ def _read_csv(path: Path) -> pa.Table:
         return "skip"
 
     parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note)
-    reading = csv.ReadOptions(use_threads=False)  # with threads, rows have no number
+    # With threads, rows have no number.
+    reading = csv.ReadOptions(use_threads=False, skip_rows=1 if named else 0)
     with csv.open_csv(path, read_options=reading, parse_options=parsing) as opened:
         names = opened.schema.names
     ragged.clear()

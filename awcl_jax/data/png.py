@@ -1,5 +1,6 @@
 """Pictures and masks in a publisher's files: read, checked, and given as 8-bit grey."""
 
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,23 +9,30 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from awcl_jax.data.images import BadImageError, check_image, read_classes
+from awcl_jax.data.upright import AS_STORED, upright
 from awcl_jax.runtime.errors import InputError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PALETTE = 3  # a colour type
+_TURNING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks of PNG, or texts in them
 
 
 def read_png(path: Path) -> bytes:
     """Read an image and give it as an 8-bit grey PNG; one that is so already is passed through byte for byte.
 
-    Colour is turned to grey: publishers store some grey frames with three equal channels.
+    Colour becomes grey: publishers store some grey frames with three equal channels. What is stored lying is turned
+    (see `awcl_jax.data.upright`).
 
     Raises:
       InputError: the image is cut short or otherwise broken, not of 8 bits, or empty (a single value).
     """
-    data, grey = _decode(path)
+    data = _read(path)
+    orientation = _check(data, path)
+    grey = _decode(data, orientation, path)
     require_content(grey, str(path))
     # Bytes 24 and 25 are the PNG header's bit depth and colour type; type 0 is grey.
-    if data.startswith(_PNG) and data[24:26] == b"\x08\x00":
+    if data.startswith(_PNG) and data[24:26] == b"\x08\x00" and orientation == AS_STORED:
         return data
     return encode_png(grey)
 
@@ -35,11 +43,14 @@ def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
       InputError: the file is cut short or otherwise broken, or not of 8 bits.
     """
-    return _decode(path)[1]
+    data = _read(path)
+    return _decode(data, _check(data, path), path)
 
 
 def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask whose grey values are classes.
+    """Read a mask whose grey values are classes, or the indices of its palette.
+
+    A palette whose greys are classes themselves stands for these: programs that make files smaller write grey so.
 
     Args:
       path: of the mask.
@@ -49,7 +60,13 @@ def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UIn
     Raises:
       InputError: as `read_grey`, or the mask is of another size, or holds other values.
     """
-    mask = read_grey(path)
+    data = _read(path)
+    mask = _decode(data, _check(data, path), path)
+    if data.startswith(_PNG) and data[25] == _PALETTE and mask.max() >= len(names):
+        # Its colours are for looking at.
+        indices = read_classes(io.BytesIO(data))[0]
+        assert indices is not None
+        mask = indices
     check_mask(mask, names, size=size, path=path)
     return mask
 
@@ -99,20 +116,39 @@ def png_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
-def _decode(path: Path) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
-    """The bytes of a file, and its grey values."""
+def png_bits(data: bytes) -> int:
+    """Bits of a channel of a PNG, from its header; 0 where it is no PNG."""
+    return data[24] if data.startswith(_PNG) else 0
+
+
+def _read(path: Path) -> bytes:
     data = path.read_bytes()
     if not data:
         raise InputError(f"{path} is broken: it has no bytes.")
+    return data
+
+
+def _check(data: bytes, path: Path) -> int:
+    """The orientation of an image that is whole."""
     if fault := find_png_fault(data):
         # cv2 would fill what is missing with black and say nothing.
         raise InputError(f"{path} is broken: {fault}.")
+    if data.startswith(_PNG) and not any(name in data for name in _TURNING):
+        return AS_STORED
+    try:
+        return check_image(io.BytesIO(data))
+    except BadImageError as error:
+        raise InputError(f"{path} is broken: {error}.") from error
+
+
+def _decode(data: bytes, orientation: int, path: Path) -> UInt8[np.ndarray, "h w"]:
+    """The grey values of an image that is whole."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or not image.size:
         raise InputError(f"{path} is broken: it cannot be decoded as an image.")
     if image.dtype != np.uint8:
         raise InputError(f"{path} has {8 * image.dtype.itemsize} bits a pixel; frames have 8.")
-    return data, to_grey(image)
+    return upright(to_grey(image), orientation)
 
 
 def find_png_fault(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from awcl_jax.data import sector
 from awcl_jax.data.images import MAX_PIXELS
-from awcl_jax.data.png import find_png_fault, png_size
+from awcl_jax.data.png import find_png_fault, png_bits, png_size
 from awcl_jax.data.record import PIXEL_HEIGHT
 from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
@@ -225,9 +225,11 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
     h, w = png_size(data)
     if h * w > MAX_PIXELS:
         return None, f"its {picture} has {w} x {h} pixels, more than {MAX_PIXELS:,}"
-    flag = cv2.IMREAD_GRAYSCALE if picture == "image" else cv2.IMREAD_UNCHANGED
+    # As they are stored: a record has no metadata that turns its image, but not its mask.
+    flag = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if picture == "image" else cv2.IMREAD_UNCHANGED
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2:
+    # In grey, cv2 makes 8 bits of 16 and says nothing, so the header is asked.
+    if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2 or png_bits(data) > 8:
         return None, f"its {picture} is not an 8-bit grey PNG"
     return decoded, ""
 

@@ -23,7 +23,7 @@ from awcl_jax.runtime.errors import InputError, first_line
 from awcl_jax.runtime.files import atomic_write
 
 _CACHE = "unreadable.json"
-_CACHE_FORMAT = "1"  # a new number when more or fewer frames count as readable
+_CACHE_FORMAT = "2"  # a new number when more or fewer frames count as readable
 _CHUNK = 256  # records that a thread goes through at a time
 
 

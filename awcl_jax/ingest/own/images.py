@@ -4,12 +4,12 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from awcl_jax.data.images import DEEP_MODES, GREY_MODES, BadImageError, decoded, to_grey
+from awcl_jax.data import images
 from awcl_jax.ingest.own.grey import apply_window
 from awcl_jax.ingest.own.items import WHY, BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
@@ -23,25 +23,23 @@ def open_image(path: Path, reading: Reading) -> Clip:
 def read_image(path: Path, reading: Reading) -> Picture:
     """Read an image file.
 
-    What it holds beside its pixels (EXIF, text) is not read.
+    Of what it holds beside its pixels (EXIF, text), only how it is turned is read.
 
     Raises:
       BadFileError: it is no image, holds several, is cut short or damaged, too large, or of more than 8 bits without a
         window.
     """
-    with _decoded(path, reading.max_pixels) as image:
-        if image.mode in DEEP_MODES:
-            if reading.window is None:
-                raise BadFileError("bit_depth")
-            return Picture(apply_window(np.asarray(image), reading.window))
-        if image.mode in GREY_MODES:
-            return Picture(to_grey(image))
-        channels = np.asarray(image.convert("RGB"))
-        return Picture(to_grey(image), bool((channels != channels[..., :1]).any()))
+    with _opened(path) as file:
+        grey = images.read_grey(file, max_pixels=reading.max_pixels)
+    if not grey.deep:
+        return Picture(grey.values, grey.colour)
+    if reading.window is None:
+        raise BadFileError("bit_depth")
+    return Picture(apply_window(grey.values, reading.window), grey.colour)
 
 
 def read_mask(path: Path, reading: Reading, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask whose values, or palette indices, are classes.
+    """Read a mask whose values, or palette indices, are classes; of two classes, 0 and 255 are 0 and 1.
 
     Args:
       path: of the mask.
@@ -52,27 +50,36 @@ def read_mask(path: Path, reading: Reading, size: tuple[int, int]) -> UInt8[np.n
       BadFileError: it cannot be read, is of another size, in colour, or has values without a name.
     """
     try:
-        with _decoded(path, reading.max_pixels) as image:
-            mode, mask = image.mode, np.asarray(image)
+        with _opened(path) as file:
+            mask, palette, mode = images.read_classes(file, max_pixels=reading.max_pixels)
     except BadFileError as error:
         raise BadFileError("bad_mask", WHY[error.kind]) from error
-    if mode not in ("1", "L", "P"):
+    if mask is None:
         raise BadFileError("bad_mask", f"its pixels are {mode}, not single values of 8 bits")
     if mask.shape != size:
         raise BadFileError(
             "bad_mask", f"it is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]}"
         )
-    if mask.max() >= len(reading.mask_names):
-        raise BadFileError("bad_mask", f"it has the value {mask.max()}; --mask_names names {len(reading.mask_names)}")
-    return mask.astype(np.uint8)
+    names = len(reading.mask_names)
+    if names == 2 and palette is None and not set(np.unique(mask).tolist()) - {0, 255}:
+        mask = np.minimum(mask, 1)
+    if names == 2 and palette is not None and _is_inverted(palette):
+        raise BadFileError("bad_mask", "its palette shows 0 white and 1 black, and either may be meant; store greys")
+    if mask.max() >= names:
+        raise BadFileError("bad_mask", f"it has the value {mask.max()}; --mask_names names {names}")
+    return mask
+
+
+def _is_inverted(palette: UInt8[np.ndarray, "colours 3"]) -> bool:
+    """Whether the first two colours are white and black: an index and the grey that it shows are opposites."""
+    return palette[:2].tolist() == [[255] * 3, [0] * 3]
 
 
 @contextlib.contextmanager
-def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[BinaryIO]:
     with opened(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on large pictures, which are counted, and on odd metadata
         try:
-            with decoded(file, max_pixels=max_pixels) as image:
-                yield image
-        except BadImageError as error:
+            yield file
+        except images.BadImageError as error:
             raise BadFileError(error.kind) from error

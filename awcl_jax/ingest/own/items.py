@@ -28,6 +28,7 @@ WHY = {
     "no_region": "it does not say where the ultrasound region lies, so burnt-in text cannot be masked",
     "no_motion": "too little moves in it to tell the sector from burnt-in text",
     "several_pages": "it holds several pictures",
+    "slanted": "it is to be displayed at an angle that is no quarter turn",
     "cut_short": "it is cut short or damaged",
     "bad_tag": "a tag that describes its pixels is missing or not valid",
     "contradiction": "its tags and its pixels contradict each other",
@@ -45,6 +46,9 @@ WHY = {
 
 REMEDIES = {
     "outside": "--root=DIR names another folder",
+    "no_image": "PNG, JPEG, BMP, TIFF and WebP are read, and by `ingest video` GIF",
+    "no_video": "FFmpeg's formats are read, animated GIF, and TIFF of several pages",
+    "several_pages": "give each in a file of its own, or take them as a clip by `ingest video`",
     "no_decoder": "pip install 'awcl_jax[dicom]'",
     "no_patient": "--patient_from=study or folder takes another",
     "no_region": "--region=sector (of clips) or X0,Y0,X1,Y1 masks, --region=whole keeps the picture as it is",

@@ -1,16 +1,30 @@
-"""Videos as grey frames, decoded by FFmpeg through PyAV."""
+"""Videos as grey frames, decoded by FFmpeg through PyAV; animated GIF and pictures of several pages by Pillow."""
 
 import importlib.util
 import io
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from awcl_jax.data.images import BadImageError, Grey, read_pages
+from awcl_jax.data.upright import AS_STORED, orientation_of_matrix, square_width, upright, with_square_pixels
+from awcl_jax.ingest.own.containers import is_cut
+from awcl_jax.ingest.own.grey import apply_window
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
 from awcl_jax.runtime.errors import InputError
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".webm")
+if TYPE_CHECKING:
+    import av
+
+PAGED = (".gif", ".tif", ".tiff")
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".webm", *PAGED)
+
+_PAGED_HEADS = (b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MATRIX = struct.Struct("9i")
 
 
 def require_av() -> None:
@@ -34,14 +48,48 @@ def open_video(path: Path, reading: Reading) -> Clip:
 
 
 def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
-    """Every n-th frame of a video, from the first, as its luminance stretched to 0 to 255.
+    """Yield every n-th frame of a clip, from the first, upright and with square pixels.
+
+    A frame is its luminance from 0 to 255: what the video calls black and white, so that 16 to 235 of a limited range
+    are stretched once, and 64 to 940 of 10 bits likewise. Frames of plain grey values or colours of more than 8 bits
+    have no such black and white; grey ones need a window.
 
     FFmpeg by itself conceals what a damaged packet lacks, and ends quietly where a file is cut short; here both are
     faults.
 
     Raises:
-      BadFileError: it is no video, is cut short or damaged, or its picture is too large.
+      BadFileError: it is no video, is cut short or damaged, its picture is too large or to be displayed at a slant, or
+        it has more than 8 bits without a window.
     """
+    start = file.read(4)
+    if is_cut(file):
+        raise BadFileError("cut_short")
+    frames = _pages(file, reading) if start in _PAGED_HEADS else _video(file, reading)
+    number = -1
+    for number, picture in enumerate(frames):
+        if number % reading.every == 0:
+            yield picture()
+    if number < 0:
+        raise BadFileError("no_video")
+
+
+def _pages(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[], Picture]]:
+    """The pictures of a file, one after the other."""
+    try:
+        for page in read_pages(file, max_pixels=reading.max_pixels):
+            if page.deep and reading.window is None:
+                raise BadFileError("bit_depth")
+            yield partial(_picture_of, page, reading.window)
+    except BadImageError as error:
+        raise BadFileError("no_video" if error.kind == "no_image" else error.kind) from error
+
+
+def _picture_of(page: Grey, window: tuple[float, float] | None) -> Picture:
+    return Picture(page.values if window is None or not page.deep else apply_window(page.values, window), page.colour)
+
+
+def _video(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[], Picture]]:
+    """The frames of a video; each is converted when it is called."""
     import av
 
     start = file.read(12)
@@ -57,8 +105,8 @@ def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
             raise BadFileError("no_video")
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"err_detect": "explode"}
-        _require_size(stream.width * stream.height, reading)
-        number = 0
+        aspect = stream.sample_aspect_ratio
+        _require_size(square_width(stream.width, aspect) * stream.height, reading)
         packets = container.demux(stream)
         while True:
             try:
@@ -71,12 +119,37 @@ def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
             if packet.is_corrupt:
                 raise BadFileError("cut_short")
             for frame in decoded:
-                if number % reading.every == 0:
-                    _require_size(frame.width * frame.height, reading)
-                    yield Picture(frame.to_ndarray(format="gray"))
-                number += 1
-    if not number:
-        raise BadFileError("no_video")
+                yield partial(_show, frame, aspect, reading)
+
+
+def _show(frame: "av.VideoFrame", aspect: Fraction | None, reading: Reading) -> Picture:
+    """A decoded frame as it is displayed."""
+    _require_size(square_width(frame.width, aspect) * frame.height, reading)
+    if not _is_deep(frame):
+        grey = frame.to_ndarray(format="gray")
+    elif reading.window is None or not frame.format.name.startswith("gray1"):
+        raise BadFileError("bit_depth")
+    else:
+        grey = apply_window(frame.to_ndarray(), reading.window)
+    return Picture(upright(with_square_pixels(grey, aspect), _orientation_of(frame)))
+
+
+def _is_deep(frame: "av.VideoFrame") -> bool:
+    """Whether a frame has plain values of more than 8 bits, of which nothing says which are black and white."""
+    layout = frame.format
+    plain = layout.name.startswith("gray") or layout.is_rgb
+    return plain and max(component.bits for component in layout.components) > 8
+
+
+def _orientation_of(frame: "av.VideoFrame") -> int:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return AS_STORED
+    # A buffer, though PyAV's annotations do not say so.
+    orientation = orientation_of_matrix(_MATRIX.unpack(bytes(matrix)))  # type: ignore[call-overload]
+    if orientation is None:
+        raise BadFileError("slanted")
+    return orientation
 
 
 def _require_size(pixels: int, reading: Reading) -> None:

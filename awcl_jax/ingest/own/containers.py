@@ -1,0 +1,212 @@
+"""Whether a clip's file is as long as its container says, told by headers alone.
+
+FFmpeg plays what is left of a file that was cut short, and of most containers says nothing. What tells is the length
+that each part of a file carries:
+
+    Matroska, WebM   the size of every element; where the recorder left it open (live), of those inside
+    MP4, MOV         the size of every box
+    AVI, WebP        the size of every RIFF chunk
+    WMV (ASF)        the size of the objects, and of the data packets where the recorder left the data's open
+    MPEG             the length of every packet of a program stream
+    MPEG-TS          packets of one length
+    FLV              the size of every tag
+    GIF              the blocks, and the byte that ends them
+
+Zeros after the end are padding. A file that is cut between two parts of a live recording, or between two packets of
+MPEG-TS, cannot be told from a whole one.
+"""
+
+import io
+import os
+from typing import BinaryIO
+
+_EBML = b"\x1a\x45\xdf\xa3"
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # elements of Matroska that may be of unknown size
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_TS_LENGTHS = {0: 188, 4: 192}  # offset of the first synchronisation byte -> length of a packet
+_TS_SYNC = 0x47
+_PACK, _END = 0xBA, 0xB9  # start codes of a program stream
+_GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
+
+
+def is_cut(file: BinaryIO | io.BytesIO) -> bool:
+    """Return whether a file ends before its container does; False for containers that do not tell.
+
+    The file is left at its beginning.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(16)
+    walk = None
+    if head.startswith(_EBML):
+        walk = _matroska
+    elif head[4:8] in _BOXES:
+        walk = _boxes
+    elif head.startswith(b"RIFF"):
+        walk = _riff
+    elif head == _ASF_HEADER:
+        walk = _asf
+    elif head.startswith(b"\0\0\1\xba"):
+        walk = _program_stream
+    elif head.startswith(b"FLV\1"):
+        walk = _flv
+    elif head.startswith((b"GIF87a", b"GIF89a")):
+        walk = _gif
+    elif length := next((n for at, n in _TS_LENGTHS.items() if head[at : at + 1] == bytes([_TS_SYNC])), None):
+        file.seek(length)
+        synchronised = bytes([_TS_SYNC]) in file.read(5)
+        file.seek(size - size % length)
+        rest = file.read()
+        file.seek(0)
+        return synchronised and any(rest)
+    file.seek(0)
+    cut = walk(file, size) if walk else False
+    file.seek(0)
+    return cut
+
+
+def _matroska(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    at = 0
+    while at < size:
+        file.seek(at)
+        if file.read(1) == b"\0":
+            return False  # no element begins so: padding
+        file.seek(at)
+        identifier, length = _variable(file, keep_marker=True), _variable(file, keep_marker=False)
+        if identifier is None or length is None:
+            return True
+        at = file.tell()
+        unknown = length[0] == (1 << 7 * length[1]) - 1
+        if unknown and identifier[0] in (_SEGMENT, _CLUSTER):
+            continue  # its elements follow
+        if unknown:
+            return False
+        at += length[0]
+    return at > size
+
+
+def _variable(file: BinaryIO | io.BytesIO, *, keep_marker: bool) -> tuple[int, int] | None:
+    """A number of EBML and how many bytes it takes; None where the file ends in it or there is none."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    count = 9 - first[0].bit_length()
+    rest = file.read(count - 1)
+    if len(rest) < count - 1:
+        return None
+    value = int.from_bytes(first + rest)
+    return (value if keep_marker else value & ((1 << 7 * count) - 1)), count
+
+
+def _boxes(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4])
+        if length == 1:
+            length = int.from_bytes(head[8:16])
+        if length < 8:
+            return False  # 0: up to the end of the file; others are padding
+        at += length
+    file.seek(min(at, size))
+    return at > size or any(file.read())
+
+
+def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    at = 0
+    while at + 12 <= size:
+        file.seek(at)
+        head = file.read(12)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or length in (0, 2**32 - 1):
+            return False  # what follows is no chunk, or was never filled in
+        at += 8 + length
+    # A last byte of padding may be missing, which nobody reads.
+    return at > size + 1
+
+
+def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    at, packet = 0, 0
+    while at + 24 <= size:
+        file.seek(at)
+        kind, length = file.read(16), int.from_bytes(file.read(8), "little")
+        if kind == _ASF_HEADER:
+            header = file.read(min(length, 1 << 20))
+            if (found := header.find(_ASF_FILE)) >= 0:
+                # Of its properties the smallest packet, which is the largest, too.
+                packet = int.from_bytes(header[found + 92 : found + 96], "little")
+        if kind == _ASF_DATA and length <= 50:  # never filled in: packets to the end
+            return packet > 0 and (size - at - 50) % packet != 0
+        if length < 24:
+            return False
+        at += length
+    return at > size
+
+
+def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    at = 0
+    while at + 4 <= size:
+        file.seek(at)
+        head = file.read(14)
+        if head[:3] != b"\0\0\1":
+            return False  # padding, or of another make
+        code = head[3]
+        if code == _END:
+            return False
+        if code == _PACK:
+            if len(head) < 12:
+                return True
+            if head[4] >> 6 == 1:  # MPEG-2
+                at += 14 + (head[13] & 7 if len(head) == 14 else 0)
+            else:
+                at += 12
+            continue
+        length = int.from_bytes(head[4:6])
+        if len(head) < 6:
+            return True
+        at += 6 + length
+    file.seek(min(at, size))
+    return at > size or any(file.read())
+
+
+def _flv(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    file.seek(5)
+    at = int.from_bytes(file.read(4)) + 4
+    while at + 11 <= size:
+        file.seek(at + 1)
+        at += 11 + int.from_bytes(file.read(3)) + 4
+    return at != size
+
+
+def _gif(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    file.seek(10)
+    flags = file.read(3)[:1]
+    if not flags:
+        return True
+    file.seek(13 + _colours(flags[0]))
+    while file.tell() < size:
+        kind = file.read(1)[0]
+        if kind == _GIF_END:
+            return False
+        if kind == _GIF_IMAGE:
+            head = file.read(9)
+            if len(head) < 9:
+                return True
+            file.seek(_colours(head[8]) + 1, os.SEEK_CUR)
+        elif kind == _GIF_EXTENSION:
+            file.seek(1, os.SEEK_CUR)
+        elif kind:
+            return False  # of another make; 0 is padding between blocks
+        if kind:
+            while length := (file.read(1) or b"\0")[0]:
+                file.seek(length, os.SEEK_CUR)
+    return True
+
+
+def _colours(flags: int) -> int:
+    """Bytes of a table of colours."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

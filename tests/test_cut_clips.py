@@ -1,0 +1,119 @@
+"""Clips that were cut short: all frames, or a fault, wherever the file ends."""
+
+import io
+import struct
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from awcl_jax.ingest.own.containers import is_cut
+from awcl_jax.ingest.own.items import BadFileError, Reading
+from awcl_jax.ingest.own.videos import decode
+from tests.helpers.own_files import moving_disc
+
+FRAMES = moving_disc(15, size=(32, 48))
+
+MADE = {
+    "mkv": ("matroska", "libx264", {}),
+    "mkv, live": ("matroska", "libx264", {"live": "1"}),
+    "mkv, many clusters": ("matroska", "mpeg4", {"cluster_time_limit": "100"}),
+    "webm": ("webm", "libvpx", {}),
+    "mp4": ("mp4", "libx264", {}),
+    "mp4, fragments": ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    "mov": ("mov", "mjpeg", {}),
+    "avi": ("avi", "mpeg4", {}),
+    "avi, raw": ("avi", "rawvideo", {}),
+    "mpeg": ("mpeg", "mpeg1video", {}),
+    "vob": ("vob", "mpeg2video", {}),
+    "wmv": ("asf", "wmv2", {}),
+    "flv": ("flv", "flv", {}),
+    "gif": ("gif", "gif", {}),
+    "tiff": None,
+}
+
+
+def write(form, codec, options):
+    """The bytes of a clip."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=form, options=options) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = FRAMES[0].shape
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "gray", "rawvideo": "bgr24"}.get(codec, "yuv420p")
+        stream.options, stream.bit_rate = {"crf": "20", "g": "5"}, 500_000
+        for frame in FRAMES:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def pages():
+    out = io.BytesIO()
+    pictures = [Image.fromarray(frame) for frame in FRAMES]
+    pictures[0].save(out, "TIFF", save_all=True, append_images=pictures[1:])
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Every kind of clip, whole."""
+    return {name: pages() if how is None else write(*how) for name, how in MADE.items()}
+
+
+def read(data):
+    """Number of frames, or the kind of the fault."""
+    try:
+        return len(list(decode(io.BytesIO(data), Reading(every=1))))
+    except BadFileError as error:
+        return error.kind
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_clip_that_is_cut_has_all_frames_or_is_a_fault(name, whole):
+    data = whole[name]
+    assert read(data) == len(FRAMES)
+    assert not is_cut(io.BytesIO(data))
+    places = {*np.linspace(1, len(data) - 1, 40).astype(int).tolist(), *(len(data) - n for n in (1, 2, 3, 7, 12, 40))}
+    found = {place: read(data[:place]) for place in sorted(places)}
+    assert set(found.values()) <= {len(FRAMES), "cut_short", "no_video"}
+    assert "cut_short" in found.values()
+    # Not one is blamed on the format where its beginning is there.
+    assert {kind for place, kind in found.items() if place > len(data) / 3} <= {len(FRAMES), "cut_short"}
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name not in ("flv", "gif")])
+def test_zeros_at_the_end_are_padding(name, whole):
+    assert read(whole[name] + bytes(1)) == len(FRAMES)
+    assert read(whole[name] + bytes(64)) == len(FRAMES)
+
+
+def test_an_avi_whose_recorder_never_wrote_its_length_is_whole(whole):
+    data = whole["avi"]
+    for length in (0, 2**32 - 1):
+        assert read(data[:4] + struct.pack("<I", length) + data[8:]) == len(FRAMES)
+
+
+def test_the_packets_of_a_transport_stream_are_of_one_length():
+    data = write("mpegts", "mpeg2video", {})
+    assert read(data) == len(FRAMES)
+    assert len(data) % 188 == 0
+    assert read(data[:-100]) == "cut_short"
+
+
+def test_what_is_no_container_is_not_cut():
+    for data in (b"", b"x", b"text " * 100, bytes(100), b"\xff\xd8\xff" + bytes(50)):
+        assert not is_cut(io.BytesIO(data))
+    # Matroska of an unknown element that goes on to the end, and a number that is none.
+    assert not is_cut(io.BytesIO(bytes.fromhex("1a45dfa380 ec ff") + bytes(9)))
+    assert is_cut(io.BytesIO(bytes.fromhex("1a45dfa380 18538067 01ffffffffffffff ec 8f")))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_any_bytes_are_walked_to_an_end(name, whole):
+    rng = np.random.default_rng(0)
+    data = np.frombuffer(whole[name][:4_000], np.uint8)
+    for _ in range(30):
+        broken = data.copy()
+        broken[rng.integers(16, len(data), 20)] = rng.integers(0, 256, 20)
+        assert is_cut(io.BytesIO(broken.tobytes())) in (True, False)
