@@ -363,7 +363,8 @@ def _read_csv(path: Path) -> pa.Table:
 
     parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note)
     # With threads, rows have no number.
-    reading = csv.ReadOptions(use_threads=False, skip_rows=1 if named else 0)
+    above = 1 if named else 0
+    reading = csv.ReadOptions(use_threads=False, skip_rows=above)
     with csv.open_csv(path, read_options=reading, parse_options=parsing) as opened:
         names = opened.schema.names
     ragged.clear()
@@ -374,7 +375,7 @@ def _read_csv(path: Path) -> pa.Table:
     if ragged:
         number, cells, columns = ragged[0]
         raise InputError(
-            f"{path} has {cells} cells in row {number - 1} and {columns} in its header: put names with a {delimiter!r} "
-            "in quotes."
+            f"{path} has {cells} cells in row {number - 1 - above} and {columns} in its header: put names with a "
+            f"{delimiter!r} in quotes."
         )
     return table

@@ -19,6 +19,8 @@ from awcl_jax.data.scans import ScanIndex, holds_dataset
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
 
+_KNOWN = ("scan_id", "patient_id", "machine", "anatomy", "split")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameSource:
@@ -26,7 +28,8 @@ class FrameSource:
 
     Attributes:
       labels: a row for each frame. The column `id` names it; `scan_id`, `patient_id`, `machine`, `anatomy` and `split`
-        are there where they are known, and so is whatever else a user's table has. Null is unknown.
+        are there where they are known, and so is whatever else a user's table has. Null is unknown; in these columns,
+        so is a gap that a table spells out (`images.GAPS`).
       read: (row) -> the frame, grey and square, of one size for all; `InputError` if it cannot be read. Safe to call
         from many threads.
     """
@@ -84,7 +87,7 @@ def open_source(
     if path.suffix.lower() in images.IMAGES:
         return _of_files(pa.table({"id": [path.name]}), "id", path.parent, size, mask_overlays)
     if path.suffix.lower() in images.TABLES:
-        table = images.read_manifest(path)
+        table = _without_gaps(images.read_manifest(path))
         if "id" not in table.column_names:
             table = table.add_column(0, "id", table["path"])
         return _of_files(table, "path", path.parent, size, mask_overlays)
@@ -141,6 +144,16 @@ def _of_dataset(path: Path, size: int, split: str | None, mask_overlays: bool) -
     return FrameSource(labels, lambda row: reader.read(np.array([row]))[0])
 
 
+def _without_gaps(table: pa.Table) -> pa.Table:
+    """The table with null for a gap that is spelt out, in the columns whose meaning is known."""
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        if name in _KNOWN and pa.types.is_string(column.type):
+            gaps = pc.is_in(column, value_set=pa.array(sorted(images.GAPS)))
+            table = table.set_column(place, name, pc.if_else(gaps, None, column))
+    return table
+
+
 def _named(ids: Int32[np.ndarray, " n"], names: tuple[str, ...]) -> pa.Array:
     known = pa.array(ids, mask=ids == UNLABELLED)
     return pa.DictionaryArray.from_arrays(known, pa.array(names, pa.string())).cast(pa.string())
@@ -153,6 +166,6 @@ def _of_files(labels: pa.Table, column: str, root: Path, size: int, mask_overlay
         name = names[row].as_py()
         if not name:
             raise InputError(f"Row {row + 1} of the table in {root} names no file: its path is empty.")
-        return resize_frame(images.read_image(root / name), size, mask_overlays=mask_overlays)
+        return resize_frame(images.read_image(images.find_named(root, name)), size, mask_overlays=mask_overlays)
 
     return FrameSource(labels, read)

@@ -90,6 +90,25 @@ def test_a_tables_own_id_stays(tmp_path):
         source.read(1)
 
 
+def test_a_table_of_another_system_is_read_as_it_was_meant(tmp_path):
+    fill(tmp_path, "s/a")
+    lines = ["sep=;", "path;patient_id;anatomy;note", r"s\a.PNG;nan;NA;NA", "s/a.png;None;femur;"]
+    (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
+    source = open_source(tmp_path / "scans.csv", size=16)
+    assert source.labels.to_pydict() == {
+        "id": [r"s\a.PNG", "s/a.png"],
+        "path": [r"s\a.PNG", "s/a.png"],
+        "patient_id": [None, None],
+        "anatomy": [None, "femur"],
+        "note": ["NA", None],
+    }
+    for row in (0, 1):
+        np.testing.assert_array_equal(source.read(row), small("s/a"))
+    (tmp_path / "long.csv").write_text(f"path\n{'x' * 300}.png\n")
+    with pytest.raises(InputError, match="File name too long"):
+        open_source(tmp_path / "long.csv", size=16).read(0)
+
+
 @pytest.mark.parametrize(
     ("name", "split", "said"),
     [

@@ -99,6 +99,14 @@ def test_an_outline_that_leaves_the_picture_is_cut():
     assert 0 < fill_outline(chords, size=(SIZE, SIZE)).sum() < fill_outline(chords, size=(SIZE, 200)).sum()
 
 
+def test_splits_in_letters_of_any_case_after_a_line_that_names_the_delimiter(source, tmp_path):
+    expected = [(frame.frame_id, frame.split) for frame in find(source, tmp_path)[0]]
+    path = source / "FileList.csv"
+    text = path.read_text().replace("TRAIN", "train").replace("VAL", "Val").replace("TEST", "test")
+    path.write_text(f"sep=;\n{text.replace(',', ';')}")
+    assert [(frame.frame_id, frame.split) for frame in find(source, tmp_path)[0]] == expected
+
+
 def test_videos_that_are_missing_or_not_traced(source, tmp_path):
     (source / "Videos/0X1A.avi").unlink()
     path = source / "VolumeTracings.csv"
@@ -119,6 +127,7 @@ def test_videos_that_are_missing_or_not_traced(source, tmp_path):
         ("FileList.csv", "0X1B,", "0X1F,", "traces 0X1B, which FileList.csv does not name"),
         ("FileList.csv", "Split", "Set", r"lacks the column\(s\) Split"),
         ("VolumeTracings.csv", "50.0,", "x,", "is a number; got 'x'"),
+        ("VolumeTracings.csv", "50.0,", "nan,", "is a number; got 'nan'"),
         ("VolumeTracings.csv", ",3\n", ",-3\n", "Frame is a whole number from 0 on; got '-3'"),
     ],
 )

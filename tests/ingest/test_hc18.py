@@ -110,7 +110,7 @@ ROWS = {
 
 
 def test_prepared_records(tmp_path):
-    source = write(tmp_path / "hc18", {**ROWS, "024_3HC.png": ","})
+    source = write(tmp_path / "hc18", {**ROWS, "024_3HC.png": ",nan"})
     records = decoded_records(Hc18(source=source, data_dir=tmp_path / "out"))
     assert set(records) == {"train", "val", "test"}
     split_of = {row["frame_id"].decode(): split for split, rows in records.items() for row in rows}

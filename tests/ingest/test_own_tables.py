@@ -323,3 +323,70 @@ def test_bad_taxonomies(tmp_path, text, message):
     (tmp_path / "t.toml").write_text(text)
     with pytest.raises(InputError, match=message):
         labels.read_taxonomy(tmp_path / "t.toml")
+
+
+GAPS = ["nan", "NaN", "NA", "N/A", "None", "null", "<NA>"]
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_a_gap_that_is_spelt_out_is_an_empty_cell(source, gap):
+    columns = "path,scan_id,patient_id,anatomy,machine,pixel_mm,frame"
+    rows = (f"a.png,s1,p1,{gap},{gap},{gap},1", f"b.png,s2,{gap},4CH,,,1", f"c.png,{gap},p2,4CH,,,1")
+    listing = read_manifest(table(source, columns, *rows))
+    (row,) = listing.rows
+    assert (row.anatomy, row.machine, row.pixel_mm != row.pixel_mm) == (gap, "", True)
+    assert faults(listing) == [(2, "bad_cell"), (3, "bad_cell")]
+    assert [fault.detail for fault in listing.faults] == ["patient_id is empty", "scan_id is empty"]
+    names = [row.anatomy, "4CH", ""]
+    gaps = frozenset(GAPS)
+    assert labels.found_taxonomy(names, gaps).fine == ("4CH",)
+    assert labels.resolve_names(names, FETAL_PLANES_14, gaps=gaps)[gap] == (-1, -1)
+
+
+def test_a_taxonomy_may_name_what_is_spelt_like_a_gap(tmp_path):
+    (tmp_path / "t.toml").write_text('[planes]\nNA = "neck"\n[aliases]\nnan = "NA"\n')
+    taxonomy, unlabelled = labels.read_taxonomy(tmp_path / "t.toml")
+    found = labels.resolve_names(["NA", "nan", "null"], taxonomy, unlabelled, frozenset(GAPS))
+    assert [found[name] for name in ("NA", "nan", "null")] == [(0, 0), (0, 0), (-1, -1)]
+
+
+def test_a_file_of_a_gaps_name_is_a_file(source):
+    (source / "NA").write_bytes(b"x")
+    assert [row.path.name for row in read_manifest(table(source, "path,scan_id", "NA,s1")).rows] == ["NA"]
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "sep=;;", "\ufeffsep=;"])
+def test_a_line_that_names_the_delimiter_is_no_row(source, line):
+    listing = read_manifest(table(source, line, "path;scan_id;note", "a.png;s1;x", "b.png;s2;,,,,"))
+    assert [(row.number, row.path.name, row.scan) for row in listing.rows] == [(1, "a.png", "s1"), (2, "b.png", "s2")]
+    with pytest.raises(InputError, match="2 cells in row 2 and 3 in its header"):
+        read_manifest(table(source, line, "path;scan_id;note", "a.png;s1;x", "b.png;s2"))
+
+
+@pytest.mark.parametrize("line", ["sep=", "sep=,;", "separator=;"])
+def test_other_first_lines_are_headers(source, line):
+    with pytest.raises(InputError):
+        read_manifest(table(source, line, "path;scan_id", "a.png;s1"))
+
+
+@pytest.mark.parametrize("name", [r"img\f0.png", "img/f0.PNG", r"img\f0.Png", r".\img\f0.png", r"img\..\img\f0.png"])
+def test_paths_of_another_system_are_found(source, name):
+    (source / "img").mkdir()
+    for file in ("f0.png", "f1.TIF"):
+        (source / "img" / file).write_bytes(b"x")
+    listing = read_manifest(table(source, "path,scan_id,mask", f"{name},s1,{name}", "img/f1.tif,s2,a.png"))
+    assert [(row.path.name, row.mask.name) for row in listing.rows] == [("f0.png", "f0.png"), ("f1.TIF", "a.png")]
+
+
+def test_a_file_of_exactly_that_name_is_preferred(source, tmp_path_factory):
+    (source / r"x\a.png").write_bytes(b"x")
+    (source / "x").mkdir()
+    (source / "x" / "a.png").write_bytes(b"x")
+    (source / "a.PNG").write_bytes(b"x")
+    listing = read_manifest(table(source, "path,scan_id", r"x\a.png,s1", "a.png,s2", "a.PNG,s3", "gone.PNG,s4"))
+    assert [row.path.name for row in listing.rows] == [r"x\a.png", "a.png", "a.PNG"]
+    assert faults(listing) == [(4, "missing")]
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "x.png").write_bytes(b"x")
+    listing = read_manifest(table(source, "path,scan_id", rf"..\{outside.name}\x.png,s1"))
+    assert faults(listing) == [(1, "outside")]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from awcl_jax.data.anatomy import Taxonomy
 from awcl_jax.data.fan import FANS
-from awcl_jax.data.images import IMAGES
+from awcl_jax.data.images import GAPS, IMAGES
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own import dicom, folder, videos
@@ -143,11 +143,13 @@ def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:
 def _plan(args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms) -> tuple[Taxonomy, list[Any]]:
     names = [row.anatomy for row in listing.rows]
     unlabelled: frozenset[str] = frozenset()
+    # A cell of a table may spell that it is empty; a folder of that name is a class.
+    gaps = GAPS if listing.unit == "row" else frozenset()
     if args.taxonomy is None:
-        taxonomy = found_taxonomy(names)
+        taxonomy = found_taxonomy(names, gaps)
     else:
         taxonomy, unlabelled = read_taxonomy(args.taxonomy)
-    labels = resolve_names(names, taxonomy, unlabelled)
+    labels = resolve_names(names, taxonomy, unlabelled, gaps)
     items = make_items(
         listing,
         labels,

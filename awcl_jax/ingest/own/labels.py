@@ -57,13 +57,13 @@ def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
     return Taxonomy(groups, aliases), frozenset(unlabelled)
 
 
-def found_taxonomy(names: Iterable[str]) -> Taxonomy:
-    """Every name found is a fine and a coarse anatomy.
+def found_taxonomy(names: Iterable[str], gaps: frozenset[str] = frozenset()) -> Taxonomy:
+    """Every name found is a fine and a coarse anatomy, but for `gaps`, which stand for none.
 
     Raises:
       InputError: a name has a line break or another character that cannot be printed.
     """
-    found = sorted({*names} - {""})
+    found = sorted({*names} - {""} - gaps)
     if wrong := [name for name in found if not name.isprintable()]:
         raise InputError(
             f"The name of an anatomy is one line of text; got {wrong[0]!r}. --taxonomy=FILE gives aliases."
@@ -72,9 +72,18 @@ def found_taxonomy(names: Iterable[str]) -> Taxonomy:
 
 
 def resolve_names(
-    names: Iterable[str], taxonomy: Taxonomy, unlabelled: frozenset[str] = frozenset()
+    names: Iterable[str],
+    taxonomy: Taxonomy,
+    unlabelled: frozenset[str] = frozenset(),
+    gaps: frozenset[str] = frozenset(),
 ) -> Mapping[str, tuple[int, int]]:
     """Fine and coarse label of each name; one that is a coarse name only has no fine label.
+
+    Args:
+      names: as the user has them.
+      taxonomy: the names that are known.
+      unlabelled: names that stand for no anatomy.
+      gaps: spellings of an empty cell, which stand for no anatomy unless the taxonomy knows them.
 
     Raises:
       InputError: names are unknown: all of them, each with the nearest known one.
@@ -90,6 +99,8 @@ def resolve_names(
             resolved[name] = (taxonomy.fine.index(plane), taxonomy.coarse.index(taxonomy.coarse_of(plane)))
         elif name in taxonomy.coarse:
             resolved[name] = (UNLABELLED, taxonomy.coarse.index(name))
+        elif name in gaps:
+            resolved[name] = (UNLABELLED, UNLABELLED)
         else:
             known = [*taxonomy.fine, *taxonomy.coarse, *taxonomy.aliases]
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

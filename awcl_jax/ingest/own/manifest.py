@@ -15,6 +15,7 @@ from awcl_jax.runtime.errors import InputError
 COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame")
 SPLITS = ("train", "val", "test")
 _PATHS = ("path", "mask")
+_NAMED = ("path", "anatomy")  # in which a gap's spelling may be a name
 _BATCH = 4096
 
 
@@ -26,7 +27,8 @@ def read_manifest(
     It is read as `awcl_jax.data.images.read_manifest` does. Columns are `path`, `scan_id`, `patient_id`, `anatomy`,
     `split` (train, val or test), `machine`, `mask` (a path), `pixel_mm` and `frame` (its number in its scan, by which
     frames are ordered). A column has a value in every row; only in `anatomy`, `machine` and `pixel_mm` does an empty
-    cell say unknown.
+    cell say unknown. A cell is empty, too, where it is spelt as programs spell a gap (`awcl_jax.data.images.GAPS`), but
+    not in `path`, where it is a name; an anatomy is left as it is spelt, for a taxonomy may name it.
 
     Args:
       path: of the table; its rows are numbered from 1.
@@ -114,7 +116,9 @@ def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
     for batch in table.to_batches(_BATCH):
         for cells in batch.to_pylist():
             number += 1
-            yield number, {name: _to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
+            texts = {name: _to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
+            gaps = [name for name, text in texts.items() if text in images.GAPS and name not in _NAMED]
+            yield number, texts | dict.fromkeys(gaps, "")
 
 
 def _to_text(cell: Any, *, strip: bool) -> str:

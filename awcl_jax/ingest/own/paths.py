@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from awcl_jax.data.images import find_named
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
 
 
@@ -56,13 +57,13 @@ def _walk(root: str, inside: str, found: list[str], listing: Listing) -> None:
 
 
 def resolve(name: str, root: Path) -> Path:
-    """The file of this name, relative to `root`.
+    """The file of this name, relative to `root`, as `awcl_jax.data.images.find_named` finds it.
 
     Raises:
       BadFileError: it is not there, or lies outside of `root`, be it by its name or by a link.
     """
     try:
-        path = Path(os.path.realpath(root / name))
+        path = Path(os.path.realpath(find_named(root, name)))
         if not _is_inside(str(path), os.path.realpath(root)):
             raise BadFileError("outside")
         if not path.exists():

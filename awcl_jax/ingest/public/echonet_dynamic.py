@@ -145,10 +145,11 @@ def _read_videos(source: Path) -> dict[str, str]:
     videos: dict[str, str] = {}
     for place, cells in read_table(source / "FileList.csv", ("FileName", "Split")):
         video = cells["FileName"].removesuffix(".avi")
-        require_known("Split", cells["Split"], tuple(SPLITS), place)
+        split = cells["Split"].upper()  # copies of the table have it in small letters
+        require_known("Split", split, tuple(SPLITS), place)
         if not video or Path(video).name != video or video in videos:
             raise InputError(f"{place}: FileName names a file in Videos/, once; got {cells['FileName']!r}.")
-        videos[video] = SPLITS[cells["Split"]]
+        videos[video] = SPLITS[split]
     return videos
 
 

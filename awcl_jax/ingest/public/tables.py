@@ -2,9 +2,11 @@
 
 import csv
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from awcl_jax.data.images import GAPS, named_separator
 from awcl_jax.runtime.errors import InputError
 
 
@@ -14,7 +16,7 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> l
     Args:
       path: of the CSV; a byte-order mark is dropped.
       columns: that it must have.
-      delimiter: between columns.
+      delimiter: between columns, unless a first line such as `sep=;` names another.
 
     Returns:
       (place for messages, value of each of `columns`) of every row.
@@ -28,6 +30,10 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> l
     try:
         # Some tables have a byte-order mark, which utf-8-sig drops.
         with path.open(encoding="utf-8-sig", newline="") as file:
+            if named := named_separator(file.readline()):
+                delimiter = named
+            else:
+                file.seek(0)
             table = csv.DictReader(file, delimiter=delimiter, restval="", skipinitialspace=True)
             # The last column of FETAL_PLANES_DB is named "Train ", with a blank.
             table.fieldnames = [column.strip() for column in table.fieldnames or ()]
@@ -67,20 +73,23 @@ def number(cells: Mapping[str, str], column: str, place: str) -> float:
       InputError: it is none.
     """
     try:
-        return float(cells[column])
+        value = float(cells[column])
     except ValueError:
-        raise InputError(f"{place}: {column} is a number; got {cells[column]!r}.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{place}: {column} is a number; got {cells[column]!r}.")
+    return value
 
 
 def length_mm(cells: Mapping[str, str], column: str, place: str) -> float:
-    """A length in millimetres; NaN where the cell is empty.
+    """A length in millimetres; NaN where the cell is empty, or spells that it is.
 
     Raises:
       InputError: it is no number above 0.
     """
-    if not cells[column]:
-        return float("nan")
+    if not cells[column] or cells[column] in GAPS:
+        return math.nan
     value = number(cells, column, place)
-    if not 0 < value < float("inf"):
+    if value <= 0:
         raise InputError(f"{place}: {column} is a length above 0; got {cells[column]!r}. An empty cell says unknown.")
     return value
