@@ -104,7 +104,11 @@ def test_splits_in_letters_of_any_case_after_a_line_that_names_the_delimiter(sou
     path = source / "FileList.csv"
     text = path.read_text().replace("TRAIN", "train").replace("VAL", "Val").replace("TEST", "test")
     path.write_text(f"sep=;\n{text.replace(',', ';')}")
-    assert [(frame.frame_id, frame.split) for frame in find(source, tmp_path)[0]] == expected
+    for video in (source / "Videos").iterdir():
+        video.rename(video.with_suffix(".AVI"))
+    found, missing = find(source, tmp_path)
+    assert ([(frame.frame_id, frame.split) for frame in found], missing) == (expected, [])
+    assert all(frame.read()["image"] for frame in found)
 
 
 def test_videos_that_are_missing_or_not_traced(source, tmp_path):

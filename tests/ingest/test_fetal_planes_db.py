@@ -29,6 +29,14 @@ def prepare(source: Path | None, out: Path, **flags) -> dict[str, list[dict]]:
     return {split: list(opened.as_data_source(split)) for split in opened.info.splits}
 
 
+def test_endings_in_capitals(planes, tmp_path):
+    source = planes.write(*PLANES_ROWS)
+    expected = prepare(source, tmp_path / "out")
+    for path in sorted(source.rglob("*.png")):
+        path.rename(path.with_suffix(".PNG"))
+    np.testing.assert_equal(prepare(source, tmp_path / "again"), expected)
+
+
 def test_prepared_records(planes, tmp_path):
     records = prepare(planes.write(*PLANES_ROWS), tmp_path / "out")
     assert {split: [record["frame_id"] for record in of] for split, of in records.items()} == {

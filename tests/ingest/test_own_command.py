@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from pyarrow import parquet
 
 from awcl_jax.data import selection
@@ -147,6 +148,40 @@ def test_masks_frames_and_splits_of_a_table(tmp_path, run):
             np.testing.assert_array_equal(record["image"][..., 0], speckle(str(tmp_path / f"{split}{frame}.png")))
             assert (record["mask"] == frame % 2).all()
             assert record["anatomy_fine"] == record["anatomy_coarse"] == -1
+
+
+def test_gaps_sideways_pictures_and_other_formats(tmp_path, run):
+    # Half of the rows spell that they have no anatomy; a picture lies under a mask that is drawn on it as it is shown.
+    lines = ["sep=;", "path;scan_id;anatomy;mask"]
+    for number in range(8):
+        lies = Image.fromarray(speckle(str(number)))
+        exif = Image.Exif()
+        exif[274] = 6
+        lies.save(tmp_path / f"{number}.PNG", exif=exif)
+        cv2.imwrite(str(tmp_path / f"m{number}.png"), np.rot90(speckle(str(number)) > 100, -1) * np.uint8(255))
+        lines.append(rf".\{number}.png;s{number};{'nan' if number % 2 else 'head'};m{number}.png")
+    (tmp_path / "scans.csv").write_text("\n".join(lines))
+    args = ("manifest", f"--source={tmp_path / 'scans.csv'}", f"--out={tmp_path / 'out'}", "--mask_names=other,head")
+    assert run(*args)[0] == 0
+    builder = tfds.builder_from_directory(tmp_path / "out/own_scans/1.0.0")
+    assert builder.info.features["anatomy_fine"].names == ["head"]
+    drawn = {np.rot90(speckle(str(number)), -1).tobytes(): number for number in range(8)}
+    found = [record for of_split in records(tmp_path / "out").values() for record in of_split]
+    for record in found:
+        number = drawn.pop(record["image"][..., 0].tobytes())
+        assert record["anatomy_fine"] == -(number % 2)
+        np.testing.assert_array_equal(record["mask"][..., 0], record["image"][..., 0] > 100)
+    assert drawn == {}
+
+
+def test_pictures_of_other_formats_are_counted_in_a_line(tmp_path, run):
+    for patient in range(5):
+        draw(tmp_path / f"in/head/p{patient}/a.png")
+    for name in ("a.nii.gz", "b.NII", "c.gif", "d.gif", "notes.txt"):
+        (tmp_path / "in/head/p0" / name).write_bytes(b"x")
+    status, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+    assert status == 0
+    assert "Left alone 4 file(s) in other formats (2 .gif, 1 .nii, 1 .nii.gz): `folder` reads .png, .jpg" in printed
 
 
 def bad_tree(folder: Path) -> Path:

@@ -52,6 +52,15 @@ def test_images_of_one_name_are_two_frames(source, tmp_path):
     assert len({frame.patient_id for frame in found}) == len(found) == 4
 
 
+def test_endings_in_capitals(source, tmp_path):
+    expected = [frame.read() for frame in Usgra(source=source, data_dir=tmp_path / "out").find(source)[0]]
+    for path in sorted(source.rglob("*.png")):
+        path.rename(path.with_suffix(".PNG"))
+    found, missing = Usgra(source=source, data_dir=tmp_path / "out").find(source)
+    assert missing == []
+    np.testing.assert_equal([frame.read() for frame in found], expected)
+
+
 def test_an_image_without_a_mask(source, tmp_path):
     (source / "train/masks/0002.png").unlink()
     with pytest.raises(InputError, match=r"1 image\(s\) \(of 3\) without a mask, the first train/0002.png. --skip"):

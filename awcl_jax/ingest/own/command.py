@@ -96,6 +96,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or not faults)
         said = [*notes(faults, collection), *filter(None, [listing.advice]), *_said_of_ids(args, pseudonyms)]
+        said = [*notes(faults, collection), *_said_of_unread(listing), *_said_of_ids(args, pseudonyms)]
         if prepared:
             metadata = {"settings": settings, "notes": said} | ({FANS: collection.fans} if collection.fans else {})
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
@@ -130,6 +131,15 @@ def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
         raise InputError(
             f"--keep_ids stores ids as they are, a key (--key_file, ${KEY_VARIABLE}) hashes them: leave one."
         )
+
+
+def _said_of_unread(listing: Listing) -> list[str]:
+    """A sentence on pictures and clips of the source that this command does not read."""
+    if not listing.unread:
+        return []
+    kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(listing.unread.items()))
+    known = f"`folder` reads {', '.join(IMAGES)}, `video` {', '.join(videos.SUFFIXES)}"
+    return [f"Left alone {listing.unread.total():,} file(s) in other formats ({kinds}): {known}; convert the others."]
 
 
 def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:

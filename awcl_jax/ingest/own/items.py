@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,7 @@ class Listing:
       rows: one for each, in order.
       faults: what cannot be used.
       ignored: number of files of other kinds.
+      unread: of these, endings of pictures and clips that are not read -> number of files.
       unit: what rows are counted in: `file` (by sorted path) or `row` (of a table).
       has_splits: whether the rows say which split they are in.
       named: whether ids of scans and patients are the user's own; else they were read off the files' names.
@@ -129,6 +131,7 @@ class Listing:
     rows: list[Row] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     ignored: int = 0
+    unread: Counter[str] = dataclasses.field(default_factory=Counter)
     unit: str = "file"
     has_splits: bool = False
     named: bool = False

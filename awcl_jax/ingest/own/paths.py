@@ -10,6 +10,13 @@ from typing import BinaryIO
 from awcl_jax.data.images import find_named
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
 
+_PICTURES = (
+    *(".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".dcm", ".jp2", ".heic", ".avif", ".png", ".jpg", ".jpeg", ".bmp"),
+    *(".webp", ".gif", ".tif", ".tiff", ".mp4", ".m4v", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".webm"),
+    *(".flv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".3gp"),
+)
+"""Endings of pictures and clips, some of which no command reads, and others another one than that which looks."""
+
 
 def find_files(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
     """Every file below a folder, in the order of their paths, numbered from 1.
@@ -27,6 +34,7 @@ def find_files(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
     for name in sorted(found):
         if suffixes is not None and not name.lower().endswith(suffixes):
             listing.ignored += 1
+            listing.unread.update(ending for ending in _PICTURES if name.lower().endswith(ending))
             continue
         listing.rows.append(Row(len(listing.rows) + 1, root / name, name, scan=""))
     return listing

@@ -25,7 +25,7 @@ from awcl_jax.runtime.errors import InputError
 
 MASKS = ("background", "lesion")
 
-_NAME = re.compile(r"(?P<frame>[a-z]+ \(\d+\))(?P<mask>_mask(_\d+)?)?\.png", re.ASCII)
+_NAME = re.compile(r"(?P<frame>[a-z]+ \(\d+\))(?P<mask>_mask(_\d+)?)?(?i:\.png)", re.ASCII)
 
 _CITATION = """\
 @article{aldhabyani2020,

@@ -10,6 +10,8 @@ publisher's code does. End diastole is the frame with the larger area. The publi
 
 import collections
 import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, UInt8
 
 from awcl_jax.data.anatomy import APICAL_VIEWS
+from awcl_jax.data.images import find_named
 from awcl_jax.data.png import encode_png, require_content, to_grey
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, record_of
@@ -70,7 +73,7 @@ class EchonetDynamic(FolderBuilder):
         found: list[Found] = []
         missing: list[str] = []
         for video, split in splits.items():
-            path, traced = source / "Videos" / f"{video}.avi", tracings.get(video, {})
+            path, traced = find_named(source / "Videos", f"{video}.avi"), tracings.get(video, {})
             if len(traced) < 2 or not path.is_file():
                 missing.append(video)
                 continue
@@ -99,7 +102,7 @@ def read_tracings(source: Path) -> dict[str, dict[int, Chords]]:
     for place, cells in read_table(source / "VolumeTracings.csv", ("FileName", *_CORNERS, "Frame")):
         if not cells["Frame"].isdigit():
             raise InputError(f"{place}: Frame is a whole number from 0 on; got {cells['Frame']!r}.")
-        video = cells["FileName"].removesuffix(".avi")
+        video = _video_of(cells)
         chords[video][int(cells["Frame"])].append([number(cells, corner, place) for corner in _CORNERS])
     for video, frames in chords.items():
         for frame, of_frame in frames.items():
@@ -111,6 +114,11 @@ def read_tracings(source: Path) -> dict[str, dict[int, Chords]]:
     return {
         video: {frame: np.array(of_frame) for frame, of_frame in frames.items()} for video, frames in chords.items()
     }
+
+
+def _video_of(cells: Mapping[str, str]) -> str:
+    """The name of a row's video, which the two tables have with and without its ending."""
+    return re.sub(r"\.avi$", "", cells["FileName"], flags=re.IGNORECASE)
 
 
 def outline(chords: Chords) -> Float[np.ndarray, "points 2"]:
@@ -144,7 +152,7 @@ def _read_videos(source: Path) -> dict[str, str]:
     """The split of each video."""
     videos: dict[str, str] = {}
     for place, cells in read_table(source / "FileList.csv", ("FileName", "Split")):
-        video = cells["FileName"].removesuffix(".avi")
+        video = _video_of(cells)
         split = cells["Split"].upper()  # copies of the table have it in small letters
         require_known("Split", split, tuple(SPLITS), place)
         if not video or Path(video).name != video or video in videos:

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from awcl_jax.data.anatomy import FETAL_PLANES_DB
+from awcl_jax.data.images import find_named
 from awcl_jax.data.png import encode_png, png_size, read_mask
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public import fetal_planes_db
@@ -63,7 +64,7 @@ class FetalHeadBiometry(FetalPlanesDb):
     def find(self, source: Path) -> tuple[list[Found], list[str]]:
         folder = self._mask_folder()
         rows = {row.frame_id: row for row in fetal_planes_db.read_rows(source, self.csv)}
-        masks = {path.stem: path for path in sorted(folder.glob("*.png"))}
+        masks = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
         if not masks:
             raise InputError(f"{folder} holds no masks (*.png): --masks is the folder of the masks.")
         if strangers := [name for name in masks if name not in rows]:
@@ -71,7 +72,7 @@ class FetalHeadBiometry(FetalPlanesDb):
                 f"{folder} has {len(strangers):,} mask(s) of frames that {source / self.csv} does not name, the first "
                 f"{strangers[0]}.png: a mask has the name of its frame."
             )
-        images = {name: source / "Images" / f"{name}.png" for name in masks}
+        images = {name: find_named(source / "Images", f"{name}.png") for name in masks}
         whole = [name for name in rows if name in masks and images[name].is_file()]
         missing = sorted(set(masks) - set(whole))
         accept_missing(

@@ -7,6 +7,7 @@ FETAL_PLANES_DB_data.csv     ';'-separated, a row for each frame; its image is n
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from awcl_jax.data.anatomy import FETAL_PLANES_DB, UNLABELLED
+from awcl_jax.data.images import find_named
 from awcl_jax.data.png import read_png
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public import download
@@ -169,7 +171,8 @@ def find_images(
     """
     folder = source / "Images"
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    found = {row: folder / f"{row.frame_id}.png" for row in rows if f"{row.frame_id}.png" in present}
+    named = {row: find_named(folder, f"{row.frame_id}.png") for row in rows}
+    found = {row: path for row, path in named.items() if path.name in present}
     missing = [row.frame_id for row in rows if row not in found]
     accept_missing(
         [f"{frame_id}.png" for frame_id in missing],
@@ -196,7 +199,7 @@ def _csv_path(source: Path, name: str) -> Path:
 
 
 def _parse(value: Mapping[str, str], place: str) -> FrameRow:
-    frame_id = value["Image_name"].removesuffix(".png")
+    frame_id = re.sub(r"\.png$", "", value["Image_name"], flags=re.IGNORECASE)
     if not frame_id or Path(frame_id).name != frame_id:
         raise InputError(f"{place}: Image_name is the name of a file in Images/; got {value['Image_name']!r}.")
     if not (value["Patient_num"].isascii() and value["Patient_num"].isdigit()):

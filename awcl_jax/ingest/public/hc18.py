@@ -31,7 +31,7 @@ FOLDER, CSV_NAME = "training_set", "training_set_pixel_size_and_HC.csv"
 MASKS = ("background", "head")
 
 _FILE, _PIXEL_SIZE, _CIRCUMFERENCE = "filename", "pixel size(mm)", "head circumference (mm)"
-_NAME = re.compile(r"(?P<study>\d+)_(?P<number>\d*)HC(?P<outline>_Annotation)?\.png", re.ASCII)
+_NAME = re.compile(r"(?P<study>\d+)_(?P<number>\d*)HC(?P<outline>_Annotation)?(?i:\.png)", re.ASCII)
 _AGREEMENT = 0.9  # least overlap (intersection over union) of a fill with the ellipse; real ones have 0.99
 
 _CITATION = """\

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from awcl_jax.data.anatomy import USGRA_SEG
+from awcl_jax.data.images import find_named
 from awcl_jax.data.png import png_size, read_mask, read_png
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, record_of, require_folder
@@ -43,8 +44,8 @@ class Usgra(FolderBuilder):
         for split in SPLITS:
             layout = "train/ and test/, each with images/ and masks/"
             images, masks = (require_folder(source / split / kind, layout) for kind in ("images", "masks"))
-            for image in sorted(images.glob("*.png")):
-                name, mask = f"{split}/{image.stem}", masks / image.name
+            for image in sorted(path for path in images.iterdir() if path.suffix.lower() == ".png"):
+                name, mask = f"{split}/{image.stem}", find_named(masks, image.name)
                 if mask.is_file():
                     found.append(Found(name, name, split, functools.partial(_record, name, image, mask)))
                 else:
