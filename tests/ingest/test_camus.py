@@ -110,6 +110,9 @@ def test_broken_and_other_files(source, tmp_path):
     save(path, speckle("x").astype(np.float32) + np.float32(0.5))
     with pytest.raises(InputError, match=r"holds values from 0.5 to 255.5; frames have 0, 1, ..., 255"):
         read_nifti(path)
+    save(path, np.zeros((3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    with pytest.raises(InputError, match=r"holds colours \(R, G, B\); frames have grey"):
+        read_nifti(path)
     save(path, np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(InputError, match="two dimensions"):
         read_nifti(path)

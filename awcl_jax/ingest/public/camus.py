@@ -114,6 +114,8 @@ def read_nifti(path: Path) -> tuple[UInt8[np.ndarray, "h w"], tuple[float, float
     image = values.reshape([n for n in values.shape if n != 1]).T
     if image.ndim != 2:
         raise InputError(f"{path} has the shape {values.shape}; a frame has two dimensions.")
+    if image.dtype.fields is not None:
+        raise InputError(f"{path} holds colours ({', '.join(image.dtype.fields)}); frames have grey values.")
     grey = image.astype(np.uint8)
     if not np.array_equal(grey, image):
         raise InputError(f"{path} holds values from {image.min()} to {image.max()}; frames have 0, 1, ..., 255.")
