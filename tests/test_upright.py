@@ -230,8 +230,8 @@ def test_a_turned_video_is_stretched_before(tmp_path):
 
 
 def test_square_pixels_by_hand():
-    # Two pixels of twice the height become one of their average.
-    assert with_square_pixels(np.array([[10, 20, 30, 50]], np.uint8), Fraction(1, 2)).tolist() == [[15, 40]]
+    # Three pixels of three times the height become one of their average.
+    assert with_square_pixels(np.array([[10, 20, 60, 0, 0, 90]], np.uint8), Fraction(1, 3)).tolist() == [[30, 30]]
     assert with_square_pixels(np.array([[10, 20]], np.uint8), None).tolist() == [[10, 20]]
     assert (square_width(3, Fraction(1, 100)), square_width(3, Fraction(0)), square_width(3, Fraction(2))) == (1, 3, 6)
 

@@ -210,8 +210,8 @@ def _deep_colours(image: Image.Image, file: BinaryIO | io.BytesIO | None, bits: 
         pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
     if pixels is None or pixels.dtype == np.uint8:
         raise BadImageError("bit_depth", f"it has {bits} bits in each of several channels; convert it to 8")
-    # OpenCV turns a TIFF whatever it is told, and nothing else.
-    orientation = 1 if image.format == "TIFF" else orientation_of(image)
+    # OpenCV turns a TIFF whatever it is told, as Pillow does, which then names no orientation any more.
+    orientation = orientation_of(image)
     if pixels.ndim == 2:
         return Grey(upright(pixels, orientation), False)
     channels = pixels[..., :3]

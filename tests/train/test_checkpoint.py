@@ -95,6 +95,14 @@ def test_a_score_that_is_no_number_is_none(tmp_path):
         assert checkpoints.best_step == 1
 
 
+def test_scores_that_are_no_numbers_make_nothing_the_best(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_of(step), score=float("nan"))
+        assert checkpoints.best_step is None
+    assert kept(tmp_path) == [2, 3]
+
+
 def test_without_scores_the_two_latest_are_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3, 4):
