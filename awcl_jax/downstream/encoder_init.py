@@ -20,7 +20,7 @@ def initial_encoder(
 
     Args:
       init: `random`; the folder of a pretraining run, for its latest checkpoint, or of one checkpoint in it
-        (`RUN/checkpoints/1000`), each on a bucket, too; or a file of PyTorch weights (`.safetensors`, `.pth`, `.pt`),
+        (`RUN/checkpoints/1000`), each on a bucket, too; or a file of PyTorch weights (see `models.weights.FILES`),
         read as `models.weights.load_torch_resnet` says.
       arch: of the encoder that is wanted, as its width and strides.
       width_factor: multiplies the number of features in every layer.
