@@ -95,8 +95,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         _say(args, listing, faults, pseudonyms)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or not faults)
-        said = [*notes(faults, collection), *filter(None, [listing.advice]), *_said_of_ids(args, pseudonyms)]
-        said = [*notes(faults, collection), *_said_of_unread(listing), *_said_of_ids(args, pseudonyms)]
+        advice = [listing.advice] if listing.advice else []
+        said = [*notes(faults, collection), *_said_of_unread(listing), *advice, *_said_of_ids(args, pseudonyms)]
         if prepared:
             metadata = {"settings": settings, "notes": said} | ({FANS: collection.fans} if collection.fans else {})
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
