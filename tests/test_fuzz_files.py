@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -24,12 +24,10 @@ from awcl_jax.report import payload
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.checkpoint import Checkpoints
+from tests.helpers.examples import FEW, MANY
 from tests.helpers.frames import frame_record
 from tests.helpers.malformed import broken_bytes, broken_trees, files_in, refused_of, refuses, sampled
 from tests.helpers.report_runs import make_run
-
-FEW = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=2_000)
 
 TEXTS = st.text(st.characters(), max_size=20)
 

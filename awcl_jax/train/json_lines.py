@@ -12,17 +12,14 @@ _MOST_STEPS = 2**53
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; none where there is no file.
+    """Return the lines of a file; none if there is no file.
 
     A last line without an end (the run died there, or is writing it) is left out.
 
     Raises:
       InputError: a line is not a JSON object with a step.
     """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [_parse(line, number, path) for number, line in enumerate(filter(None, lines), start=1)]
+    return [_parse(line, number, path) for number, line in enumerate(_ended_lines(path), start=1)]
 
 
 def cut_after(path: Path, step: int) -> list[dict[str, Any]]:
@@ -31,14 +28,16 @@ def cut_after(path: Path, step: int) -> list[dict[str, Any]]:
     Raises:
       InputError: as `read_lines`.
     """
-    kept = [line for line in read_lines(path) if line["step"] <= step]
+    texts = _ended_lines(path)
+    lines = [_parse(line, number, path) for number, line in enumerate(texts, start=1)]
+    kept = [index for index, line in enumerate(lines) if line["step"] <= step]
     if path.is_file():
         # A second death while cutting leaves the old file or the new one.
         with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
-            file.writelines(text_of(line) for line in kept)
+            file.writelines(f"{texts[index]}\n" for index in kept)
             file.flush()
             os.fsync(file.fileno())
-    return kept
+    return [lines[index] for index in kept]
 
 
 def text_of(line: dict[str, Any]) -> str:
@@ -49,6 +48,12 @@ def text_of(line: dict[str, Any]) -> str:
 def bad_line(number: int, path: Path, what: str = "a JSON object with a step") -> InputError:
     """Return the error for a line that cannot be read."""
     return InputError(f"Line {number} of {path} is not {what}. Correct or remove it.")
+
+
+def _ended_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if line]
 
 
 def _parse(line: str, number: int, path: Path) -> dict[str, Any]:

@@ -18,32 +18,14 @@ from awcl_jax.data.reader import decode_picture
 from awcl_jax.data.upright import orientation_of_matrix, square_width, upright, with_square_pixels
 from awcl_jax.ingest.own import images, videos
 from awcl_jax.ingest.own.items import BadFileError, Reading
+from tests.helpers.orientations import SHOWN, lying, tagged_png, tagged_tiff
 from tests.helpers.own_files import moving_disc, write_video
 
 PLAIN = Reading()
 GREY = moving_disc(1, size=(48, 64))[0]
+
+
 # What a viewer shows of the stored pixels, by NumPy's own words.
-SHOWN = {
-    1: lambda pixels: pixels,
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels, 2).T,
-    8: np.rot90,
-}
-
-
-def lying(pixels, orientation, form="PNG", **options):
-    """The bytes of a picture that names an orientation."""
-    exif = Image.Exif()
-    exif[274] = orientation
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, form, exif=exif, **options)
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("orientation", SHOWN)
 def test_pixels_are_turned_as_pillow_turns_them(orientation):
     for pixels in (GREY, np.dstack([GREY, GREY // 2, GREY])):
@@ -88,28 +70,6 @@ def test_deep_pictures_and_masks_are_turned_as_well(channels, form, orientation,
     reading = Reading(mask_names=("background", "head"))
     np.testing.assert_array_equal(images.read_mask(path, reading, shown.shape), shown)
     np.testing.assert_array_equal(published.read_mask(path, reading.mask_names, size=shown.shape), shown)
-
-
-def tagged_png(data, orientation):
-    """The PNG with a chunk eXIf of the bytes that Pillow writes."""
-    donor = lying(GREY, orientation)
-    at = donor.index(b"eXIf") - 4
-    chunk = donor[at : at + 12 + int.from_bytes(donor[at : at + 4])]
-    return data[:33] + chunk + data[33:]
-
-
-def tagged_tiff(data, orientation):
-    """The TIFF with its directory moved to the end, and one entry more."""
-    order = "<" if data[:2] == b"II" else ">"
-    at = struct.unpack_from(f"{order}I", data, 4)[0]
-    count = struct.unpack_from(f"{order}H", data, at)[0]
-    entries = [data[at + 2 + 12 * n : at + 14 + 12 * n] for n in range(count)]
-    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] != 274]
-    kept.append(struct.pack(f"{order}HHIHH", 274, 3, 1, orientation, 0))
-    kept.sort(key=lambda entry: struct.unpack_from(f"{order}H", entry)[0])
-    start = len(data) + len(data) % 2
-    body = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
-    return data[:4] + struct.pack(f"{order}I", start) + data[8:].ljust(start - 8, b"\0") + body
 
 
 @pytest.mark.parametrize(

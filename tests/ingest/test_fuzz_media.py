@@ -8,23 +8,23 @@ import av
 import cv2
 import numpy as np
 import pytest
-from awcl_jax.anatomy import FETAL_PLANES_14
-from awcl_jax.data.datasets import images as published
-from awcl_jax.data.datasets.own import images
-from awcl_jax.data.datasets.own.items import BadFileError, Reading
-from awcl_jax.data.datasets.own.labels import resolve_names
-from awcl_jax.data.datasets.own.manifest import read_manifest
-from awcl_jax.data.datasets.own.videos import decode
-from awcl_jax.errors import InputError
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from awcl_jax.data import png as published
+from awcl_jax.data.anatomy import FETAL_PLANES_14
 from awcl_jax.data.images import GAPS, find_named, read_image
 from awcl_jax.data.images import read_manifest as read_table
-from tests.own_files import moving_disc
-from tests.test_fuzz_files import FEW, MANY
-from tests.test_upright import SHOWN, lying, tagged_png, tagged_tiff
+from awcl_jax.ingest.own import images
+from awcl_jax.ingest.own.items import BadFileError, Reading
+from awcl_jax.ingest.own.labels import resolve_names
+from awcl_jax.ingest.own.manifest import read_manifest
+from awcl_jax.ingest.own.videos import decode
+from awcl_jax.runtime.errors import InputError
+from tests.helpers.examples import FEW, MANY
+from tests.helpers.orientations import SHOWN, lying, tagged_png, tagged_tiff
+from tests.helpers.own_files import moving_disc
 
 GREY = moving_disc(4, size=(12, 20))
 ENDINGS = {"PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
