@@ -405,6 +405,6 @@ def test_hosts_that_do_not_share_the_folder_are_refused_at_once(place, alone, un
     hosts = [start(place, *run, f"--process={index}", f"--workdir=runs/host{index}") for index in (0, 1)]
     said = [host.communicate(timeout=600)[1] for host in hosts]
     assert [host.returncode for host in hosts] == [1, 1], said
-    assert said[0].splitlines()[-1] == "error: Process 1 of 2 cannot go on: see what it says."
+    assert said[0].splitlines()[-1] == "error: Process 1 of 2 failed. See its error."
     assert "give a --workdir that all hosts share" in said[1].splitlines()[-1]
     assert not (place / "runs" / "host1").exists()

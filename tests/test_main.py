@@ -71,12 +71,12 @@ def test_help_names_the_flags():
         ((FINE, "--config.data.path=no-such-folder"), "There is no folder no-such-folder"),
         pytest.param(
             (FINE, "--workdir=s3://bucket/run"),
-            "A folder is a path, or gs://BUCKET/FOLDER.*got 's3://bucket/run'",
+            "A folder must be a path, or gs://BUCKET/FOLDER.*got 's3://bucket/run'",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             (FINE, "--processes=2"),
-            "--coordinator=HOST:PORT, --processes=N and --process=I give all three",
+            "Pass --coordinator=HOST:PORT, --processes=N and --process=I together",
             marks=pytest.mark.slow,
         ),
     ],

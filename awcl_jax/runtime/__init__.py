@@ -1,1 +1,1 @@
-"""The ground: errors and messages, processes and signals, devices, memory, files and buckets."""
+"""What all other rooms use: errors and messages, processes and signals, devices, memory, files and buckets."""

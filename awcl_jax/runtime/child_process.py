@@ -1,7 +1,7 @@
-"""What is left to say when a process dies without a word: killed for its memory, or aborted by a library.
+"""Explain the death of a process that cannot explain it itself: out of memory, or aborted by a library.
 
-JAX aborts a process, from C++ and with a page of its stack, where another process of the run is lost; no code of that
-process can say what this means. So the work is done in a child process, and the one that was started stays behind.
+When another process of the run is lost, JAX aborts this one from C++ with a page of its stack; no code of that process
+can explain it. So the work runs in a child process, and the process that was started waits for it.
 """
 
 import os
@@ -11,27 +11,27 @@ import threading
 from types import FrameType
 
 _MEANINGS: dict[int, str] = {
-    signal.SIGABRT: ", as JAX does where another process of the run is lost or gives no sign of life",
-    signal.SIGKILL: ", most likely for want of memory",
+    signal.SIGABRT: " (JAX aborts a process when another process of the run is lost or stops responding)",
+    signal.SIGKILL: " (probably out of memory)",
 }
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
 
 def continue_in_child() -> None:
-    """Go on in a child process; this one passes SIGTERM on, waits, and leaves as the child does.
+    """Continue in a child process; this one passes SIGTERM on, waits, and exits as the child does.
 
-    Where a signal ended the child, one line says so, and the exit status is the signal's number and 128, as of a shell.
-    A child whose parent dies leaves at once.
+    If a signal ended the child, one line reports it, and the exit status is 128 plus the signal's number, as in a
+    shell. A child whose parent dies exits at once.
 
-    To be called before anything starts a thread, JAX among them. Where processes cannot fork nothing happens.
+    Call it before anything starts a thread, JAX included. Where processes cannot fork it does nothing.
     """
     if not hasattr(os, "fork"):
         return
     lifeline, held = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A signal that comes before this process can pass it on waits until it can.
+    # A signal that arrives before this process can pass it on is held until it can.
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
@@ -49,9 +49,9 @@ def continue_in_child() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
-        by = signal.Signals(-status).name + _MEANINGS.get(-status, "")
+        cause = signal.Signals(-status).name + _MEANINGS.get(-status, "")
         print(
-            f"error: The run was ended by {by}: the same command goes on from the last checkpoint.",
+            f"error: Killed by {cause}. Rerun the same command to resume from the last checkpoint.",
             file=sys.stderr,
             flush=True,
         )

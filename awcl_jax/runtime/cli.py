@@ -1,4 +1,4 @@
-"""How every command ends: bad input is one line on stderr and exit status 1, never a traceback."""
+"""How every command exits: for bad input with one line on stderr and status 1, never with a traceback."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from awcl_jax.runtime.errors import InputError, RunStopped
 
-SAVED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
+SAVED = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
 
 COMMANDS = {
@@ -25,15 +25,15 @@ COMMANDS = {
 
 @contextlib.contextmanager
 def exit_on_bad_input() -> Iterator[None]:
-    """Turn what the user can put right into one line on stderr and an exit status.
+    """Turn an error that the user can fix into one line on stderr and an exit status.
 
     Works as a context manager and, called, as a decorator of an absl or argparse `main`:
 
         @exit_on_bad_input()
         def main(argv): ...
 
-    `InputError` and `OSError` (disk full, no permission) exit with 1, a run that saved and stopped as it was asked to
-    with 75, ctrl-C elsewhere with 130. Every other exception is a fault of ours and keeps its traceback.
+    `InputError` and `OSError` (disk full, no permission) exit with 1, a run that was asked to stop and saved with 75,
+    ctrl-C elsewhere with 130. Every other exception is a bug in this package and keeps its traceback.
 
     Raises:
       SystemExit: in the cases above.
@@ -43,13 +43,13 @@ def exit_on_bad_input() -> Iterator[None]:
     except InputError as error:
         _leave(f"error: {error}", 1)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone. Python would complain again when it flushes stdout at exit.
+        # The reader of the output (head, less) has exited. Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _leave(f"error: {_say(error)}", 1)
-    except RunStopped as interrupted:
-        _leave(str(interrupted), SAVED)
+        _leave(f"error: {_in_words(error)}", 1)
+    except RunStopped as stopped:
+        _leave(str(stopped), SAVED)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
 
@@ -69,8 +69,8 @@ def awcl() -> None:
     _leave(f"error: awcl has no command {command!r}; it has {', '.join(COMMANDS)}", 1)
 
 
-def _say(error: OSError) -> str:
-    """The reason first and then the file, as the user would say it: `No space left on device: /data/out`."""
+def _in_words(error: OSError) -> str:
+    """Return the reason, then the file: `No space left on device: /data/out`."""
     if error.strerror is None:
         return str(error) or type(error).__name__
     return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

@@ -1,12 +1,12 @@
-"""The exceptions that are meant for the user's eyes, and what they quote of others."""
+"""The exceptions that users see, and how they quote other libraries' errors."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot work.
+    """Invalid input from the user.
 
-    The message is one line: the rule, the offending value and the remedy. Commands print it alone, without a traceback,
-    and exit with status 1 (see `awcl_jax.runtime.cli`). What it quotes may be a stranger's: line breaks in it become
-    blanks, and other characters that do not print are escaped, because a terminal would obey them.
+    The message is one line: the rule, the offending value and the fix. Commands print it alone, without a traceback,
+    and exit with status 1 (see `awcl_jax.runtime.cli`). It may quote untrusted text: line breaks become spaces, and
+    other characters that do not print are escaped, because a terminal would obey them.
     """
 
     def __init__(self, message: object) -> None:
@@ -15,9 +15,9 @@ class InputError(ValueError):
 
 
 class RunStopped(KeyboardInterrupt):
-    """A run was asked to stop and has saved what it learnt: started again, it goes on from there."""
+    """A run was asked to stop and has saved a checkpoint; the same command resumes from it."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, for a message of ours: its first line, or its kind where it says nothing."""
+    """Return the first line of a library's error, or its type if it has no text, to quote in a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Files that are there when they are whole, and folders that one process at a time works in."""
+"""Files that appear only when complete, and locks on files and folders."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write into, which takes its place where this block ends well, and else is deleted.
+    """Yield a file beside `path` to write to; it replaces `path` if this block succeeds, and else is deleted.
 
-    So a reader sees the old file or the new, never half of one. The name is this call's own, since several processes
-    may write the same file at once.
+    So a reader sees the old file or the new, never half of one. The name is unique to this call, because several
+    processes may write the same file at once.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -29,11 +29,11 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
     Args:
       path: on a disk of this host.
-      wait: if another process holds it, wait for that.
+      wait: if another process holds it, wait until it is released.
 
     Raises:
       BlockingIOError: another process holds it, without `wait`.
-      OSError: it is not there, or its disk knows no locks.
+      OSError: it does not exist, or its disk does not support locks.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Keeps a library that is imported from importing others for next to nothing."""
+"""Keep an imported library from importing others that it hardly uses."""
 
 import contextlib
 import sys
@@ -8,10 +8,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def hidden(*modules: str) -> Iterator[None]:
-    """Let what is imported meanwhile find that these modules are not installed; those imported before stay."""
+    """Make these modules look not installed to imports in this block; modules imported earlier stay."""
     imported: dict[str, Any] = sys.modules
     absent = [name for name in modules if name not in imported]
-    imported.update(dict.fromkeys(absent))  # None, which import takes for "there is none"
+    imported.update(dict.fromkeys(absent))  # import treats None as "not installed"
     try:
         yield
     finally:

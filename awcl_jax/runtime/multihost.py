@@ -1,4 +1,4 @@
-"""Several processes of one run, mostly one on every host: how they find each other, and how they stop as one.
+"""Several processes of one run, mostly one per host: how they connect, and how they stop together.
 
 The only module that starts `jax.distributed`.
 """
@@ -22,7 +22,7 @@ from awcl_jax.runtime.errors import InputError, first_line
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
 _HEARTBEAT = 100  # seconds, as in JAX
-_TOLD = 3  # differences between processes that a message names
+_NAMED = 3  # differences between processes that a message names
 
 
 def join(
@@ -32,72 +32,72 @@ def join(
     process: int | None = None,
     heartbeat: int = _HEARTBEAT,
 ) -> None:
-    """Make this process one of the run's, before any other call of JAX; waits for the others.
+    """Connect this process to the others of the run, before any other call of JAX; wait for them.
 
-    Without arguments JAX asks the engine that started the process: Slurm (`srun`), Open MPI, a Cloud TPU VM or slice,
-    or Kubernetes (where the package `kubernetes` is installed). Where there is none, or with `processes=1` alone,
-    nothing is done. As always with JAX, a process that Slurm started sees the GPU of its number on the node only,
-    unless `JAX_LOCAL_DEVICE_IDS` says otherwise.
+    Without arguments JAX asks the launcher that started the process: Slurm (`srun`), Open MPI, a Cloud TPU VM or slice,
+    or Kubernetes (if the package `kubernetes` is installed). Without a launcher, or with `processes=1` alone, nothing
+    happens. As always with JAX, a process that Slurm started sees only the GPU of its number on the node, unless
+    `JAX_LOCAL_DEVICE_IDS` is set.
 
     Args:
-      coordinator: HOST:PORT on which process 0 listens and all others find it.
+      coordinator: HOST:PORT on which process 0 listens, reachable from all others.
       processes: number of all processes.
       process: number of this one, from 0.
-      heartbeat: seconds without a sign of life after which JAX takes a process for lost and aborts all others.
+      heartbeat: seconds without a response after which JAX considers a process lost and aborts all others.
 
     Raises:
-      InputError: the arguments are incomplete or do not fit, or the others cannot be reached.
+      InputError: the arguments are incomplete or invalid, or the others cannot be reached.
     """
     if heartbeat < 1:
-        raise InputError(f"--heartbeat is at least 1 second; got {heartbeat}.")
+        raise InputError(f"--heartbeat must be at least 1 second; got {heartbeat}.")
     if (coordinator, process) == (None, None) and processes in (None, 1):
         if processes is None:
-            _join_by_engine(heartbeat)
+            _join_by_launcher(heartbeat)
         return
     if coordinator is None or processes is None or process is None:
         raise InputError(
-            "Of --coordinator=HOST:PORT, --processes=N and --process=I give all three, or none where an engine starts "
-            "the processes, or --processes=1 alone to run without others."
+            "Pass --coordinator=HOST:PORT, --processes=N and --process=I together, none of them if a launcher starts "
+            "the processes, or --processes=1 alone for a single process."
         )
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal()):
-        raise InputError(f"--coordinator is HOST:PORT, where process 0 listens; got {coordinator!r}.")
+        raise InputError(f"--coordinator must be HOST:PORT, where process 0 listens; got {coordinator!r}.")
     if not 0 <= process < processes:
-        raise InputError(f"--process counts from 0 to below --processes={processes}; got {process}.")
+        raise InputError(f"--process must be at least 0 and below --processes={processes}; got {process}.")
     with _failure_in_words(f"at {coordinator}"):
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
-            # Without asking an engine: under Slurm it would narrow the devices that this process sees.
+            # Do not ask a launcher: under Slurm it would restrict the devices that this process sees.
             cluster_detection_method="deactivate",
             heartbeat_timeout_seconds=heartbeat,
         )
 
 
 def first() -> bool:
-    """Whether this is the process that prints and writes for all."""
+    """Return whether this is the process that prints and writes for all."""
     return jax.process_index() == 0
 
 
 def agreed(value: int) -> int:
-    """What the first process gives for `value`; each process calls it."""
+    """Return the first process's `value`; each process calls it."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def require_same(values: Mapping[str, Any]) -> None:
-    """Make sure that all processes have these same values, and one version of the code; each process calls it.
+    """Check that all processes have the same values and the same version of the code; each process calls it.
 
-    With another configuration or another version of the code processes would wait for each other, or go on with
-    numbers that belong to neither.
+    With different configurations or versions, processes would wait for each other or compute numbers that belong to
+    neither.
 
     Args:
-      values: as JSON can hold them.
+      values: JSON values.
 
     Raises:
-      InputError: they differ; on each process, with what differs.
+      InputError: they differ; every process names what differs.
     """
     if jax.process_count() == 1:
         return
@@ -110,22 +110,22 @@ def require_same(values: Mapping[str, Any]) -> None:
     for process, other in enumerate(others, start=1):
         differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
         if differing:
-            told = ", ".join(f"{name} {other.get(name)!r} and not {first.get(name)!r}" for name in differing[:_TOLD])
-            more = f" and {len(differing) - _TOLD} more" if len(differing) > _TOLD else ""
+            named = ", ".join(f"{name} {other.get(name)!r} and not {first.get(name)!r}" for name in differing[:_NAMED])
+            more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
             raise InputError(
-                f"Process {process} differs from process 0 ({told}{more}): start all with one command, from one "
-                "version of the code."
+                f"Process {process} differs from process 0 ({named}{more}). Start all with the same command and "
+                "the same version of the code."
             )
 
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """Leave this block all or none: where bad input stops one process, it stops the others, too.
+    """Stop all processes in this block if bad input stops one of them.
 
-    They would wait for it otherwise, at the next thing that all do together.
+    Otherwise they would wait for it at their next collective operation.
 
     Raises:
-      InputError: another process stopped, and says why itself.
+      InputError: another process stopped, and reports why itself.
     """
     problem: Exception | None = None
     try:
@@ -138,14 +138,14 @@ def all_or_none() -> Iterator[None]:
     if problem is not None:
         raise problem
     if any(stopped):
-        raise InputError(f"Process {stopped.index(True)} of {len(stopped)} cannot go on: see what it says.")
+        raise InputError(f"Process {stopped.index(True)} of {len(stopped)} failed. See its error.")
 
 
-def _join_by_engine(heartbeat: int) -> None:
+def _join_by_launcher(heartbeat: int) -> None:
     if os.environ.get("SLURM_NTASKS") == "1" and "SLURM_STEP_NODELIST" in os.environ:
         return  # alone in its step: JAX would leave it one GPU
     with warnings.catch_warnings(), _failure_in_words():
-        # In any pod, be it one that nobody starts several of: that `kubernetes` is not installed.
+        # In any pod, even a single one, JAX warns that `kubernetes` is not installed.
         warnings.filterwarnings("ignore", message="Kubernetes environment detected")
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
@@ -155,7 +155,7 @@ def _join_by_engine(heartbeat: int) -> None:
 
 
 def _code() -> str:
-    """What tells two versions of this package apart, released or not."""
+    """Return a hash of this package's source, which differs between any two versions, released or not."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(file.read_bytes())
@@ -163,19 +163,18 @@ def _code() -> str:
 
 
 @contextlib.contextmanager
-def _failure_in_words(where: str = "by their engine") -> Iterator[None]:
-    """One line with a remedy for whatever an engine, its server or the network makes of a failure, or for silence."""
+def _failure_in_words(where: str = "through their launcher") -> Iterator[None]:
+    """Turn any failure of a launcher, its server or the network, or a missing answer, into one line with the fix."""
 
-    def problem(said: str) -> str:
+    def problem(cause: str) -> str:
         return (
-            f"The processes of the run did not find each other {where} ({said}): start each with "
-            "--coordinator=HOST:PORT --processes=N --process=I, where all can reach that port, or with --processes=1 "
-            "to run without others."
+            f"The processes of the run cannot connect {where} ({cause}). Start each with --coordinator=HOST:PORT "
+            "--processes=N --process=I, where all can reach that port, or with --processes=1 for a single process."
         )
 
     def give_up() -> None:
-        print(f"error: {problem(f'nobody came within {_PATIENCE} s')}", file=sys.stderr, flush=True)
-        # The thread that waits is in C++, which would abort the process with a page of its stack.
+        print(f"error: {problem(f'no answer within {_PATIENCE} s')}", file=sys.stderr, flush=True)
+        # The waiting thread is in C++ and would abort the process with a page of its stack.
         os._exit(1)
 
     watch = threading.Timer(_PATIENCE, give_up)

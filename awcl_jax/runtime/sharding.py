@@ -1,7 +1,7 @@
 """How a step spreads over devices. The only module that names the mesh axis.
 
-A step is written for one device's share of the batch and calls `gather` and `mean` for what it needs of the others;
-`map_step` then runs it on all of them, by `shard_map` or by `pmap`, with the same numbers.
+A step is written for one device's share of the batch and calls `gather` and `mean` to use the others' values;
+`map_step` then runs it on all devices, by `shard_map` or by `pmap`, with the same numbers.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ Step = Callable[[Any, PyTree], tuple[Any, PyTree]]
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes (or those given) in one line."""
+    """Return a one-dimensional mesh of all devices of all processes, or of `devices`."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def on_cpus(mesh: Mesh) -> bool:
-    """Whether the devices are the cores of their hosts."""
+    """Return whether the devices are the cores of their hosts."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Rows of all devices, in the order of the global batch: [b, ...] -> [devices * b, ...]. Inside a mapped step.
+    """Gather the rows of all devices, in global batch order: [b, ...] -> [devices * b, ...]. In a mapped step.
 
-    On a single device these are the very arrays that were given, so that a loss can make use of it.
+    On a single device this returns the arguments themselves, which a loss can exploit.
     """
     if jax.lax.axis_size(AXIS) == 1:
         return tree
@@ -41,16 +41,16 @@ def gather(tree: PyTree) -> PyTree:
 
 
 def in_row_order(tree: PyTree, rows: Int[Array, " b"], *, count: int) -> PyTree:
-    """Rows of all devices, the same on each and known to be so: [b, ...] -> [count, ...]. Inside a mapped step.
+    """Collect the rows of all devices, identical on each and known to be: [b, ...] -> [count, ...]. In a mapped step.
 
     Args:
-      tree: arrays with an entry for each of this device's rows.
+      tree: arrays with one entry per row of this device.
       rows: the rows' numbers in the global batch.
-      count: rows with lower numbers are given, each at the place of its number.
+      count: number of rows returned, those numbered 0 to `count` - 1, in order.
     """
 
     def collect(values: Array) -> Array:
-        # All but one of the terms are 0, so that the sum is exact.
+        # All terms but one are 0, so the sum is exact.
         placed = jnp.zeros((count, *values.shape[1:]), values.dtype).at[rows].set(values, mode="drop")
         return jax.lax.psum(placed, AXIS)
 
@@ -58,23 +58,23 @@ def in_row_order(tree: PyTree, rows: Int[Array, " b"], *, count: int) -> PyTree:
 
 
 def device_count() -> int:
-    """Devices that share the batch. Inside a mapped step."""
+    """Return the number of devices that share the batch. In a mapped step."""
     return jax.lax.axis_size(AXIS)
 
 
 def pass_on(tree: PyTree) -> PyTree:
-    """What the device before has, in a ring of all devices. Inside a mapped step."""
+    """Return the previous device's arrays, in a ring of all devices. In a mapped step."""
     count = device_count()
     return jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, [(i, (i + 1) % count) for i in range(count)]), tree)
 
 
 def vary(tree: PyTree) -> PyTree:
-    """A replicated tree as each device's own, whose gradients are summed over devices once. Inside a mapped step."""
+    """Mark a replicated tree as varying over devices, so its gradients are summed only once. In a mapped step."""
     return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
 
 
 def varying_alike(*arrays: Array) -> list[Array]:
-    """The arrays, each varying over whatever mesh axes any of them varies over, as loops and kernels want them."""
+    """Mark each array as varying over every mesh axis that any of them varies over, as loops and kernels require."""
     varying = [_varying(array) for array in arrays]
     axes = frozenset().union(*varying)
     return [
@@ -84,10 +84,10 @@ def varying_alike(*arrays: Array) -> list[Array]:
 
 
 def mean(tree: PyTree) -> PyTree:
-    """Mean over devices. Inside a mapped step.
+    """Return the mean over devices. In a mapped step.
 
-    What is known to be the same on all devices is given back as it is: `shard_map` has then summed a gradient over
-    devices already, and its mean would send all of it a second time. `pmap` knows of no array, and takes every mean.
+    Arrays known to be the same on all devices are returned unchanged: `shard_map` has already summed their gradients
+    over devices, and a mean would send them a second time. `pmap` does not track this, so it takes every mean.
     """
     known = AXIS in _varying(jax.lax.axis_index(AXIS))
     return jax.tree.map(lambda x: x if known and AXIS not in _varying(x) else jax.lax.pmean(x, AXIS), tree)
@@ -97,10 +97,10 @@ def map_step(step: Step, mesh: Mesh, *, via: str = "shard_map", donate: bool = T
     """Run `step(state, batch) -> (state, metrics)` on every device of the mesh at once.
 
     Args:
-      step: body for one device. `state` comes whole, `batch` as the device's share of the leading axis; what it returns
+      step: body for one device. `state` is replicated, `batch` is the device's share of the leading axis; its result
         must be the same on all devices.
       mesh: the devices.
-      via: `shard_map`, or `pmap` where an older toolchain asks for it.
+      via: `shard_map`, or `pmap` for an older toolchain.
       donate: reuse the state's memory for the new state.
 
     Returns:
@@ -133,10 +133,10 @@ def _pmap_step(step: Step, mesh: Mesh, *, donate: bool) -> Step:
 
 
 def compile_step(step: Step, state: PyTree, batch: PyTree) -> None:
-    """Compile a mapped step before its state is there: the first call, with arrays like these, then begins at once.
+    """Compile a mapped step before its state exists, so that the first call, with arrays like these, starts at once.
 
     Args:
-      step: of `map_step`; one that goes by `pmap` is left to its first call.
+      step: from `map_step`; with `pmap` it is compiled at its first call instead.
       state: arrays or `replicated_shapes`.
       batch: from `place_batch`.
     """
@@ -145,32 +145,32 @@ def compile_step(step: Step, state: PyTree, batch: PyTree) -> None:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same arrays on every device."""
+    """Copy the arrays to every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def replicated_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes, types and placement of what `replicate` gives; nothing is copied."""
+    """Return the shapes, types and placement of what `replicate` returns, without copying."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
 
 
 def local_copy(tree: PyTree) -> PyTree:
-    """A replicated tree as this process's own arrays, free of the other processes' devices."""
+    """Return a replicated tree as arrays of this process alone, without the other processes' devices."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
 
 
 def rows_over_devices(mesh: Mesh) -> NamedSharding:
-    """Placement of an array whose leading axis is spread over the mesh."""
+    """Return the placement of an array whose leading axis is split over the mesh."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def place_batch(local: PyTree, mesh: Mesh) -> PyTree:
-    """This process's rows of a batch -> global arrays, spread over the devices by their leading axis."""
+    """Turn this process's rows of a batch into global arrays, split over the devices by their leading axis."""
     sharding = rows_over_devices(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
 
 
 def _varying(array: Array) -> frozenset[str]:
-    """Mesh axes over which an array is known to vary."""
+    """Return the mesh axes over which an array is known to vary."""
     return jax.typeof(array).manual_axis_type.varying

@@ -1,4 +1,4 @@
-"""A run that is asked to stop: by SIGTERM, as from whoever takes its machine away, or by ctrl-C."""
+"""Stop a run after a step: on SIGTERM, as sent before a machine is taken away, or on ctrl-C."""
 
 import contextlib
 import os
@@ -14,17 +14,17 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def noticed() -> Iterator[Callable[[int], bool]]:
-    """In this block SIGTERM and the first ctrl-C do no more than to be noticed; a second ctrl-C interrupts as ever.
+    """Record SIGTERM and the first ctrl-C in this block instead of stopping; a second ctrl-C interrupts as usual.
 
-    Every process of a run calls what it gives after every step, with the number of steps taken. It tells whether to
-    stop there, and tells all processes the same: whichever of them is asked, all stop after the same step.
+    Yields a function that every process of a run calls after every step, with the number of steps taken. It returns
+    whether to stop there, the same on all processes: whichever of them gets the signal, all stop after the same step.
 
-    Only the main thread of a program can notice signals. In another nothing is changed, and the answer is no.
+    Only the main thread of a program can handle signals. In another thread it always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda done: False
         return
-    # Of the runs of several processes JAX notices SIGTERM itself, and finds a step that none of them is past.
+    # With several processes JAX handles SIGTERM itself, and chooses a step that none of them has passed.
     together = jax.distributed.is_initialized()
     asked = threading.Event()
 
@@ -32,7 +32,7 @@ def noticed() -> Iterator[Callable[[int], bool]]:
         asked.set()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            print("\nStopping after this step, to save; ctrl-C again leaves at once.", file=sys.stderr, flush=True)
+            print("\nSaving and stopping after this step; ctrl-C again exits at once.", file=sys.stderr, flush=True)
             if together:
                 os.kill(os.getpid(), signal.SIGTERM)
 

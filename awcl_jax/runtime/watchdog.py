@@ -1,4 +1,4 @@
-"""Who says that a run hangs, and in what."""
+"""Warn when a run hangs, and in which phase."""
 
 import contextlib
 import statistics
@@ -9,18 +9,18 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 
 _FAR_LONGER = 10  # times the median
-_PATIENCE = 60.0  # seconds that nothing is said, however short the median
-_AT_FIRST = 600.0  # seconds, for what has not been done yet: a first step is compiled
-_REMEMBERED = 100  # durations of each kind
+_PATIENCE = 60.0  # seconds before any warning, however short the median
+_AT_FIRST = 600.0  # seconds for a phase's first time, when a step is compiled
+_REMEMBERED = 100  # durations of each phase
 
 
 class Watch:
-    """What a run is doing, since when, and whether that is far longer than the median of the times before.
+    """The phase a run is in, since when, and whether it takes far longer than its median so far.
 
     Args:
-      patience: in seconds, that nothing is said of anything.
-      at_first: in seconds, of what has not been done before.
-      clock: gives seconds.
+      patience: seconds before any phase is reported.
+      at_first: seconds before a phase that has not ended before is reported.
+      clock: returns seconds.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class Watch:
         self._patience, self._at_first, self._clock = patience, at_first, clock
         self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._now: tuple[str, int, float] | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def on_phase(self, phase: str, step: int) -> None:
-        """Note that the run enters `phase` in its step `step`."""
+        """Record that the run enters `phase` in step `step`."""
         now = self._clock()
         if self._now is not None:
             before, _, since = self._now
             self._durations[before].append(now - since)
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._now = phase, step, now
 
     def complaint(self) -> str | None:
-        """A line where what is being done takes far too long: once, and again each time that it took twice as long."""
+        """Return a line if the phase takes far too long: once, and again each time it has taken twice as long."""
         if (now := self._now) is None:
             return None
         phase, step, since = now
@@ -53,23 +53,23 @@ class Watch:
         known = self._durations.get(phase)
         median = statistics.median(list(known)) if known else None
         limit = self._at_first if median is None else max(self._patience, _FAR_LONGER * median)
-        if lasted < max(limit, 2 * self._told_at):
+        if lasted < max(limit, 2 * self._reported_at):
             return None
-        self._told_at = lasted
-        usual = "it was not done before" if median is None else f"{median:.2g} s is usual"
+        self._reported_at = lasted
+        usual = "first time" if median is None else f"{median:.2g} s is usual"
         return f"step {step} has been {phase} for {lasted:.0f} s ({usual})"
 
 
 @contextlib.contextmanager
 def watching(watch: Watch | None = None, *, every: float = 1.0) -> Iterator[Callable[[str, int], None]]:
-    """In this block a thread looks every so many seconds and warns on stderr; what it gives is told what is begun."""
+    """Check every `every` seconds in a thread and warn on stderr; yield the function to call when a phase begins."""
     watch = watch or Watch()
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(every):
-            if said := watch.complaint():
-                print(f"\nwarning: {said}", file=sys.stderr, flush=True)
+            if complaint := watch.complaint():
+                print(f"\nwarning: {complaint}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=look, name="watchdog", daemon=True)
     thread.start()

@@ -149,8 +149,8 @@ def test_of_two_processes_one_is_lost_and_the_other_says_so_and_ends(phantom, un
     _, errors = left.communicate(timeout=120)
     assert left.returncode == 128 + signal.SIGABRT, errors
     assert errors.splitlines()[-1] == (
-        "error: The run was ended by SIGABRT, as JAX does where another process of the run is lost or gives no sign of "
-        "life: the same command goes on from the last checkpoint."
+        "error: Killed by SIGABRT (JAX aborts a process when another process of the run is lost or stops responding). "
+        "Rerun the same command to resume from the last checkpoint."
     )
     alone = pair.start("--processes=1")
     _, errors = alone.communicate(timeout=300)

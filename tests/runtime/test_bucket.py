@@ -1,4 +1,4 @@
-"""Datasets on a bucket, and how files come from there and go there."""
+"""Datasets in a bucket, and copies of files from and to a bucket."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def put(bucket, **files):
 
 @pytest.fixture
 def uploaded(bucket, prepare_frames):
-    """A dataset's folder, which is on the bucket, too."""
+    """Return a dataset's folder, which is in the bucket as well."""
     folder = prepare_frames(
         train=[frame_record(f"a{i}", f"p{i}") for i in range(5)], test=[frame_record("b", "q", anatomy_fine="abdomen")]
     )
@@ -33,7 +33,7 @@ def uploaded(bucket, prepare_frames):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """Names of the files that are downloaded."""
+    """Return the names of the downloaded files, a list that grows."""
     names, get_file = [], Storage.get_file
     monkeypatch.setattr(
         Storage, "get_file", lambda self, bucket, name, **more: (names.append(name), get_file(self, bucket, name))[1]
@@ -56,7 +56,7 @@ def test_it_is_copied_once_and_again_when_it_has_changed(uploaded, bucket, fetch
     url = f"gs://{bucket.name}/data"
     first = storage.local_dataset(url)
     assert sorted(fetched) == sorted(f"data/{file.name}" for file in uploaded.iterdir())
-    assert capsys.readouterr().err == f"Copying {url} (0.00 GB) to {first}, once.\n"
+    assert capsys.readouterr().err == f"Copying {url} (0.00 GB) to {first} (only once).\n"
     fetched.clear()
     assert storage.local_dataset(f"{url}/") == first
     assert fetched == []
@@ -65,7 +65,7 @@ def test_it_is_copied_once_and_again_when_it_has_changed(uploaded, bucket, fetch
     assert not list(first.parent.glob("*.part"))
 
 
-def test_a_copy_that_was_broken_off_goes_on(uploaded, bucket, fetched, monkeypatch):
+def test_an_interrupted_copy_resumes(uploaded, bucket, fetched, monkeypatch):
     url, find = f"gs://{bucket.name}/data", Storage.get_file
 
     def gone(self, bucket, name, **more):
@@ -90,7 +90,7 @@ def test_a_file_that_arrives_damaged_is_refused(uploaded, bucket, monkeypatch, t
     assert not [path for path in (tmp_path / "cache" / "awcl_jax" / "datasets").iterdir() if path.suffix == ""]
 
 
-def test_a_full_disk_is_told_before_anything_is_copied(uploaded, bucket, monkeypatch, fetched):
+def test_a_full_disk_is_reported_before_anything_is_copied(uploaded, bucket, monkeypatch, fetched):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"No space left for a copy of gs://.*make room or set XDG_CACHE_HOME"):
@@ -100,7 +100,7 @@ def test_a_full_disk_is_told_before_anything_is_copied(uploaded, bucket, monkeyp
 
 @pytest.mark.parametrize("name", ["../../profile", "/etc/profile", "a/../../../profile"])
 def test_no_file_is_written_outside_of_its_folder(name, bucket, tmp_path):
-    # Google's buckets take such names, the one of these tests does not.
+    # Google's buckets accept such names; the emulator of these tests does not.
     objects = {name: bucket.blob(f"data/{name}")}
     with pytest.raises(InputError, match=r"a name that leads out of its folder \(profile\)"):
         storage.mirror(f"gs://{bucket.name}/data", objects, tmp_path / "here")
@@ -128,13 +128,16 @@ def test_a_mirror_has_what_the_bucket_has_and_nothing_else(bucket, tmp_path, fet
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("gs://BUCKET/nothing", "There is nothing at gs://BUCKET/nothing: give the folder of a prepared dataset"),
+        (
+            "gs://BUCKET/nothing",
+            r"gs://BUCKET/nothing is empty or does not exist\. Pass the folder of a prepared dataset",
+        ),
         ("gs://no-such-one/data", "gs://no-such-one cannot be read .*gcloud auth application-default login"),
         ("s3://frames/data", "gs://BUCKET/FOLDER on Google Cloud Storage; got 's3://frames/data'"),
         ("gs://", "gs://BUCKET/FOLDER"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(url, said, bucket):
+def test_a_missing_folder_is_one_line(url, said, bucket):
     with pytest.raises(InputError, match=said.replace("//BUCKET/n", f"//{bucket.name}/n")) as caught:
         ScanIndex.from_dataset(url.replace("BUCKET", bucket.name))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a process leaves behind that dies without a word."""
+"""The last line of a process that dies without an error of its own."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-GOES_ON = "the same command goes on from the last checkpoint."
+RESUME = "Rerun the same command to resume from the last checkpoint."
 
 
 def started(work: str) -> subprocess.Popen:
-    """A program that does its work in a child process, and says there who it is."""
+    """Start a program that does its work in a child process, and prints the child's id."""
     program = (
         "import os, signal, sys, time\n"
         "from awcl_jax.runtime import child_process\n"
@@ -32,22 +32,22 @@ def test_the_status_is_that_of_the_work(status):
 
 
 @pytest.mark.parametrize(
-    ("work", "number", "said"),
+    ("work", "number", "cause"),
     [
         (
             "os.abort()",
             signal.SIGABRT,
-            "SIGABRT, as JAX does where another process of the run is lost or gives no sign of life",
+            "SIGABRT (JAX aborts a process when another process of the run is lost or stops responding)",
         ),
-        ("os.kill(os.getpid(), signal.SIGKILL)", signal.SIGKILL, "SIGKILL, most likely for want of memory"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", signal.SIGKILL, "SIGKILL (probably out of memory)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", signal.SIGSEGV, "SIGSEGV"),
     ],
 )
-def test_a_death_is_told_in_one_line(work, number, said):
+def test_a_death_is_reported_in_one_line(work, number, cause):
     running = started(work)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 128 + number
-    assert errors == f"error: The run was ended by {said}: {GOES_ON}\n"
+    assert errors == f"error: Killed by {cause}. {RESUME}\n"
 
 
 def test_sigterm_reaches_the_work():
@@ -59,7 +59,7 @@ def test_sigterm_reaches_the_work():
     assert (running.wait(timeout=60), running.stderr.read()) == (75, "")
 
 
-def test_ctrl_c_is_the_matter_of_the_work():
+def test_ctrl_c_is_left_to_the_work():
     work = "signal.signal(signal.SIGINT, lambda *_: sys.exit(3)); print('ready', flush=True); time.sleep(60)"
     running = started(work)
     child = int(running.stdout.readline())
@@ -70,7 +70,7 @@ def test_ctrl_c_is_the_matter_of_the_work():
     assert (running.wait(timeout=60), running.stderr.read()) == (3, "")
 
 
-def test_the_work_does_not_outlive_who_started_it():
+def test_the_work_ends_with_its_parent():
     running = started("time.sleep(60)")
     assert running.stdout.readline()
     running.kill()

@@ -1,4 +1,4 @@
-"""How commands end on bad input."""
+"""How commands exit on bad input."""
 
 import errno
 import subprocess

@@ -1,4 +1,4 @@
-"""Modules that a library which is imported shall not find."""
+"""Modules hidden from an imported library."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def test_a_hidden_module_is_found_again(tmp_path, monkeypatch):
     assert heavy.loaded
 
 
-def test_a_module_that_is_there_stays():
+def test_an_imported_module_stays():
     with hidden("subprocess"):
         import subprocess as again
     assert again is subprocess

@@ -1,4 +1,4 @@
-"""That a process keeps the pages that it frees, counted by the system in processes of their own."""
+"""A process keeps the pages that it frees; the system counts page faults in separate processes."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import pytest
 
 from awcl_jax.runtime import memory
 
-# Megabytes that are taken, written, freed, and taken again by another thread, as XLA does from step to step.
+# Megabytes allocated, written, freed, and allocated again by another thread, as XLA does from step to step.
 MEGABYTES = 200
 FAULTS = """
 import ctypes, resource, threading
@@ -51,7 +51,7 @@ def test_the_environment_does_the_same():
 
 
 def test_pages_are_returned_otherwise():
-    """Else the tests above would show nothing; where pages are huge there are few of them."""
+    """Without this the tests above would show nothing; huge pages are too few to count."""
     hugepages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if hugepages.is_file() and "[always]" in hugepages.read_text():
         pytest.skip("pages are huge here")

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and how they stop as one."""
+"""How the processes of a run connect, and how they stop together."""
 
 import json
 import os
@@ -15,38 +15,41 @@ from awcl_jax.runtime.errors import InputError
 pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION_INDEX")
+LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION_INDEX")
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """What `jax.distributed.initialize` was called with, without starting anything."""
+    """Return the arguments of each call of `jax.distributed.initialize`, which starts nothing."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
     return calls
 
 
 @pytest.fixture
-def no_engine(monkeypatch):
-    for name in [name for name in os.environ if name.startswith(ENGINES)]:
+def no_launcher(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
         monkeypatch.delenv(name)
 
 
 def test_three_flags_are_taken_as_they_are(started):
     multihost.join(coordinator="host:8476", processes=4, process=0, heartbeat=7)
-    told = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
-    assert started == [(("host:8476", 4, 0), told)]
+    options = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
+    assert started == [(("host:8476", 4, 0), options)]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        ({"heartbeat": 0}, "--heartbeat is at least 1 second; got 0"),
-        ({"coordinator": "host:1"}, "give all three"),
-        ({"processes": 2}, "give all three"),
-        ({"process": 0}, "give all three"),
-        ({"coordinator": "host:1", "processes": 2}, "give all three"),
-        ({"processes": 1, "process": 0}, "give all three"),
+        ({"heartbeat": 0}, "--heartbeat must be at least 1 second; got 0"),
+        ({"coordinator": "host:1"}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
+        ({"processes": 2}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
+        ({"process": 0}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
+        (
+            {"coordinator": "host:1", "processes": 2},
+            "Pass --coordinator=HOST:PORT, --processes=N and --process=I together",
+        ),
+        ({"processes": 1, "process": 0}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
         ({"coordinator": "host", "processes": 2, "process": 0}, "HOST:PORT.*'host'"),
         ({"coordinator": ":1", "processes": 2, "process": 0}, "HOST:PORT"),
         ({"coordinator": "host:port", "processes": 2, "process": 0}, "HOST:PORT"),
@@ -56,14 +59,14 @@ def test_three_flags_are_taken_as_they_are(started):
     ],
     ids=str,
 )
-def test_flags_that_do_not_fit_are_refused(flags, said, started):
-    with pytest.raises(InputError, match=said) as caught:
+def test_flags_that_do_not_fit_are_refused(flags, message, started):
+    with pytest.raises(InputError, match=message) as caught:
         multihost.join(**flags)
     assert "\n" not in str(caught.value)
     assert started == []
 
 
-def test_one_process_asks_no_engine(started):
+def test_one_process_asks_no_launcher(started):
     multihost.join(processes=1)
     assert started == []
 
@@ -79,10 +82,10 @@ def test_a_process_alone_in_its_slurm_step_keeps_all_gpus(started, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["SLURM_NTASKS", "KUBERNETES_SERVICE_HOST"])
-def test_without_an_engine_nothing_happens(no_engine, monkeypatch, value, recwarn):
-    # In a pod without the package, and in a job's script outside of srun, there is nobody to find.
+def test_without_a_launcher_nothing_happens(no_launcher, monkeypatch, value, recwarn):
+    # In a pod without the package, and in a job's script outside of srun, there is no other process.
     monkeypatch.setenv(value, "1")
-    # A process that has computed must not call it: here JAX must come to ask the engines.
+    # JAX refuses the call in a process that has computed; here it must get to asking the launchers.
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     multihost.join()
     assert not jax.distributed.is_initialized()
@@ -90,12 +93,12 @@ def test_without_an_engine_nothing_happens(no_engine, monkeypatch, value, recwar
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Kubernetes API Error: 403\nmore"), KeyError("job-name"), ValueError()])
-def test_what_an_engine_refuses_is_one_line_with_a_remedy(error, monkeypatch):
+def test_a_failing_launcher_is_one_line_with_the_fix(error, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(InputError, match=r"did not find each other .*--processes=1 to run without others") as caught:
+    with pytest.raises(InputError, match=r"cannot connect .*--processes=1 for a single process") as caught:
         multihost.join()
     assert "\n" not in str(caught.value)
 
@@ -118,28 +121,28 @@ from awcl_jax.runtime import multihost
 from awcl_jax.runtime.errors import InputError
 me = int(sys.argv[2])
 multihost.join(coordinator=f"localhost:{sys.argv[1]}", processes=2, process=me)
-said = [f"first {multihost.first()}", f"agreed {multihost.agreed(40 + me)}"]
+report = [f"first {multihost.first()}", f"agreed {multihost.agreed(40 + me)}"]
 for stopping in ({}, {1}, {0, 1}):
     try:
         with multihost.all_or_none():
             if me in stopping:
                 raise InputError(f"bad on {me}")
-        said.append("went on")
+        report.append("went on")
     except InputError as error:
-        said.append(str(error))
+        report.append(str(error))
 import json
 for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {"x" * (me + 1): 1, "config.seed": 0}):
     try:
         multihost.require_same(values)
-        said.append("alike")
+        report.append("alike")
     except InputError as error:
-        said.append(str(error))
-processes._code = lambda: f"version {me}"
+        report.append(str(error))
+multihost._code = lambda: f"version {me}"
 try:
     multihost.require_same({})
 except InputError as error:
-    said.append(str(error))
-print("\\n" + json.dumps(said))
+    report.append(str(error))
+print("\\n" + json.dumps(report))
 """
 
 
@@ -152,13 +155,13 @@ def test_two_processes_agree_and_stop_as_one(unused_port):
     ]
     outputs = [process.communicate(timeout=240) for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
-    said = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    other = "Process 1 of 2 cannot go on: see what it says."
-    assert said[0][:5] == ["first True", "agreed 40", "went on", other, "bad on 0"]
-    assert said[1][:5] == ["first False", "agreed 40", "went on", "bad on 1", "bad on 1"]
-    end = "): start all with one command, from one version of the code."
-    assert said[0][5:] == said[1][5:]
-    assert said[0][5:] == [
+    report = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    other = "Process 1 of 2 failed. See its error."
+    assert report[0][:5] == ["first True", "agreed 40", "went on", other, "bad on 0"]
+    assert report[1][:5] == ["first False", "agreed 40", "went on", "bad on 1", "bad on 1"]
+    end = "). Start all with the same command and the same version of the code."
+    assert report[0][5:] == report[1][5:]
+    assert report[0][5:] == [
         "alike",
         f"Process 1 differs from process 0 (config.seed 1 and not 0{end}",
         f"Process 1 differs from process 0 (x None and not 1, xx 1 and not None{end}",
@@ -178,9 +181,9 @@ with exit_on_bad_input():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_that_nobody_meets_says_where_and_how_long_it_waited(process, unused_port):
+def test_a_process_alone_reports_where_and_how_long_it_waited(process, unused_port):
     command = [sys.executable, "-c", _ALONE, str(unused_port), str(process)]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"did not find each other at localhost:{unused_port} (nobody came within 2 s)" in line
+    assert f"cannot connect at localhost:{unused_port} (no answer within 2 s)" in line

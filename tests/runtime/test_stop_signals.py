@@ -1,4 +1,4 @@
-"""How a run notices that it is asked to stop."""
+"""How a run notices a request to stop."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ def test_a_signal_is_noticed_and_does_no_more(number, capfd):
         signal.raise_signal(number)
         assert should_stop(2)
     assert signal.getsignal(number) is before
-    assert ("ctrl-C again leaves at once" in capfd.readouterr().err) == (number == signal.SIGINT)
+    assert ("ctrl-C again exits at once" in capfd.readouterr().err) == (number == signal.SIGINT)
 
 
 def test_a_second_ctrl_c_interrupts():
@@ -30,7 +30,7 @@ def test_a_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_elsewhere_than_in_the_main_thread_nothing_is_noticed():
+def test_other_threads_notice_nothing():
     answers = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Who says that a run hangs."""
+"""Warnings of a run that hangs."""
 
 import time
 
@@ -24,7 +24,7 @@ def clock():
 
 @pytest.fixture
 def watch(clock):
-    """After ten steps that waited 0.5 s for data and took 8 s, in the eleventh."""
+    """Return a watch in step 11, after ten steps that waited 0.5 s for data and took 8 s."""
     watch = Watch(patience=20, at_first=100, clock=clock)
     for step in range(1, 11):
         watch.on_phase("waiting for data", step)
@@ -35,14 +35,14 @@ def watch(clock):
     return watch
 
 
-def test_what_takes_as_long_as_ever_is_not_mentioned(watch, clock):
+def test_a_usual_duration_is_not_reported(watch, clock):
     clock.now += 0.5
     watch.on_phase("waiting for the devices", 11)
     clock.now += 79  # a little less than ten times the median
     assert watch.complaint() is None
 
 
-def test_it_is_said_where_a_step_hangs_and_for_how_long(watch, clock):
+def test_the_line_names_where_a_step_hangs_and_for_how_long(watch, clock):
     clock.now += 19
     assert watch.complaint() is None, "within the patience"
     clock.now += 2
@@ -52,7 +52,7 @@ def test_it_is_said_where_a_step_hangs_and_for_how_long(watch, clock):
     assert watch.complaint() == "step 11 has been waiting for the devices for 81 s (8 s is usual)"
 
 
-def test_it_is_said_again_when_it_took_twice_as_long(watch, clock):
+def test_the_line_repeats_when_it_took_twice_as_long(watch, clock):
     said = []
     for _ in range(200):
         clock.now += 1
@@ -65,7 +65,7 @@ def test_a_first_time_may_take_longer(watch, clock):
     clock.now += 99
     assert watch.complaint() is None
     clock.now += 1
-    assert watch.complaint() == "step 11 has been saving for 100 s (it was not done before)"
+    assert watch.complaint() == "step 11 has been saving for 100 s (first time)"
 
 
 def test_one_long_time_does_not_hide_the_next(watch, clock):
@@ -76,7 +76,7 @@ def test_one_long_time_does_not_hide_the_next(watch, clock):
     assert "0.5 s is usual" in watch.complaint()
 
 
-def test_nothing_is_said_before_anything_begins(clock):
+def test_nothing_is_reported_before_anything_begins(clock):
     clock.now = 1e6
     assert Watch(clock=clock).complaint() is None
 
@@ -88,7 +88,7 @@ def test_a_thread_warns_and_ends_with_the_block(capsys):
         while "warning" not in said:
             time.sleep(0.01)
             said += capsys.readouterr().err
-    assert "step 3 has been waiting for data for 0 s (it was not done before)" in said
+    assert "step 3 has been waiting for data for 0 s (first time)" in said
     capsys.readouterr()
     time.sleep(0.1)
     assert capsys.readouterr().err == ""
