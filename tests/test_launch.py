@@ -379,7 +379,7 @@ def test_two_processes_under_slurm_end_like_one_and_go_on_after_a_requeue(place,
     assert [line for line in said[1].splitlines() if not line.startswith("[Gloo]")] == []
     again = subprocess.run(command, cwd=place, env=job, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0, [log.read_text() for log in logs]
-    assert "Going on from step 4 of 4." in logs[0].read_text()
+    assert "Resuming from step 4 of 4." in logs[0].read_text()
     assert_same_run(place / "runs" / "slurm-17", alone)
 
 
@@ -406,5 +406,5 @@ def test_hosts_that_do_not_share_the_folder_are_refused_at_once(place, alone, un
     said = [host.communicate(timeout=600)[1] for host in hosts]
     assert [host.returncode for host in hosts] == [1, 1], said
     assert said[0].splitlines()[-1] == "error: Process 1 of 2 failed. See its error."
-    assert "give a --workdir that all hosts share" in said[1].splitlines()[-1]
+    assert "Choose a --workdir that all hosts share" in said[1].splitlines()[-1]
     assert not (place / "runs" / "host1").exists()

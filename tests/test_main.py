@@ -161,5 +161,5 @@ def test_a_run_trains_and_the_same_command_again_finds_it_finished(frames, tmp_p
     assert results["steps"] == 6
     again = command(*arguments, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert again.returncode == 0, again.stderr
-    assert "Going on from step 6 of 6" in again.stdout
+    assert "Resuming from step 6 of 6" in again.stdout
     assert json.loads((tmp_path / "run" / "results.json").read_text())["trained"] == results["trained"]

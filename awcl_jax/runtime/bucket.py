@@ -84,7 +84,7 @@ def mirror(url: str, objects: Objects, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(blob.size for blob, _ in missing)
     if shutil.disk_usage(folder).free < needed:
-        message = f"No space left for a copy of {url} ({needed / 1e9:.2f} GB); make room or set XDG_CACHE_HOME"
+        message = f"No space left for a copy of {url} ({needed / 1e9:.2f} GB). Free space or set XDG_CACHE_HOME"
         raise OSError(errno.ENOSPC, message, str(folder))
     for _, target in missing:
         target.parent.mkdir(parents=True, exist_ok=True)

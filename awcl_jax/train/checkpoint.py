@@ -1,9 +1,8 @@
 """Checkpoints of a run, by Orbax: written in the background, the two latest and the best kept.
 
-The only module that knows Orbax. The first process of a run, which has all arrays as every process does, writes them
-alone; each reads them for itself, from the same folder or from a copy of it on its host. A checkpoint holds the state
-of training, and the checksum of each of its arrays, by which damage is noticed; what it belongs to (configuration,
-fingerprint of the data) stands in the run's folder.
+The only module that imports Orbax. Every process of a run has all arrays; only the first writes them, and each reads
+them itself, from the same folder or from a copy of it on its host. A checkpoint holds the training state and a checksum
+of each array, to detect damage; the run's configuration and the fingerprint of its data are in the run's folder.
 """
 
 import contextlib
@@ -29,11 +28,11 @@ from awcl_jax.runtime.errors import InputError, first_line
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
 WHOLE = "_CHECKPOINT_METADATA"
-"""Of the folder of a checkpoint the file without which it is none."""
+"""The file without which a folder is not a checkpoint."""
 
 _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
-_OVERHEAD = 2**20  # bytes that a checkpoint takes beside its arrays, generously
+_OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
 
 
 class Checkpoints:
@@ -43,10 +42,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False) -> None:
-        """Open the run's checkpoints, or begin with none; with `read_only`, leave a run that is going on alone.
+        """Open the run's checkpoints, if any; with `read_only`, do not disturb a run that is still training.
 
         Raises:
-          InputError: what is noted of a checkpoint, such as its score, is damaged.
+          InputError: the metadata of a checkpoint, such as its score, is damaged.
           OSError: they cannot be read.
         """
         me = jax.process_index()
@@ -63,10 +62,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             best_fn=_score,
-            # A folder without its final name may be what the run is writing this moment.
+            # A folder without its final name may be a checkpoint that the run is writing now.
             cleanup_tmp_directories=writes,
             create=False,
-            # Nobody waits for another: what has to be done together is done so by `processes`.
+            # No process waits for another here: `awcl_jax.runtime.multihost` synchronises them where needed.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
             ),
@@ -77,17 +76,17 @@ class Checkpoints:
             raise
         except Exception as error:  # it reads the scores of all checkpoints
             raise InputError(
-                f"The checkpoints in {self._folder} cannot be told apart, for what is noted of one is damaged "
-                f"({first_line(error)[:200]}): move the newest one away, or restore it from a copy."
+                f"The checkpoints in {self._folder} cannot be opened: the metadata of one is damaged "
+                f"({first_line(error)[:200]}). Move the newest one away, or restore it from a copy."
             ) from error
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Write the state after `step` steps, in the background; `score` (higher is better) may make it the best.
 
-        A score that is NaN is none: nothing compares with it. Only the first process writes; in others nothing is done.
+        A NaN is not a score. Only the first process writes; others do nothing.
 
         Raises:
-          OSError: the disk is full, now or when the checkpoint before was written, or may not be written to.
+          OSError: the disk is full, now or while the previous checkpoint was written, or is read-only.
         """
         if not multihost.first():
             return
@@ -104,22 +103,22 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None without any."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """Step of the checkpoint of the highest score; None without any that has one."""
+        """Step of the checkpoint with the highest score; None if none has a score."""
         return self._manager.best_step()
 
     def newest(self, target: Any, *, warn: Callable[[str], None]) -> tuple[int, Any] | None:
-        """The newest step whose state is whole, and that state as `target`; None where no checkpoint is there.
+        """Return the newest step whose state is intact, and that state as `target`; None without any checkpoint.
 
-        Those after it are damaged: `warn` gets a line for each, and they are moved to `workdir/damaged`, so that the
-        run can save these steps again. Every process of a run calls it and gets the same.
+        Later checkpoints are damaged: `warn` gets a line for each, and they are moved to `workdir/damaged`, so that the
+        run can save these steps again. Every process of a run calls it and gets the same result.
 
         Raises:
-          InputError: there are checkpoints, but none is whole; all stay where they are.
+          InputError: there are checkpoints, but none is intact; none is moved.
         """
         damages: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -131,27 +130,27 @@ class Checkpoints:
                 continue
             for damaged, why in damages.items():
                 self._set_aside(damaged)
-                warn(f"{why} Going back to the checkpoint before.")
+                warn(f"{why} Using the previous checkpoint.")
             return step, state
         if damages:
             raise InputError(
                 f"None of the {len(damages)} checkpoints in {self._folder} can be used. {next(iter(damages.values()))} "
-                "Restore one from a copy, or begin anew with another --workdir."
+                "Restore one from a copy, or start over with another --workdir."
             )
         return None
 
     def restore(self, step: int, target: Any) -> Any:
-        """The state saved at `step`, with the shapes, types and placement of `target`.
+        """Return the state saved at `step`, with the shapes, types and placement of `target`.
 
         Raises:
-          InputError: the checkpoint is damaged, or of something else.
+          InputError: the checkpoint is damaged, or of another kind of state.
         """
-        # Without a target on the wanted devices Orbax would look for those that the checkpoint was written from.
+        # Without a target that names devices, Orbax would look for those that wrote the checkpoint.
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         return self._read(step, ocp.args.StandardRestore(abstract))
 
     def restore_variables(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        """Of the state saved at `step` only what `TrainState.variables` gives, as `target`.
+        """Return only the `TrainState.variables` of the state saved at `step`, as `target`.
 
         Raises:
           InputError: as `restore`.
@@ -163,17 +162,16 @@ class Checkpoints:
     def _read(self, step: int, how: ocp.args.CheckpointArgs) -> Any:
         try:
             state = self._manager.restore(step, args=ocp.args.Composite(state=how))["state"]
-            about = self._manager.metadata(step)
-        except Exception as error:  # Orbax, TensorStore and JSON raise whatever they do
-            said = first_line(error)
-            raise self._damage(step, f"it cannot be read: {said[:200]}") from error
-        written = about.custom_metadata or {}
-        if not written and about.commit_timestamp_nsecs is not None:
-            return state  # of before there were checksums
-        known = written.get(_CHECKSUMS)
+            metadata = self._manager.metadata(step)
+        except Exception as error:  # of Orbax, TensorStore or JSON, which raise many kinds
+            raise self._damage(step, f"it cannot be read: {first_line(error)[:200]}") from error
+        custom = metadata.custom_metadata or {}
+        if not custom and metadata.commit_timestamp_nsecs is not None:
+            return state  # written by a version without checksums
+        known = custom.get(_CHECKSUMS)
         known = known if isinstance(known, dict) else {}
         if wrong := [name for name, value in checksums(state).items() if known.get(name) != value]:
-            raise self._damage(step, f"{len(wrong)} of its arrays are not as written, {wrong[0]} among them")
+            raise self._damage(step, f"{len(wrong)} of its arrays differ from what was written, {wrong[0]} among them")
         return state
 
     def _damage(self, step: int, why: str) -> InputError:
@@ -194,21 +192,21 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait for the last write, then let go."""
+        """Wait for the last write, then close."""
         with self._full_disk_in_words():
             self._manager.wait_until_finished()
             self._manager.close()
 
     def _check_room(self, state: Any) -> None:
-        # Asked beforehand, because Orbax's threads print a page of tracebacks when they run into it.
+        # Checked first, because Orbax's threads print a page of tracebacks when a write fails.
         if not os.access(self._folder, os.W_OK):
-            raise OSError(errno.EROFS, f"A checkpoint cannot be written, {self._kept()}", str(self._folder))
+            raise OSError(errno.EROFS, f"A checkpoint cannot be written ({self._kept()})", str(self._folder))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD
         if shutil.disk_usage(self._folder).free < needed:
             raise self._no_room()
 
     def _no_room(self) -> OSError:
-        message = f"No space left for a checkpoint, {self._kept()}; make room and start the same command again"
+        message = f"No space left for a checkpoint ({self._kept()}). Free space and rerun the same command"
         return OSError(errno.ENOSPC, message, str(self._folder))
 
     def _kept(self) -> str:
@@ -217,7 +215,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _full_disk_in_words(self) -> Iterator[None]:
-        """Tell a full disk as the operating system does; TensorStore has a ValueError of many lines for it."""
+        """Raise an OSError for a full disk, where TensorStore raises a ValueError of many lines."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -227,30 +225,30 @@ class Checkpoints:
             raise self._no_room() from error
 
     def __enter__(self) -> "Checkpoints":
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; at once where the user will not wait."""
+        """Close; after ctrl-C without waiting."""
         if kind is not KeyboardInterrupt:
             self.close()
 
 
 def _score(metrics: Any) -> float:
-    """What is noted of a checkpoint's score; where that is damaged or NaN, a score that is never the best."""
+    """Return the score in a checkpoint's metadata; if that is damaged or NaN, a score that is never the best."""
     score = metrics.get("score") if isinstance(metrics, dict) else None
     return float(score) if isinstance(score, int | float) and not math.isnan(score) else -math.inf
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a folder of this name is that of a checkpoint, or of a part of one, that is being written."""
+    """Return whether a folder of this name is a checkpoint, or a part of one, that is still being written."""
     return ocp.utils.TMP_DIR_SUFFIX in name
 
 
 def checksums(state: PyTree) -> dict[str, int]:
-    """The CRC-32 of the bytes of each array, by its place, as `params/encoder/stem/kernel`."""
+    """Return the CRC-32 of the bytes of each array, by its path, such as `params/encoder/stem/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.asarray(leaf).tobytes())

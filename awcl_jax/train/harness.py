@@ -1,4 +1,4 @@
-"""What every kind of run has around its steps: its folder, its checkpoints and files, its first state."""
+"""What surrounds the steps of every kind of run: its folder, its checkpoints and files, its first state."""
 
 import contextlib
 import dataclasses
@@ -28,16 +28,16 @@ from awcl_jax.train.workdir import Workdir
 
 
 def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Begin a run in its folder, or make sure that it is the same run that goes on there; every process calls it.
+    """Start a run in its folder, or check that the folder holds the same run; every process calls it.
 
     Args:
       folder: of the run.
       data: its frames.
       config: its configuration as plain values.
-      defaults: of this kind of run, for fields that the version which began the run did not know.
+      defaults: of this kind of run, for fields that did not exist in the version that started the run.
 
     Raises:
-      InputError: one of the processes cannot go on, or the folder has another one's run going on in it.
+      InputError: one of the processes fails, the folder holds another run, or another process works in it.
     """
 
     def begin(*, begun: bool = False) -> None:
@@ -56,7 +56,7 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
             folder.fetch()
             begin()
             folder.send()
-    # The others after the first, so that they can tell whether it is the same folder.
+    # The others run after the first, so that they can check whether it is the same folder.
     with multihost.all_or_none():
         if not multihost.first():
             folder.fetch()
@@ -65,14 +65,14 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """What a run keeps while it trains.
+    """The files and state that a run keeps while it trains.
 
     Attributes:
       folder: of the run.
       checkpoints: of its state.
-      writer: of its metrics.
+      writer: writes its metrics.
       bad: the file of its bad steps.
-      resumed: the state of the newest checkpoint; None for a run that begins.
+      resumed: the state of the newest checkpoint; None for a new run.
       start: number of steps taken.
     """
 
@@ -84,7 +84,7 @@ class Records:
     start: int
 
     def saving(self, scores: Mapping[int, float], *, every: int) -> Event:
-        """A checkpoint every so many steps and before a run leaves, with the score of its step where there is one."""
+        """Return the event that saves a checkpoint (with its score, if any) every `every` steps and before a stop."""
 
         def save(done: int, state: TrainState) -> None:
             self.writer.sync()
@@ -95,12 +95,12 @@ class Records:
         return Event(every, save, before_leaving=True, phase="saving")
 
     def bad_step_limit(self, limit: int, plan: BatchPlan | EpochPlan, ids: np.ndarray) -> BadStepLimit:
-        """Write down each step whose update is left out, and end the run after `limit` of them in a row.
+        """Return the check that records each skipped step, and ends the run after `limit` of them in a row.
 
         Args:
           limit: in a row.
-          plan: which frames make up which batch.
-          ids: of the frames that the plan counts.
+          plan: the frames of each batch.
+          ids: of the frames that the plan numbers.
         """
 
         def note(done: int, values: Metrics) -> None:
@@ -108,27 +108,27 @@ class Records:
             if isinstance(plan, BatchPlan) and plan.pairs == "cross_scan":
                 frames = np.concatenate([frames, plan.partners(done - 1)])
             self.bad.write(done, **values, frames=ids[frames].tolist())
-            say(f"warning: step {done} is left out: loss {values['loss']}, gradient norm {values['gradient_norm']}")
+            say(f"warning: step {done} was skipped: loss {values['loss']}, gradient norm {values['gradient_norm']}")
 
         return BadStepLimit(limit, in_a_row=self.bad.in_a_row, note=note)
 
 
 @contextlib.contextmanager
 def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
-    """Open what a run keeps while it trains; leaving the block closes it when all is written.
+    """Open the files that a run keeps while it trains; leaving the block closes them when all is written.
 
     Args:
       folder: of the run.
       shapes: of its state on one device.
-      mesh: devices that the state is to be on.
+      mesh: devices to place the state on.
       steps: of the whole run.
     """
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.files))
-        found = checkpoints.newest(sharding.replicated_shapes(shapes, mesh), warn=lambda line: say(f"warning: {line}"))
-        start, resumed = (0, None) if found is None else found
-        if found is not None:
-            say(f"Going on from step {start} of {steps}.")
+        newest = checkpoints.newest(sharding.replicated_shapes(shapes, mesh), warn=lambda line: say(f"warning: {line}"))
+        start, resumed = (0, None) if newest is None else newest
+        if newest is not None:
+            say(f"Resuming from step {start} of {steps}.")
         writer: MetricsWriter | NoMetrics = NoMetrics()
         if multihost.first():
             writer = stack.enter_context(MetricsWriter(folder.files, start_step=start))
@@ -138,7 +138,7 @@ def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int)
 
 @contextlib.contextmanager
 def attended(records: Records, *, log_every: int, events: Sequence[Event]) -> Iterator[Hooks]:
-    """In this block the run can be asked to stop, and is watched; yields what happens beside its steps.
+    """Handle requests to stop and watch for hangs in this block; yield the hooks of the training loop.
 
     Args:
       records: of the run.
@@ -158,7 +158,7 @@ def attended(records: Records, *, log_every: int, events: Sequence[Event]) -> It
 
 @lru_cache(maxsize=32)
 def step_on(mesh: Mesh, body: sharding.Step, *, via: str) -> sharding.Step:
-    """The training step over these devices, compiled once."""
+    """Return the training step over these devices, compiled once."""
     return sharding.map_step(body, mesh, via=via)
 
 
@@ -171,25 +171,25 @@ def begin(
     records: Records,
     hooks: Hooks,
 ) -> tuple[TrainState, Iterator[Batch]]:
-    """Compile the step while the state to begin with may still be in the making.
+    """Compile the step while the initial state may still be computed.
 
     Args:
       first: the state before the first step.
-      step: to be compiled.
-      batches: that are still to come.
+      step: to compile.
+      batches: the remaining ones.
       mesh: devices of the run.
-      records: of the run, which say where it goes on.
+      records: of the run, with the step and state to resume from.
       hooks: whose `on_phase` is called.
 
     Returns:
-      The state to go on from, on the devices; and the batches, of which one is read already.
+      The state to train from, on the devices; and the batches, the first of which is already read.
     """
     hooks.on_phase("waiting for data", records.start + 1)
     ahead = list(islice(batches, 1))
     hooks.on_phase("compiling the step", records.start + 1)
     with gc_paused():
         for batch in ahead:
-            say("Compiling the step, or reading it where a run like this one has left it ...")
+            say("Compiling the step, or reading it from the cache ...")
             shapes = sharding.replicated_shapes(first.shapes, mesh)
             sharding.compile_step(step, shapes, sharding.place_batch(batch.arrays, mesh))
     hooks.on_phase("waiting for the state", records.start + 1)
@@ -198,19 +198,19 @@ def begin(
 
 
 def report_data(data: Splits, folder: Workdir) -> None:
-    """Say which frames there are; those left out are named in a file of the run's folder."""
+    """Print counts of the frames, and list those left out in a file of the run's folder."""
     say(describe(data))
     if data.left_out and multihost.first():
         write_list(data.left_out, folder.files / run_folder.UNREADABLE_FILE)
-        say(f"  they are named in {folder.home}/{run_folder.UNREADABLE_FILE}")
+        say(f"  they are listed in {folder.home}/{run_folder.UNREADABLE_FILE}")
 
 
 def where_to_look(page: Path | None, folder: Workdir) -> str:
-    """The end of the last line of a run: its page, where there is one."""
+    """Return the end of a run's last line, which names its page if there is one."""
     return f"; open {folder.home}/{page.name}" if page else ""
 
 
 def say(message: str) -> None:
-    """Print once, however many processes there are."""
+    """Print on the first process only."""
     if multihost.first():
         print(message, flush=True)

@@ -1,4 +1,4 @@
-"""The state before the first step: its shapes, and the state itself, drawn by a compiled program."""
+"""The state before the first step: its shapes, and the state itself, computed by a compiled program."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,9 +16,9 @@ from awcl_jax.train.state import TrainState
 
 
 class FirstState:
-    """`initial_state`, being made while the caller goes on.
+    """`initial_state`, computed in a thread while the caller continues.
 
-    XLA compiles the programs for it, or reads them, on a core of its own; Python can trace the step meanwhile.
+    XLA compiles its programs, or reads them, on another core; meanwhile Python can trace the step.
 
     Attributes:
       shapes: of the state, known at once.
@@ -33,9 +33,9 @@ class FirstState:
         queue: Queue | None = None,
         encoder: PyTree | None = None,
     ) -> None:
-        """Begin to make it; arguments as of `initial_state`."""
+        """Start the computation; arguments as for `initial_state`."""
         with gc_paused():
-            # Both are traced once, here, and not again to be run.
+            # Both are traced here, and not again when they run.
             variables = _draw.eval_shape(model, np.uint32(seed))
             self.shapes: TrainState = _create.eval_shape(variables, optimiser=optimiser, queue=queue)
         aside = ThreadPoolExecutor(1)
@@ -43,7 +43,7 @@ class FirstState:
         aside.shutdown(wait=False)
 
     def wait(self) -> TrainState:
-        """The state, on the host."""
+        """Return the state, on the host."""
         return self._made.result()
 
 
@@ -55,37 +55,37 @@ def initial_state(
     queue: Queue | None = None,
     encoder: PyTree | None = None,
 ) -> TrainState:
-    """The state before the first step, on the host; drawn by the seed but for an encoder that is given."""
+    """Return the state before the first step, on the host: drawn by the seed, except for an `encoder` passed in."""
     variables = initial_variables(model, seed=seed)
     if encoder is not None:
         variables = {name: {**tree, "encoder": encoder[name]} for name, tree in variables.items()}
-    # On the host, for the step reuses the memory of the state that it is given.
+    # On the host, because the step reuses the memory of its argument.
     return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
 
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
-    """Parameters and running statistics before the first step."""
+    """Return parameters and running statistics before the first step."""
     return _draw(model, np.uint32(seed))
 
 
 def shapes_of(model: nn.Module) -> dict[str, PyTree]:
-    """Shapes and types of the same on this process's first device, to read them into; nothing is drawn."""
+    """Return their shapes and types on this process's first device, to restore into; nothing is computed."""
     return on_first_device(_draw.eval_shape(model, np.uint32(0)))
 
 
 def on_first_device(shapes: PyTree) -> PyTree:
-    """The same shapes, of arrays on this process's first device."""
+    """Place the same shapes on this process's first device."""
     device = SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
 
 def _init(model: nn.Module, seed: UInt32[Array, ""]) -> dict[str, PyTree]:
-    # The parameters do not depend on the size of a frame, and a small one is quickly traced.
+    # The parameters do not depend on the size of a frame, and a small one traces quickly.
     return dict(model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 1)), train=False))
 
 
-# These run once; LLVM would spend most of a start on the dozens of keys that are drawn from. Operation by operation, a
-# state would take as many compilations as it has shapes.
+# These run once; at full optimisation LLVM would spend most of a start on their dozens of random keys. Without jit, a
+# state would need one compilation for each of its shapes.
 _RUNS_ONCE = {"xla_backend_optimization_level": "1"}
 _draw = jax.jit(_init, static_argnums=0, compiler_options=_RUNS_ONCE)
 _create = jax.jit(TrainState.create, static_argnames="optimiser", compiler_options=_RUNS_ONCE)

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, each with its step, which outlive runs that die while they write."""
+"""Files of one JSON object per line, each with its step, that survive runs killed while writing."""
 
 import json
 import os
@@ -12,9 +12,9 @@ _MOST_STEPS = 2**53
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; none if there is no file.
+    """Return the lines of a file; none if the file does not exist.
 
-    A last line without an end (the run died there, or is writing it) is left out.
+    An unfinished last line (the run died there, or is writing it) is left out.
 
     Raises:
       InputError: a line is not a JSON object with a step.
@@ -41,7 +41,7 @@ def cut_after(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def text_of(line: dict[str, Any]) -> str:
-    """Return an object as its line; JSON has no nan or infinity, so give these as text."""
+    """Return an object as its line; JSON has no nan or infinity, so pass these as text."""
     return json.dumps(line, allow_nan=False) + "\n"
 
 
@@ -58,10 +58,10 @@ def _ended_lines(path: Path) -> list[str]:
 
 def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-        step = found["step"]
+        content = json.loads(line)
+        step = content["step"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise bad_line(number, path) from None
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < _MOST_STEPS:
         raise bad_line(number, path)
-    return found
+    return content

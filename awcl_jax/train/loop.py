@@ -1,4 +1,4 @@
-"""The training loop: steps, progress, metrics, and what happens every so often."""
+"""The training loop: steps, progress, metrics and periodic events."""
 
 import dataclasses
 import math
@@ -17,12 +17,12 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something done after every `every` steps, and after the last.
+    """An action after every `every` steps, and after the last.
 
     Attributes:
       every: in steps.
-      run: called with the number of steps taken and the state after them; where it returns True, training ends there.
-      before_leaving: run it also where the run is asked to stop.
+      run: called with the number of steps taken and the state after them; if it returns True, training ends there.
+      before_leaving: also run it when the run is asked to stop.
       phase: what it does, for the watchdog.
     """
 
@@ -32,21 +32,21 @@ class Event:
     phase: str = "writing"
 
     def due(self, done: int, steps: int, *, leaving: bool = False) -> bool:
-        """Whether it runs once `done` of `steps` steps are taken."""
+        """Return whether it runs after `done` of `steps` steps."""
         return done % self.every == 0 or done == steps or (leaving and self.before_leaving)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What happens beside the steps.
+    """The callbacks of the training loop.
 
     Attributes:
-      write: takes a step's metrics.
+      write: called with a step and its metrics.
       log_every: steps between two lines of metrics.
       events: in the order in which they run.
-      should_stop: asked after every step, with the number of steps taken, whether the run is to stop there.
-      on_phase: called with each phase that begins and its step, so that the watchdog can name where a run hangs.
-      show_progress: draw a bar.
+      should_stop: called after every step with the number of steps taken; returns whether to stop there.
+      on_phase: called with each phase that begins and its step, so that the watchdog can report where a run hangs.
+      show_progress: draw a progress bar.
     """
 
     write: Callable[[int, Metrics], None]
@@ -57,21 +57,21 @@ class Hooks:
     show_progress: bool = True
 
     def due(self, done: int, steps: int, *, leaving: bool) -> list[Event]:
-        """The events that run once `done` of `steps` steps are taken."""
+        """Return the events that run after `done` of `steps` steps."""
         return [event for event in self.events if event.due(done, steps, leaving=leaving)]
 
     def logs(self, done: int, steps: int) -> bool:
-        """Whether the metrics of this step are written."""
+        """Return whether the metrics of this step are written."""
         return done % self.log_every == 0 or done == steps
 
 
 class BadStepLimit:
-    """Ends a run whose loss or gradient is not finite for too many steps in a row.
+    """The limit on steps in a row whose loss or gradient is not finite.
 
     Args:
-      limit: so many in a row end the run.
-      in_a_row: how many the last steps before this start were.
-      note: takes the loss and the gradient's norm of each such step, before any later one is reported.
+      limit: this many in a row end the run.
+      in_a_row: how many ended the previous start.
+      note: called with the loss and gradient norm of each such step, before any later step is reported.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class BadStepLimit:
         self._limit, self._in_a_row, self._note = limit, in_a_row, note
 
     def check(self, pending: Sequence[tuple[int, Any]]) -> Metrics:
-        """Look at steps, each with its metrics on the devices, and return the metrics of the latest.
+        """Check steps, each with its metrics on the devices, and return the metrics of the latest.
 
         Raises:
           InputError: there were too many in a row.
@@ -94,9 +94,9 @@ class BadStepLimit:
             if self._in_a_row >= self._limit:
                 raise InputError(
                     f"The {bad[0].replace('_', ' ')} became {float(metrics[bad[0]])} at step {done}, the last of "
-                    f"{self._in_a_row} such steps in a row, none of which was applied: stopped. bad_steps.jsonl in its "
-                    "folder names their frames; lower config.optim.learning_rate, lengthen config.optim.warmup_steps "
-                    "or set config.optim.clip_norm, and start in a new folder."
+                    f"{self._in_a_row} such steps in a row (none was applied). Training stopped; bad_steps.jsonl in "
+                    "the run's folder lists their frames. Lower config.optim.learning_rate, raise "
+                    "config.optim.warmup_steps or set config.optim.clip_norm, and start in a new folder."
                 )
         return {name: float(value) for name, value in values[-1].items()}
 
@@ -114,7 +114,7 @@ def train(
     bad_steps: BadStepLimit | None = None,
     one_by_one: bool = False,
 ) -> Any:
-    """Take all steps of a run that are not taken yet.
+    """Take the remaining steps of a run.
 
     Args:
       state: after `start` steps.
@@ -124,17 +124,17 @@ def train(
       start: number of steps taken.
       steps: number of steps of the whole run.
       batch_size: frames in a global batch, for the rate.
-      hooks: what happens beside the steps.
-      bad_steps: when steps whose loss or gradient is not finite end the run; by default the first does.
-      one_by_one: wait for each step before the next one is begun. Those that are begun ahead hold their memory, which
-        pays where the host prepares one step while the devices take another, and not where they are the same cores.
+      hooks: callbacks for metrics, events and stopping.
+      bad_steps: limit on steps whose loss or gradient is not finite; by default the first ends the run.
+      one_by_one: wait for each step before starting the next. Steps started ahead hold memory; that pays off if the
+        host prepares one step while the devices run another, but not if host and devices are the same cores.
 
     Returns:
       The state after `steps` steps, or after those at which an event ended the training.
 
     Raises:
       InputError: the loss or the gradient was not finite for too many steps in a row.
-      RunStopped: the run was asked to stop; what is due then has run.
+      RunStopped: the run was asked to stop; the events due then have run.
     """
     bad_steps = bad_steps or BadStepLimit()
     pending: list[tuple[int, Any]] = []
@@ -155,7 +155,7 @@ def train(
                 jax.block_until_ready(values)
             bar.update()
 
-            # Report: only now are numbers fetched from the devices.
+            # Report: the only place where numbers are fetched from the devices.
             leaving = hooks.should_stop(done)
             due, logs = hooks.due(done, steps, leaving=leaving), hooks.logs(done, steps)
             if due or leaving or logs:
@@ -175,7 +175,7 @@ def train(
                     hooks.on_phase(event.phase, done)
                     ended.append(event.run(done, state))
                 if leaving:
-                    raise RunStopped(f"stopped after step {done} of {steps}, which is saved; the same command goes on")
+                    raise RunStopped(f"stopped after step {done} of {steps} (saved); rerun the same command to resume")
                 if any(ended):
                     break
                 pending, since, waited = [], time.perf_counter(), 0.0

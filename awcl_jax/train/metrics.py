@@ -1,4 +1,4 @@
-"""A run's numbers: `metrics.jsonl` and TensorBoard's files, written and read."""
+"""Write and read a run's metrics: `metrics.jsonl` and TensorBoard's files."""
 
 import contextlib
 import math
@@ -17,7 +17,7 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.hidden_modules import hidden
 from awcl_jax.train.json_lines import bad_line, cut_after, read_lines, text_of
 
-with hidden("torch"):  # tensorboardX imports all of it, for a type in a signature
+with hidden("torch"):  # tensorboardX imports all of it for one type annotation
     from tensorboardX import summary
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -27,42 +27,42 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Writes a run's numbers to `metrics.jsonl`, one JSON object a line, and to TensorBoard under `tensorboard/`.
+    """A writer of a run's metrics to `metrics.jsonl`, one JSON object per line, and to TensorBoard in `tensorboard/`.
 
-    A line is `{"step": 100, "loss": 4.2, ...}`; a step may have several (training numbers, then an evaluator's).
+    A line is `{"step": 100, "loss": 4.2, ...}`; a step may have several (training metrics, then an evaluator's).
     JSON has no nan or infinity, so these are the strings "nan", "inf" and "-inf"; `read_metrics` turns them back.
 
-    A run that dies after its last checkpoint has written steps that the resumed run will take again. Opening with that
-    checkpoint's step therefore cuts later steps, and a line broken off by the death, from the file, and hides them
-    from TensorBoard. Only one process of a run may hold a writer.
+    A run that dies after its last checkpoint has written steps that the resumed run takes again. Opening with that
+    checkpoint's step therefore removes later steps, and an unfinished line, from the file, and hides them in
+    TensorBoard. Only one process of a run may have a writer.
 
         with MetricsWriter(workdir, start_step=0) as metrics:
             metrics.write(1, {"loss": 4.2})
 
     Args:
-      workdir: folder of the run; made if it is not there.
-      start_step: the last step that is kept, 0 for a new run.
+      workdir: folder of the run; created if it does not exist.
+      start_step: the last step to keep, 0 for a new run.
 
     Raises:
-      InputError: `metrics.jsonl` is there but is no such file.
+      InputError: `metrics.jsonl` exists but does not hold metrics.
     """
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / METRICS_FILE
         if self._path.is_file():
-            read_metrics(self._path)  # refuses what is not metrics before anything is cut
+            read_metrics(self._path)  # rejects a file of other content before it is cut
         cut_after(self._path, start_step)
         self._lines = self._path.open("a", encoding="utf-8")
         self._board = _Board(workdir / "tensorboard", start_step=start_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds numbers of a step; each value a number or an array of one, and no name is "step".
+        """Add a step's numbers; each value is a number or an array of one, and no name is "step".
 
         Raises:
-          OSError: the disk is full or the like.
+          OSError: the disk is full or cannot be written to.
         """
-        assert "step" not in values, "the step is given apart from the numbers"
+        assert "step" not in values, "the step is passed separately from the numbers"
         numbers = {name: float(value) for name, value in values.items()}
         written = {name: number if math.isfinite(number) else str(number) for name, number in numbers.items()}
         with self._trouble_in_words():
@@ -72,7 +72,7 @@ class MetricsWriter:
                 self._board.add(step, summary.scalar(name, number))
 
     def sync(self) -> None:
-        """Makes sure that what is written so far outlives the machine, as a checkpoint of the same step does.
+        """Wait until everything written so far is on disk, as a checkpoint of the same step is.
 
         Raises:
           OSError: as `write`.
@@ -82,12 +82,12 @@ class MetricsWriter:
             self._board.flush()
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w channels"]) -> None:
-        """Adds a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
+        """Add a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
         with self._trouble_in_words():
             self._board.add(step, summary.image(name, pixels, dataformats="HW" if pixels.ndim == 2 else "HWC"))
 
     def close(self) -> None:
-        """Writes what is pending and closes both files; the writer is of no use afterwards."""
+        """Write what is pending and close both files; the writer cannot be used afterwards."""
         with self._trouble_in_words():
             try:
                 self._lines.close()
@@ -99,7 +99,7 @@ class MetricsWriter:
         try:
             yield
         except OSError as error:
-            message = f"{error.strerror or error} for metrics; mend that and start the same command again"
+            message = f"{error.strerror or error} for metrics. Fix that and rerun the same command"
             raise OSError(error.errno, message, str(self._path)) from error
 
     def __enter__(self) -> "MetricsWriter":
@@ -108,25 +108,25 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What ends the run is told; that the files cannot be closed then, either, is not.
+        # An error that ends the run is reported; a second one from closing the files is not.
         with contextlib.suppress(*([] if error is None else [OSError])):
             self.close()
 
 
 class _Board:
-    """TensorBoard's file. It is written when it is told to, so that a full disk is seen where it happens.
+    """TensorBoard's file, written by the caller's thread, so that a full disk raises where it happens.
 
-    (tensorboardX's own `SummaryWriter` writes in a thread: when that dies the run waits for it for ever.)
+    (tensorboardX's `SummaryWriter` writes in a thread: if that dies, the run waits for it forever.)
     """
 
     _FLUSH_EVERY = 30  # seconds
 
     def __init__(self, folder: Path, *, start_step: int, suffix: str = "curves") -> None:
         folder.mkdir(exist_ok=True)
-        # tensorboardX names a file by the second: the suffix tells two of one second apart.
+        # tensorboardX names a file by the second: the suffix distinguishes two files of one second.
         self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{suffix}")
         self._flushed = time.monotonic()
-        # What an earlier start wrote of later steps is hidden.
+        # Hides later steps that an earlier start wrote.
         start = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=start))
 
@@ -144,17 +144,17 @@ class _Board:
 
 
 class NoMetrics:
-    """Writes nothing, as a process of a run does whose metrics another one writes."""
+    """A writer that writes nothing, for processes whose run's metrics the first process writes."""
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def sync(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def show_pictures(workdir: Path, step: int) -> None:
-    """Adds the pictures in a run's folder, `pairs.png` as `pairs` and so on, to its TensorBoard."""
+    """Add the pictures in a run's folder, `pairs.png` as `pairs` and so on, to its TensorBoard."""
     with contextlib.closing(_Board(workdir / "tensorboard", start_step=step, suffix="pictures")) as board:
         for path in sorted(workdir.glob("*.png")):
             with Image.open(path) as picture:
@@ -162,15 +162,15 @@ def show_pictures(workdir: Path, step: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`: each a dict with the int "step" and floats, nan and infinities among them.
+    """Return the lines of a `metrics.jsonl`: each a dict with the int "step" and floats, nan and infinities among them.
 
-    A last line that has not ended yet (the run died there, or is writing it) is left out.
+    An unfinished last line (the run died there, or is writing it) is left out.
 
     Raises:
-      InputError: there is no such file, or a line is no JSON object with a step.
+      InputError: the file does not exist, or a line is not a JSON object with a step.
     """
     if not path.is_file():
-        raise InputError(f"There are no metrics at {path}: give the {METRICS_FILE} in the folder of a run.")
+        raise InputError(f"{path} not found. Pass the {METRICS_FILE} in the folder of a run.")
     return [_numbers(line, number, path) for number, line in enumerate(read_lines(path), start=1)]
 
 

@@ -1,8 +1,8 @@
-"""A momentum encoder and a queue of its keys, as MoCo v2 has them, and as AWCL can use them.
+"""A momentum encoder and a queue of its keys, as in MoCo v2; AWCL can use them, too.
 
-The queue holds the embeddings of earlier batches, so that an anchor is compared with more rows than its own batch has.
-They come from an encoder whose parameters follow the trained one slowly: keys of different age stay comparable. With
-every key travel its labels, so that a labelled anchor finds positives in the queue, too.
+The queue holds the embeddings of earlier batches, so that an anchor is compared with more rows than a batch has. They
+come from an encoder whose parameters follow the trained one slowly, so keys of different age stay comparable. Each key
+keeps its labels, so that a labelled anchor finds positives in the queue, too.
 
     He et al., Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020.
     Chen et al., Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297.
@@ -25,8 +25,8 @@ class Queue:
     """The last q keys, the oldest first.
 
     Attributes:
-      z: [q, d] unit embeddings, 0 where there is none yet.
-      frame: [q] frame that each key is of, ABSENT where there is none yet.
+      z: [q, d] unit embeddings, 0 for a place still empty.
+      frame: [q] frame of each key, ABSENT for a place still empty.
       label: [q] or [q, m] the labels of that frame.
     """
 
@@ -36,7 +36,7 @@ class Queue:
 
     @classmethod
     def empty(cls, size: int, embedding: int, *, columns: tuple[int, ...] = ()) -> "Queue":
-        """A queue without keys, for labels of `columns`: () for one a frame, (m,) for m."""
+        """Return a queue without keys; `columns` is () for one label per frame, (m,) for m."""
         return cls(
             z=jnp.zeros((size, embedding), jnp.float32),
             frame=jnp.full(size, ABSENT, jnp.int32),
@@ -44,8 +44,8 @@ class Queue:
         )
 
     def push(self, z: Float[Array, "b d"], frame: Int[Array, " b"], label: Array) -> "Queue":
-        """With b new keys at the end; the oldest go."""
-        assert len(z) <= len(self.z), "the queue is at least as long as a batch"
+        """Return the queue with b new keys at the end, without its b oldest."""
+        assert len(z) <= len(self.z), "the queue must be at least as long as a batch"
 
         def shift(old: Array, new: Array) -> Array:
             return jnp.concatenate([old[len(new) :], new.astype(old.dtype)])
@@ -53,11 +53,11 @@ class Queue:
         return Queue(shift(self.z, z), shift(self.frame, frame), shift(self.label, label))
 
     def contrast(self, batch_size: int) -> tuple[Int[Array, " q"], Array]:
-        """Ids and groups for `awcl_loss`, where an anchor's id is its frame's number.
+        """Return ids and groups for `awcl_loss`, where an anchor's id is its frame's number.
 
-        The last `batch_size` keys are of this batch: none of them is left out, as a frame's key is its positive. Older
-        keys of the anchor's own frame are left out: they are no negatives, and as positives they would be stale. An
-        older key without a label is nobody's positive.
+        The last `batch_size` keys are of this batch: none is left out, because a frame's key is its positive. Older
+        keys of the anchor's frame are left out: they are not negatives, and would be stale as positives. An older key
+        without a label is a positive of no anchor.
         """
         older = len(self.frame) - batch_size
         rows = jnp.arange(batch_size, dtype=jnp.int32)
@@ -73,7 +73,7 @@ class Queue:
 
 @flax.struct.dataclass
 class Momentum:
-    """What a step with a queue carries beside the trained encoder.
+    """The state of a step with a queue, beside the trained encoder.
 
     Attributes:
       params: of the momentum encoder.
@@ -87,10 +87,10 @@ class Momentum:
 
     @classmethod
     def create(cls, variables: dict[str, PyTree], queue: Queue) -> "Momentum":
-        """A momentum encoder that equals the trained one, and an empty queue."""
-        copy = jax.tree.map(jnp.array, variables)  # the step reuses the memory of what it is given
+        """Return a momentum encoder equal to the trained one, with an empty queue."""
+        copy = jax.tree.map(jnp.array, variables)  # the step reuses the memory of its argument
         return cls(params=copy["params"], batch_stats=copy.get("batch_stats", {}), queue=queue)
 
     def follow(self, params: PyTree, coefficient: float) -> PyTree:
-        """Parameters m old + (1 - m) trained, for the coefficient m."""
+        """Return the parameters m old + (1 - m) trained, for the coefficient m."""
         return optax.incremental_update(params, self.params, 1 - coefficient)

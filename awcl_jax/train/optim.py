@@ -12,16 +12,16 @@ SCHEDULES = ("cosine", "constant")
 
 
 def learning_rate_schedule(*, peak: float, steps: int, warmup_steps: int, schedule: str = "cosine") -> optax.Schedule:
-    """Linear warm-up to `peak`, then a cosine to 0 at `steps` (Loshchilov & Hutter 2017), or constant."""
+    """Return a linear warm-up to `peak`, then a cosine to 0 at `steps` (Loshchilov & Hutter 2017), or constant."""
     if warmup_steps >= steps and warmup_steps > 0:
-        raise InputError(f"Warm-up takes {warmup_steps} steps of a run of {steps}; shorten it or train longer.")
+        raise InputError(f"Warm-up takes {warmup_steps} steps of a run of {steps}. Shorten it or train longer.")
     if schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, steps)
     if schedule == "constant":
         return optax.join_schedules(
             [optax.linear_schedule(0.0, peak, max(warmup_steps, 1)), optax.constant_schedule(peak)], [warmup_steps]
         )
-    raise InputError(f"Unknown schedule {schedule!r}; known are cosine, constant.")
+    raise InputError(f"Unknown schedule {schedule!r}; must be one of cosine, constant.")
 
 
 def make_optimiser(
@@ -33,7 +33,7 @@ def make_optimiser(
     clip_norm: float | None = None,
     momentum: float = 0.9,
 ) -> optax.GradientTransformation:
-    """The optimiser by its name.
+    """Make an optimiser by name.
 
     Args:
       name: `adam` (weight decay added to the gradient, as in PyTorch's Adam), `adamw` (decoupled), `lars` or `sgd`.
@@ -60,13 +60,13 @@ def make_optimiser(
         "sgd": lambda: optax.chain(decay, optax.sgd(learning_rate, momentum=momentum)),
     }
     if name not in chains:
-        raise InputError(f"Unknown optimiser {name!r}; known are {', '.join(chains)}.")
+        raise InputError(f"Unknown optimiser {name!r}; must be one of {', '.join(chains)}.")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity()
     return optax.chain(clip, chains[name]())
 
 
 def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax.GradientTransformation:
-    """The same optimiser, under which the parameters of one module stay as they are: no gradient, no decay."""
+    """Return the same optimiser, but freeze the parameters of one module: no gradient, no decay."""
 
     def kinds(params: PyTree) -> PyTree:
         return {
@@ -79,8 +79,8 @@ def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax
 
 @jax.named_scope("norm")
 def global_norm(tree: PyTree) -> Float[Array, ""]:
-    """Euclidean norm of all numbers of a tree of real arrays.
+    """Return the Euclidean norm of all numbers of a tree of real arrays.
 
-    (`optax.tree.norm` squares imaginary parts, too, which doubles what there is to trace at a start.)
+    (`optax.tree.norm` also squares imaginary parts, which doubles the tracing at a start.)
     """
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))

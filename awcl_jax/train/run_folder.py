@@ -1,4 +1,4 @@
-"""The folder of a run: what it belongs to, and files that are never half written."""
+"""The folder of a run: the configuration and data it belongs to, and files that are never half written."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -14,15 +14,15 @@ RESULTS_FILE = "results.json"
 FRAMES_FILE = "test_frames.csv"
 UNREADABLE_FILE = "unreadable_frames.csv"
 
-_LEVELS = 8  # of groups in groups, more than any of these files has
+_LEVELS = 8  # of nesting, more than any of these files has
 
 
-# What may change between the first start of a run and its resumption: none of it touches the numbers.
+# Fields that may change when a run resumes: none of them affects the numbers.
 FREE_ON_RESUME = (
     "data.path",
     "data.cache_mb",
     "data.threads",
-    "data.skip_unreadable",  # the data's fingerprint tells whether a frame was left out
+    "data.skip_unreadable",  # the data's fingerprint depends on the frames left out
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -42,61 +42,64 @@ def open_run(
     pixels: str | None = None,
     begun: bool = False,
 ) -> None:
-    """Begin a run in this folder, or make sure that it is the same one that goes on.
+    """Start a run in this folder, or check that the folder holds the same run.
 
     Args:
-      workdir: made where it is not there.
+      workdir: created if it does not exist.
       config: the configuration as plain values.
       fingerprint: of the data.
-      defaults: plain values, for fields that an earlier version, which began the run, did not know.
-      pixels: fingerprint of some of its frames' pixels; runs from before there was one go on without.
-      begun: another process, perhaps on another host, has begun the run.
+      defaults: plain values, for fields that did not exist in the version that started the run.
+      pixels: fingerprint of some of its frames' pixels; not checked for runs started without one.
+      begun: another process, perhaps on another host, has started the run.
 
     Raises:
       InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files;
-        or the run that has begun is not there, for the hosts do not share the folder.
+        or the started run is missing, because the hosts do not share the folder.
       OSError: it cannot be written.
     """
     file = workdir / CONFIG_FILE
-    # Listed before the next question: what another process of this run writes comes after its config.json.
+    # Listed before the next check: another process of this run writes its config.json first.
     others = [f for f in workdir.iterdir() if f.suffix != ".part"] if workdir.is_dir() else []
     if begun and not file.exists():
         raise InputError(
-            f"The run has begun, but not in this host's {workdir.absolute()}: give a --workdir that all hosts share."
+            f"The run has started, but not in this host's {workdir.absolute()}. Choose a --workdir that all hosts "
+            "share."
         )
     if not file.exists():
         if others:
-            raise InputError(f"{workdir} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")
+            raise InputError(
+                f"{workdir} is not empty and not a run folder: {CONFIG_FILE} not found. Choose another --workdir."
+            )
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
         return
     before = read_run_config(workdir)
     if before.get("data") != fingerprint:
         raise InputError(
-            f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}); "
-            "give that data's path or another --workdir."
+            f"{workdir} holds a run on other data (fingerprint {before.get('data')}, now {fingerprint}). "
+            "Pass that data's path or another --workdir."
         )
     if pixels is not None and before.get("pixels", pixels) != pixels:
         raise InputError(
             f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
-            f"{before['pixels']}, now {pixels}); give that data's path or another --workdir."
+            f"{before['pixels']}, now {pixels}). Pass that data's path or another --workdir."
         )
     if changed := changed_fields(before["config"], *json.loads(json.dumps([config, dict(defaults)]))):
-        raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}; give another --workdir.")
+        raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}. Choose another --workdir.")
 
 
 def read_run_config(workdir: Path) -> dict[str, Any]:
-    """What `open_run` wrote of a run: its `config`, plain values by group, and `data`, the fingerprint.
+    """Return what `open_run` wrote: the run's `config`, plain values by group, and `data`, the fingerprint.
 
     Raises:
       InputError: the file holds no configuration.
-      OSError: it is not there, or cannot be read.
+      OSError: it does not exist, or cannot be read.
     """
     content = read_json(workdir / CONFIG_FILE)
     if not isinstance(content.get("config"), dict) or not isinstance(content.get("data"), str):
         raise InputError(
-            f"{workdir / CONFIG_FILE} holds no configuration with the data's fingerprint; restore the file or give "
-            "another run."
+            f"{workdir / CONFIG_FILE} holds no configuration with the data's fingerprint. Restore the file or "
+            "choose another run."
         )
     return content
 
@@ -111,19 +114,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-      InputError: the file is no JSON object.
+      InputError: the file is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error}); restore the file or give another run.") from None
+        raise InputError(f"{path} is not JSON ({error}). Restore the file or choose another run.") from None
     if not isinstance(content, dict) or _is_deeper(content, _LEVELS):
-        raise InputError(f"{path} holds no JSON object as a run writes it; restore the file or give another run.")
+        raise InputError(f"{path} is not a JSON object as a run writes it. Restore the file or choose another run.")
     return content
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """What a run found, once it has ended; nothing before. What is known of its fields is looked at.
+    """Return the results of a run that has ended, else nothing; the form of known fields is checked.
 
     Raises:
       InputError: the file is not as a run writes it.
@@ -137,12 +140,14 @@ def read_results(workdir: Path) -> dict[str, Any]:
         tables = sorted({"confusion", "knn_confusion"} & results.keys())
         wrong = [name for name in tables if {len(results[name]), *map(len, results[name])} != sides]
     if wrong:
-        raise InputError(f"{file} has {wrong[0]!r} not as a run writes it; restore the file or give another run.")
+        raise InputError(
+            f"{file} has {wrong[0]!r} in a form that no run writes. Restore the file or choose another run."
+        )
     return results
 
 
 def are_scores(value: Any) -> bool:
-    """Whether a field of the results holds scores: by name, each a dict with its `value`."""
+    """Return whether a field of the results holds scores: by name, each a dict with its `value`."""
     return isinstance(value, dict) and bool(value) and all(isinstance(v, dict) and "value" in v for v in value.values())
 
 
@@ -224,10 +229,10 @@ def _is_deeper(value: Any, levels: int) -> bool:
 def changed_fields(
     old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> list[str]:
-    """Fields that decide a run's numbers and differ between two configurations (plain dicts): "field (old -> new)".
+    """List the fields that affect a run's numbers and differ between two configurations: "field (old -> new)".
 
-    A version that does not know a field yet has the numbers of the field's default, so that one that is not in `old` is
-    taken for what it is in `defaults`.
+    A version without a field computes the numbers of the field's default, so a field missing in `old` is compared by
+    its value in `defaults`.
     """
     before, after = deciding_fields(defaults) | deciding_fields(old), deciding_fields(new)
     return [
@@ -238,12 +243,12 @@ def changed_fields(
 
 
 def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that decide a run's numbers, by their names as `data.size`; paths and the like are not among them."""
+    """Return the fields that affect a run's numbers, by names such as `data.size`; paths and the like do not."""
     return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of nested groups, by their names as `data.size`."""
+    """Yield the fields of nested groups, by names such as `data.size`."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flattened(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ class TrainState:
       params: parameters, by module (`encoder`, `projection`).
       batch_stats: running statistics of batch norm.
       opt_state: the optimiser's state.
-      momentum: the momentum encoder and its queue (`Momentum`), None where the method has none.
+      momentum: the momentum encoder and its queue (`Momentum`), None if the method has none.
     """
 
     step: Any
@@ -34,7 +34,7 @@ class TrainState:
     def create(
         cls, variables: dict[str, PyTree], optimiser: optax.GradientTransformation, *, queue: Queue | None = None
     ) -> "TrainState":
-        """The state before the first step, from a model's initial variables; with a queue, for a momentum encoder."""
+        """Return the state before the first step, from a model's initial variables; a queue adds a momentum encoder."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -53,20 +53,20 @@ class TrainState:
         momentum: Momentum | None = None,
         where: Bool[Array, ""] | bool = True,
     ) -> "TrainState":
-        """The state after a step with these gradients; where not `where`, nothing but the count of steps is changed."""
+        """Return the state after a step with these gradients; if `where` is False, only the step count changes."""
         updates, opt_state = optimiser.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
         new = TrainState(self.step, params, batch_stats, opt_state, momentum)
-        # Not jnp.where, which takes half a second of a start to trace for a ResNet.
+        # Not jnp.where, whose tracing adds half a second to the start of a ResNet.
         kept = jax.tree.map(partial(jax.lax.select, jnp.asarray(where)), new, self)
         return kept.replace(step=self.step + 1)
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """Parameters and running statistics, as the model takes them."""
+        """Parameters and running statistics, as the model expects them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def parameter_count(params: PyTree) -> int:
-    """Number of trained numbers."""
+    """Count the trained numbers."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

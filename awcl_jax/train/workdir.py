@@ -1,11 +1,11 @@
-"""The folder of a run that lies on a bucket, through a folder of this host; one on a disk is used as it is.
+"""The folder of a run in a bucket, through a folder of this host; a folder on a disk is used directly.
 
-A run appends to its metrics, renames its checkpoints when they are whole, and reads both back when it goes on: a disk
-can do that. So a run on a bucket works in a folder of the user's cache, which is fetched when it starts, and sent with
-every checkpoint and at the end.
+A run appends to its metrics, renames its checkpoints when they are complete, and reads both when it resumes, which a
+bucket cannot do. So a run in a bucket works in a folder of the user's cache, which is downloaded at the start, and
+uploaded with every checkpoint and at the end.
 
-A checkpoint counts on the bucket from the moment that its last file is there, `checkpoint.WHOLE`: that is sent after
-all others and removed before them.
+A checkpoint in the bucket is valid once its last file, `checkpoint.WHOLE`, exists: that file is uploaded after all
+others and removed before them.
 """
 
 import os
@@ -31,21 +31,21 @@ _STEP_AT_END = re.compile(rf"(.+)/{FOLDER}/(\d+)")
 
 
 class Workdir:
-    """The folder of one run. Every process of the run has its own, of which the first one's is sent.
+    """The folder of one run. Every process of the run has one; only the first process's is uploaded.
 
-    Use as a context manager: leaving it sends what is new, be it by an error, and leaves nothing on this host. Where
-    the bucket cannot be written then, all stays here and the error says where. A second ctrl-C does not wait for it.
+    Use as a context manager: leaving it, even by an error, uploads what is new and removes the copy on this host. If
+    the bucket cannot be written to then, the copy stays and the error names it. A second ctrl-C skips the upload.
 
     Attributes:
-      home: the run's folder, as the user knows it.
-      files: where its files are read and written; `home` itself where that is not on a bucket.
+      home: the run's folder, as the user named it.
+      files: where its files are read and written; equals `home` unless that is in a bucket.
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
-        """Nothing is read or written yet.
+        """Prepare the paths; nothing is read or written yet.
 
         Raises:
-          InputError: it is the address of something that is no bucket.
+          InputError: it is an address other than of a bucket.
         """
         self._url = os.fspath(home).rstrip("/") if bucket.on_bucket(home) else None
         self.home: Path | str = Path(home) if self._url is None else self._url
@@ -54,51 +54,53 @@ class Workdir:
         self._held = ExitStack()
 
     def hold(self) -> None:
-        """Keep every other process of this host out of the run until it is left; its folder is made.
+        """Create the folder and lock it against every other process of this host until this object is left.
 
-        Two that write into one folder would spoil each other's metrics and checkpoints. A disk that knows no locks
-        holds nobody out.
+        Two processes writing to one folder would damage each other's metrics and checkpoints. On a disk without locks
+        this has no effect.
 
         Raises:
-          InputError: another process is in it.
-          OSError: the folder cannot be made.
+          InputError: another process has locked it.
+          OSError: the folder cannot be created.
         """
         self.files.mkdir(parents=True, exist_ok=True)
         try:
             self._held.enter_context(locked(self.files, wait=False))
         except BlockingIOError:
             raise InputError(
-                f"Another process is at work in {self.home}: wait until it has ended, or give another --workdir."
+                f"Another process is running in {self.home}. Wait until it ends, or choose another --workdir."
             ) from None
         except OSError:
             return
 
     def fetch(self) -> None:
-        """Make `files` what is on the bucket, but for checkpoints that were never sent to the end.
+        """Make `files` a copy of the folder in the bucket, without checkpoints whose upload never ended.
 
         Raises:
-          InputError: the bucket cannot be reached, or holds other files there than those of a run.
-          OSError: there is no room.
+          InputError: the bucket cannot be reached, or the folder holds files that are not of a run.
+          OSError: there is not enough space.
         """
         if self._url is None:
             return
-        found = bucket.listed(self._url)
-        if found and CONFIG_FILE not in found:
-            raise InputError(f"{self._url} holds files but no run ({CONFIG_FILE} is missing); give another --workdir.")
-        whole = _whole_steps(found)
-        wanted = {name: blob for name, blob in found.items() if _step_of(name) in {None, *whole}}
-        bucket.mirror(self._url, wanted, self.files)
-        # What is on the bucket and not here is removed with the next sending.
-        self._sent = dict.fromkeys(found) | self._stamps()
+        objects = bucket.listed(self._url)
+        if objects and CONFIG_FILE not in objects:
+            raise InputError(
+                f"{self._url} is not empty and not a run folder: {CONFIG_FILE} not found. Choose another --workdir."
+            )
+        complete = _complete_steps(objects)
+        kept = {name: blob for name, blob in objects.items() if _step_of(name) in {None, *complete}}
+        bucket.mirror(self._url, kept, self.files)
+        # Files in the bucket but not here are removed with the next upload.
+        self._sent = dict.fromkeys(objects) | self._stamps()
 
     def send(self, *, after: Callable[[], None] = lambda: None) -> None:
-        """Bring what the first process has changed since to the bucket.
+        """Upload what the first process has changed since the last upload.
 
         Args:
-          after: waits until what is being written here is whole; called where there is a bucket.
+          after: waits until files being written here are complete; called only if the run is in a bucket.
 
         Raises:
-          InputError: the bucket cannot be written.
+          InputError: the bucket cannot be written to.
         """
         if self._url is None or self._sent is None or not multihost.first():
             return
@@ -106,19 +108,19 @@ class Workdir:
         here = self._stamps()
         changed = [name for name, stamp in here.items() if self._sent.get(name) != stamp]
         gone = sorted(self._sent.keys() - here.keys())
-        untrue = [name for name in (*gone, *changed) if _WHOLE.fullmatch(name) and name in self._sent]
-        bucket.remove(untrue, self._url)
+        outdated = [name for name in (*gone, *changed) if _WHOLE.fullmatch(name) and name in self._sent]
+        bucket.remove(outdated, self._url)
         # The metrics first, so that no checkpoint is ahead of them.
         for group in _in_order(changed):
             bucket.send(self.files, group, self._url)
-        bucket.remove([name for name in gone if name not in untrue], self._url)
+        bucket.remove([name for name in gone if name not in outdated], self._url)
         self._sent = dict(here)
 
     def share(self) -> None:
-        """What the first process has written is there for each of them; all call it.
+        """Make the first process's files available to every process; all call it.
 
         Raises:
-          InputError: the bucket cannot be reached by one of them.
+          InputError: one of them cannot reach the bucket.
         """
         if self._url is None:
             return
@@ -129,7 +131,7 @@ class Workdir:
                 self.fetch()
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        """Each file here that is whole: name -> size and time of its last change."""
+        """Map the name of each complete file here to its size and time of last change."""
         files = sorted(file for file in self.files.rglob("*") if file.is_file())
         named = {file.relative_to(self.files): file.stat() for file in files}
         return {
@@ -139,13 +141,13 @@ class Workdir:
         }
 
     def __enter__(self) -> "Workdir":
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what is left, and let others in."""
+        """Upload what is left, and release the lock."""
         with self._held:
             self._leave(kind, error)
 
@@ -156,45 +158,45 @@ class Workdir:
             self.send()
         except InputError as problem:
             if error is not None:
-                return  # what has ended the run is to be said
-            raise InputError(f"{problem} What could not be sent is in {self.files}.") from problem
+                return  # the error that ended the run is reported instead
+            raise InputError(f"{problem} Files not uploaded are in {self.files}.") from problem
         shutil.rmtree(self.files, ignore_errors=True)
         if isinstance(error, InputError):
             raise InputError(str(error).replace(str(self.files), self._url)) from error
 
 
 def fetch_run(path: str | os.PathLike[str], *, checkpoint: bool = True) -> Path:
-    """A run, one of its checkpoints or an exported encoder, to be read on this host.
+    """Return the folder of a run, one of its checkpoints or an exported encoder, to be read on this host.
 
-    From a bucket it is copied into the user's cache folder, where it stays; the next time only what has changed is.
+    From a bucket it is copied to the user's cache folder and stays there; next time only changes are copied.
 
     Args:
-      path: folder of a run or an export, or `RUN/checkpoints/1000`; of this host, or on a bucket.
-      checkpoint: copy the checkpoint that is meant, too: the one that is named, else the latest.
+      path: folder of a run or an export, or `RUN/checkpoints/1000`; on this host or in a bucket.
+      checkpoint: also copy the checkpoint that `path` names, else the latest.
 
     Returns:
       The folder on this host.
 
     Raises:
       InputError: the bucket cannot be reached, or has no such folder.
-      OSError: there is no room for the copy.
+      OSError: there is not enough space for the copy.
     """
     if not bucket.on_bucket(path):
         return Path(path).expanduser()
     url = os.fspath(path).rstrip("/")
     named = _STEP_AT_END.fullmatch(url)
     home, asked = (named[1], int(named[2])) if named else (url, None)
-    found = bucket.listed(home)
-    if not found:
-        raise InputError(f"There is nothing at {home}: give the folder of a run.")
-    steps = _whole_steps(found) if checkpoint else set()
+    objects = bucket.listed(home)
+    if not objects:
+        raise InputError(f"{home} is empty or does not exist. Pass the folder of a run.")
+    steps = _complete_steps(objects) if checkpoint else set()
     step = asked if asked in steps else max(steps, default=None)
-    wanted = {
-        name: blob for name, blob in found.items() if "/" not in name or (step is not None and _step_of(name) == step)
+    needed = {
+        name: blob for name, blob in objects.items() if "/" not in name or (step is not None and _step_of(name) == step)
     }
     folder = _place(home, "read")
     with bucket.alone(folder):
-        bucket.mirror(home, wanted, folder)
+        bucket.mirror(home, needed, folder)
     return folder if asked is None else folder / FOLDER / str(asked)
 
 
@@ -202,18 +204,18 @@ def _place(url: str, reader: str) -> Path:
     return bucket.place_of(url, cache_folder("runs") / reader)
 
 
-def _whole_steps(names: Iterable[str]) -> set[int]:
+def _complete_steps(names: Iterable[str]) -> set[int]:
     return {int(match[1]) for name in names if (match := _WHOLE.fullmatch(name))}
 
 
 def _step_of(name: str) -> int | None:
-    """The step of the checkpoint that a file belongs to; None for all other files."""
+    """Return the step of the checkpoint that a file belongs to; None for all other files."""
     match = _IN_STEP.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def _in_order(names: Iterable[str]) -> list[list[str]]:
-    """All other files; those of checkpoints; and those by which a checkpoint counts."""
+    """Group names in upload order: other files, files of checkpoints, and the markers that make a checkpoint valid."""
     groups: list[list[str]] = [[], [], []]
     for name in names:
         groups[2 if _WHOLE.fullmatch(name) else 1 if _step_of(name) is not None else 0].append(name)

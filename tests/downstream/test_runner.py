@@ -79,7 +79,7 @@ def test_the_same_command_again_only_repeats_the_results(segmented, phantom, cap
     again = downstream.run(tiny(phantom, **{"train.steps": 200, "train.validate_every": 100}), workdir)
     assert again["test"] == results["test"]
     assert numbers(workdir) == before
-    assert "Going on from step 200 of 200" in capsys.readouterr().out
+    assert "Resuming from step 200 of 200" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_runs_share_programs_where_nothing_in_them_differs(method, changed, alik
 def test_a_folder_that_another_run_works_in_is_refused(phantom, tmp_path):
     with Workdir(tmp_path) as other:
         other.hold()
-        with pytest.raises(InputError, match="Another process is at work"):
+        with pytest.raises(InputError, match="Another process is running"):
             pretrain.run(tiny(phantom), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -175,7 +175,7 @@ def test_the_same_command_again_only_repeats_the_results(trained, phantom, capsy
     again = pretrain.run(config, workdir)
     assert again["trained"] == results["trained"]
     assert numbers(workdir) == before
-    assert "Going on from step 60 of 60" in capsys.readouterr().out
+    assert "Resuming from step 60 of 60" in capsys.readouterr().out
 
 
 @pytest.mark.slow

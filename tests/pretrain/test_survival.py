@@ -74,11 +74,11 @@ def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bi
     asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
     statuses, said = starts(workdir, never, [*asked, None])
     assert statuses == [75, 130, 75, 75, 0], said
-    assert [line for line in said.splitlines() if "Going on" in line] == [
-        *("Going on from step 3 of 24.", "Going on from step 3 of 24."),
-        *("Going on from step 6 of 24.", "Going on from step 24 of 24."),
+    assert [line for line in said.splitlines() if "Resuming" in line] == [
+        *("Resuming from step 3 of 24.", "Resuming from step 3 of 24."),
+        *("Resuming from step 6 of 24.", "Resuming from step 24 of 24."),
     ]
-    assert "stopped after step 6 of 24, which is saved; the same command goes on" in said
+    assert "stopped after step 6 of 24 (saved); rerun the same command to resume" in said
     assert_same_bits(workdir, unbroken)
 
 
@@ -92,7 +92,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(ph
     statuses, said = starts(workdir, fields(phantom), [None])
     assert statuses == [0], said
     assert "warning: The checkpoint of step 24" in said
-    assert "Going on from step 22 of 24." in said
+    assert "Resuming from step 22 of 24." in said
     assert_same_bits(workdir, unbroken)
 
 
@@ -135,7 +135,7 @@ def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, un
     alone = pair.start("--processes=1", XLA_FLAGS="--xla_force_host_platform_device_count=4")
     output, errors = alone.communicate(timeout=300)
     assert alone.returncode == 0, errors
-    assert f"Going on from step {stopped[0]} of 24." in output
+    assert f"Resuming from step {stopped[0]} of 24." in output
     assert_same_to_rounding(workdir, unbroken)
 
 

@@ -146,7 +146,7 @@ def test_folders_that_are_no_run_are_refused(tmp_path, run, capsys):
         assert said.count("\n") == 1
         assert told in said
     (run / "results.json").write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         report.write_report([run])
     (run / "config.json").write_text("{}")
     with pytest.raises(InputError, match="holds no configuration"):

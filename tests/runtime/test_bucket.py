@@ -93,7 +93,7 @@ def test_a_file_that_arrives_damaged_is_refused(uploaded, bucket, monkeypatch, t
 def test_a_full_disk_is_reported_before_anything_is_copied(uploaded, bucket, monkeypatch, fetched):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"No space left for a copy of gs://.*make room or set XDG_CACHE_HOME"):
+    with pytest.raises(OSError, match=r"No space left for a copy of gs://.*Free space or set XDG_CACHE_HOME"):
         storage.local_dataset(f"gs://{bucket.name}/data")
     assert fetched == []
 

@@ -1,4 +1,4 @@
-"""The file of bad steps, against runs that die and go on."""
+"""The file of bad steps, with runs that die and resume."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_a_line_names_step_numbers_and_frames(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 9, "lo', "\0\0"])
-def test_a_resumed_run_writes_no_step_twice_and_knows_how_many_came_last(tmp_path, torn):
+def test_a_resumed_run_writes_no_step_twice_and_keeps_the_count(tmp_path, torn):
     bad = BadSteps(tmp_path, start_step=0)
     for step in (2, 4, 5, 6, 8):
         bad.write(step, loss=np.nan, gradient_norm=np.nan, frames=[])

@@ -1,4 +1,4 @@
-"""Whole runs whose data and folder are on a bucket."""
+"""Whole runs whose data and folder are in a bucket."""
 
 import json
 import os
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder, with the user's cache in it."""
+    """Return a folder, which also holds the user's cache."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bucket_url(phantom, new_bucket, folder):
-    """A bucket that has the phantom."""
+    """Return the address of a bucket that holds the phantom."""
     url = f"gs://{new_bucket().name}"
     bucket.send(phantom, [file.name for file in phantom.iterdir()], f"{url}/phantom")
     return url
@@ -73,10 +73,10 @@ def runs(phantom, bucket_url, folder):
     return orders[0]["workdir"], folder / "whole", done.stderr
 
 
-def test_a_run_on_a_bucket_that_is_killed_ends_like_one_in_a_folder(runs, folder):
+def test_a_killed_run_in_a_bucket_ends_like_one_in_a_folder(runs, folder):
     home, whole, said = runs
-    # Half of the checkpoint of step 4 was there.
-    assert [line for line in said.splitlines() if "Going on" in line] == ["Going on from step 2 of 6."]
+    # Half of the checkpoint of step 4 was in the bucket.
+    assert [line for line in said.splitlines() if "Resuming" in line] == ["Resuming from step 2 of 6."]
     assert f"metrics and pictures are in {home}; open {home}/report.html" in said
     copy = folder / "copy"
     bucket.mirror(home, bucket.listed(home), copy)
@@ -87,7 +87,7 @@ def test_a_run_on_a_bucket_that_is_killed_ends_like_one_in_a_folder(runs, folder
     assert ended | {"peak_memory_mb": 0} == expected | {"peak_memory_mb": 0}
     for run in (copy, whole):
         assert {path.name for path in (run / "checkpoints").iterdir()} == {"4", "6"}
-    # Of what was on this host of the run nothing is left.
+    # Nothing of the run is left on this host.
     assert not [file for file in (folder / "cache/awcl_jax/runs").rglob("*") if file.is_file()]
 
 
@@ -129,7 +129,7 @@ def test_a_downstream_run_starts_from_a_run_on_a_bucket(runs, bucket_url):
     chex.assert_trees_all_equal(*encoders)
 
 
-def test_a_run_on_a_bucket_that_is_not_there_is_one_line(phantom, bucket_url):
+def test_a_missing_bucket_is_one_line(phantom, bucket_url):
     config = fine.get_config("tiny")
     config.update_from_flattened_dict(FIELDS | {"data.path": str(phantom)})
     with pytest.raises(InputError, match=r"^The bucket gs://no-such-one cannot be read \(404.*sign in with"):

@@ -23,7 +23,7 @@ OPTIMISER = optax.adamw(1e-2)
 
 
 def state_of(seed: int, steps: int = 1) -> TrainState:
-    """A state whose optimiser has seen some gradients, in several types of number."""
+    """Return a state whose optimiser has seen some gradients, in several number types."""
     a, b, g = (jax.random.normal(key, (3, 4)) for key in jax.random.split(jax.random.key(seed), 3))
     params = {"encoder": {"kernel": a, "half": b[0].astype(jnp.bfloat16)}, "projection": {"kernel": b}}
     state = TrainState.create({"params": params, "batch_stats": {"encoder": {"mean": g[1]}}}, OPTIMISER)
@@ -55,7 +55,7 @@ def test_a_restored_state_is_the_saved_one_bit_for_bit(tmp_path):
     assert_same_bits(restored, state)
 
 
-def test_a_run_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
+def test_a_run_resumes_from_a_checkpoint_as_if_never_stopped(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, state_of(0, steps=2))
     with Checkpoints(tmp_path) as checkpoints:
@@ -125,7 +125,7 @@ def test_a_half_written_checkpoint_is_neither_seen_nor_kept(tmp_path):
     assert kept(tmp_path) == [5, 9]
 
 
-def test_who_only_reads_leaves_what_the_run_is_writing_alone(tmp_path):
+def test_read_only_leaves_what_the_run_is_writing_alone(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, state_of(5))
     half = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
@@ -187,15 +187,15 @@ def test_a_checkpoint_is_restored_onto_another_number_of_devices(tmp_path):
     assert done.stdout.splitlines() == ["[3, 3]", f"4 {[float(x) for x in range(12)]}"]
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     state = {"kernel": np.zeros((1000, 1000), np.float32)}
     usage = shutil.disk_usage(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4_000_000))
-        with pytest.raises(OSError, match=r"No space left .* the last one is of step 1; make room") as told:
+        with pytest.raises(OSError, match=r"No space left .* \(the last one is of step 1\)\. Free space") as caught:
             checkpoints.save(2, state)
-    assert told.value.errno == errno.ENOSPC
+    assert caught.value.errno == errno.ENOSPC
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
@@ -226,7 +226,7 @@ def two_checkpoints(tmp_path_factory):
 @pytest.mark.parametrize(
     "how", ["deleted", "flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "emptied"))]
 )
-def test_whatever_is_damaged_is_as_written_or_told_and_set_aside(how, two_checkpoints, tmp_path):
+def test_damage_is_harmless_or_reported_and_moved_aside(how, two_checkpoints, tmp_path):
     files = [f.relative_to(two_checkpoints) for f in two_checkpoints.rglob("5/**/*") if f.is_file()]
     assert len(files) > 10
     noticed = 0
@@ -246,43 +246,43 @@ def test_whatever_is_damaged_is_as_written_or_told_and_set_aside(how, two_checkp
             noticed += 1
             (line,) = said
             assert line.startswith(f"The checkpoint of step 5 in {workdir}/checkpoints is damaged (")
-            assert line.endswith("Going back to the checkpoint before.")
+            assert line.endswith("Using the previous checkpoint.")
             assert "\n" not in line
             assert checkpoints.latest_step == 3
             checkpoints.save(5, state_of(8))
         assert kept(workdir) == [3, 5]
         assert (workdir / "damaged" / "5").is_dir()
-    # Of the files that Orbax writes some are not needed to read the state.
+    # Some of Orbax's files are not needed to read the state.
     assert noticed >= 3
 
 
-def test_numbers_that_are_not_as_written_are_noticed_where_the_files_are_sound(two_checkpoints, tmp_path):
+def test_changed_numbers_in_sound_files_are_noticed(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
     text = file.read_text()
     wrong = checksums(state_of(5))["params/encoder/kernel"]
     file.write_text(text.replace(f'"params/encoder/kernel": {wrong}', '"params/encoder/kernel": 1'))
-    said = r"1 of its arrays are not as written, params/encoder/kernel among them"
+    said = r"1 of its arrays differ from what was written, params/encoder/kernel among them"
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints, pytest.raises(InputError, match=said):
         checkpoints.restore(5, state_of(0))
-    # Opened anew: Orbax reads an item in one way only.
+    # Reopened, because Orbax reads an item in one way only.
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         with pytest.raises(InputError, match="params/encoder/kernel among them"):
             checkpoints.restore_variables(5, state_of(0).variables)
         assert_same_bits(checkpoints.restore_variables(3, state_of(0).variables), state_of(3).variables)
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_moved(two_checkpoints, tmp_path):
+def test_without_an_intact_checkpoint_nothing_is_moved(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path / "run")
     for step in (3, 5):
         (tmp_path / "run" / "checkpoints" / str(step) / "state" / "manifest.ocdbt").unlink()
-    said = r"None of the 2 checkpoints in .*step 5 .* is damaged .* begin anew"
+    said = r"None of the 2 checkpoints in .*step 5 .* is damaged .* start over"
     with Checkpoints(tmp_path / "run") as checkpoints, pytest.raises(InputError, match=said):
         checkpoints.newest(state_of(0), warn=pytest.fail)
     assert kept(tmp_path / "run") == [3, 5]
 
 
-def test_a_checkpoint_of_before_there_were_checksums_is_taken(two_checkpoints, tmp_path):
+def test_a_checkpoint_without_checksums_is_accepted(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"
     text = file.read_text()
@@ -304,7 +304,7 @@ SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmp
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory):
-    """A folder, and the start of a command that has a small disk of its own there."""
+    """Return a folder, and the start of a command that mounts a small disk there."""
     folder = tmp_path_factory.mktemp("disk")
     start = [*SMALL_DISK, str(folder)]
     if shutil.which("unshare") is None or subprocess.run([*start, "true"], capture_output=True, check=False).returncode:
@@ -315,18 +315,21 @@ def small_disk(tmp_path_factory):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("full", r"No space left for a checkpoint, the last one is of step 1; make room and start the same command"),
+        (
+            "full",
+            r"No space left for a checkpoint \(the last one is of step 1\)\. Free space and rerun the same command",
+        ),
         pytest.param(
             "fills",
-            r"No space left for a checkpoint, the last one is of step 1; make room and start the same command",
+            r"No space left for a checkpoint \(the last one is of step 1\)\. Free space and rerun the same command",
             marks=pytest.mark.slow,
         ),
-        ("readonly", r"A checkpoint cannot be written, the last one is of step 1: .*/checkpoints"),
-        ("full-metrics", r"No space left on device for metrics; mend that and start the same command .*metrics.jsonl"),
+        ("readonly", r"A checkpoint cannot be written \(the last one is of step 1\): .*/checkpoints"),
+        ("full-metrics", r"No space left on device for metrics\. Fix that and rerun the same command.*metrics.jsonl"),
         pytest.param("readonly-metrics", r"Read-only file system: .*metrics.jsonl", marks=pytest.mark.slow),
     ],
 )
-def test_a_disk_that_fails_is_one_line_and_the_last_checkpoint_stays(how, said, small_disk):
+def test_a_failing_disk_is_one_line_and_keeps_the_last_checkpoint(how, said, small_disk):
     folder, start = small_disk
     command = [sys.executable, "-m", "tests.helpers.failing_disk", how, str(folder)]
     left = f'{" ".join(command)}; echo "status $?"; ls {folder}/checkpoints'

@@ -67,7 +67,7 @@ def run(
     return state, happened, written
 
 
-def test_events_run_when_due_and_after_the_last_step_in_their_order():
+def test_events_run_in_order_when_due_and_after_the_last_step():
     state, happened, _ = run(every=(("evaluate", 3), ("save", 6)))
     assert state == 10
     assert happened == [
@@ -119,7 +119,7 @@ def test_metrics_are_written_at_log_every_and_at_the_end():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["losses", "norms"])
 @pytest.mark.parametrize("step", [1, 3, 5, 10])
-def test_a_step_that_is_not_finite_is_noted_before_any_event_sees_it_and_ends_the_run(bad, where, step):
+def test_a_bad_step_is_noted_before_any_event_and_ends_the_run(bad, where, step):
     # Finite again at the next step: where the limit is 1, one bad step is enough.
     happened, noted, name = [], [], {"losses": "loss", "norms": "gradient norm"}[where]
     with pytest.raises(InputError, match=rf"The {name} became {bad} at step {step}, the last of 1 such") as caught:
@@ -160,15 +160,15 @@ def test_so_many_bad_steps_in_a_row_end_the_run(bad, before, limit, ends):
         (10, [("evaluate", 10, 10), ("save", 10, 10)]),
     ],
 )
-def test_a_run_that_is_asked_to_stop_saves_what_it_has_and_writes_no_line_more(stop, last):
+def test_a_run_asked_to_stop_saves_and_writes_no_further_line(stop, last):
     happened, written = [], []
-    with pytest.raises(RunStopped, match=f"stopped after step {stop} of 10, which is saved"):
+    with pytest.raises(RunStopped, match=rf"stopped after step {stop} of 10 \(saved\)"):
         run(every=(("evaluate", 3), ("save", 99)), happened=happened, written=written, stop=stop)
     assert [event for event in happened if event[1] == stop] == last
     assert [done for done, _ in written] == [done for done in (4, 8, 10) if done <= stop]
 
 
-def test_whatever_is_begun_is_told_with_its_step():
+def test_each_phase_is_reported_with_its_step():
     begun = []
     run(steps=3, log_every=2, every=(("evaluate", 2),), begun=begun)
     waits, starts, fetches = "waiting for data", "starting a step", "waiting for the devices"

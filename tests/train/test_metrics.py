@@ -1,4 +1,4 @@
-"""The metrics file, against runs that die and resume."""
+"""The metrics file, with runs that die and resume."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def test_lines_are_strict_json_and_come_back(tmp_path):
         assert len(path.read_text().splitlines()) == 2, "flushed line by line, before closing"
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
     assert lines[0] == {"step": 1, "loss": 2.5, "knn/accuracy": 0.25}
@@ -64,9 +64,9 @@ def test_a_line_that_a_death_tore_is_dropped(tmp_path, torn):
     assert written_steps(tmp_path) == [1, 2, 10]
 
 
-def test_files_that_are_no_metrics_are_refused(tmp_path):
+def test_files_that_are_not_metrics_are_refused(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with pytest.raises(InputError, match="There are no metrics at"):
+    with pytest.raises(InputError, match=r"not found\. Pass the metrics.jsonl"):
         metrics.read_metrics(path)
     for line in ("hello", "[1, 2]", '{"loss": 1}', '{"step": 1, "loss": [1]}'):
         path.write_text('{"step": 1}\n' + line + "\n")
@@ -76,7 +76,7 @@ def test_files_that_are_no_metrics_are_refused(tmp_path):
 
 
 def board_events(folder):
-    """Events of a TensorBoard folder in the order written; each record is length, checksum, bytes, checksum."""
+    """Yield a TensorBoard folder's events in the order written; each record is length, checksum, bytes, checksum."""
     for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
         data = path.read_bytes()
         while data:
@@ -86,7 +86,7 @@ def board_events(folder):
             data = record[length + 4 :]
 
 
-def test_tensorboard_has_scalars_and_images_and_hides_what_was_cut(tmp_path):
+def test_tensorboard_has_scalars_and_images_and_hides_cut_steps(tmp_path):
     with metrics.MetricsWriter(tmp_path, start_step=0) as writer:
         writer.write(7, {"loss": 1.5})
         writer.image(7, "pairs", np.zeros((4, 6), np.uint8))
@@ -104,7 +104,7 @@ def test_tensorboard_has_scalars_and_images_and_hides_what_was_cut(tmp_path):
     assert restarts[-1] == 5
 
 
-def test_tensorboard_shows_the_numbers_of_the_file_and_the_pictures_of_the_folder(tmp_path):
+def test_tensorboard_shows_the_files_numbers_and_pictures(tmp_path):
     shade = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     Image.fromarray(shade).save(tmp_path / "pairs.png")
     with metrics.MetricsWriter(tmp_path, start_step=0) as writer:

@@ -1,4 +1,4 @@
-"""The queue against a loop over every key that was ever made, and a whole step against the formula."""
+"""The queue against a loop over every key ever made, and a whole step against the formula."""
 
 import math
 
@@ -66,7 +66,7 @@ def test_a_queue_serves_as_if_every_key_had_been_kept():
 
 @jax.jit
 def _jitted(queries, z, frames, ids, labels, groups):
-    # Under jit, for the keys that are not there yet are no unit rows.
+    # Under jit, because the empty places are not unit rows.
     return awcl_loss(
         jnp.asarray(queries, jnp.float32),
         z,

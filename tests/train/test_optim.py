@@ -16,7 +16,7 @@ GRADS = [
 
 
 def after(name, grads=GRADS, *, rate=0.1, **options):
-    """Parameters after a step with each of these gradients."""
+    """Return the parameters after a step with each of these gradients."""
     optimiser = make_optimiser(name, learning_rate=optax.constant_schedule(rate), **options)
     params = {"kernel": jnp.asarray(KERNEL), "bias": jnp.asarray(BIAS)}
     state = optimiser.init(params)
@@ -39,7 +39,7 @@ def adam(p, grads, *, rate=0.1, l2=0.0, decoupled=0.0):
 
 @pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize(("name", "kind"), [("adam", "l2"), ("adamw", "decoupled")])
-def test_adam_adds_the_decay_to_the_gradient_and_adamw_to_the_update(name, kind, decay_all):
+def test_adam_decays_the_gradient_and_adamw_the_update(name, kind, decay_all):
     params = after(name, weight_decay=0.2, decay_all=decay_all)
     kernel = adam(KERNEL, [g["kernel"] for g in GRADS], **{kind: 0.2})
     bias = adam(BIAS, [g["bias"] for g in GRADS], **({kind: 0.2} if decay_all else {}))
@@ -58,7 +58,7 @@ def test_sgd_has_momentum_and_decays_kernels(decay_all):
         np.testing.assert_allclose(params[key], p, rtol=1e-5)
 
 
-def test_lars_scales_a_kernels_step_by_its_norm_and_leaves_biases_alone():
+def test_lars_scales_a_kernels_step_by_its_norm_but_no_bias():
     params = after("lars", GRADS[:1], weight_decay=0.2)
     # You et al. 2017, equation 6: rate * 0.001 * |w| / |g + decay w| * (g + decay w).
     g = GRADS[0]["kernel"] + 0.2 * KERNEL
@@ -83,7 +83,7 @@ def test_kernels_of_zero_gradient_shrink_and_biases_stay(name):
 
 
 @pytest.mark.parametrize(("clip_norm", "factor"), [(None, 1.0), (1000.0, 1.0), (1.0, 0.1)])
-def test_clipping_shortens_the_gradient_of_all_parameters_together(clip_norm, factor):
+def test_clipping_scales_the_gradient_of_all_parameters(clip_norm, factor):
     # The norm over all six numbers is 10, that of the kernel 6.
     grads = [{"kernel": np.full((2, 2), 3.0), "bias": np.array([8.0, 0.0])}]
     params = after("sgd", grads, rate=1.0, clip_norm=clip_norm)
@@ -92,7 +92,7 @@ def test_clipping_shortens_the_gradient_of_all_parameters_together(clip_norm, fa
 
 
 def test_an_unknown_optimiser_is_named():
-    with pytest.raises(InputError, match="Unknown optimiser 'adan'; known are adam, adamw, lars, sgd"):
+    with pytest.raises(InputError, match="Unknown optimiser 'adan'; must be one of adam, adamw, lars, sgd"):
         make_optimiser("adan", learning_rate=optax.constant_schedule(0.1))
 
 
@@ -120,7 +120,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused(warmup_steps):
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(InputError, match="Unknown schedule 'linear'; known are cosine, constant"):
+    with pytest.raises(InputError, match="Unknown schedule 'linear'; must be one of cosine, constant"):
         learning_rate_schedule(peak=1.0, steps=10, warmup_steps=0, schedule="linear")
 
 

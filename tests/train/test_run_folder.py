@@ -19,7 +19,7 @@ def config_of(**changed):
     return to_dict(config)
 
 
-def test_a_new_run_makes_its_folder_and_says_what_it_is(tmp_path):
+def test_a_new_run_makes_its_folder_and_records_what_it_is(tmp_path):
     open_run(tmp_path / "runs" / "a", config=config_of(seed=3), fingerprint="f00d")
     written = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
     assert written == {"config": config_of(seed=3), "data": "f00d"}
@@ -51,7 +51,7 @@ def test_other_data_is_refused(tmp_path):
         open_run(tmp_path, config=config_of(), fingerprint="beef")
 
 
-def test_other_pictures_are_refused_and_runs_that_know_nothing_of_them_go_on(tmp_path):
+def test_other_pictures_are_refused_if_the_run_recorded_its_own(tmp_path):
     open_run(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
     open_run(tmp_path / "new", config=config_of(), fingerprint="f00d", pixels="a+b+c")
     with pytest.raises(InputError, match=r"run on other pictures.* \(fingerprint a\+b\+c, now a\+b\+d\)"):
@@ -63,11 +63,11 @@ def test_other_pictures_are_refused_and_runs_that_know_nothing_of_them_go_on(tmp
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"seed": 1}, r"with other seed \(0 -> 1\);"),
-        ({"model__arch": "resnet34"}, r"with other model.arch \(resnet18 -> resnet34\);"),
-        ({"train__steps": 700}, r"with other train.steps \(1000 -> 700\);"),
-        ({"augment__blur": ()}, r"with other augment.blur \(\[0.3, 1.2\] -> \[\]\);"),
-        ({"seed": 1, "loss__temperature": 0.5}, r"loss.temperature \(0.1 -> 0.5\), seed \(0 -> 1\);"),
+        ({"seed": 1}, r"with other seed \(0 -> 1\)\."),
+        ({"model__arch": "resnet34"}, r"with other model.arch \(resnet18 -> resnet34\)\."),
+        ({"train__steps": 700}, r"with other train.steps \(1000 -> 700\)\."),
+        ({"augment__blur": ()}, r"with other augment.blur \(\[0.3, 1.2\] -> \[\]\)\."),
+        ({"seed": 1, "loss__temperature": 0.5}, r"loss.temperature \(0.1 -> 0.5\), seed \(0 -> 1\)\."),
     ],
 )
 def test_another_run_is_refused_by_the_fields_that_differ(tmp_path, changed, said):
@@ -86,7 +86,7 @@ def test_what_does_not_touch_the_numbers_may_change(tmp_path):
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match=r"holds files but no run \(config.json is missing\); give another --workdir"):
+    with pytest.raises(InputError, match=r"is not empty and not a run folder: config.json not found\. Choose another"):
         open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -109,7 +109,7 @@ def test_processes_of_one_run_may_claim_its_folder_at_once(tmp_path):
 
 def test_a_process_whose_host_does_not_see_the_run_is_refused(tmp_path):
     config = config_of()
-    with pytest.raises(InputError, match=r"has begun, but not in this host's .*run: give a --workdir that all"):
+    with pytest.raises(InputError, match=r"has started, but not in this host's .*run\. Choose a --workdir that all"):
         open_run(tmp_path / "run", config=config, fingerprint="f00d", begun=True)
     assert not (tmp_path / "run").exists()
     open_run(tmp_path / "run", config=config, fingerprint="f00d")
@@ -121,7 +121,7 @@ def test_a_process_whose_host_does_not_see_the_run_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["", '{"config": {', "[1, 2]", "\x00"])
 def test_a_broken_config_is_named_and_kept(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config.json (is no JSON|holds no JSON object)") as caught:
+    with pytest.raises(InputError, match=r"config.json is not (JSON|a JSON object)") as caught:
         open_run(tmp_path, config=config_of(), fingerprint="f00d")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "config.json").read_text() == text
@@ -135,7 +135,7 @@ def test_a_config_of_another_form_is_bad_input(tmp_path, content):
 
 
 @pytest.mark.parametrize("below", ["", "sub"])
-def test_a_file_where_the_folder_should_be_is_an_error_of_the_disk(tmp_path, below):
+def test_a_file_in_place_of_the_folder_is_an_os_error(tmp_path, below):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(OSError, match="taken"):
         open_run(tmp_path / "taken" / below, config=config_of(), fingerprint="f00d")

@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The state that a run carries from step to step."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_a_model_without_running_statistics_has_none():
     assert TrainState.create({"params": VARIABLES["params"]}, optax.sgd(0.1)).batch_stats == {}
 
 
-def test_an_update_moves_parameters_and_optimiser_and_takes_the_new_statistics():
+def test_an_update_changes_parameters_optimiser_and_statistics():
     optimiser = optax.sgd(0.1, momentum=0.5)
     state = TrainState.create(VARIABLES, optimiser)
     grads = jax.tree.map(lambda p: jnp.full_like(p, 2.0), VARIABLES["params"])
@@ -45,7 +45,7 @@ def test_an_update_leaves_the_old_state_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, state.variables, VARIABLES)
 
 
-def test_an_update_that_is_left_out_changes_nothing_but_the_count_of_steps():
+def test_a_skipped_update_changes_only_the_step_count():
     optimiser = optax.adam(0.1)
     queue = Queue.empty(4, 2)
     state = TrainState.create(VARIABLES, optimiser, queue=queue)

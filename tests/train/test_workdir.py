@@ -1,4 +1,4 @@
-"""The folder of a run that lies on a bucket."""
+"""The folder of a run in a bucket."""
 
 import errno
 import shutil
@@ -41,7 +41,7 @@ def steps_on_bucket(home):
 
 @pytest.fixture
 def moved(monkeypatch):
-    """What is sent and removed, in order."""
+    """Return the files sent and removed, in order, a list that grows."""
     calls, send, remove = [], storage.send, storage.remove
 
     def sending(folder, names, url):
@@ -60,17 +60,17 @@ def moved(monkeypatch):
 def test_a_folder_is_of_one_process_at_a_time(tmp_path):
     with Workdir(tmp_path / "run") as first:
         first.hold()
-        with pytest.raises(InputError, match=r"at work in .*run: wait"), Workdir(tmp_path / "run") as second:
+        with pytest.raises(InputError, match=r"is running in .*run\. Wait"), Workdir(tmp_path / "run") as second:
             second.hold()
         with Workdir(tmp_path / "other") as third:
             third.hold()
         with pytest.raises(InputError), Workdir(tmp_path / "run") as fourth:
-            fourth.hold()  # those who were refused have not let others in
+            fourth.hold()  # the refused processes have not released the lock
     with Workdir(tmp_path / "run") as fifth:
         fifth.hold()
 
 
-def test_a_disk_without_locks_holds_nobody_out(tmp_path, monkeypatch):
+def test_a_disk_without_locks_refuses_no_process(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -100,7 +100,7 @@ def test_a_run_leaves_on_the_bucket_what_it_leaves_in_a_folder(home):
             metrics.write(2, {"loss": 1.0})
     assert not folder.files.exists()
     assert {name.split("/")[0] for name in on_bucket(home)} == {"config.json", "metrics.jsonl", "tensorboard"}
-    # Another host takes it up again, from the step of a checkpoint.
+    # Another host resumes it, from the step of a checkpoint.
     with Workdir(home) as folder:
         begin(folder)
         with MetricsWriter(folder.files, start_step=1) as metrics:
@@ -112,7 +112,7 @@ def test_a_run_leaves_on_the_bucket_what_it_leaves_in_a_folder(home):
         begin(folder, seed=1)
 
 
-def test_checkpoints_come_back_and_those_that_are_not_kept_are_removed(home):
+def test_checkpoints_are_fetched_and_stale_ones_removed(home):
     with Workdir(home) as folder:
         begin(folder)
         save(folder, 1, 2, 3)
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_set_aside_on_the_bucket_too(home):
     assert on_bucket(home)[name.replace("checkpoints/", "damaged/")] == b"damage"
 
 
-def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
+def test_a_checkpoint_is_valid_only_once_it_is_complete(home, moved):
     with Workdir(home) as folder:
         begin(folder)
         save(folder, 1)
@@ -160,7 +160,7 @@ def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
         assert names[-1] == marker
         assert not [name for name in names if "tmp" in name or "part" in name]
         moved.clear()
-        # The same step again: as long as its files are of two kinds it does not count.
+        # The same step again: while its files are mixed it is not valid.
         (folder.files / marker).write_text("{}")
         (folder.files / "checkpoints" / "1" / "other").write_text("")
         folder.send()
@@ -173,7 +173,7 @@ def test_a_checkpoint_counts_only_from_when_all_of_it_is_there(home, moved):
     assert steps_on_bucket(home) == set()
 
 
-def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_sending(home, bucket):
+def test_half_a_checkpoint_is_not_fetched_and_is_removed(home, bucket):
     with Workdir(home) as folder:
         begin(folder)
         save(folder, 1)
@@ -187,7 +187,7 @@ def test_half_a_checkpoint_is_not_fetched_and_goes_with_the_next_sending(home, b
         assert steps_on_bucket(home) == {"1"}
 
 
-def test_what_was_left_here_by_a_run_that_was_killed_is_not_sent(home):
+def test_leftovers_of_a_killed_run_are_not_sent(home):
     with Workdir(home) as folder:
         begin(folder)
     folder = Workdir(home)
@@ -208,19 +208,21 @@ def test_only_what_has_changed_is_sent(home, moved):
     assert moved == [("sent", "config.json")]
 
 
-def test_what_is_no_run_is_neither_fetched_nor_touched(bucket, monkeypatch):
+def test_a_folder_that_is_not_a_run_is_left_alone(bucket, monkeypatch):
     bucket.blob("frames/a.png").upload_from_string(b"a")
     monkeypatch.setattr(storage, "mirror", pytest.fail)
     home = f"gs://{bucket.name}"
     with (
-        pytest.raises(InputError, match=rf"{home} holds files but no run \(config.json is missing\)"),
+        pytest.raises(
+            InputError, match=rf"{home} is not empty and not a run folder: config\.json not found\. Choose another"
+        ),
         Workdir(f"{home}/") as folder,
     ):
         begin(folder)
     assert set(on_bucket(home)) == {"frames/a.png"}
 
 
-def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said(home, bucket, monkeypatch):
+def test_if_the_last_upload_fails_all_files_stay_here(home, bucket, monkeypatch):
     def fail(*args):
         raise InputError("The bucket is gone.")
 
@@ -228,11 +230,11 @@ def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said
     with folder:
         begin(folder)
         monkeypatch.setattr(storage, "send", fail)
-        with pytest.raises(InputError, match=rf"gone\. What could not be sent is in {folder.files}\."):
+        with pytest.raises(InputError, match=rf"gone\. Files not uploaded are in {folder.files}\."):
             folder.__exit__(None, None, None)
         assert (folder.files / "config.json").is_file()
         monkeypatch.undo()
-    # What ended the run is not hidden behind it.
+    # The error that ended the run is not hidden by it.
     folder = Workdir(home)
     folder.fetch()
     (folder.files / "results.json").write_text("{}")
@@ -242,7 +244,7 @@ def test_where_the_bucket_fails_at_the_end_all_stays_here_and_the_reason_is_said
     assert (folder.files / "results.json").is_file()
 
 
-def test_who_insists_does_not_wait_for_the_bucket(home, moved):
+def test_a_second_ctrl_c_does_not_wait_for_the_bucket(home, moved):
     def insist() -> None:
         with Workdir(home) as folder:
             begin(folder)
@@ -253,7 +255,7 @@ def test_who_insists_does_not_wait_for_the_bucket(home, moved):
     assert moved == []
 
 
-def test_a_run_is_at_hand_with_the_checkpoint_that_is_meant_alone(home):
+def test_a_run_is_fetched_with_only_the_checkpoint_asked_for(home):
     with Workdir(home) as folder:
         begin(folder)
         save(folder, 1, 2, 3)
@@ -267,5 +269,5 @@ def test_a_run_is_at_hand_with_the_checkpoint_that_is_meant_alone(home):
     assert named.parts[-2:] == ("checkpoints", "2")
     assert there(named) == ({"2"}, True)
     assert there(fetch_run(home, checkpoint=False)) == (set(), True)
-    with pytest.raises(InputError, match=f"There is nothing at {home}/none"):
+    with pytest.raises(InputError, match=rf"{home}/none is empty or does not exist\. Pass the folder of a run"):
         fetch_run(f"{home}/none")
