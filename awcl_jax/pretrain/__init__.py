@@ -1,4 +1,4 @@
-"""Pretraining: the run, its step, what is watched, its pictures."""
+"""Pretraining: the run, its step, its monitors and its pictures."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""What to watch while a contrastive encoder trains.
+"""Monitors of a contrastive encoder in training.
 
-A contrastive loss alone says little: an encoder that maps every frame to one point has a loss of log(rows - 1), often
-not far above that of a good one. The monitors tell the two apart.
+A contrastive loss alone is hard to read: an encoder that maps every frame to one point has a loss of log(rows - 1),
+often not far above that of a good one. The monitors distinguish the two.
 """
 
 import math
@@ -16,7 +16,7 @@ _NO_VARIANCE = 1e-10
 
 
 def spread(z: Float[Array, "v b d"]) -> Float[Array, ""]:
-    """How far the embeddings spread: 1 when uniform on the sphere, 0 when all are one point.
+    """Return how far the embeddings spread: 1 when uniform on the sphere, 0 when all are one point.
 
         spread = sqrt(d) mean_j std(z[:, :, j])
 
@@ -31,7 +31,7 @@ def spread(z: Float[Array, "v b d"]) -> Float[Array, ""]:
 
 
 def alignment(z: Float[Array, "2 b d"]) -> Float[Array, ""]:
-    """How far apart the two views of a frame are: 0 when equal, 2 when unrelated, 4 when opposite.
+    """Return how far apart the two views of a frame are: 0 when equal, 2 when unrelated, 4 when opposite.
 
         alignment = mean_i ||z[0, i] - z[1, i]||^2
 
@@ -45,7 +45,7 @@ def alignment(z: Float[Array, "2 b d"]) -> Float[Array, ""]:
 
 
 def uniformity(z: Float[Array, "v b d"]) -> Float[Array, ""]:
-    """How evenly the frames cover the sphere: 0 when all are one point, towards -4 when uniform in many dimensions.
+    """Return how evenly the frames cover the sphere: 0 if all are one point, near -4 if uniform in many dimensions.
 
         uniformity = mean over views of log( mean over i != j of exp(-2 ||z_i - z_j||^2) )
 
@@ -55,14 +55,14 @@ def uniformity(z: Float[Array, "v b d"]) -> Float[Array, ""]:
       z: unit embeddings of v views of b >= 2 frames.
     """
     v, b, _ = z.shape
-    # For unit rows ||x - y||^2 = 2 - 2 x.y. A TPU would multiply in bfloat16 unless told otherwise.
+    # For unit rows ||x - y||^2 = 2 - 2 x.y. A TPU multiplies in bfloat16 by default.
     cosine = jnp.einsum("vid,vjd->vij", z, z, precision=jax.lax.Precision.HIGHEST)
     others = jnp.broadcast_to(~jnp.eye(b, dtype=bool), (v, b, b))
     return (logsumexp(4 * cosine - 4, axis=(1, 2), where=others) - math.log(b * (b - 1))).mean()
 
 
 def effective_rank(z: Float[Array, "v b d"]) -> Float[Array, ""]:
-    """How many dimensions the embeddings use: from 1 to d; 1 also when all are one point.
+    """Return how many dimensions the embeddings use: from 1 to d; 1 also when all are one point.
 
         effective_rank = exp( -sum_j p_j log p_j ),   p = eigenvalues of the covariance of all v b rows, over their sum
 
@@ -82,7 +82,7 @@ def effective_rank(z: Float[Array, "v b d"]) -> Float[Array, ""]:
 
 
 def collapsed_loss(others: int | Int[Array, ""]) -> Float[Array, ""]:
-    """The contrastive loss, log(others), of an encoder that maps everything to one point.
+    """Return the contrastive loss, log(others), of an encoder that maps everything to one point.
 
     Every cosine is then the same and the softmax over the other rows is flat, whatever the temperature and positives.
 

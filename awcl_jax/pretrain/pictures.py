@@ -1,4 +1,4 @@
-"""The pictures of a pretraining run: curves, what was contrasted with what, and a map of what came of it."""
+"""The pictures of a pretraining run: curves, the contrasted pairs and views, and a map of the embeddings."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def write_pictures(
       map_frames: test frames in the map of embeddings.
 
     Returns:
-      The map by the trained encoder, which has frames of the other splits, too.
+      The map by the trained encoder, which also holds frames of the other splits.
     """
     drawing.plot_loss(workdir / METRICS_FILE, workdir / "loss.png")
     _pairs(selection.train, plan, workdir / "pairs.png")
@@ -51,7 +51,7 @@ def write_pictures(
 
 
 def _pairs(train: Split, plan: BatchPlan, out: Path) -> None:
-    """Positive pairs of the first batch: of two scans where it has such, else the two views of one frame."""
+    """Draw positive pairs of the first batch: of two scans first, then the two views of one frame."""
     rows, partners = plan.frames(0), plan.partners(0)
     scans = train.index.scans
     pairs: list[tuple[int, int]] = []
@@ -72,7 +72,7 @@ def _pairs(train: Split, plan: BatchPlan, out: Path) -> None:
 
 
 def _views(train: Split, plan: BatchPlan, augmentation: Augmentation, seed: int, out: Path) -> None:
-    """Frames of the first batch beside augmented views, the first two of which are those that the encoder saw."""
+    """Draw frames of the first batch beside augmented views; the encoder saw the first two of each."""
     frames = plan.frames(0)[:_VIEWED]
     images, rows = train.reader.read(frames), np.arange(frames.size)
     views = [two_views(images, rows=rows, step=step, seed=seed, options=augmentation) for step in range(3)]
@@ -96,7 +96,7 @@ def _map(selection: Splits, before: Features, after: Features, count: int, seed:
 
 
 def caption(index: ScanIndex, frame: int) -> str:
-    """Which scan a frame is of, and what it shows."""
+    """Return a frame's scan, and what it shows."""
     fine, coarse = int(index.fine[frame]), int(index.coarse[frame])
     shown = "unlabelled"
     if fine != UNLABELLED:

@@ -45,11 +45,11 @@ _COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """What a run computes with.
+    """The functions that a run computes with.
 
     Attributes:
       model: without parameters.
-      optimiser, learning_rate: as the configuration has them.
+      optimiser, learning_rate: as configured.
       body: training step for one device.
     """
 
@@ -61,7 +61,7 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """All that a configuration stands for, made and checked, before the first step."""
+    """Everything that a configuration describes, built and checked before the first step."""
 
     data: selection.Splits
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
@@ -72,28 +72,28 @@ class Setup:
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Pretrain an encoder, evaluate it against an untrained one, and write down what came of it.
+    """Pretrain an encoder, evaluate it against an untrained one, and write the results.
 
-    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
-    the numbers of a run that was never stopped.
+    A folder with an unfinished run of the same configuration and data resumes from its latest checkpoint, with the
+    numbers of an uninterrupted run.
 
     Args:
-      config: as `config.default_config`, with changes.
+      config: `config.default_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
-        pictures, `embedding_map.npz` and, to look at all of it, `report.html`. Where it is on a bucket
-        (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
+        pictures, `embedding_map.npz` and `report.html`, which shows all of it. If it is in a bucket
+        (`gs://BUCKET/FOLDER`), all is uploaded with every checkpoint and at the end.
 
     Returns:
-      What `results.json` holds: counts of frames, the scores of the pixels, the untrained and the trained encoder,
-      the confusion matrix of the trained encoder's nearest neighbours (counts, a row for each true anatomy), what the
-      first batches were made of, and memory.
+      The content of `results.json`: counts of frames, the scores of the pixels, the untrained and the trained encoder,
+      the confusion matrix of the trained encoder's nearest neighbours (counts, a row for each true anatomy), the
+      composition of the first batches, and memory.
 
     Raises:
-      InputError: configuration, data or folder cannot work; before anything is compiled where that can be known.
+      InputError: configuration, data or folder is invalid; raised before anything is compiled where possible.
       RunStopped: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
     with Workdir(workdir) as folder:
-        # Check what can be checked, on every process: where one cannot go on, none does.
+        # Check as much as possible, on every process: if one fails, all stop.
         mesh = sharding.make_mesh()
         with multihost.all_or_none():
             validate(config, devices=mesh.size)
@@ -101,7 +101,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         defaults = to_dict(default_config())
         harness.open_run(folder, setup.data, config=to_dict(config), defaults=defaults)
 
-        # The state before the first step is drawn while the step is compiled.
+        # The state before the first step is computed while the step is compiled.
         programs, queue = setup.programs, make_queue(config, setup.labels)
         first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
         harness.report_data(setup.data, folder)
@@ -121,7 +121,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                     scores[done] = values["val/knn/macro_f1"]
                     records.writer.write(done, values)
 
-            events = (  # the evaluation first: its score goes with the checkpoint
+            events = (  # the evaluation first: the checkpoint records its score
                 loop.Event(config.train.eval_every, evaluate, phase="evaluating"),
                 records.saving(scores, every=config.train.checkpoint_every),
             )
@@ -152,7 +152,7 @@ def set_up(config: ConfigDict) -> Setup:
     """Read the data's labels, plan the batches and make the model; nothing is compiled and nothing written.
 
     Raises:
-      InputError: the data and the configuration do not fit.
+      InputError: the data and the configuration do not match.
     """
     path = build.dataset_path(config)
     data = selection.select(
@@ -179,13 +179,13 @@ def set_up(config: ConfigDict) -> Setup:
 
 
 def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
-    """What runs of this configuration compute with, whatever frames they see, and in whatever batches.
+    """Make the functions that runs of this configuration compute with, whatever their frames and batches.
 
-    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+    All such runs in one process, as in a study of dozens, share the programs and compile them once.
 
     Args:
       config: of the run.
-      granularities: 2 where a frame has a fine and a coarse label, otherwise 1.
+      granularities: 2 if a frame has a fine and a coarse label, otherwise 1.
     """
     groups = ("model", "augment", "loss", "queue", "optim", "train", "seed")
     return _programs(build.frozen_part(config, groups, without="model.init"), granularities)
@@ -219,8 +219,8 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
     index = data.train.index
     names = index.fine_names if config.eval.granularity == "fine" else index.coarse_names
     if unknown := set(config.eval.anatomies) - set(names):
-        raise InputError(f"config.eval.anatomies names {sorted(unknown)}; the data has {', '.join(names)}.")
-    told_apart = [name in (config.eval.anatomies or names) for name in names]
+        raise InputError(f"config.eval.anatomies has unknown names {sorted(unknown)}; the data has {', '.join(names)}.")
+    classified = [name in (config.eval.anatomies or names) for name in names]
     parts = (data.train, data.val, data.test)
     unlabelled = all((part.index.labels(config.eval.granularity) == UNLABELLED).all() for part in parts)
 
@@ -229,11 +229,11 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
 
     def labelled(part: selection.Split, purpose: str) -> LabelledFrames:
         labels = part.index.labels(config.eval.granularity)
-        # The False at the end is what UNLABELLED, -1, points at.
-        frames = np.flatnonzero(np.array([*told_apart, False])[labels])
+        # UNLABELLED, -1, selects the False at the end.
+        frames = np.flatnonzero(np.array([*classified, False])[labels])
         if frames.size == 0 and not unlabelled and (several or part is data.train):
             shown = ", ".join(config.eval.anatomies or names)
-            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({shown}).")
+            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({shown}).")
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
 
     return Evaluation(
@@ -248,14 +248,14 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
 
 
 def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> Queue | None:
-    """The empty queue of a momentum encoder, where the method has one."""
+    """Return the empty queue of a momentum encoder, or None if the method has none."""
     if not config.queue.size:
         return None
     return Queue.empty(config.queue.size, config.model.embedding, columns=labels.shape[1:])
 
 
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
-    """This process's batches from step `start` on."""
+    """Yield this process's batches from step `start` on."""
     return pipeline.batches(
         setup.plan,
         setup.data.train.reader,
@@ -272,7 +272,7 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
 def _conclude(
     config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Workdir
 ) -> dict[str, Any]:
-    """Scores on the test patients; the table, the results and the pictures."""
+    """Score on the test patients; print the table, write the results and the pictures."""
     evaluation = setup.evaluation
     before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
     columns = {

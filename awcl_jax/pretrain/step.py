@@ -17,7 +17,7 @@ from awcl_jax.train.momentum import Momentum
 from awcl_jax.train.optim import global_norm
 from awcl_jax.train.state import TrainState
 
-_MONITORED = 1024  # frames, of which the signs of collapse are taken
+_MONITORED = 1024  # frames that the monitors of collapse use
 
 
 def make_step(
@@ -31,20 +31,20 @@ def make_step(
     momentum: float | None = None,
     seed: int,
 ) -> sharding.Step:
-    """The body of a pretraining step for one device.
+    """Make the body of a pretraining step for one device.
 
     The loss is averaged over devices *before* it is differentiated, and the gradients are averaged after: alone, the
     first is wrong under `pmap` and the second under `shard_map`; together they are exact under both.
 
-    Where the loss or the gradient is not finite, the step changes nothing but the count of steps.
+    If the loss or the gradient is not finite, the step changes only the step count.
 
     Args:
-      model: frames to unit embeddings, as `ContrastiveModel`; its batch norm synchronised over `sharding.AXIS`.
+      model: maps frames to unit embeddings, as `ContrastiveModel`; batch norm is synchronised over `sharding.AXIS`.
       optimiser: of the parameters.
       learning_rate: the optimiser's, for the monitors.
       augmentation: how the views are made.
       loss: how the embeddings are contrasted, over which devices.
-      chunks: parts in which a batch is encoded, one after the other and again for its gradient; see `encode_in_chunks`.
+      chunks: parts in which a batch is encoded, one by one, and again for the gradient; see `encode_in_chunks`.
       momentum: share of the old parameters that the momentum encoder keeps, for a state with `momentum`; None
         contrasts the two views of each batch instead.
       seed: of the views.
@@ -116,21 +116,21 @@ def make_step(
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
         views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
         grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
-        (value, found), grads = grad_fn(state.params, state, batch, views)
+        (value, extras), grads = grad_fn(state.params, state, batch, views)
         grads = sharding.mean(grads)
         norm = global_norm(grads)
         report = {
             "loss": value,
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
-            "collapsed_loss": monitors.collapsed_loss(found["compared"]),
-            **_monitors(found["z"], batch["row"]),
+            "collapsed_loss": monitors.collapsed_loss(extras["compared"]),
+            **_monitors(extras["z"], batch["row"]),
         }
         state = state.update(
             grads=grads,
-            batch_stats=found["batch_stats"],
+            batch_stats=extras["batch_stats"],
             optimiser=optimiser,
-            momentum=found.get("momentum"),
+            momentum=extras.get("momentum"),
             where=jnp.isfinite(value) & jnp.isfinite(norm),
         )
         return state, sharding.mean(report)
@@ -141,20 +141,20 @@ def make_step(
 def encode_in_chunks(
     model: nn.Module, params: PyTree, batch_stats: PyTree, views: Float[Array, "v b h w c"], chunks: int
 ) -> tuple[Float[Array, "v b d"], PyTree]:
-    """Embeddings of views, and the running statistics after them; with memory for a part of the frames at a time.
+    """Return embeddings of views and the new running statistics, in the memory of one chunk of the frames at a time.
 
-    Gradient caching (Gao et al. 2021, Sec. 3.2): a chunk is encoded without keeping what its gradient needs, and
-    encoded again when the gradient of the loss with respect to its embeddings is known. The batch that is contrasted is
-    then not bounded by the encoder's memory, and the numbers are those of a single pass, but for batch norm: each chunk
-    is normalised by its own statistics, over all devices and both passes alike, and the running statistics take the
-    chunks' mean. A chunk has every `chunks`-th row of the batch, whatever the number of devices.
+    Gradient caching (Gao et al. 2021, Sec. 3.2): a chunk is encoded without storing activations, and encoded again when
+    the gradient of the loss with respect to its embeddings is known. So the encoder's memory does not bound the
+    contrasted batch, and the numbers are those of a single pass, except for batch norm: each chunk is normalised by its
+    own statistics, over all devices and the same in both passes, and the running statistics use the chunks' mean. A
+    chunk has every `chunks`-th row of the batch, whatever the number of devices.
 
     Args:
       model: as in `make_step`.
       params: its parameters.
       batch_stats: its running statistics.
       views: of this device's rows.
-      chunks: parts of the batch; they divide the number of rows b.
+      chunks: parts of the batch; must divide the number of rows b.
     """
     v, b, *picture = views.shape
 
@@ -171,7 +171,7 @@ def encode_in_chunks(
     # Row r is in chunk r % chunks: [v, b / chunks, chunks, ...] -> [chunks, v * b / chunks, ...].
     parts = jnp.moveaxis(views.reshape(v, b // chunks, chunks, *picture), 2, 0)
     parts = parts.reshape(chunks, v * b // chunks, *picture)
-    # Each device adds up the gradient of all chunks before devices do.
+    # Each device sums the gradient over its chunks before the sum over devices.
     own = sharding.vary(params)
     z, updated = jax.lax.map(jax.checkpoint(lambda part: encode(own, part)), parts)
     z = jnp.moveaxis(z.reshape(chunks, v, b // chunks, -1), 0, 2).reshape(v, b, -1)
@@ -179,7 +179,7 @@ def encode_in_chunks(
 
 
 def _view_ids(rows: Int[Array, " b"]) -> Int[Array, " 2*b"]:
-    """A number for every view of every row, the same on whichever device the row is."""
+    """Return a number for every view of every row, independent of the row's device."""
     return jnp.concatenate([2 * rows, 2 * rows + 1])
 
 
@@ -189,7 +189,7 @@ def _per_view(groups: Array) -> Array:
 
 @jax.named_scope("monitors")
 def _monitors(z: Float[Array, "2 b d"], rows: Int[Array, " b"]) -> dict[str, Float[Array, ""]]:
-    """Signs of collapse, over the batch or its first rows."""
+    """Compute the monitors of collapse, over the batch or its first rows."""
     frames = jnp.swapaxes(jax.lax.stop_gradient(z), 0, 1)
     count = min(_MONITORED, frames.shape[0] * sharding.device_count())
     z = jnp.swapaxes(sharding.in_row_order(frames, rows, count=count), 0, 1)

@@ -1,4 +1,4 @@
-"""Whole runs on a small phantom: what they learn, what they leave behind, and how they go on."""
+"""Whole runs on a small phantom: what they learn, which files they write, and how they resume."""
 
 import json
 import os
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def trained(phantom, tmp_path_factory):
-    """Folder and results of a run with everything on."""
+    """Return folder and results of a run with all options on."""
     workdir = tmp_path_factory.mktemp("run") / "fine"
     config = tiny(phantom, **{"report.pictures": True, "train.steps": 60, "train.eval_every": 30})
     return workdir, pretrain.run(config, workdir)
@@ -104,7 +104,7 @@ def test_a_run_may_start_from_weights(phantom, tmp_path):
 
 
 @pytest.mark.slow
-def test_frames_without_a_single_label_are_trained_on_and_not_scored(prepare_frames, tmp_path, capsys):
+def test_frames_without_any_label_are_trained_on_but_not_scored(prepare_frames, tmp_path, capsys):
     def records(patients):
         return [frame_record(f"{p}{i}", p, anatomy_fine=-1, anatomy_coarse=-1) for p in patients for i in range(4)]
 
@@ -114,19 +114,19 @@ def test_frames_without_a_single_label_are_trained_on_and_not_scored(prepare_fra
     )
     results = pretrain.run(config, tmp_path / "run")
     assert results["trained"] == results["untrained"] == {}
-    assert "nothing is scored" in capsys.readouterr().out
+    assert "No frame has a label, so nothing is scored." in capsys.readouterr().out
     assert not any(name.startswith("val/") for line in numbers(tmp_path / "run") for name in line)
     assert (tmp_path / "run" / "embeddings.png").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
-    # Labels that the evaluation does not ask for are another matter.
+    # Labels of other anatomies than those evaluated are an error.
     config.data.path = str(prepare_frames("labelled", train=records("abcdef"), test=[frame_record("x", "x")]))
-    with pytest.raises(InputError, match=r"No train frame .* shows any of the anatomies"):
+    with pytest.raises(InputError, match=r"No train frame .* shows any of the anatomies to classify"):
         pretrain.set_up(config)
 
 
 @pytest.mark.slow
 def test_a_run_learns_anatomy(tmp_path):
-    # The tiny phantom has too few patients to learn from; these are enough to tell apart the planes that differ most.
+    # The tiny phantom has too few patients to learn from; these are enough to classify the planes that differ most.
     patients = (("train", 24), ("val", 4), ("test", 10))
     small = PhantomConfig(name="small", patients=patients, frames_per_scan=18, image_size=64)
     builder = Phantom(config=small, data_dir=tmp_path / "data", file_format="array_record")
@@ -147,7 +147,7 @@ def test_a_run_learns_anatomy(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_what_a_user_looks_for(trained):
+def test_a_run_writes_the_files_that_users_look_for(trained):
     workdir, results = trained
     for name in ("loss.png", "pairs.png", "views.png", "embeddings.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
@@ -167,7 +167,7 @@ def test_the_same_command_again_only_repeats_the_results(trained, phantom, capsy
     workdir, results = trained
     before = numbers(workdir)
     config = tiny(phantom, **{"train.steps": 60, "train.eval_every": 30})
-    # As an earlier version would have written it, which did not know two of the fields.
+    # As an earlier version without two of the fields would have written it.
     claim = json.loads((workdir / "config.json").read_text())
     del claim["config"]["loss"]["exchange"], claim["config"]["model"]["strides"]
     (workdir / "config.json").write_text(json.dumps(claim))
@@ -199,7 +199,7 @@ QUEUE = {"queue.size": 48, "granularity": "both", "train.encode_chunks": 2}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"sampler.pairs": "cross_scan"}, QUEUE], ids=["cross-scan", "queue"])
-def test_a_run_that_dies_goes_on_bit_for_bit(fields, phantom, tmp_path, monkeypatch):
+def test_a_run_that_dies_resumes_bit_for_bit(fields, phantom, tmp_path, monkeypatch):
     config = tiny(phantom, **fields)
     pretrain.run(config, tmp_path / "unbroken")
 
@@ -220,7 +220,7 @@ def test_a_run_that_dies_goes_on_bit_for_bit(fields, phantom, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_goes_on_bit_for_bit(phantom, tmp_path):
+def test_a_killed_command_resumes_bit_for_bit(phantom, tmp_path):
     def start(name):
         command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny"]
         options = [f"--config.data.path={phantom}", "--config.train.steps=40", "--config.report.pictures=False"]
@@ -243,10 +243,10 @@ def test_a_command_that_is_killed_goes_on_bit_for_bit(phantom, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_stays_not_finite_stops_the_run_and_is_never_applied(phantom, tmp_path):
+def test_a_loss_that_stays_not_finite_stops_the_run(phantom, tmp_path):
     diverging = {"optim.name": "sgd", "optim.learning_rate": 1e30, "optim.warmup_steps": 0}
     config = tiny(phantom, **diverging, **{"train.checkpoint_every": 1, "train.bad_steps": 3})
-    for _ in range(2):  # the same command goes on to the same end
+    for _ in range(2):  # the same command ends the same way again
         with pytest.raises(InputError, match=r"became .* at step .*, the last of 3 such steps .*learning_rate"):
             pretrain.run(config, tmp_path / "run")
     bad = [json.loads(line) for line in (tmp_path / "run" / "bad_steps.jsonl").read_text().splitlines()]
@@ -274,14 +274,14 @@ def test_real_frames_are_pretrained_on(real_dataset, tmp_path):
     assert results["trained"]["probe/accuracy"]["patients"] == 243
 
 
-def test_a_dataset_without_a_path_says_how_to_prepare_it(tmp_path):
+def test_a_dataset_without_a_path_names_the_command_to_prepare_it(tmp_path):
     config = fine.get_config("fetal_planes_db")
     with pytest.raises(InputError, match=r"awcl_jax\.ingest fetal_planes_db"):
         pretrain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_anatomies_to_tell_apart_are_named(phantom, tmp_path):
+def test_unknown_anatomies_are_named(phantom, tmp_path):
     with pytest.raises(InputError, match=r"toes.*4CH"):
         pretrain.run(tiny(phantom, **{"eval.anatomies": ("toes",)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

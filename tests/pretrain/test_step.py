@@ -70,7 +70,7 @@ def resnet() -> ContrastiveModel:
 
 
 @pytest.mark.slow
-def test_with_batch_norm_each_chunk_is_a_batch_of_its_own_of_every_other_row():
+def test_with_batch_norm_a_chunk_is_a_batch_of_every_other_row():
     model, views = resnet(), jax.random.normal(jax.random.key(1), (2, 6, 8, 8, 1))
     variables = initialised(model)
     params, statistics = variables["params"], variables["batch_stats"]
@@ -94,7 +94,7 @@ def test_with_batch_norm_each_chunk_is_a_batch_of_its_own_of_every_other_row():
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def by_hand(params):
-        """Rows 0, 3 / 1, 4 / 2, 5 in both views, each normalised by itself."""
+        """Normalise rows 0, 3 / 1, 4 / 2, 5 of both views separately."""
         weights = jnp.arange(2 * 6 * 6).reshape(2, 6, 6)
         value, found = 0.0, []
         for chunk in range(3):
@@ -115,7 +115,7 @@ def test_with_batch_norm_each_chunk_is_a_batch_of_its_own_of_every_other_row():
 
 
 def activation_bytes(chunks: int = 1, *, remat: bool = False) -> int:
-    """Memory beside arguments and results that a step of 64 frames takes."""
+    """Return the memory of a step of 64 frames beside its arguments and results."""
     encoder = ResNet(stage_sizes=(4, 2), block=BasicBlock, width=8, axis_name=sharding.AXIS, remat=remat)
     model, optimiser = ContrastiveModel(encoder, Projection(embedding=6)), optax.sgd(1.0)
     body = make_step(
@@ -135,7 +135,7 @@ def activation_bytes(chunks: int = 1, *, remat: bool = False) -> int:
         "row": np.arange(64, dtype=np.int32),
     }
     lowered = sharding.map_step(body, mesh).lower(state, arrays)
-    # What memory is taken is settled before machine code is made, which may be as slow as it likes.
+    # Memory is planned before machine code is generated, so that code need not be fast.
     return lowered.compile({"xla_backend_optimization_level": 0}).memory_analysis().temp_size_in_bytes
 
 
@@ -145,7 +145,7 @@ def test_chunks_take_less_memory():
 
 
 @pytest.mark.parametrize("momentum", [pytest.param(None, marks=pytest.mark.slow), 0.5])
-def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum):
+def test_a_step_that_is_not_finite_changes_only_the_step_count(momentum):
     model, optimiser = Tiny(), optax.adam(0.1)
     mesh = sharding.make_mesh(jax.devices()[:2])
     variables = initialised(model)
@@ -174,7 +174,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_count(momentum)
         leaf.flat[0] = np.nan
         return leaf
 
-    # From one number of each parameter, which all embeddings depend on, the gradient of all others is not finite.
+    # One bad number in a parameter that all embeddings depend on makes every other gradient not finite.
     broken = state.replace(params=jax.tree.map(spoilt, state.params))
     left_out, report = after(broken)
     assert not np.isfinite(report["loss"])

@@ -1,4 +1,4 @@
-"""Runs that are stopped in every way that runs are stopped."""
+"""Runs that are stopped in every way that happens."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def results(workdir: Path):
 
 @pytest.fixture(scope="module")
 def unbroken(phantom, tmp_path_factory) -> Path:
-    """The run that was never stopped."""
+    """Return the folder of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("survival") / "unbroken"
     statuses, said = starts(workdir, fields(phantom), [None])
     assert statuses == [0], said
@@ -49,7 +49,7 @@ def assert_same_bits(workdir: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(phantom, unbroken):
+def test_a_run_killed_many_times_ends_bit_for_bit_the_same(phantom, unbroken):
     assert len(FAULTS) >= 20
     killed = unbroken.with_name("killed")
     statuses, said = starts(killed, fields(phantom), [*FAULTS, None])
@@ -68,7 +68,7 @@ def test_a_slow_disk_changes_nothing_but_the_time(phantom, unbroken):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bit(phantom, unbroken):
+def test_a_run_asked_to_stop_saves_and_resumes_bit_for_bit(phantom, unbroken):
     workdir = unbroken.with_name("asked")
     never = fields(phantom) | {"train.checkpoint_every": 1000}
     asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
@@ -83,7 +83,7 @@ def test_a_run_that_is_asked_to_stop_saves_after_the_step_and_goes_on_bit_for_bi
 
 
 @pytest.mark.slow
-def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(phantom, unbroken):
+def test_a_damaged_checkpoint_makes_a_run_use_the_previous_one(phantom, unbroken):
     workdir = unbroken.with_name("damaged")
     shutil.copytree(unbroken, workdir)
     largest = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda file: file.stat().st_size)
@@ -97,7 +97,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_back_to_the_one_before(ph
 
 
 class Pair:
-    """A run of two processes, and what is to be known to start it again."""
+    """A run of two processes, with the arguments to start it again."""
 
     def __init__(self, unbroken: Path, settings: dict, workdir: Path):
         options = [f"--config.{name}={value}" for name, value in settings.items()]
@@ -111,7 +111,7 @@ class Pair:
         return subprocess.Popen([*self.command, *more], cwd=ROOT, env=environment(**self.shared, **variables), **pipes)
 
     def both(self, port: int) -> list[subprocess.Popen]:
-        """Both processes, which have begun to take steps."""
+        """Start both processes, and wait until they take steps."""
         flags = (f"--coordinator=localhost:{port}", "--processes=2", "--heartbeat=10")
         both = [self.start(*flags, f"--process={number}") for number in (0, 1)]
         while all(process.poll() is None for process in both) and not (
@@ -122,7 +122,7 @@ class Pair:
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, unbroken, unused_port):
+def test_of_two_processes_one_is_asked_both_stop_and_one_resumes(phantom, unbroken, unused_port):
     workdir = unbroken.with_name("together")
     pair = Pair(unbroken, fields(phantom, **{"train.checkpoint_every": 1000}), workdir)
     both = pair.both(unused_port)
@@ -140,7 +140,7 @@ def test_of_two_processes_one_is_asked_and_both_stop_and_one_goes_on(phantom, un
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_is_lost_and_the_other_says_so_and_ends(phantom, unbroken, unused_port):
+def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken, unused_port):
     workdir = unbroken.with_name("lost")
     pair = Pair(unbroken, fields(phantom), workdir)
     left, lost = pair.both(unused_port)

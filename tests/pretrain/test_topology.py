@@ -39,13 +39,13 @@ def batches():
 
 
 def fine_and_coarse(batch):
-    """The batch with two labels a frame."""
+    """Return the batch with two labels per frame."""
     label = batch["label"]
     return batch | {"label": np.stack([label, np.where(label < 0, label, 10 + label // 2)], axis=1)}
 
 
 def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=0, chunks=1, momentum=None, **loss):
-    """State, losses and gradient norms after a few steps on the first so many devices."""
+    """Return state, losses and gradient norms after a few steps on the first `devices` devices."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
     model = ContrastiveModel(encoder, Projection(embedding=16))
@@ -71,7 +71,7 @@ def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=
     return jax.device_get(state), reports
 
 
-def test_a_step_that_was_compiled_before_its_state_was_there_is_not_compiled_again(compiled):
+def test_a_step_compiled_before_its_state_is_not_compiled_again(compiled):
     traced = []
 
     def body(state, batch):
@@ -157,7 +157,7 @@ METHODS = {
         pytest.param("in chunks", 2, {"via": "pmap", "exchange": "ring"}, marks=pytest.mark.slow),
     ],
 )
-def test_every_method_gives_the_same_numbers_on_any_number_of_devices(method, devices, more):
+def test_every_method_gives_the_same_numbers_on_any_devices(method, devices, more):
     expected_state, expected_reports = take_steps(1, **METHODS[method])
     state, reports = take_steps(devices, **METHODS[method], **more)
     assert difference(reports, expected_reports) < 2e-4
