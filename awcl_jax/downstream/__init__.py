@@ -1,4 +1,4 @@
-"""Downstream tasks: an encoder put to use, and what that is worth."""
+"""Downstream tasks: train on an encoder, and test the result."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Losses of the downstream tasks, of one device's rows; what must be averaged over devices comes as sums."""
+"""Losses of the downstream tasks, on one device's rows; a loss that devices cannot average returns sums to average."""
 
 import jax
 import jax.numpy as jnp
@@ -7,24 +7,24 @@ from jaxtyping import Array, Float, Integer
 
 
 def cross_entropy(logits: Float[Array, "*b k"], labels: Integer[Array, "*b"]) -> Float[Array, ""]:
-    """Mean over frames (and pixels) of -log softmax(logits)[label]."""
+    """Return the mean over frames (and pixels) of -log softmax(logits)[label]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(jnp.int32)).mean()
 
 
 def overlap_sums(logits: Float[Array, "b h w k"], masks: Integer[Array, "b h w"]) -> Float[Array, "3 k"]:
-    """Means over all pixels of p y, p and y for each class: p = softmax(logits), y = 1 where the mask has it."""
+    """Return means over all pixels of p y, p and y per class: p = softmax(logits), y = 1 where the mask has it."""
     p, y = jax.nn.softmax(logits), jax.nn.one_hot(masks, logits.shape[-1])
     return jnp.stack([(p * y).mean((0, 1, 2)), p.mean((0, 1, 2)), y.mean((0, 1, 2))])
 
 
 def dice_loss(sums: Float[Array, "3 k"]) -> Float[Array, ""]:
-    """One less the soft Dice of the batch, averaged over the structures in it.
+    """Return 1 minus the soft Dice of the batch, averaged over the structures in it.
 
         dice_loss = 1 - mean over structures c with sum y_c > 0 of 2 sum p_c y_c / (sum p_c + sum y_c)
 
     The sums are over all pixels of the batch, as in nnU-Net's `batch_dice` (Isensee et al. 2021): over those of one
-    frame, Dice jumps where a structure of few pixels comes or goes. Class 0, the background, is left out. A batch
-    without any structure has the loss 0.
+    frame, Dice jumps when a structure of few pixels appears or disappears. Class 0, the background, is left out. A
+    batch without any structure has loss 0.
 
     Args:
       sums: from `overlap_sums`, averaged over devices.

@@ -24,7 +24,7 @@ def overlays(
     names: Sequence[str],
     out: Path,
 ) -> None:
-    """The worst frames in a first row and those about the median in a second, each of another patient.
+    """Draw the worst frames in a first row and those near the median in a second, each of a different patient.
 
     The reference is solid, the prediction dashed.
 
@@ -32,8 +32,8 @@ def overlays(
       read: frames by number -> pictures.
       masks: of the reference.
       predictions: a class id for each pixel.
-      dice: frame -> its mean Dice, of those that show a structure.
-      patients: whose frame each of all frames is.
+      dice: frame -> its mean Dice, for frames that show a structure.
+      patients: patient of each frame.
       names: of the classes, the background first.
       out: the PNG to write.
     """
@@ -66,7 +66,7 @@ def overlays(
 
 
 def _of_several_patients(frames: Sequence[int], patients: Int[np.ndarray, " n"]) -> list[int]:
-    """The first of these frames of each patient, as many as go into a row."""
+    """Return the first of these frames of each patient, as many as fit in a row."""
     first: dict[int, int] = {}
     for frame in frames:
         first.setdefault(int(patients[frame]), frame)
@@ -76,19 +76,19 @@ def _of_several_patients(frames: Sequence[int], patients: Int[np.ndarray, " n"])
 def _outlines(ax: Axes, mask: UInt8[np.ndarray, "h w"], classes: int, *, linestyle: str) -> None:
     for c in range(1, classes):
         if (mask == c).any():
-            # A border of 0 around it, so that what touches the picture's edge is outlined, too.
+            # A border of 0, so that a structure at the picture's edge is outlined, too.
             at = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
             ax.contour(at[1], at[0], np.pad(mask == c, 1), [0.5], colors=_colour(c), linestyles=linestyle)
     ax.set(xlim=(-1, mask.shape[1]), ylim=(mask.shape[0], -1))
 
 
 def _colour(c: int) -> str:
-    # From the second on: the first, blue, is hard to see on a dark frame.
+    # Starts at the second colour: the first, blue, is hard to see on a dark frame.
     return COLOURS[c % len(COLOURS)]
 
 
 def bland_altman(measured: Float[np.ndarray, " n"], reference: Float[np.ndarray, " n"], out: Path) -> None:
-    """Differences over means, with bias and limits of agreement (Bland & Altman 1986).
+    """Plot differences over means, with bias and limits of agreement (Bland & Altman 1986).
 
     Args:
       measured: in millimetres; frames where either is NaN are left out.

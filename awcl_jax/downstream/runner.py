@@ -1,4 +1,4 @@
-"""A downstream run, from configuration to results: an encoder put to use, and what that is worth.
+"""A downstream run, from configuration to results: train on an encoder, and test the result.
 
 The configuration stops here: functions of other modules take plain values.
 """
@@ -46,12 +46,12 @@ from awcl_jax.train.workdir import Workdir
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """What a run computes with.
+    """The functions that a run computes with.
 
     Attributes:
       model: without parameters.
-      optimiser, learning_rate: as the configuration has them.
-      predict: the compiled way from frames to classes.
+      optimiser, learning_rate: as configured.
+      predict: compiled; maps frames to classes.
       body: training step for one device.
     """
 
@@ -64,7 +64,7 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """All that a configuration stands for, made and checked, before the first step."""
+    """Everything that a configuration describes, built and checked before the first step."""
 
     data: selection.Splits
     task: downstream_tasks.Planes | downstream_tasks.Segmentation
@@ -74,28 +74,28 @@ class Setup:
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Train on an encoder, choose the checkpoint on validation patients, and test that one, once.
+    """Train on an encoder, choose a checkpoint on validation patients, and test only that one, once.
 
-    A folder that holds an unfinished run of the same configuration and data goes on from its latest checkpoint, with
-    the numbers of a run that was never stopped.
+    A folder with an unfinished run of the same configuration and data resumes from its latest checkpoint, with the
+    numbers of an uninterrupted run.
 
     Args:
-      config: as `downstream_config.default_downstream_config`, with changes.
+      config: `downstream_config.default_downstream_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
-        `test_frames.csv` (what was predicted of each test frame, for paired comparisons), pictures and `report.html`.
-        Where it is on a bucket (`gs://BUCKET/FOLDER`), all is sent there with every checkpoint and at the end.
+        `test_frames.csv` (the prediction for each test frame, for paired comparisons), pictures and `report.html`. If
+        it is in a bucket (`gs://BUCKET/FOLDER`), all is uploaded with every checkpoint and at the end.
 
     Returns:
-      What `results.json` holds: `test` and `baseline`, each a dict of scores by name; the step that was chosen and its
+      The content of `results.json`: `test` and `baseline`, each a dict of scores by name; the chosen step and its
       score on validation patients; counts of frames, and the confusion matrix (counts, a row for each true anatomy).
 
     Raises:
-      InputError: configuration, data, encoder or folder cannot work; before anything is compiled where that can be
-        known.
+      InputError: configuration, data, encoder or folder is invalid; raised before anything is compiled where
+        possible.
       RunStopped: SIGTERM or ctrl-C asked the run to stop; its state is saved.
     """
     with Workdir(workdir) as folder:
-        # Check what can be checked, on every process: where one cannot go on, none does.
+        # Check as much as possible, on every process: if one fails, all stop.
         mesh = sharding.make_mesh()
         with multihost.all_or_none():
             downstream_config.validate(config, devices=mesh.size)
@@ -103,7 +103,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         defaults = to_dict(downstream_config.default_downstream_config())
         harness.open_run(folder, setup.data, config=to_dict(config), defaults=defaults)
 
-        # The state before the first step is drawn while the step is compiled.
+        # The state before the first step is computed while the step is compiled.
         programs = setup.programs
         first = begin_state(setup, seed=config.seed)
         harness.report_data(setup.data, folder)
@@ -124,7 +124,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                 records.writer.write(done, values)
                 return out_of_patience(history, config.train.patience)
 
-            events = (  # the validation first: its score goes with the checkpoint
+            events = (  # the validation first: the checkpoint records its score
                 loop.Event(config.train.validate_every, validate, phase="validating"),
                 records.saving(history, every=config.train.validate_every),
             )
@@ -156,7 +156,7 @@ def set_up(config: ConfigDict) -> Setup:
     """Read the data's labels, make model and task, and read the encoder.
 
     Raises:
-      InputError: the data, the encoder and the configuration do not fit.
+      InputError: the data, the encoder and the configuration do not match.
     """
     data = selection.select(
         build.dataset_path(config),
@@ -181,7 +181,7 @@ def set_up(config: ConfigDict) -> Setup:
 
 
 def make_task(config: ConfigDict, data: selection.Splits) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
-    """The task that the configuration names, on this data."""
+    """Make the task that the configuration names, on this data."""
     if config.task.kind == "planes":
         return downstream_tasks.planes(
             data,
@@ -200,9 +200,9 @@ def make_task(config: ConfigDict, data: selection.Splits) -> downstream_tasks.Pl
 
 
 def make_programs(config: ConfigDict, classes: int) -> Programs:
-    """What runs of this configuration compute with, whatever encoder they start from and whatever frames they see.
+    """Make the functions that runs of this configuration compute with, whatever their encoder and frames.
 
-    Such runs of one process, as a study has them by the dozen, get the same programs and compile them once.
+    All such runs in one process, as in a study of dozens, share the programs and compile them once.
     """
     groups = ("task", "encoder", "sampler", "augment", "model", "optim", "train", "seed")
     return _programs(build.frozen_part(config, groups, without="encoder.init"), classes)
@@ -221,7 +221,7 @@ def _programs(config: FrozenConfigDict, classes: int) -> Programs:
 
 
 def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
-    """Encoder and what stands on it, without parameters."""
+    """Make the encoder and the head on top of it, without parameters."""
     encoder = build.make_encoder(config)
     if config.task.kind == "planes":
         return Classifier(encoder, classes, config.encoder.frozen)
@@ -230,7 +230,7 @@ def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
 
 
 def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
-    """The compiled way from frames to classes, of each frame or of each of its pixels (as many as were read)."""
+    """Compile the map from frames to classes, one per frame or one per pixel of the frame as read."""
     options = augmentation(config)
 
     @jax.jit
@@ -246,7 +246,7 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 
 def begin_state(setup: Setup, *, seed: int) -> FirstState:
-    """The state before the first step: random, but for the encoder where one is given."""
+    """Start computing the state before the first step: random, except for an encoder in `setup`."""
     return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
 
 
@@ -255,7 +255,7 @@ History = dict[int, float]
 
 
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
-    """This process's batches from step `start` on."""
+    """Yield this process's batches from step `start` on."""
     return pipeline.supervised_batches(
         setup.plan,
         setup.task.columns(),
@@ -268,19 +268,19 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
 
 
 def _history(workdir: Path, score: str, *, up_to: int) -> History:
-    """Validations of the steps that a resumed run has behind it."""
+    """Read the validations of the steps that a resumed run has already taken."""
     file = workdir / METRICS_FILE
     lines = read_metrics(file) if up_to and file.is_file() else []
     return {line["step"]: line[score] for line in lines if score in line and line["step"] <= up_to}
 
 
 def best_step(history: History) -> int:
-    """The step of the highest score, the latest of equals, as `Checkpoints` keeps."""
+    """Return the step of the highest score, the latest among equals, as `Checkpoints` keeps it."""
     return max(history, key=lambda step: (history[step], step))
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:
-    """Whether so many validations have come since the best."""
+    """Return whether at least `patience` validations followed the best one."""
     if patience is None or not history:
         return False
     best = best_step(history)
@@ -288,7 +288,7 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 
 
 def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Workdir) -> dict[str, Any]:
-    """Test the chosen checkpoint; the table, the results and the pictures."""
+    """Test the chosen checkpoint; print the table, write the results and the pictures."""
     chosen = best_step(history)
     folder.share()
     with Checkpoints(folder.files, read_only=True) as checkpoints:

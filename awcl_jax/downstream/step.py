@@ -19,11 +19,11 @@ Apply = Callable[[Array], Array]
 Batch = Mapping[str, Array]
 Terms = dict[str, Float[Array, ""]]
 Objective = Callable[[Apply, Batch, Array], Terms]
-"""(views to logits, this device's rows, step) -> the terms of the loss, which is their sum, over all devices."""
+"""(views to logits, this device's rows, step) -> the terms of the loss over all devices; the loss is their sum."""
 
 
 def classification(*, augmentation: Augmentation, seed: int) -> Objective:
-    """Cross-entropy of the frames' `label`."""
+    """Return the objective of classification: cross-entropy of the frames' `label`."""
 
     def terms(apply: Apply, batch: Batch, step: Array) -> Terms:
         views = augment(batch["image"], rows=batch["row"], view=0, step=step, seed=seed, options=augmentation)
@@ -33,7 +33,7 @@ def classification(*, augmentation: Augmentation, seed: int) -> Objective:
 
 
 def segmentation(*, augmentation: Augmentation, seed: int) -> Objective:
-    """Cross-entropy of the pixels of `mask`, and the soft Dice of the whole batch."""
+    """Return the objective of segmentation: cross-entropy of the `mask` pixels, and soft Dice of the whole batch."""
 
     def terms(apply: Apply, batch: Batch, step: Array) -> Terms:
         views, masks = augment_with_masks(
@@ -42,7 +42,7 @@ def segmentation(*, augmentation: Augmentation, seed: int) -> Objective:
         logits = apply(views)
         return {
             "cross_entropy": sharding.mean(cross_entropy(logits, masks)),
-            # The sums are averaged first: the Dice of all rows is not the mean of every device's own.
+            # The sums are averaged first: the Dice of all rows is not the mean of the devices' Dice.
             "dice_loss": dice_loss(sharding.mean(overlap_sums(logits, masks))),
         }
 
@@ -56,13 +56,13 @@ def make_step(
     *,
     learning_rate: optax.Schedule,
 ) -> sharding.Step:
-    """The body of a supervised step for one device.
+    """Make the body of a supervised step for one device.
 
     As in the pretraining step, the loss is averaged over devices before it is differentiated, and the gradients after;
-    and where either is not finite, the step changes nothing but the count of steps.
+    if either is not finite, the step changes only the step count.
 
     Args:
-      model: views to logits; its batch norm synchronised over `sharding.AXIS`.
+      model: maps views to logits; batch norm is synchronised over `sharding.AXIS`.
       optimiser: of the parameters.
       objective: the terms of the loss.
       learning_rate: the optimiser's, for the metrics.

@@ -1,4 +1,4 @@
-"""What the downstream tasks learn from, choose by, and report: standard planes, and segmentation."""
+"""The downstream tasks, standard planes and segmentation: their frames, validation score and test."""
 
 import dataclasses
 import math
@@ -17,22 +17,22 @@ from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, 
 from awcl_jax.evaluate.segmentation import BACKGROUND, dice_of, iou_of, segmentation_scores
 from awcl_jax.runtime.errors import InputError
 
-_CHUNK = 256  # masks looked at a time
-_FEWEST = 100  # resamples, where only the value counts
+_CHUNK = 256  # masks read at a time
+_FEWEST = 100  # resamples, if only the value is used
 
 Columns = Mapping[str, Callable[[Int[np.ndarray, " b"]], np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a test.
+    """The result of a test.
 
     Attributes:
       scores: with their intervals.
-      baseline: of a prediction that looks at no frame.
+      baseline: scores of a prediction that ignores the frame.
       details: further plain values for `results.json`.
-      frames: of each test frame, what was predicted and how well.
-      draw: writes pictures into a folder.
+      frames: for each test frame, the prediction and its quality.
+      draw: writes pictures to a folder.
     """
 
     scores: list[Score]
@@ -55,11 +55,11 @@ class Frames:
         return self.part.index.patients[self.positions]
 
     def predict(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Num[np.ndarray, "n ..."]:
-        """What a model predicts of them."""
+        """Return a model's predictions for these frames."""
         return encode_frames(predict, variables, self.part.reader, self.positions, batch_size=batch_size)
 
     def row(self, i: int) -> dict[str, Any]:
-        """Whose frame the i-th is."""
+        """Return the id and the patient of the i-th frame."""
         index, position = self.part.index, self.positions[i]
         return {
             "frame": str(index.frame_ids[position]),
@@ -75,7 +75,7 @@ class Planes:
     """Task I: which anatomy a frame shows.
 
     Attributes:
-      names: of the anatomies that are told apart.
+      names: of the anatomies to classify.
       train, val, test: frames that show one of them, each with its number in `names`.
     """
 
@@ -90,13 +90,13 @@ class Planes:
         return len(self.names)
 
     def columns(self) -> Columns:
-        """What training reads of a frame."""
+        """Return the columns that training reads of a frame."""
         label_of = np.full(len(self.train.part.index), -1, np.int32)
         label_of[self.train.positions] = self.train.labels
         return {"image": self.train.part.reader.read, "label": lambda frames: label_of[frames]}
 
     def validate(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> dict[str, float]:
-        """Accuracy and macro-F1 on the validation patients."""
+        """Return accuracy and macro-F1 on the validation patients."""
         predictions = self.val.predict(predict, variables, batch_size=batch_size)
         scores = classification_scores(
             self.val.labels, predictions, self.val.patients, names=self.names, resamples=_FEWEST
@@ -104,7 +104,7 @@ class Planes:
         return {f"val/{score.name}": score.value for score in scores if score.name in ("accuracy", "macro_f1")}
 
     def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
-        """All there is to say on the test patients; the baseline always says the most frequent training anatomy."""
+        """Score on the test patients; the baseline always predicts the most frequent training anatomy."""
         from sklearn.metrics import confusion_matrix
 
         labels = self.test.labels
@@ -140,13 +140,13 @@ class Planes:
 def planes(
     selection: Splits, *, granularity: str, anatomies: Sequence[str], label_fraction: float, seed: int
 ) -> Planes:
-    """Task I on a dataset.
+    """Make task I on a dataset.
 
     Args:
       selection: its frames.
       granularity: of the anatomy.
-      anatomies: names of those to tell apart; without any, all that a frame shows.
-      label_fraction: share of the training patients' labelled frames that are learnt from.
+      anatomies: names of those to classify; if empty, all that a frame shows.
+      label_fraction: share of the training patients' labelled frames to train on.
       seed: of their draw.
 
     Raises:
@@ -156,31 +156,33 @@ def planes(
     index = selection.train.index
     all_names = index.fine_names if granularity == "fine" else index.coarse_names
     if unknown := set(anatomies) - set(all_names):
-        raise InputError(f"config.task.anatomies names {sorted(unknown)}; the data has {', '.join(all_names)}.")
+        raise InputError(
+            f"config.task.anatomies has unknown names {sorted(unknown)}; the data has {', '.join(all_names)}."
+        )
     parts = (selection.train, selection.val, selection.test)
     shown = np.unique(np.concatenate([part.index.labels(granularity) for part in parts])).tolist()
-    told_apart = [c for c, name in enumerate(all_names) if c in shown and (name in anatomies or not anatomies)]
-    # The last is what UNLABELLED, -1, points at.
+    classified = [c for c, name in enumerate(all_names) if c in shown and (name in anatomies or not anatomies)]
+    # UNLABELLED, -1, selects the last.
     class_of = np.full(len(all_names) + 1, -1)
-    class_of[told_apart] = range(len(told_apart))
+    class_of[classified] = range(len(classified))
 
     def labelled(part: Split, purpose: str) -> Frames:
         classes = class_of[part.index.labels(granularity)]
         positions = np.flatnonzero(classes >= 0)
         if not positions.size:
-            wanted = ", ".join(anatomies or all_names)
-            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to tell apart ({wanted}).")
+            choice = ", ".join(anatomies or all_names)
+            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({choice}).")
         return Frames(part, positions, classes[positions])
 
     train, val, test = map(labelled, parts, ("training", "validation", "test"))
     if np.unique(train.labels).size < 2:
         raise InputError(
-            f"The training frames of {index.path} show {all_names[told_apart[train.labels[0]]]} only: there is nothing "
-            "to tell apart."
+            f"The training frames of {index.path} show only {all_names[classified[train.labels[0]]]}. Training "
+            "needs at least two anatomies."
         )
     kept = keep_label_fraction(train.labels, label_fraction, seed=seed)
     train = Frames(train.part, train.positions[kept], train.labels[kept])
-    return Planes(tuple(all_names[c] for c in told_apart), train, val, test)
+    return Planes(tuple(all_names[c] for c in classified), train, val, test)
 
 
 # Segmentation ---------------------------------------------------------------------------------------------------------
@@ -188,11 +190,11 @@ def planes(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Tasks II and III: of what a frame's pixels are.
+    """Tasks II and III: which structure each pixel of a frame belongs to.
 
     Attributes:
       names: of the classes in the masks, the background first.
-      head: classes that make up the head whose circumference is measured; none to measure none.
+      head: classes that make up the head, for its circumference; if empty, none is measured.
       train, val, test: frames with a mask.
     """
 
@@ -208,18 +210,18 @@ class Segmentation:
         return len(self.names)
 
     def columns(self) -> Columns:
-        """What training reads of a frame."""
+        """Return the columns that training reads of a frame."""
         return {"image": self.train.part.reader.read, "mask": self.train.part.reader.read_masks}
 
     def validate(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> dict[str, float]:
-        """Dice on the validation patients, of each structure and their mean."""
+        """Return Dice on the validation patients, of each structure and their mean."""
         predictions = self.val.predict(predict, variables, batch_size=batch_size)
         dice = dice_of(predictions, _masks(self.val), classes=self.classes)
         scores = mean_scores(dice, self.val.patients, names=self.names[1:], mean="mean", resamples=_FEWEST)
         return {"val/dice" if score.name == "mean" else f"val/dice_of/{score.name}": score.value for score in scores}
 
     def examine(self, predict: EncodeFn, variables: PyTree, *, batch_size: int) -> Outcome:
-        """All there is to say on the test patients; the baseline marks nothing."""
+        """Score on the test patients; the baseline marks nothing."""
         masks, patients = _masks(self.test), self.test.patients
         predictions = self.test.predict(predict, variables, batch_size=batch_size)
         scores, baseline = (
@@ -238,7 +240,7 @@ class Segmentation:
             measures |= {"hc_mm": measured, "hc_reference_mm": reference}
             details["hc_reference"] = "mask" if of_masks is reference else "publisher"
             if of_masks is not reference:
-                # How far the way of measuring is off by itself.
+                # The error of the measurement itself.
                 scores += prefixed("hc_of_masks", agreement_scores(of_masks, reference, patients))
 
         def draw(folder: Path) -> None:
@@ -266,7 +268,7 @@ class Segmentation:
     def _circumferences(
         self, predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Of the predictions, of the reference, and of the reference masks; these are the reference without another."""
+        """Measure predictions, reference and reference masks; the last two are the same without a published one."""
         reader, positions = self.test.part.reader, self.test.positions
         pixels = reader.pixel_sizes(positions)
         measured, of_masks = (
@@ -277,8 +279,8 @@ class Segmentation:
         reference = of_masks if np.isnan(published).all() else published
         if np.isnan(reference).all():
             raise InputError(
-                f"No test frame of {self.test.part.index.path} has a head whose circumference is known; turn its "
-                "measurement off by --config.task.head='()'."
+                f"No test frame of {self.test.part.index.path} has a head whose circumference is known. Disable its "
+                "measurement with --config.task.head='()'."
             )
         return measured, reference, of_masks
 
@@ -289,39 +291,41 @@ class Segmentation:
 def segmentation(
     selection: Splits, *, head: Sequence[str], empty_frames: bool, label_fraction: float, seed: int
 ) -> Segmentation:
-    """Task II on a dataset, or III on another.
+    """Make task II, or III, on a dataset.
 
     Args:
       selection: its frames.
-      head: names of the classes that make up the head; none to measure none.
-      empty_frames: take also frames whose mask shows nothing. Where these are many, and some show what is only not
-        outlined (as a scan's frames on the way to a plane), they teach to find nothing.
-      label_fraction: share of the training patients' frames that are learnt from; of each structure one at least.
+      head: names of the classes that make up the head; if empty, none is measured.
+      empty_frames: also use frames whose mask is empty. If there are many, and some show a structure that was not
+        outlined (such as a scan's frames on the way to a plane), training learns to mark nothing.
+      label_fraction: share of the training patients' frames to train on; at least one per structure.
       seed: of their draw.
 
     Raises:
       InputError: there are no masks, a split shows no structure, a name is unknown, pixels have no size where the head
-        is to be measured, or the fraction leaves fewer frames than there are structures.
+        would be measured, or the fraction leaves fewer frames than there are structures.
     """
     path, names = selection.train.index.path, selection.train.reader.mask_names
     if not names:
-        raise InputError(f"Segmentation needs masks, and the dataset {path} has none; take another dataset.")
+        raise InputError(f"Segmentation needs masks; the dataset {path} has none. Choose another dataset.")
     if unknown := set(head) - set(names[1:]):
-        raise InputError(f"config.task.head names {sorted(unknown)}; the masks of {path} show {', '.join(names[1:])}.")
-    found: dict[str, Frames] = {}
+        raise InputError(
+            f"config.task.head has unknown names {sorted(unknown)}; the masks of {path} show {', '.join(names[1:])}."
+        )
+    splits: dict[str, Frames] = {}
     for purpose, part in (("training", selection.train), ("validation", selection.val), ("test", selection.test)):
         structures = _largest_structures(part, len(names))
         if not structures.any():
             raise InputError(
-                f"No {purpose} mask of {path} shows any of {', '.join(names[1:])}: there is nothing there."
+                f"No {purpose} mask of {path} shows any of {', '.join(names[1:])}. Choose another dataset."
             )
         positions = np.flatnonzero((structures != BACKGROUND) | empty_frames)
-        found[purpose] = Frames(part, positions, structures[positions])
-    train, val, test = found.values()
+        splits[purpose] = Frames(part, positions, structures[positions])
+    train, val, test = splits.values()
     if head and np.isnan(test.part.reader.pixel_sizes(test.positions)).all():
         raise InputError(
-            f"The dataset {path} does not tell the size of a pixel, so that no head can be measured in millimetres; "
-            "turn that off by --config.task.head='()'."
+            f"The dataset {path} has no pixel sizes, so no head can be measured in millimetres. Disable the "
+            "measurement with --config.task.head='()'."
         )
     kept = keep_label_fraction(train.labels, label_fraction, seed=seed)
     train = Frames(train.part, train.positions[kept], train.labels[kept])
@@ -329,14 +333,14 @@ def segmentation(
 
 
 def _largest_structures(part: Split, classes: int) -> Int[np.ndarray, " n"]:
-    """The structure of most pixels in each mask, BACKGROUND where there is none."""
-    found = np.full(len(part.index), BACKGROUND)
-    for start in range(0, found.size, _CHUNK):
-        frames = np.arange(start, min(start + _CHUNK, found.size))
+    """Return the largest structure in each mask, BACKGROUND for an empty mask."""
+    largest = np.full(len(part.index), BACKGROUND)
+    for start in range(0, largest.size, _CHUNK):
+        frames = np.arange(start, min(start + _CHUNK, largest.size))
         masks = part.reader.read_masks(frames)
         areas = np.stack([(masks == c).sum(axis=(1, 2)) for c in range(1, classes)], axis=1)
-        found[frames] = np.where(areas.any(axis=1), 1 + areas.argmax(axis=1), BACKGROUND)
-    return found
+        largest[frames] = np.where(areas.any(axis=1), 1 + areas.argmax(axis=1), BACKGROUND)
+    return largest
 
 
 def _masks(frames: Frames) -> UInt8[np.ndarray, "n h w"]:

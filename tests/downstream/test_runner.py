@@ -1,4 +1,4 @@
-"""Whole downstream runs on a small phantom: what they learn, what they leave behind, and how they go on."""
+"""Whole downstream runs on a small phantom: what they learn, which files they write, and how they resume."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def tiny(phantom, task=downstream_segmentation, **fields):
 
 @pytest.fixture(scope="module")
 def segmented(phantom, tmp_path_factory):
-    """Folder and results of a segmentation with everything on."""
+    """Return folder and results of a segmentation with all options on."""
     workdir = tmp_path_factory.mktemp("run") / "segmentation"
     training = {"train.steps": 200, "train.validate_every": 100}
     return workdir, downstream.run(tiny(phantom, **training, **{"report.pictures": True}), workdir)
@@ -57,7 +57,7 @@ def test_a_segmentation_finds_more_than_background(segmented):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_what_a_user_looks_for(segmented):
+def test_a_run_writes_the_files_that_users_look_for(segmented):
     workdir, results = segmented
     for name in ("loss.png", "overlays.png", "head_circumference.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
@@ -101,7 +101,7 @@ def test_a_classification_beats_the_most_frequent_anatomy(phantom, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [downstream_segmentation, downstream_planes], ids=["segmentation", "planes"])
-def test_a_run_that_dies_goes_on_bit_for_bit(task, phantom, tmp_path, monkeypatch):
+def test_a_run_that_dies_resumes_bit_for_bit(task, phantom, tmp_path, monkeypatch):
     config = tiny(phantom, task, **{"train.steps": 24, "train.validate_every": 8})
     unbroken = downstream.run(config, tmp_path / "unbroken")
 
@@ -139,7 +139,7 @@ def test_patience_ends_a_run_for_good_and_the_best_is_tested(phantom, tmp_path, 
 
 @pytest.fixture(scope="module")
 def pretrained(phantom, tmp_path_factory):
-    """Folder of a short pretraining run."""
+    """Return the folder of a short pretraining run."""
     folder = tmp_path_factory.mktemp("pretrained") / "fine"
     steps = {"train.steps": 2, "train.checkpoint_every": 1, "optim.warmup_steps": 0}
     pretrain.run(tiny_pretraining(phantom, **steps), folder)
@@ -192,7 +192,7 @@ def test_patience_counts_validations_since_the_best(scores, best, out):
 
 
 def records(*patients, masks=True, **fields):
-    """Two frames of each patient: of the femur, and of the abdomen, where there is a brain in the mask."""
+    """Return two frames of each patient: of the femur, and of the abdomen with a brain in its mask."""
     brain = cv2.circle(np.zeros((32, 40), np.uint8), (20, 16), 8, 1, -1)
     made = []
     for patient in patients:
@@ -208,14 +208,24 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
 @pytest.mark.parametrize(
     ("task", "fields", "given", "said"),
     [
-        (downstream_segmentation, {}, {"masks": False}, "needs masks, and the dataset .* has none"),
+        (
+            downstream_segmentation,
+            {},
+            {"masks": False},
+            r"needs masks; the dataset .* has none\. Choose another dataset",
+        ),
         (downstream_segmentation, {"task.head": ("skull",)}, {}, r"\['skull'\]; the masks of .* show brain"),
         (downstream_segmentation, {}, {"mask": np.zeros((32, 40), np.uint8)}, "No training mask .* shows any of brain"),
-        (downstream_segmentation, {}, {"pixel_mm": np.nan}, "does not tell the size of a pixel.*config.task.head"),
+        (downstream_segmentation, {}, {"pixel_mm": np.nan}, "has no pixel sizes.*config.task.head"),
         (downstream_segmentation, {"task.label_fraction": 0.1}, {}, "leaves 1 of 12 training frames, fewer than the 2"),
         (downstream_planes, {"task.anatomies": ("toes",)}, {}, r"\['toes'\]; the data has abdomen"),
         (downstream_planes, {"task.anatomies": ("thorax",)}, {}, "No training frame .* shows any of .*thorax"),
-        (downstream_planes, {"task.anatomies": ("femur",)}, {}, "show femur only: there is nothing to tell apart"),
+        (
+            downstream_planes,
+            {"task.anatomies": ("femur",)},
+            {},
+            r"show only femur\. Training needs at least two anatomies",
+        ),
         (downstream_planes, {"task.label_fraction": 0.05}, {}, "leaves 1 of 12 training frames, fewer than the 2"),
         (downstream_planes, {"data.path": "no-such-folder"}, {}, "There is no folder no-such-folder"),
         (downstream_planes, {"data.path": "", "data.dataset": "hc18"}, {}, "ingest hc18"),
@@ -224,9 +234,7 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_run_that_cannot_work_is_refused_before_its_folder_is_made(
-    task, fields, given, said, prepare_frames, tmp_path
-):
+def test_an_invalid_run_is_refused_before_its_folder_is_made(task, fields, given, said, prepare_frames, tmp_path):
     data = prepare_frames(
         masks=given.get("masks", True), **{split: records(*who, **given) for split, who in SPLITS.items()}
     )
@@ -258,7 +266,7 @@ def test_frames_without_a_structure_may_be_left_out(prepare_frames):
     ],
     ids=str,
 )
-def test_an_encoder_that_does_not_fit_is_refused_with_both_named(fields, said, prepare_frames, tmp_path):
+def test_an_encoder_of_other_form_is_refused_with_both_named(fields, said, prepare_frames, tmp_path):
     open_run(tmp_path / "pretrained", config=to_dict(fine.get_config("tiny")), fingerprint="f00d")
     if fields:
         (tmp_path / "pretrained" / "checkpoints" / "5").mkdir(parents=True)
@@ -270,17 +278,17 @@ def test_an_encoder_that_does_not_fit_is_refused_with_both_named(fields, said, p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_downstream_run_is_no_encoder_to_start_from(prepare_frames, tmp_path):
+def test_a_downstream_run_is_refused_as_the_encoder(prepare_frames, tmp_path):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes)
     open_run(tmp_path / "before", config=to_dict(config), fingerprint="f00d")
     (tmp_path / "before" / "checkpoints" / "5").mkdir(parents=True)
     config.encoder.init = str(tmp_path / "before" / "checkpoints" / "5")
-    with pytest.raises(InputError, match="is a downstream run"):
+    with pytest.raises(InputError, match=r"is a downstream run\. Set config.encoder.init to a pretraining run"):
         downstream.run(config, tmp_path / "run")
 
 
-def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
+def test_training_starts_from_a_file_of_weights(prepare_frames, tmp_path):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})
     shapes = jax.eval_shape(
@@ -299,7 +307,7 @@ def test_a_file_of_weights_is_where_training_starts(prepare_frames, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_encoder_given_is_where_training_starts(prepare_frames, monkeypatch):
+def test_training_starts_from_the_configured_encoder(prepare_frames, monkeypatch):
     data = prepare_frames(**{split: records(*who, masks=False) for split, who in SPLITS.items()})
     config = tiny(data, downstream_planes, **{"model.width_factor": 0.0625})
     random = downstream.begin_state(downstream.set_up(config), seed=0).wait()

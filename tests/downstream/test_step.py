@@ -1,4 +1,4 @@
-"""The same numbers on 1, 2 and 8 devices; the losses by hand; a frozen encoder that stays as it was."""
+"""The same numbers on 1, 2 and 8 devices; the losses by hand; a frozen encoder that does not change."""
 
 import functools
 
@@ -48,7 +48,7 @@ def batches():
 
 
 def take_steps(kind, devices=1, via="shard_map", *, frozen=False, optimiser=SGD):
-    """State before, state after a few steps, and their metrics."""
+    """Return the state before, the state after a few steps, and their metrics."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     model, objective = make_model(kind, frozen=frozen), getattr(downstream_step, kind)
     body = downstream_step.make_step(
@@ -69,7 +69,7 @@ def take_steps(kind, devices=1, via="shard_map", *, frozen=False, optimiser=SGD)
 
 @pytest.fixture(scope="module", autouse=True)
 def smooth():
-    """Rounding may turn a ReLU on or off, which the gradient shows; with a smooth one what is exact is exact."""
+    """Replace ReLU by a smooth function: rounding may switch a ReLU, which changes the gradient."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn, "relu", nn.softplus)
         yield
@@ -77,7 +77,7 @@ def smooth():
 
 @pytest.fixture(scope="module")
 def on_one_device(smooth):
-    """By kind, what `take_steps` gives."""
+    """Return the results of `take_steps` by kind."""
     return functools.cache(take_steps)
 
 
@@ -115,7 +115,7 @@ def test_steps_train_everything(on_one_device, kind, module):
 
 @pytest.mark.parametrize("kind", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_a_frozen_encoder_stays_as_it_was(kind):
-    # Weight decay and momentum move a parameter without a gradient, unless it is kept from them.
+    # Weight decay and momentum move a parameter without a gradient, unless it is excluded.
     adamw = make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.1, clip_norm=1.0)
     before, after, reports = take_steps(kind, frozen=True, optimiser=train_all_but(adamw, "encoder"))
     for tree in ("params", "batch_stats"):
@@ -132,7 +132,7 @@ def test_a_frozen_encoder_stays_as_it_was(kind):
 
 
 def slow_dice_loss(logits, masks):
-    """As the formula says, pixel by pixel in float64."""
+    """Compute the formula pixel by pixel in float64."""
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(-1, keepdims=True)
     dices = []
