@@ -131,12 +131,12 @@ def test_a_file_where_the_folder_should_be_is_one_line(frames, tmp_path):
         ({"sampler.scans_per_anatomy": 9}, "too few for 1 anatomies x 9 scans"),
         ({"anatomy_ratio": 0.0}, "No training frame has a label"),
         ({"data.val_share": 0.99}, "leaves none for training"),
-        ({"eval.anatomies": ("heart",)}, r"config.eval.anatomies names \['heart'\]"),
+        ({"eval.anatomies": ("heart",)}, r"config.eval.anatomies has unknown names \['heart'\]"),
         ({"eval.anatomies": ("thorax",)}, "thorax|labelled"),
     ],
     ids=str,
 )
-def test_a_run_that_cannot_work_is_refused_before_its_folder_is_made(fields, said, frames, tmp_path):
+def test_an_invalid_run_is_refused_before_its_folder_is_made(fields, said, frames, tmp_path):
     config = default_config()
     config.data.path, config.sampler.batch_size, config.sampler.scans_per_anatomy = str(frames), 8, 2
     config.eval.batch_size = 8
@@ -149,7 +149,7 @@ def test_a_run_that_cannot_work_is_refused_before_its_folder_is_made(fields, sai
 
 
 @pytest.mark.slow
-def test_a_run_trains_and_the_same_command_again_finds_it_finished(frames, tmp_path):
+def test_a_run_trains_and_the_same_command_finds_it_finished(frames, tmp_path):
     arguments = (
         *(f"{FINE}:tiny", f"--config.data.path={frames}", "--config.sampler.batch_size=8"),
         *("--config.sampler.scans_per_anatomy=2", "--config.train.steps=6", "--config.train.log_every=2"),

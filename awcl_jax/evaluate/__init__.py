@@ -1,1 +1,1 @@
-"""What features are worth: encoding, nearest neighbours, linear probe, overlap of masks, and the tables of scores."""
+"""Evaluation: encoding, nearest neighbours, linear probe, overlap of masks, and the tables of scores."""

@@ -18,14 +18,14 @@ EncodeFn = Callable[[PyTree, Array], Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """An encoder that is trained no more.
+    """An encoder whose training has ended.
 
     Attributes:
       encode: (variables, uint8 frames [b, frame_size, frame_size]) -> features [b, f], compiled.
       variables: of the encoder.
-      frame_size: edge in pixels of its frames.
-      origin: which encoder it is, in words.
-      mask_overlays: whether its frames are without what is written around the sector.
+      frame_size: edge of its frames in pixels.
+      origin: text that names the encoder.
+      mask_overlays: whether text around the sector is masked in its frames.
     """
 
     encode: EncodeFn
@@ -37,9 +37,9 @@ class FrozenEncoder:
 
 @lru_cache(maxsize=8)
 def make_encode(model: nn.Module, options: Augmentation) -> EncodeFn:
-    """The compiled way from frames to features: no augmentation, running statistics of batch norm.
+    """Compile the map from frames to features: no augmentation, running statistics of batch norm.
 
-    Runs of one process that are alike in both compile it once.
+    Runs of one process with the same model and options compile it once.
     """
 
     @jax.jit
@@ -54,17 +54,17 @@ def make_encode(model: nn.Module, options: Augmentation) -> EncodeFn:
 def encode_frames(
     encode: EncodeFn, variables: PyTree, reader: Reader, frames: Int[np.ndarray, " n"], *, batch_size: int
 ) -> Shaped[np.ndarray, "n ..."]:
-    """Features of frames, or what else a model makes of each, a batch at a time.
+    """Return features (or other outputs of a model) of frames, computed in batches.
 
     Args:
       encode: (variables, uint8 frames [b, h, w]) -> features [b, *f], compiled.
       variables: of the encoder.
       reader: pictures of the frames.
-      frames: which frames, as the reader counts them.
-      batch_size: frames that are read and encoded at a time.
+      frames: numbers of frames in the reader.
+      batch_size: frames read and encoded at a time.
 
     Returns:
-      features [n, *f] of the type that `encode` gives, in the order of `frames`.
+      features [n, *f] of the type that `encode` returns, in the order of `frames`.
     """
     parts = (frames[start : start + batch_size] for start in range(0, frames.size, batch_size))
     images = (reader.read(part) for part in parts)
@@ -74,20 +74,20 @@ def encode_frames(
 def encode_batches(
     encode: EncodeFn, variables: PyTree, batches: Iterable[UInt8[np.ndarray, "_ h w"]], *, batch_size: int
 ) -> Iterator[Shaped[np.ndarray, "_ ..."]]:
-    """Features of frames that come in batches, one for each batch; the next is read while the devices work on one.
+    """Yield features for each batch of frames; the next batch is read while the devices compute.
 
     Args:
       encode: (variables, uint8 frames [b, h, w]) -> features [b, *f], compiled.
       variables: of the encoder.
       batches: frames of one size, from one to `batch_size` at a time.
-      batch_size: frames that are encoded at a time; rounded up to a multiple of this process's devices.
+      batch_size: frames encoded at a time; rounded up to a multiple of this process's devices.
     """
     mesh = sharding.make_mesh(jax.local_devices())
     batch_size = -(-batch_size // mesh.size) * mesh.size
     variables = sharding.replicate(sharding.local_copy(variables), mesh)
     waiting: tuple[Array, int] | None = None
     for images in batches:
-        # A batch is filled up with frames that are cut off again, so that one shape is compiled.
+        # A short batch is padded with frames that are cut off again, so that only one shape is compiled.
         filled = np.resize(images, (batch_size, *images.shape[1:]))
         encoded = encode(variables, jax.device_put(filled, sharding.rows_over_devices(mesh)))
         if waiting is not None:

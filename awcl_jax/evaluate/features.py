@@ -1,4 +1,4 @@
-"""Features of frames with their labels and patients: what every evaluator of a frozen encoder reads."""
+"""Features of frames with their labels and patients, the input of every evaluator of a frozen encoder."""
 
 import dataclasses
 import itertools
@@ -16,8 +16,8 @@ class FeatureSet:
 
     Attributes:
       features: [n, f], finite.
-      labels: [n] anatomy of each frame, UNLABELLED where there is none.
-      patients: [n] whose frame it is.
+      labels: [n] anatomy of each frame, UNLABELLED for none.
+      patients: [n] patient of each frame.
 
     Raises:
       InputError: the arrays differ in length, or a feature is not finite.
@@ -30,31 +30,31 @@ class FeatureSet:
     def __post_init__(self) -> None:
         lengths = (len(self.features), len(self.labels), len(self.patients))
         if len(set(lengths)) != 1:
-            raise InputError(f"Features, labels and patients are of the same frames; got {lengths} of them.")
+            raise InputError(f"Features, labels and patients must have the same length; got {lengths}.")
         broken = np.count_nonzero(~np.isfinite(self.features).all(axis=-1))
         if broken:
             raise InputError(
-                f"Features must be finite; those of {broken} of {len(self.features)} frames are not: "
-                "the encoder has diverged, so evaluate an earlier checkpoint or lower the learning rate."
+                f"Features must be finite; those of {broken} of {len(self.features)} frames are not. "
+                "The encoder has diverged: evaluate an earlier checkpoint or lower the learning rate."
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def labelled(self) -> "FeatureSet":
-        """Only the frames that carry a label.
+        """Return only the frames with a label.
 
         Raises:
           InputError: there are none.
         """
         kept = self.labels != UNLABELLED
         if not kept.any():
-            raise InputError(f"An evaluator needs labelled frames; none of these {len(self)} frames carries a label.")
+            raise InputError(f"An evaluator needs labelled frames; none of these {len(self)} frames has a label.")
         return FeatureSet(self.features[kept], self.labels[kept], self.patients[kept])
 
 
 def check_patients_apart(**sets: FeatureSet) -> None:
-    """Refuse sets that share a patient: frames of one patient are alike, and a test on them would flatter.
+    """Reject sets that share a patient: frames of one patient are alike, so a test on them would be too good.
 
     Args:
       **sets: the feature sets by name, as in `check_patients_apart(train=train, test=test)`.
@@ -66,6 +66,6 @@ def check_patients_apart(**sets: FeatureSet) -> None:
         shared = np.intersect1d(ones.patients, others.patients)
         if shared.size:
             raise InputError(
-                f"A patient belongs to one split only; {shared.size} are in both {one} and {other} "
-                f"(the first is {shared[0]}): split by patient, not by frame."
+                f"A patient must be in one split only; {shared.size} are in both {one} and {other} "
+                f"(the first is {shared[0]}). Split by patient, not by frame."
             )

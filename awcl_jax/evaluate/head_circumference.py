@@ -1,4 +1,4 @@
-"""Head circumference from a mask, and how far it agrees with a reference."""
+"""Measure the head circumference in a mask, and its agreement with a reference."""
 
 import math
 
@@ -9,16 +9,16 @@ from jaxtyping import Bool, Float, Int
 from awcl_jax.evaluate.scores import Score, patient_sums, resampled, with_intervals
 from awcl_jax.runtime.errors import InputError
 
-_FEWEST_POINTS = 5  # that determine an ellipse
+_FEWEST_POINTS = 5  # needed to determine an ellipse
 
 
 def head_circumference(mask: Bool[np.ndarray, "h w"], pixel_mm: Float[np.ndarray, "2"]) -> float:
-    """Circumference in millimetres of the ellipse fitted to the largest connected part of a mask.
+    """Return the circumference in millimetres of the ellipse fitted to the largest connected part of a mask.
 
-    The ellipse (Fitzgibbon & Fisher 1995, `cv2.fitEllipse`) goes through the middles between the outermost pixels and
-    their neighbours outside, in millimetres, so that pixels need not be square; one through the outermost pixels
-    themselves would be short by about pi times a pixel. Where the part ends at the picture's border there is no outline
-    and no point. Its circumference by its semi-axes is Ramanujan's (1914)
+    The ellipse (Fitzgibbon & Fisher 1995, `cv2.fitEllipse`) is fitted to the midpoints between the outermost pixels and
+    their neighbours outside, in millimetres, so that pixels need not be square; through the outermost pixels themselves
+    it would be short by about pi times a pixel. At the picture's border the part has no outline and no points. The
+    circumference, from the semi-axes a and b, is Ramanujan's (1914)
 
         pi (3 (a + b) - sqrt((3 a + b) (a + 3 b)))
 
@@ -27,7 +27,7 @@ def head_circumference(mask: Bool[np.ndarray, "h w"], pixel_mm: Float[np.ndarray
       pixel_mm: height and width of a pixel.
 
     Returns:
-      NaN where there is no head to measure: an empty mask, a speck, or a line.
+      NaN for a mask without a head to measure: empty, a speck, or a line.
     """
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
@@ -39,20 +39,20 @@ def head_circumference(mask: Bool[np.ndarray, "h w"], pixel_mm: Float[np.ndarray
     _, axes, _ = cv2.fitEllipse(points.astype(np.float32))
     b, a = sorted(axis / 2 for axis in axes)
     extent = float(np.hypot(*np.ptp(points, axis=0)))
-    # Points on a part of an ellipse only may fit one that is far larger than all they span, or a line.
+    # Points on only a part of an ellipse may fit one far larger than their extent, or a line.
     if not (b > 0 and a < 2 * extent):
         return math.nan
     return math.pi * (3 * (a + b) - math.sqrt((3 * a + b) * (a + 3 * b)))
 
 
 def _filled(part: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The part without its holes."""
+    """Fill the holes of the part."""
     contours, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros(part.shape, np.uint8), contours, -1, 1, cv2.FILLED) != 0
 
 
 def _outline(part: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "p 2"]:
-    """(x, y) between every two neighbouring pixels of which one is in the part and one is not."""
+    """Return (x, y) midway between neighbouring pixels of which only one is in the part."""
     y, x = np.nonzero(part[:, 1:] != part[:, :-1])
     beside = np.stack([x + 0.5, y], axis=1)
     y, x = np.nonzero(part[1:] != part[:-1])
@@ -67,19 +67,19 @@ def agreement_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """How far measurements agree with a reference, in millimetres, with 95% intervals over patients.
+    """Score the agreement of measurements with a reference, in millimetres, with 95% intervals over patients.
 
     With the differences d = measured - reference of the frames that have both, and s their standard deviation (n - 1),
 
         mae = mean |d|,    bias = mean d,    limit_low, limit_high = bias -+ 1.96 s
-        unmeasured = share of the frames with a reference for which nothing was measured
+        unmeasured = share of the frames with a reference but no measurement
 
-    The limits are those of agreement, between which 95% of normal differences lie (Bland & Altman 1986, Lancet 327).
+    The limits are the limits of agreement, which contain 95% of normal differences (Bland & Altman 1986, Lancet 327).
 
     Args:
-      measured: NaN where there was nothing to measure.
-      reference: NaN where there is none.
-      patients: [n] whose frame it is.
+      measured: NaN for no measurement.
+      reference: NaN for no reference.
+      patients: [n] patient of each frame.
       resamples: draws of the bootstrap.
       seed: of the draws.
 
@@ -89,13 +89,13 @@ def agreement_scores(
     Raises:
       InputError: no frame has a reference.
     """
-    wanted = ~np.isnan(reference)
-    if not wanted.any():
+    known = ~np.isnan(reference)
+    if not known.any():
         raise InputError(f"None of the {len(reference)} frames has a reference to compare a measurement with.")
-    missed = np.where(wanted, np.isnan(measured), np.nan)
+    missed = np.where(known, np.isnan(measured), np.nan)
     d = measured - reference
     tables = patient_sums(np.stack([np.abs(d), d, d**2, missed], axis=1), patients)
-    both, of = ~np.isnan(d), (int(wanted.sum()), len(np.unique(patients[wanted])))
+    both, of = ~np.isnan(d), (int(known.sum()), len(np.unique(patients[known])))
     counts = (int(both.sum()), len(np.unique(patients[both])))
     return with_intervals(
         ["mae_mm", "bias_mm", "limit_low_mm", "limit_high_mm", "unmeasured"],

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features: the quickest look at what an encoder has learnt."""
+"""Weighted nearest neighbours on frozen features: the quickest evaluation of an encoder."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from awcl_jax.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KNN:
-    """Each frame is given the anatomy for which its nearest training frames vote most.
+    """A classifier that assigns each frame the anatomy with most votes of its nearest training frames.
 
         vote(c) = sum over the nearest k training frames i of anatomy c of exp(cos(x, x_i) / temperature)
 
     after Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination", Sec. 3.4 (there
-    k = 200 and temperature = 0.07, on ImageNet). Of a training set smaller than `neighbours`, all frames vote.
+    k = 200 and temperature = 0.07, on ImageNet). In a training set smaller than `neighbours`, all frames vote.
 
     Attributes:
-      neighbours: k, how many training frames vote.
-      temperature: the lower, the more the very nearest count.
+      neighbours: k, number of training frames that vote.
+      temperature: the lower, the more the nearest frames count.
       resamples: draws of the bootstrap over patients.
       seed: of these draws.
 
@@ -37,17 +37,17 @@ class KNN:
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
-            raise InputError(f"At least one neighbour votes; got neighbours={self.neighbours}.")
+            raise InputError(f"neighbours must be >= 1; got {self.neighbours}.")
         if not self.temperature > 0:
-            raise InputError(f"The temperature of the neighbours' votes is above 0; got {self.temperature}.")
+            raise InputError(f"The kNN temperature must be > 0; got {self.temperature}.")
 
     def run(self, train: FeatureSet, test: FeatureSet, names: Sequence[str]) -> list[Score]:
-        """Scores on the labelled test frames, named `knn/accuracy`, `knn/macro_f1`, `knn/f1/NAME` and so on.
+        """Return scores on the labelled test frames, named `knn/accuracy`, `knn/macro_f1`, `knn/f1/NAME` and so on.
 
         Args:
           train: the frames that vote.
-          test: the frames to name, of other patients.
-          names: the anatomies that the labels stand for.
+          test: the frames to classify, of other patients.
+          names: the anatomies that the labels number.
 
         Raises:
           InputError: a set has no labelled frame, or a patient is in both.
@@ -60,7 +60,7 @@ class KNN:
         return prefixed("knn", scores)
 
     def predict(self, train: FeatureSet, test: FeatureSet) -> Int[np.ndarray, " n"]:
-        """The anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
+        """Return the anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
         from sklearn.neighbors import KNeighborsClassifier
 
         check_patients_apart(train=train, test=test)
@@ -71,6 +71,6 @@ class KNN:
         return classifier.fit(train.features, train.labels).predict(test.features)
 
     def _votes(self, distances: Float[np.ndarray, "n neighbours"]) -> Float[np.ndarray, "n neighbours"]:
-        # Distances are 1 - cos. Counting from the nearest leaves the order of the votes and cannot overflow.
+        # Distances are 1 - cos. Subtracting the nearest distance keeps the order of the votes and cannot overflow.
         distances = distances.astype(np.float64)
         return np.exp(-(distances - distances.min(axis=1, keepdims=True)) / self.temperature)

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features: how far anatomy is laid out along straight lines."""
+"""A linear classifier on frozen features: how linearly separable the anatomies are."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,23 +43,23 @@ class LinearProbe:
     def __post_init__(self) -> None:
         if not self.penalties or not all(penalty > 0 for penalty in (*self.penalties, self.default_penalty)):
             raise InputError(
-                f"The probe chooses from penalties above 0; got {self.penalties} and by default {self.default_penalty}."
+                f"The probe needs at least one penalty, all > 0; got {self.penalties}, default {self.default_penalty}."
             )
 
     def run(self, train: FeatureSet, val: FeatureSet | None, test: FeatureSet, names: Sequence[str]) -> list[Score]:
-        """Scores on the labelled test frames, named `probe/accuracy`, `probe/macro_f1`, `probe/f1/NAME` and so on.
+        """Return scores on the labelled test frames: `probe/accuracy`, `probe/macro_f1`, `probe/f1/NAME` and so on.
 
         A test frame of an anatomy that no training frame shows counts as an error: its F1 is 0 and is part of macro-F1.
 
         Args:
           train: the frames to fit.
-          val: the frames that choose the penalty, of other patients; None takes the default penalty.
-          test: the frames to name, of yet other patients.
-          names: the anatomies that the labels stand for.
+          val: the frames that choose the penalty, of other patients; None uses the default penalty.
+          test: the frames to classify, of yet other patients.
+          names: the anatomies that the labels number.
 
         Raises:
-          InputError: a set has no labelled frame, a patient is in two of them, or the training frames show one anatomy
-            only.
+          InputError: a set has no labelled frame, a patient is in two of them, or the training frames show only one
+            anatomy.
         """
         test = test.labelled()
         predictions = self.predict(train, val, test)
@@ -69,13 +69,13 @@ class LinearProbe:
         return prefixed("probe", scores)
 
     def predict(self, train: FeatureSet, val: FeatureSet | None, test: FeatureSet) -> Int[np.ndarray, " n"]:
-        """The anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
+        """Return the anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
         check_patients_apart(**{"train": train, "test": test} | ({"validation": val} if val is not None else {}))
         train = train.labelled()
         if len(np.unique(train.labels)) < 2:
             raise InputError(
-                f"A probe tells anatomies apart; all {len(train)} labelled training frames are of anatomy "
-                f"{train.labels[0]}: add frames of another."
+                f"A probe needs at least two anatomies; all {len(train)} labelled training frames are of anatomy "
+                f"{train.labels[0]}. Add frames of another."
             )
         if val is None:
             return _fit(train, self.default_penalty).predict(test.features.astype(np.float64))
@@ -103,7 +103,7 @@ def _fit(train: FeatureSet, penalty: float) -> Any:
 
     # scikit-learn weighs the summed cross-entropy by C and leaves the penalty at 1/2 ||W||^2.
     regression = LogisticRegression(C=1 / (penalty * len(train)), solver="lbfgs", max_iter=1000)
-    # L-BFGS is many small products, between which threads wait for each other by spinning: on two busy cores, 1,300
+    # L-BFGS makes many small products, between which threads spin while they wait: on two busy cores, 1,300
     # frames of 512 features took ten times as long with two threads as with one.
     with threadpool_limits(1):
         return make_pipeline(StandardScaler(), regression).fit(train.features.astype(np.float64), train.labels)

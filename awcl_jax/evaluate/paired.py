@@ -1,7 +1,8 @@
-"""Whether one method is better than another: the difference of their scores on the same frames.
+"""Compare two methods: the difference of their scores on the same frames.
 
-Two intervals that overlap say little, for both methods find the same patients hard. The paired bootstrap (Efron &
-Tibshirani 1993, ch. 8) draws patients once for both: an interval of the difference that leaves out 0 tells them apart.
+Overlapping intervals of two methods prove little, because both find the same patients hard. The paired bootstrap
+(Efron & Tibshirani 1993, ch. 8) draws patients once for both: if the interval of the difference excludes 0, the methods
+differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,19 +34,19 @@ def classification_differences(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Scores of `predictions` less those of `others`, with 95% intervals over patients drawn once for both.
+    """Return scores of `predictions` minus those of `others`, with 95% intervals over patients drawn once for both.
 
     Args:
       labels: [n] true anatomy of each frame.
       predictions: [n] anatomy by one method.
       others: [n] anatomy by the other.
-      patients: [n] whose frame it is.
+      patients: [n] patient of each frame.
       names: the anatomies.
       resamples: draws of the bootstrap.
       seed: of the draws.
 
     Returns:
-      As `scores.classification_scores`; above 0 where `predictions` are better.
+      As `scores.classification_scores`; above 0 if `predictions` are better.
 
     Raises:
       InputError: as `scores.classification_scores`.
@@ -70,12 +71,12 @@ def mean_differences(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Means over frames of `values` less those of `others` (such as Dice), with intervals drawn once for both.
+    """Return means over frames of `values` (such as Dice) minus those of `others`, with intervals drawn once for both.
 
     Args:
       values: c measurements of each frame by one method, NaN where a frame does not count.
       others: by the other method, of the same frames.
-      patients: [n] whose frame it is.
+      patients: [n] patient of each frame.
       names: of the measurements.
       mean: name of the mean over them.
       resamples: draws of the bootstrap.
@@ -85,13 +86,13 @@ def mean_differences(
       As `scores.mean_scores`.
 
     Raises:
-      InputError: the two methods count other frames, or there are none.
+      InputError: the two methods count different frames, or none.
     """
     counted = ~np.isnan(values)
     if values.shape != others.shape or (counted != ~np.isnan(others)).any():
-        raise InputError("Two methods are compared on the same frames; these were measured on others.")
+        raise InputError("Two methods must be compared on the same frames; these were measured on different frames.")
     if not counted.any():
-        raise InputError(f"None of these {len(values)} frames has any of {', '.join(names)}: there is no mean of them.")
+        raise InputError(f"None of these {len(values)} frames has any of {', '.join(names)}.")
     some = counted.any(axis=1)
     counts = [(int(some.sum()), len(np.unique(patients[some])))]
     counts += [(int(column.sum()), len(np.unique(patients[column]))) for column in counted.T]

@@ -1,6 +1,6 @@
 """Scores with intervals that respect patients.
 
-Frames of one patient are alike, so a thousand frames of ten patients say hardly more than ten frames. The bootstrap
+Frames of one patient are alike, so a thousand frames of ten patients prove hardly more than ten frames. The bootstrap
 (percentile intervals: Efron & Tibshirani 1993, ch. 13) therefore draws patients with replacement, each with all frames.
 """
 
@@ -20,15 +20,15 @@ _FEWEST_RESAMPLES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A number, how sure it is, and what it was measured on.
+    """A measurement with its interval and the number of frames and patients.
 
     Attributes:
-      name: what was measured, such as `knn/macro_f1` or `probe/f1/femur`.
+      name: of the measurement, such as `knn/macro_f1` or `probe/f1/femur`.
       value: the measurement.
-      low: lower end of the 95% interval; nan where fewer than two patients leave nothing to draw from.
+      low: lower end of the 95% interval; nan for fewer than two patients, where the bootstrap has nothing to draw.
       high: upper end of it.
-      frames: how many frames `value` rests on.
-      patients: how many patients these frames are of.
+      frames: number of frames behind `value`.
+      patients: number of patients of these frames.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Score:
 
 
 def prefixed(prefix: str, scores: Iterable[Score]) -> list[Score]:
-    """The same scores under the name `prefix/name`."""
+    """Return the same scores under the name `prefix/name`."""
     return [dataclasses.replace(score, name=f"{prefix}/{score.name}") for score in scores]
 
 
@@ -57,7 +57,7 @@ def classification_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Accuracy, balanced accuracy, macro-F1 and the F1 of each anatomy, with 95% intervals over patients.
+    """Return accuracy, balanced accuracy, macro-F1 and each anatomy's F1, with 95% intervals over patients.
 
     With the confusion matrix C[true, predicted],
 
@@ -68,21 +68,21 @@ def classification_scores(
 
     where the means are over the anatomies c that occur in `labels`: an anatomy that is only ever predicted lowers the
     recall of the true ones but has no F1 of its own (scikit-learn's `f1_score(..., labels=unique(labels),
-    average="macro")`). The same rule holds in every resample: an anatomy of which no frame was drawn is skipped.
+    average="macro")`). The same rule holds in every resample: an anatomy without a drawn frame is skipped.
 
     Scores on the same patients with the same seed use the same draws.
 
     Args:
       labels: [n] true anatomy of each frame, 0 to k - 1.
       predictions: [n] predicted anatomy, 0 to k - 1.
-      patients: [n] whose frame it is.
+      patients: [n] patient of each frame.
       names: the k anatomies.
-      resamples: draws of the bootstrap; at least 100, for the interval ends at the 2.5th and 97.5th percentile.
+      resamples: draws of the bootstrap; at least 100, because the interval ends at the 2.5th and 97.5th percentile.
       seed: of the draws.
 
     Returns:
       `accuracy`, `balanced_accuracy` and `macro_f1` with counts of all frames and patients, then `f1/NAME` of every
-      anatomy that occurs, in the order of `names`, with counts of its own frames and patients.
+      anatomy that occurs, in the order of `names`, with counts of its frames and patients.
 
     Raises:
       InputError: there is no frame, the lengths differ, an anatomy is outside `names`, or `resamples` is below 100.
@@ -108,7 +108,7 @@ def rate_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Precision and recall of each anatomy, with 95% intervals over patients.
+    """Return precision and recall of each anatomy, with 95% intervals over patients.
 
     With the confusion matrix C[true, predicted],
 
@@ -116,7 +116,7 @@ def rate_scores(
         recall/c = C[c, c] / sum_j C[c, j]
         macro_precision, macro_recall = mean over the anatomies c that occur in `labels`
 
-    Args and errors as in `classification_scores`; so are the draws and what is left out of them.
+    Args, errors, draws and skipped anatomies are as in `classification_scores`.
 
     Returns:
       `macro_precision` and `macro_recall`, then `precision/NAME` of every anatomy that occurs, then `recall/NAME`.
@@ -142,16 +142,16 @@ def mean_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Means over frames of several measurements, with 95% intervals over patients.
+    """Return means over frames of several measurements, with 95% intervals over patients.
 
         NAME = mean of values[i, c] over the frames i where it is not NaN
-        mean = mean of these over the measurements c that have any such frame
+        mean = mean of these over the measurements c with any such frame
 
     In a resample, a measurement that no drawn frame has is skipped. The draws are those of `classification_scores`.
 
     Args:
       values: c measurements of each frame, NaN where a frame does not count.
-      patients: [n] whose frame it is.
+      patients: [n] patient of each frame.
       names: of the measurements.
       mean: name of the mean over them.
       resamples: draws of the bootstrap; at least 100.
@@ -167,7 +167,7 @@ def mean_scores(
     counted = ~np.isnan(values).all(axis=1)
     overall = (int(counted.sum()), len(np.unique(patients[counted])))
     if not overall[0]:
-        raise InputError(f"None of these {len(values)} frames has any of {', '.join(names)}: there is no mean of them.")
+        raise InputError(f"None of these {len(values)} frames has any of {', '.join(names)}.")
     return with_intervals(
         [mean, *names],
         [overall, *_counts_of(tables[:, 1].astype(int))],
@@ -182,11 +182,11 @@ def with_intervals(
     values: Float[np.ndarray, " s"],
     draws: Float[np.ndarray, "r s"],
 ) -> list[Score]:
-    """Scores of these names with their counts of frames and patients; those of no frame are left out."""
+    """Return scores with these names and counts of frames and patients; scores without a frame are left out."""
     result = []
     for title, (n_frames, n_patients), value, drawn in zip(titles, counts, values, draws.T, strict=True):
         if n_frames:
-            # A draw may hold no frame of an anatomy; without any that does there is no interval.
+            # A draw may hold no frame of an anatomy; if no draw does, there is no interval.
             some = n_patients > 1 and not np.isnan(drawn).all()
             low, high = np.nanpercentile(drawn, [2.5, 97.5]) if some else (np.nan, np.nan)
             result.append(Score(title, float(value), float(low), float(high), frames=n_frames, patients=n_patients))
@@ -194,7 +194,7 @@ def with_intervals(
 
 
 def scores_as_json(scores: Iterable[Score]) -> dict[str, dict[str, Any]]:
-    """Scores by name as plain values; JSON has no NaN: the interval of a single patient's frames is null."""
+    """Return scores by name as plain values; JSON has no NaN, so a single patient's interval is null."""
 
     def plain(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -208,40 +208,40 @@ def check_classification(
     patients: Int[np.ndarray, " p"],
     names: Sequence[str],
 ) -> None:
-    """Refuse no frames, arrays of several lengths, and anatomies beyond `names`.
+    """Check labels, predictions and patients.
 
     Raises:
-      InputError: it is so.
+      InputError: there is no frame, the lengths differ, or an anatomy is outside `names`.
     """
     lengths = (len(labels), len(predictions), len(patients))
     if len(set(lengths)) != 1 or not len(labels):
         raise InputError(
-            f"Scores need one label, prediction and patient for each of at least one frame; got {lengths}."
+            f"Scores need a label, a prediction and a patient per frame, and at least one frame; got lengths {lengths}."
         )
     for what, anatomy in (("label", labels), ("prediction", predictions)):
         if anatomy.min() < 0 or anatomy.max() >= len(names):
             raise InputError(
-                f"Every {what} must be one of the {len(names)} anatomies 0 to {len(names) - 1}; they range from "
-                f"{anatomy.min()} to {anatomy.max()}: drop the unlabelled frames first."
+                f"Every {what} must be one of the {len(names)} anatomies 0 to {len(names) - 1}; got values from "
+                f"{anatomy.min()} to {anatomy.max()}. Drop unlabelled frames first."
             )
 
 
 def _counts_of(frames: Int[np.ndarray, "p k"]) -> list[tuple[int, int]]:
-    """Frames and patients of each column."""
+    """Return the counts of frames and patients of each column."""
     return [(int(column.sum()), int(np.count_nonzero(column))) for column in frames.T]
 
 
 def patient_confusions(
     labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], patients: Int[np.ndarray, " n"], k: int
 ) -> Int[np.ndarray, "p k k"]:
-    """Confusion matrix of each patient, in the order of the patients' numbers."""
+    """Return the confusion matrix of each patient, in the order of the patients' numbers."""
     unique, patient = np.unique(patients, return_inverse=True)
     cells = (patient * k + labels) * k + predictions
     return np.bincount(cells, minlength=len(unique) * k * k).reshape(len(unique), k, k)
 
 
 def patient_sums(values: Float[np.ndarray, "n c"], patients: Int[np.ndarray, " n"]) -> Float[np.ndarray, "p 2 c"]:
-    """Sum and number of the values of each patient that are not NaN, in the order of the patients' numbers."""
+    """Return sum and number of each patient's values that are not NaN, in the order of the patients' numbers."""
     unique, patient = np.unique(patients, return_inverse=True)
     sums = np.zeros((len(unique), 2, values.shape[1]))
     np.add.at(sums, patient, np.stack([np.nan_to_num(values), ~np.isnan(values)], axis=1))
@@ -249,14 +249,14 @@ def patient_sums(values: Float[np.ndarray, "n c"], patients: Int[np.ndarray, " n
 
 
 def resampled(tables: Shaped[np.ndarray, "p ..."], resamples: int, seed: int) -> Float[np.ndarray, "r ..."]:
-    """Sums of the patients' tables in each draw; the same draws for the same number of patients and seed.
+    """Return the sums of the patients' tables in each draw; same number of patients and seed, same draws.
 
     Raises:
       InputError: there are fewer than 100 resamples.
     """
     if resamples < _FEWEST_RESAMPLES:
         raise InputError(f"A 95% interval needs at least {_FEWEST_RESAMPLES} resamples; got {resamples}.")
-    # Drawing p patients with replacement is drawing how often each one comes; the table (such as the confusion matrix)
+    # Drawing p patients with replacement means drawing how often each occurs; the table (such as the confusion matrix)
     # of a draw is then a weighted sum, and all draws are one matrix product.
     p = len(tables)
     times = np.random.default_rng([seed, 0xB007]).multinomial(p, np.full(p, 1 / p), size=resamples)
@@ -266,7 +266,7 @@ def resampled(tables: Shaped[np.ndarray, "p ..."], resamples: int, seed: int) ->
 def scores_of(
     confusions: Float[np.ndarray, "*r k k"] | Int[np.ndarray, "*r k k"],
 ) -> Float[np.ndarray, "*r summaries_and_k"]:
-    """Accuracy, balanced accuracy, macro-F1 and the F1 of each anatomy, NaN where it does not occur."""
+    """Return accuracy, balanced accuracy, macro-F1 and the F1 of each anatomy, NaN for one that does not occur."""
     hits = np.diagonal(confusions, axis1=-2, axis2=-1)
     true, predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
     absent = np.full(hits.shape, np.nan)
@@ -290,7 +290,7 @@ def _rates_of(
 
 
 def means_of(sums: Float[np.ndarray, "*r 2 c"]) -> Float[np.ndarray, "*r one_and_c"]:
-    """The mean of means, then each mean, from sums and numbers; NaN where the number is 0."""
+    """Return the mean of means, then each mean, from sums and numbers; NaN if the number is 0."""
     total, number = sums[..., 0, :], sums[..., 1, :]
     means = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
     some = (number > 0).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""How well predicted masks cover the reference masks, structure by structure."""
+"""Overlap of predicted masks with reference masks, per structure."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ BACKGROUND = 0
 def dice_of(
     predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"], *, classes: int
 ) -> Float[np.ndarray, "n structures"]:
-    """Dice of each frame and structure, 2 |P and R| / (|P| + |R|) in pixels of the prediction P and the reference R.
+    """Return Dice per frame and structure: 2 |P and R| / (|P| + |R|), in pixels of prediction P and reference R.
 
-    NaN where the reference does not show the structure, as there is nothing to find then: an all-background prediction
-    has a Dice of 0 in every frame that counts. What is marked where nothing is, `false_positives` tells.
+    NaN if the reference does not show the structure, because there is nothing to find: an all-background prediction has
+    a Dice of 0 in every frame that counts. `false_positives` measures structures marked in frames without them.
 
     Args:
       predictions: a class id for each pixel.
       masks: of the reference.
-      classes: k, the background (class 0, which is no structure) among them.
+      classes: k, including the background (class 0, not a structure).
 
     Returns:
       [n, k - 1].
@@ -34,7 +34,7 @@ def dice_of(
 def iou_of(
     predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"], *, classes: int
 ) -> Float[np.ndarray, "n structures"]:
-    """Intersection over union of each frame and structure, |P and R| / |P or R|; NaN and arguments as in `dice_of`."""
+    """Return intersection over union per frame and structure, |P and R| / |P or R|; otherwise as `dice_of`."""
     both, predicted, true = _areas(predictions, masks, classes)
     return np.divide(both, predicted + true - both, out=np.full(both.shape, np.nan), where=true > 0)
 
@@ -42,7 +42,7 @@ def iou_of(
 def false_positives(
     predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"], *, classes: int
 ) -> Float[np.ndarray, "n structures"]:
-    """1 where a structure is marked in a frame without it, 0 where it is not; NaN where the reference shows it."""
+    """Return 1 for a structure marked in a frame without it, 0 if it is not marked; NaN if the reference shows it."""
     _, predicted, true = _areas(predictions, masks, classes)
     return np.where(true > 0, np.nan, predicted > 0)
 
@@ -56,7 +56,7 @@ def segmentation_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Dice, intersection over union and false positives with 95% intervals over patients.
+    """Return Dice, intersection over union and false positives with 95% intervals over patients.
 
     A structure's score is the mean over the frames that show it (for false positives: that do not); `mean` is the mean
     of the structures' scores.
@@ -64,13 +64,13 @@ def segmentation_scores(
     Args:
       predictions: a class id for each pixel.
       masks: of the reference.
-      patients: [n] whose frame it is.
+      patients: [n] patient of each frame.
       names: of the k classes, the background first.
       resamples: draws of the bootstrap.
       seed: of the draws.
 
     Returns:
-      `dice/mean`, `dice/NAME` of each structure that the reference shows, and so for `iou` and `false_positives` (of
+      `dice/mean`, `dice/NAME` of each structure that the reference shows; likewise `iou`, and `false_positives` (of
       each structure that some frame does not show).
 
     Raises:
@@ -90,7 +90,7 @@ def segmentation_scores(
 def _areas(
     predictions: UInt8[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"], classes: int
 ) -> tuple[Int[np.ndarray, "n s"], Int[np.ndarray, "n s"], Int[np.ndarray, "n s"]]:
-    """Pixels of each frame and structure in both, in the prediction, in the reference."""
+    """Count pixels per frame and structure: in both, in the prediction, in the reference."""
     structures = range(1, classes)
     predicted, true = (
         np.stack([(pictures == c).sum(axis=(1, 2)) for c in structures], axis=1) for pictures in (predictions, masks)

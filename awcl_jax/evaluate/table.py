@@ -11,7 +11,7 @@ FEATURE_ROWS: Mapping[str, str] = {
     "Linear probe accuracy": "probe/accuracy",
     "Linear probe macro-F1": "probe/macro_f1",
 }
-"""What is shown of frozen features: title -> name of the score."""
+"""Rows for frozen features: title -> name of the score."""
 
 PLANES_ROWS: Mapping[str, str] = {
     "accuracy": "accuracy",
@@ -19,7 +19,7 @@ PLANES_ROWS: Mapping[str, str] = {
     "macro precision": "macro_precision",
     "macro recall": "macro_recall",
 }
-"""What is shown of a classification of planes."""
+"""Rows for a classification of planes."""
 
 SEGMENTATION_ROWS: Mapping[str, str] = {
     "Dice": "dice/mean",
@@ -30,40 +30,40 @@ SEGMENTATION_ROWS: Mapping[str, str] = {
     "HC limits: low": "hc/limit_low_mm",
     "HC limits: high": "hc/limit_high_mm",
 }
-"""What is shown of a segmentation."""
+"""Rows for a segmentation."""
 
 TASK_ROWS: Mapping[str, Mapping[str, str]] = {"planes": PLANES_ROWS, "segmentation": SEGMENTATION_ROWS}
 """Kind of a downstream task -> its rows."""
 
 
 def results_table(columns: Mapping[str, Sequence[Score]], *, rows: Mapping[str, str] = FEATURE_ROWS) -> str:
-    """A Markdown table of scores with their 95% intervals, and what they were measured on.
+    """Return a Markdown table of scores with their 95% intervals and the number of test frames and patients.
 
         >>> print(results_table({"untrained": before, "trained": after}))
 
     Args:
       columns: title -> scores of one encoder.
-      rows: title -> name of a score; rows that no column has are left out.
+      rows: title -> name of a score; rows without a value in any column are left out.
 
     Returns:
-      the table, and under it the counts of test frames and patients (of each column where they differ).
+      the table, and under it the counts of test frames and patients (per column if they differ).
 
     Raises:
       InputError: no column has any of these scores.
     """
-    found = {title: {score.name: score for score in scores} for title, scores in columns.items()}
-    shown = {title: name for title, name in rows.items() if any(name in scores for scores in found.values())}
+    named = {title: {score.name: score for score in scores} for title, scores in columns.items()}
+    shown = {title: name for title, name in rows.items() if any(name in scores for scores in named.values())}
     if not shown:
         raise InputError(f"No column of {list(columns)} has a score named {', '.join(rows.values())}.")
     lines = [["", *columns]]
     for title, name in shown.items():
-        lines.append([title, *(str(scores[name]) if name in scores else "-" for scores in found.values())])
+        lines.append([title, *(str(scores[name]) if name in scores else "-" for scores in named.values())])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     table = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
-    return "\n".join([*table, "", _counts(found, set(shown.values()))])
+    return "\n".join([*table, "", _counts(named, set(shown.values()))])
 
 
 def _counts(columns: Mapping[str, Mapping[str, Score]], names: set[str]) -> str:
@@ -74,5 +74,5 @@ def _counts(columns: Mapping[str, Mapping[str, Score]], names: set[str]) -> str:
         for title, scores in columns.items()
     }
     kinds = {count for column in counts.values() for count in column}
-    told = kinds.pop() if len(kinds) == 1 else "; ".join(f"{title}: {', '.join(c)}" for title, c in counts.items())
-    return f"Tested on {told}; in brackets the 95% interval of a bootstrap over patients."
+    tested = kinds.pop() if len(kinds) == 1 else "; ".join(f"{title}: {', '.join(c)}" for title, c in counts.items())
+    return f"Tested on {tested}. In parentheses: 95% interval (bootstrap over patients)."

@@ -14,7 +14,7 @@ WEIGHTS = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
 
 
 class Reader:
-    """Gives `PICTURES` and remembers how many it gave at a time."""
+    """A reader of `PICTURES` that records the size of each batch."""
 
     def __init__(self):
         self.sizes = []

@@ -80,14 +80,14 @@ def astuple(features):
 
 def test_a_patient_in_both_sets_is_refused():
     train, test = feature_set(40, first_patient=0, seed=0), feature_set(40, first_patient=9, seed=1)
-    with pytest.raises(InputError, match=r"1 are in both train and test \(the first is 9\): split by patient"):
+    with pytest.raises(InputError, match=r"1 are in both train and test \(the first is 9\)\. Split by patient"):
         KNN().run(train, test, NAMES)
 
 
 def test_no_labelled_frame_is_refused():
     train = feature_set(40, first_patient=0, seed=0)
     test = FeatureSet(train.features, np.full(40, UNLABELLED), train.patients + 100)
-    with pytest.raises(InputError, match="none of these 40 frames carries a label"):
+    with pytest.raises(InputError, match="none of these 40 frames has a label"):
         KNN().run(train, test, NAMES)
 
 

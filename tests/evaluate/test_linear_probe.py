@@ -1,4 +1,4 @@
-"""The linear probe against the condition that its minimum must fulfil, and the rule that test frames choose nothing."""
+"""The linear probe: the condition of its minimum, and that test frames choose nothing."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_test_labels_choose_nothing():
     probe = LinearProbe(penalties=(1e-4, 0.3, 100.0))
     chosen = probe.predict(train, val, test)
     for penalty in probe.penalties:
-        # Test labels that make this penalty perfect on test must not lure the probe to it.
+        # Test labels that make this penalty perfect on test must not make the probe choose it.
         lure = LinearProbe(default_penalty=penalty).predict(train, None, test)
         assert probe.predict(train, val, dataclasses.replace(test, labels=lure)).tolist() == chosen.tolist()
 
@@ -118,7 +118,7 @@ def test_other_refusals():
     train, val, test = three_sets()
     with pytest.raises(InputError, match="all 80 labelled training frames are of anatomy 1"):
         LinearProbe().run(dataclasses.replace(train, labels=np.ones(80, int)), val, test, NAMES)
-    with pytest.raises(InputError, match="penalties above 0"):
+    with pytest.raises(InputError, match="at least one penalty, all > 0; got"):
         LinearProbe(penalties=())
-    with pytest.raises(InputError, match="penalties above 0"):
+    with pytest.raises(InputError, match="at least one penalty, all > 0; got"):
         LinearProbe(penalties=(0.0, 1.0))

@@ -30,7 +30,7 @@ def test_nearest_as_a_loop_finds_them(k):
         np.testing.assert_allclose(cosines[query], [value for value, _ in expected], atol=1e-6)
 
 
-def test_length_does_not_count_and_oneself_is_no_neighbour():
+def test_length_does_not_count_and_a_frame_is_not_its_neighbour():
     # Directions of 0, 90, 0 and 45 degrees; cos 45 = 0.7071.
     features = np.array([[1, 0], [0, 3], [5, 0], [2, 2]], np.float32)
     frames, cosines = nearest(features, 2)

@@ -32,7 +32,7 @@ def test_difference_of_classifications_by_hand():
     assert (scores["accuracy"].low, scores["accuracy"].high) == (0, 0.5)
 
 
-def test_interval_is_that_of_a_paired_bootstrap_that_copies_frames():
+def test_interval_is_that_of_a_paired_bootstrap_by_copies():
     labels, one, patients = some_frames(n=150, patients=15)
     other = np.where(np.random.default_rng(5).random(150) < 0.95, one, labels)
     score = by_name(classification_differences(labels, one, other, patients, names=NAMES, resamples=4000))["macro_f1"]

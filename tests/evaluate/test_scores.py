@@ -53,7 +53,7 @@ def test_interval_is_that_of_a_bootstrap_that_copies_frames():
     assert score.high == pytest.approx(high, abs=0.12 * (high - low))
 
 
-def test_copies_of_a_patients_frame_do_not_make_the_interval_narrower():
+def test_copies_of_a_frame_do_not_narrow_the_interval():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 3, 40)
     predictions = np.where(rng.random(40) < 0.7, labels, (labels + 1) % 3)
@@ -68,7 +68,7 @@ def test_copies_of_a_patients_frame_do_not_make_the_interval_narrower():
         assert fooled.high - fooled.low < 0.35 * (many.high - many.low)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_about_as_often_as_claimed():
     # Patients differ: each has its own chance of a right prediction, 0.7 on average.
     covered = 0
     for trial in range(200):
@@ -84,7 +84,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_same_seed_same_interval_and_the_order_of_frames_does_not_matter():
+def test_same_seed_same_interval_in_any_order_of_frames():
     labels, predictions, patients = some_frames()
     order = np.random.default_rng(1).permutation(len(labels))
     one = classification_scores(labels, predictions, patients, names=NAMES, seed=4)
@@ -108,7 +108,7 @@ def test_prefixed_changes_the_name_only():
     ("labels", "predictions", "resamples", "message"),
     [
         ([], [], 1000, "at least one frame"),
-        ([0, -1], [0, 0], 1000, "unlabelled"),
+        ([0, -1], [0, 0], 1000, "got values from -1 to 0. Drop unlabelled"),
         ([0, 1], [0, 4], 1000, "prediction must be one of the 4 anatomies"),
         ([0, 1], [0, 1], 10, "at least 100 resamples; got 10"),
     ],

@@ -15,7 +15,7 @@ NAMES = ("background", "head", "femur")
 
 
 def some_masks(seed=0, n=12):
-    """Predictions and references in which both structures are often absent."""
+    """Return predictions and references in which both structures are often absent."""
     rng = np.random.default_rng(seed)
     masks = rng.integers(0, 3, (n, 6, 7)).astype(np.uint8) * (rng.random((n, 1, 1)) < 0.7)
     predictions = np.where(rng.random(masks.shape) < 0.6, masks, rng.integers(0, 3, masks.shape))
@@ -61,7 +61,7 @@ def test_scores_by_hand():
     assert (scores["dice/head"].low, scores["dice/head"].high) == (0.5, 1.0)
 
 
-def test_all_background_scores_nothing_and_no_reference_is_refused():
+def test_all_background_scores_0_and_no_reference_is_refused():
     _, masks = some_masks()
     scores = by_name(segmentation_scores(np.zeros_like(masks), masks, np.arange(len(masks)), names=NAMES))
     assert (scores["dice/mean"].value, scores["dice/mean"].high, scores["iou/mean"].value) == (0, 0, 0)
@@ -74,7 +74,7 @@ def test_all_background_scores_nothing_and_no_reference_is_refused():
 
 
 def ellipse(a, b, turn=0.0, size=(96, 96), pixel=(1.0, 1.0), centre=(47.3, 48.6)):
-    """Pixels whose middle lies in an ellipse of these semi-axes in millimetres; exact, without any drawing."""
+    """Return pixels whose middle is in an ellipse of these semi-axes in millimetres; exact, without drawing."""
     y, x = np.indices(size)
     v, u = (y - centre[1]) * pixel[0], (x - centre[0]) * pixel[1]
     p, q = u * math.cos(turn) + v * math.sin(turn), v * math.cos(turn) - u * math.sin(turn)
@@ -82,7 +82,7 @@ def ellipse(a, b, turn=0.0, size=(96, 96), pixel=(1.0, 1.0), centre=(47.3, 48.6)
 
 
 def exact_circumference(a, b):
-    """4 a E(e^2), the complete elliptic integral."""
+    """Return 4 a E(e^2), with the complete elliptic integral."""
     return 4 * a * ellipe(1 - (b / a) ** 2)
 
 
@@ -103,14 +103,14 @@ def test_only_the_largest_part_counts_and_holes_are_filled():
     assert head_circumference(mask, np.ones(2)) == whole
 
 
-def test_a_head_that_leaves_the_picture_is_measured_by_what_is_seen():
+def test_a_cut_off_head_is_measured_by_its_visible_part():
     cut = ellipse(30.0, 23.0, size=(60, 96))
     assert cut[-1].any()
     assert head_circumference(cut, np.ones(2)) == pytest.approx(exact_circumference(30.0, 23.0), rel=0.02)
 
 
 @pytest.mark.parametrize("case", ["empty", "speck", "line", "full"])
-def test_what_is_no_head_has_no_circumference(case):
+def test_a_mask_without_a_head_has_no_circumference(case):
     mask = np.zeros((40, 40), bool)
     if case == "speck":
         mask[7, 9] = True

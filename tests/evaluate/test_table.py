@@ -26,12 +26,12 @@ def test_results_table_by_hand():
             "| kNN accuracy | 0.500 (0.480 to 0.530) | 0.750 (0.730 to 0.780) |",
             "| kNN macro-F1 | 0.250 (one patient)    | -                      |",
             "",
-            "Tested on 1,141 frames of 241 patients; in brackets the 95% interval of a bootstrap over patients.",
+            "Tested on 1,141 frames of 241 patients. In parentheses: 95% interval (bootstrap over patients).",
         ]
     )
 
 
-def test_results_table_tells_other_test_sets_apart_and_takes_other_rows():
+def test_results_table_names_each_test_set_and_accepts_other_rows():
     columns = {"10%": scores(0.5), "50%": scores(0.6), "100%": scores(0.7, frames=9)}
     table = results_table(columns, rows={"Accuracy": "knn/accuracy", "Dice": "dice"})
     assert "Dice" not in table
