@@ -1,7 +1,7 @@
-"""What a compiled program moves between devices and multiplies, read from its HLO text.
+"""Count what a compiled program moves between devices and multiplies, from its HLO text.
 
 XLA prints every collective once, with the shapes that one device sees: an all-reduce of 100 bytes counts 100, though a
-ring of n devices sends 2 (n - 1) / n times as many over each device's wire. A loop's body is printed once, too (and
+ring of n devices sends 2 (n - 1) / n times as many over each device's wire. A loop's body is also printed once (and
 `cost_analysis` counts it once): here it counts as often as the loop runs.
 """
 
@@ -30,28 +30,30 @@ class Instruction(NamedTuple):
 
 
 def collective_bytes(hlo: str, devices: int) -> dict[str, int]:
-    """Bytes of each kind of collective in a step, by the larger of its two sides on one device.
+    """Count the bytes of each kind of collective in a step, by the larger of its two sides on one device.
 
     That is the gathered result of an all-gather and the operand of a reduce-scatter; the others have equal sides.
     """
-    found: dict[str, int] = defaultdict(int)
+    total: dict[str, int] = defaultdict(int)
     for instruction in instructions(hlo):
         kind = instruction.operation
-        assert not kind.startswith(tuple(f"{name}-start" for name in COLLECTIVES)), "only CPU programs are read"
+        assert not kind.startswith(tuple(f"{name}-start" for name in COLLECTIVES)), (
+            "the program must be compiled for a CPU"
+        )
         if kind in COLLECTIVES:
             parts = devices if kind == "reduce-scatter" else 1
-            found[kind] += instruction.runs * parts * _bytes(instruction.shape)
-    return dict(found)
+            total[kind] += instruction.runs * parts * _bytes(instruction.shape)
+    return dict(total)
 
 
 def matrix_operations(hlo: str, leave_out: str) -> int:
-    """Multiplications and additions of all convolutions and matrix products in a step on one device.
+    """Count multiplications and additions of all convolutions and matrix products in a step on one device.
 
     A convolution is counted as XLA's cost analysis does, without the products with padding.
 
     Args:
       hlo: the compiled program's text.
-      leave_out: what is so named in the source is not counted.
+      leave_out: operations with this name in the source are not counted.
     """
     counts = {"convolution": _of_convolution, "dot": _of_dot}
     return sum(
@@ -62,7 +64,7 @@ def matrix_operations(hlo: str, leave_out: str) -> int:
 
 
 def instructions(hlo: str) -> Iterator[Instruction]:
-    """All instructions of a program that run."""
+    """Yield all instructions of a program that run."""
     computations: dict[str, list[tuple[str, str, str, str]]] = {}
     entry = current = ""
     for line in hlo.splitlines():

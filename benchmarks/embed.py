@@ -1,4 +1,4 @@
-"""Frames a second of `awcl_jax.embed` against the plain loop, one picture at a time through OpenCV and the encoder.
+"""Measure frames per second of `awcl_jax.embed` against a plain loop, one picture at a time, with OpenCV.
 
 python -m benchmarks.embed RUN PICTURES
 """
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=__doc__)
     parser.add_argument("encoder", metavar="ENCODER", help="folder of a run, a checkpoint or an export")
-    parser.add_argument("pictures", metavar="PICTURES", type=Path, help="folder with pictures in it and below")
+    parser.add_argument("pictures", metavar="PICTURES", type=Path, help="folder of pictures, with subfolders")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3, help="times that each measurement is taken, in turn")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each measurement, in turns")
     args = parser.parse_args(argv)
     encoder, files = open_encoder(args.encoder), [args.pictures / name for name in find_images(args.pictures)]
     if not files:
-        raise InputError(f"{args.pictures} holds no pictures.")
+        raise InputError(f"{args.pictures} contains no pictures.")
     ways: dict[str, Callable[[], None]] = {
         "plain loop": lambda: _one_by_one(encoder, files),
         "embed, to Parquet": lambda: _embed(encoder, args.pictures, args.batch_size),

@@ -1,13 +1,13 @@
-"""How often a run survives what happens to it: a table of faults, times injected, survived, lost.
+"""Measure how often a run survives faults: a table of faults injected, survived and lost.
 
 python -m benchmarks.faults --out=DIR
 python -m benchmarks.faults --times=2 --faults=SIGKILL,damage
 
-A fault is survived where the same command goes on after it, and the run in the end has the parameters, optimiser,
-metrics and results of one that nothing happened to, bit for bit. Where the end differs, all faults of that run count as
-lost. `SIGKILL` ends the process at ten places, so the default of 10 times is 100 kills; `asked` is SIGTERM and ctrl-C;
-`damage` harms the latest checkpoint of a run that was killed; `two processes` kills one of two with SIGKILL, and goes
-on with one, to the rounding of float32.
+A fault is survived if the same command resumes after it, and the finished run has the parameters, optimiser, metrics
+and results of an undisturbed run, bit for bit. If the end differs, all faults of that run count as lost. `SIGKILL` ends
+the process at ten places, so the default of 10 times is 100 kills; `asked` is SIGTERM and ctrl-C; `damage` corrupts the
+latest checkpoint of a killed run; `two processes` kills one of two with SIGKILL, and resumes with one, compared to the
+rounding of float32.
 
 Small runs on the simulated frames of the tiny phantom: 24 steps with a checkpoint every other step.
 """
@@ -56,7 +56,7 @@ _STATUS = {"SIGTERM": 75, "SIGINT": 75, "SIGINT twice": 130}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the table: what was done, how often, and how often the run survived it."""
+    """A row of the table: the fault, how often it was injected, and how often the run survived."""
 
     fault: str
     injected: int
@@ -65,12 +65,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What all faults are tried on.
+    """The runs that faults are injected into.
 
     Attributes:
       folder: of all runs.
       config: of each run.
-      unbroken: folder of the run that nothing happened to.
+      unbroken: folder of the undisturbed run.
       times: of each fault.
       rng: chooses steps and moments.
     """
@@ -83,17 +83,17 @@ class Bench:
 
 
 def main() -> None:
-    """Inject them all and write the table."""
+    """Inject all faults and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=10, help="of each fault at each place (default: %(default)s)")
-    parser.add_argument("--faults", default=",".join(FAULTS), help="with commas between (default: %(default)s)")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="separated by commas (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the steps and moments (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for faults.md")
     args = parser.parse_args()
     if unknown := set(args.faults.split(",")) - set(FAULTS):
-        raise InputError(f"Unknown faults {sorted(unknown)}; known are {', '.join(FAULTS)}.")
+        raise InputError(f"Unknown faults {sorted(unknown)}; must be among {', '.join(FAULTS)}.")
     if args.times < 1:
-        raise InputError(f"--times is at least 1; got {args.times}.")
+        raise InputError(f"--times must be >= 1; got {args.times}.")
     kinds = {"SIGKILL": killed, "asked": asked, "damage": damaged, "two processes": one_of_two}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -112,8 +112,8 @@ def main() -> None:
 
 
 def killed(bench: Bench) -> Iterator[Row]:
-    """SIGKILL at every place, at random steps, one after the other in one run for each place."""
-    for place, said in _PLACES.items():
+    """Kill a run with SIGKILL at every place, at random steps, one after the other; one run per place."""
+    for place, description in _PLACES.items():
         if place == "clock":
             faults: list = [[place, bench.rng.uniform(0, 2)] for _ in range(bench.times)]
         elif place == "replace results.json":
@@ -124,42 +124,42 @@ def killed(bench: Bench) -> Iterator[Row]:
         statuses, output = starts(workdir, bench.config, [*faults, None])
         if wrong := set(statuses) - {0, -signal.SIGKILL}:
             raise RuntimeError(f"A start ended with {sorted(wrong)}:\n{output[-2000:]}")
-        # A run that ends before the moment is there was not killed.
+        # A run that ends before the moment was not killed.
         injected = sum(status == -signal.SIGKILL for status in statuses)
         alike = statuses[-1] == 0 and state_of(workdir) == state_of(bench.unbroken)
-        yield Row(f"SIGKILL {said}", injected, injected if alike else 0)
+        yield Row(f"SIGKILL {description}", injected, injected if alike else 0)
 
 
 def asked(bench: Bench) -> Iterator[Row]:
-    """SIGTERM and ctrl-C at random steps."""
-    for name, said in _ASKED.items():
+    """Send SIGTERM and ctrl-C at random steps."""
+    for name, description in _ASKED.items():
         steps = sorted(bench.rng.sample(range(1, STEPS), k=min(bench.times, STEPS - 1)))
         workdir = bench.folder / f"asked-{name.replace(' ', '-')}"
         statuses, _ = starts(workdir, bench.config, [*([name, step] for step in steps), None])
         alike = statuses == [_STATUS[name]] * len(steps) + [0] and state_of(workdir) == state_of(bench.unbroken)
-        yield Row(said, len(steps), len(steps) if alike else 0)
+        yield Row(description, len(steps), len(steps) if alike else 0)
 
 
 def damaged(bench: Bench) -> Iterator[Row]:
-    """The latest checkpoint of a run that was killed: a file of it cut, with a bit flipped, or gone."""
+    """Damage the latest checkpoint of a killed run: cut a file, flip a bit, or delete a file."""
     source = bench.folder / "stopped"
     starts(source, bench.config, [["before save", STEPS]])
     latest = max(int(folder.name) for folder in (source / "checkpoints").iterdir() if folder.name.isdecimal())
-    for said, harm in _HARMS.items():
+    for description, harm in _HARMS.items():
         survived = 0
         for number in range(bench.times):
-            workdir = bench.folder / f"harmed-{number}-{len(said)}"
+            workdir = bench.folder / f"harmed-{number}-{len(description)}"
             shutil.copytree(source, workdir)
             files = [file for file in (workdir / "checkpoints" / str(latest)).rglob("*") if file.is_file()]
             harm(bench.rng.choice(sorted(files)), bench.rng)
             statuses, _ = starts(workdir, bench.config, [None])
             survived += statuses == [0] and state_of(workdir) == state_of(bench.unbroken)
             shutil.rmtree(workdir)
-        yield Row(f"latest checkpoint: {said}", bench.times, survived)
+        yield Row(f"latest checkpoint: {description}", bench.times, survived)
 
 
 def one_of_two(bench: Bench) -> Iterator[Row]:
-    """One of two processes dies at a random moment; the other has to end by itself, and one goes on alone."""
+    """Kill one of two processes at a random moment; the other must exit by itself, and one process resumes alone."""
     survived = 0
     for number in range(bench.times):
         workdir = bench.folder / f"pair-{number}"
@@ -207,7 +207,7 @@ _HARMS: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 def state_of(workdir: Path) -> dict[str, object]:
-    """All that a run has in the end: the bytes of every array of its last checkpoint, its metrics and its results."""
+    """Return everything compared at the end: bytes of the last checkpoint's arrays, metrics and results."""
     if not (workdir / "checkpoints" / str(STEPS)).is_dir():
         return {}
     leaves = jax.tree_util.tree_leaves_with_path(final_state(workdir))
@@ -221,21 +221,21 @@ def state_of(workdir: Path) -> dict[str, object]:
 
 
 def near(state: dict[str, object], expected: dict[str, object]) -> bool:
-    """Whether every step was taken once and the losses agree to the rounding of float32."""
+    """Return whether every step was taken once and the losses agree to the rounding of float32."""
 
     def losses(of: dict[str, object]) -> dict[int, float]:
         lines = of.get("metrics", [])
         assert isinstance(lines, list)
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
-    own, wanted = losses(state), losses(expected)
-    return own.keys() == wanted.keys() and np.allclose(
-        [own[step] for step in wanted], list(wanted.values()), rtol=1e-4, atol=0
+    own, reference = losses(state), losses(expected)
+    return own.keys() == reference.keys() and np.allclose(
+        [own[step] for step in reference], list(reference.values()), rtol=1e-4, atol=0
     )
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     lines = ["| fault | injected | survived | lost |", "|---|---|---|---|"]
     lines += [f"| {row.fault} | {row.injected} | {row.survived} | {row.injected - row.survived} |" for row in rows]
     total, survived = sum(row.injected for row in rows), sum(row.survived for row in rows)

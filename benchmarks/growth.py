@@ -1,11 +1,11 @@
-"""How time and memory grow: each part of a run against what makes it larger, with the slopes that were found.
+"""Measure how time and memory grow: each part of a run against its size, with the measured slopes.
 
 python -m benchmarks.growth --out=DIR
 python -m benchmarks.growth --parts="step: batch,kNN: frames"
 
-A slope is the exponent of growth between the two largest sizes: 1 where twice as much takes twice as long, 0 where it
-does not matter. The reason beside it says what it should be at most. Each size is a process of its own; its time is the
-best of three, after one that compiles, and its memory what the process rises by.
+A slope is the exponent of growth between the two largest sizes: 1 if twice the size takes twice as long, 0 if the size
+does not matter. The reason beside it gives the expected maximum. Each size runs in a separate process; its time is the
+best of three, after one that compiles, and its memory is the rise of the process's peak.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _FEATURES, _CLASSES = 128, 14
 
 
 class Part(NamedTuple):
-    """What is measured: `make` gives, for a size, a call to time."""
+    """A measured part: `make` returns, for a size, the call to time."""
 
     make: Callable[[int], Callable[[], object]]
     sizes: tuple[int, ...]
@@ -36,9 +36,9 @@ class Part(NamedTuple):
 
 
 def main() -> None:
-    """Measure all parts at all sizes, one after the other, and write a table and a plot."""
+    """Measure all parts at all sizes, one after the other; write a table and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: all)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas (default: all)")
     parser.add_argument("--out", type=Path, help="folder for growth.md, growth.json and growth.png")
     parser.add_argument("--measure", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -47,19 +47,19 @@ def main() -> None:
         return
     names = args.parts.split(",")
     if unknown := set(names) - set(PARTS):
-        raise InputError(f"Unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}.")
+        raise InputError(f"Unknown parts {sorted(unknown)}; must be among {', '.join(PARTS)}.")
     lines = ["| part: against | from | to | seconds at most | slope | MB at most | slope | reason |", "|---" * 8 + "|"]
     print("\n".join(lines), flush=True)
-    found: dict[str, list[dict[str, float]]] = {}
+    measured: dict[str, list[dict[str, float]]] = {}
     for name in names:
-        found[name] = [in_own_process("benchmarks.growth", "--measure", name, size) for size in PARTS[name].sizes]
-        lines.append(_row(name, found[name]))
+        measured[name] = [in_own_process("benchmarks.growth", "--measure", name, size) for size in PARTS[name].sizes]
+        lines.append(_row(name, measured[name]))
         print(lines[-1], flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "growth.json").write_text(json.dumps(found, indent=2) + "\n")
+        (args.out / "growth.json").write_text(json.dumps(measured, indent=2) + "\n")
         (args.out / "growth.md").write_text("\n".join(lines) + "\n")
-        _plot(found, args.out / "growth.png")
+        _plot(measured, args.out / "growth.png")
 
 
 def _measure(make: Callable[[int], Callable[[], object]], size: int) -> dict[str, float]:
@@ -148,7 +148,7 @@ def _features(frames: int, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, _CLASSES, frames)
     features = rng.normal(size=(frames, _FEATURES)) + np.eye(_CLASSES, _FEATURES)[labels]
-    # Other patients for each seed.
+    # Different patients for each seed.
     return FeatureSet(features.astype(np.float32), labels, seed * frames + np.arange(frames) // 10)
 
 
@@ -173,7 +173,7 @@ def _ingest(frames: int) -> Callable[[], object]:
     files = write_pictures(Path(folder.name), frames)
 
     def run() -> None:
-        assert folder  # is there as long as this call is
+        assert folder  # keeps the folder while this call exists
         ingest_pictures(files)
 
     return run
@@ -199,7 +199,7 @@ PARTS = {
 
 def _slope(points: list[dict[str, float]], field: str) -> str:
     (one, other) = points[-2:]
-    # Under a megabyte nothing can be said.
+    # Below a megabyte the measurement is noise.
     if min(one[field], other[field]) < (1 if field == "mb" else 1e-6):
         return ""
     return f"{math.log(other[field] / one[field]) / math.log(other['size'] / one['size']):.2f}"
@@ -213,11 +213,11 @@ def _row(name: str, points: list[dict[str, float]]) -> str:
     )
 
 
-def _plot(found: dict[str, list[dict[str, float]]], out: Path) -> None:
+def _plot(measured: dict[str, list[dict[str, float]]], out: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for ax, (field, title) in zip(figure.subplots(1, 2), (("seconds", "time"), ("mb", "memory")), strict=True):
-        for number, (name, points) in enumerate(found.items()):
-            # What a process rises by is not known to a megabyte.
+        for number, (name, points) in enumerate(measured.items()):
+            # The rise of a process's memory is not accurate to a megabyte.
             shown = [point for point in points if field == "seconds" or point[field] > 5]
             if shown:
                 start = shown[0]

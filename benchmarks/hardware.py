@@ -1,12 +1,12 @@
-"""What accelerators are sold as, and how long a step would take on them: arithmetic on published numbers, not measured.
+"""Published figures of accelerators, and estimates of a step's time on them: computed, not measured.
 
 Peaks are dense bfloat16 products. `wire` is what a chip sends at once over all its links in one direction (half of the
 vendors' bidirectional figure), `link` what it sends to one neighbour in a ring; beyond a `domain` of chips (a TPU
 slice, a GPU server) `beyond` is a chip's share of the network, and `crossing` what one transfer between two domains
 gets.
 
-Sources. Google's pages and the DGX page were read in stored copies; NVIDIA's own product pages were not at hand, and
-their figures are as others quote them.
+Sources. Google's pages and the DGX page were read in stored copies; NVIDIA's product pages were not available, so their
+figures are quoted from others.
 
   TPU v5e   docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, ICI 400 GB/s bidirectional over 4 ports (2D torus of
             256), network 6.4 Tbit/s a pod; hosts of 8 chips with 2 x 100 Gbit/s.
@@ -33,7 +33,7 @@ BANDWIDTH_SHARE = 0.8
 HOP, NETWORK_HOP = 1e-6, 5e-6
 """Seconds from a chip to its neighbour within a domain, and through the network between domains. Assumptions."""
 
-_PASSES = 6  # bfloat16 products that XLA takes on a TPU for one of Precision.HIGHEST, which the loss asks for
+_PASSES = 6  # bfloat16 products that XLA uses on a TPU for one of Precision.HIGHEST, which the loss requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Chip:
     """An accelerator; operations and bytes a second.
 
     Attributes:
-      name: as it is sold.
+      name: product name.
       peak: of bfloat16 products.
-      precise: of float32 products as the loss takes them.
+      precise: of float32 products at the loss's precision.
       memory: bytes.
       wire: of all links within the domain, in one direction.
       link: to one neighbour.
@@ -75,7 +75,7 @@ CHIPS = (
 
 
 def all_gather_seconds(chip: Chip, chips: int, size: float) -> float:
-    """Time of an all-gather to `size` bytes on each chip, or of a reduce-scatter from them.
+    """Return the time of an all-gather to `size` bytes on each chip, or of a reduce-scatter from them.
 
     With D chips in a domain and G domains, each chip first fetches its G-th part over the network, then the domain
     exchanges these:
@@ -88,12 +88,12 @@ def all_gather_seconds(chip: Chip, chips: int, size: float) -> float:
 
 
 def all_reduce_seconds(chip: Chip, chips: int, size: float) -> float:
-    """Time of an all-reduce of `size` bytes: a reduce-scatter and an all-gather of them."""
+    """Return the time of an all-reduce of `size` bytes: a reduce-scatter and an all-gather of them."""
     return 2 * all_gather_seconds(chip, chips, size)
 
 
 def ring_hop_seconds(chip: Chip, chips: int, size: float) -> float:
-    """Time until every chip has passed `size` bytes to the next: the slowest pair's."""
+    """Return the time until every chip has passed `size` bytes to the next, that of the slowest pair."""
     if chips == 1:
         return 0.0
     crossing = chips > chip.domain
@@ -102,13 +102,13 @@ def ring_hop_seconds(chip: Chip, chips: int, size: float) -> float:
 
 
 def torus(chips: int, axes: int) -> list[int]:
-    """Edges of the torus of so many chips, a power of two, as equal as they can be."""
+    """Return the edges of a torus of `chips` chips, a power of two, as equal as possible."""
     doublings = round(math.log2(chips))
-    assert 2**doublings == chips, "a torus here has a power of two of chips"
+    assert 2**doublings == chips, "the number of chips must be a power of two"
     return [2 ** (doublings // axes + (axis < doublings % axes)) for axis in range(axes)]
 
 
 def _latency(chip: Chip, inside: int, domains: int) -> float:
-    """Hops of a small message from every chip to every other: half around each edge, and a tree over the domains."""
+    """Return the latency of all chips' hops: half around each edge of the torus, and a tree over the domains."""
     local = (sum(edge // 2 for edge in torus(inside, chip.axes)) if chip.axes else 1) if inside > 1 else 0
     return local * HOP + math.ceil(math.log2(domains)) * NETWORK_HOP

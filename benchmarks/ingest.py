@@ -1,12 +1,12 @@
-"""Frames a second that `awcl_jax.ingest` decodes into a dataset's records, against a plain loop over the library.
+"""Measure frames per second that `awcl_jax.ingest` turns into records, against a plain loop over the library.
 
 python -m benchmarks.ingest
 python -m benchmarks.ingest --frames=400 --size=600x800 --workers=8
 
-The plain loop decodes every frame to grey and forgets it (`decode`), or makes a PNG of it (`decode + PNG`), which no
-way to store pictures as PNG can do without. `ingest` makes finished records of the same files, in one process and in
-several, with all its checks: whole files, blank and repeated frames, ids, labels; of DICOM as by default, with the
-sector looked for in every frame.
+The plain loop decodes every frame to grey and discards it (`decode`), or encodes it as PNG (`decode + PNG`), the least
+that storing PNGs takes. `ingest` makes finished records of the same files, in one process and in several, with all its
+checks: damaged files, blank and repeated frames, ids, labels; for DICOM, as by default, it searches every frame for the
+sector.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def sweep(count: int, height: int, width: int) -> list[_GREY]:
-    """Speckle under a sector that is swept along, with black around it: what a clip's frames are to a codec."""
+    """Return frames of speckle under a moving sector on black, similar to a clip's frames for a codec."""
     rng = np.random.default_rng(0)
     speckle = cv2.GaussianBlur(rng.rayleigh(40, (height, width + count)).astype(np.float32), (0, 0), 1.5)
     sector = cv2.ellipse(np.zeros((height, width)), (width // 2, 0), (height, height), 0, 50, 130, 1, -1)
@@ -94,7 +94,7 @@ def _encode(plain: _Plain, files: list[Path]) -> None:
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:
-    """So many PNGs."""
+    """Write `count` PNGs."""
     return _write_images(folder, sweep(count, 480, 640))
 
 
@@ -112,7 +112,7 @@ def _ingest(files: list[Path], kind: str, workers: int) -> None:
 
 
 def _time(run: Callable[[], object]) -> float:
-    """The best of two times, for the first fills caches."""
+    """Return the best of two times, because the first fills caches."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -193,7 +193,7 @@ KINDS: dict[str, tuple[Callable[[Path, list[_GREY]], list[Path]], str, _Plain]] 
     "DICOM, RLE": (_write_dicom(RLELossless), "dicom", _plain_dicom),
     "DICOM, JPEG 2000": (_write_dicom(JPEG2000Lossless), "dicom", _plain_dicom),
 }
-"""What is measured -> (writes files of it, what ingest calls it, the plain loop)."""
+"""Title -> (function that writes files, ingest's name of the kind, the plain loop)."""
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""What millions of frames cost before and between steps: the index, the plan of batches, and memory; no pictures.
+"""Measure what millions of frames cost before and between steps: index, batch plan and memory; no pictures.
 
 python -m benchmarks.load
 python -m benchmarks.load --frames=10000,1000000 --plans=cross-scan --batches=1000
 
-The frames are made up: a hundred a scan, a scan a patient, runs of fourteen planes and of none, ids as long as those
-that `ingest` makes, a tenth of the scans to test on. Each line is a process of its own, which does what the start of a
-run does: the index from columns of labels, its parts and fingerprint, the plan and its first batch; then batch after
-batch, from the second epoch's beginning on. With `--cache`, the index comes from the file that a run finds beside its
-dataset.
+The frames are synthetic: a hundred per scan, one scan per patient, runs of fourteen planes and of none, ids as long as
+those of `ingest`, a tenth of the scans for testing. Each line is a separate process, which repeats the start of a run:
+the index from columns of labels, its parts and fingerprint, the plan and its first batch; then batch after batch, from
+the start of the second epoch. With `--cache`, the index is read from the file that a run keeps beside its dataset.
 
 Plans: `anatomy`, 32 rows of anatomies x 4 scans and a quarter without a label; `cross-scan`, with second views from
-other scans; `scan`, where scans are pulled together; `natural`, each frame once an epoch.
+other scans; `scan`, with scans as classes; `natural`, each frame once per epoch.
 """
 
 import argparse
@@ -39,12 +38,12 @@ FRAMES_A_SCAN, BATCH_SIZE = 100, 32
 
 
 def main() -> None:
-    """Measure every plan at every size, one after the other, and print a table."""
+    """Measure every plan at every size, one after the other; print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", default="10000,100000,1000000,10000000", help="sizes, with commas between")
-    parser.add_argument("--plans", default=",".join(PLANS), help="plans, with commas between")
+    parser.add_argument("--frames", default="10000,100000,1000000,10000000", help="sizes, separated by commas")
+    parser.add_argument("--plans", default=",".join(PLANS), help="plans, separated by commas")
     parser.add_argument("--batches", type=int, default=2000, help="planned after the first (default: %(default)s)")
-    parser.add_argument("--cache", action="store_true", help="take the index from its cache")
+    parser.add_argument("--cache", action="store_true", help="read the index from its cache")
     parser.add_argument("--measure", nargs=2, metavar=("PLAN", "FRAMES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -52,7 +51,7 @@ def main() -> None:
         return
     plans = args.plans.split(",")
     if unknown := set(plans) - set(PLANS):
-        raise InputError(f"Unknown plans {sorted(unknown)}; known are {', '.join(PLANS)}.")
+        raise InputError(f"Unknown plans {sorted(unknown)}; must be among {', '.join(PLANS)}.")
     print(
         "| frames | plan | index, s | parts, s | plan and first batch, s | all, s | peak MB "
         "| a batch, ms | its partners, ms | slowest, ms | MB more after |\n" + "|---" * 11 + "|"
@@ -65,14 +64,14 @@ def main() -> None:
 
 
 def columns(n: int) -> dict:
-    """Labels of n made-up frames, as `ScanIndex.from_columns` takes them."""
+    """Return labels of n synthetic frames, as arguments of `ScanIndex.from_columns`."""
     frame = np.arange(n, dtype=np.int32)
     scan, within = np.divmod(frame, np.int32(FRAMES_A_SCAN))
     scans = -(-n // FRAMES_A_SCAN)
     names = pa.array([hashlib.sha256(str(number).encode()).hexdigest()[:16] for number in range(scans)])
     scan_ids = names.take(pa.array(scan))
     numbers = pc.utf8_lpad(pa.array(within).cast(pa.string()), 5, "0")
-    # Runs of five frames, of 20 kinds, of which six show nothing that has a name.
+    # Runs of five frames, of 20 kinds, six of which have no name.
     fine = (within // 5 + scan) % 20
     fine = np.where(fine < len(FETAL_PLANES_14.fine), fine, UNLABELLED).astype(np.int32)
     coarse_of = np.array([FETAL_PLANES_14.coarse.index(FETAL_PLANES_14.coarse_of(p)) for p in FETAL_PLANES_14.fine])
@@ -143,7 +142,7 @@ def _make_cached(n: int, folder: Path) -> Callable[[], ScanIndex | None]:
 
 
 def plan_of(kind: str, train: ScanIndex) -> BatchPlan:
-    """The plan of one of PLANS over these frames."""
+    """Make the plan of one of PLANS over these frames."""
     positives = {"scan": "scan", "natural": "frame"}.get(kind, "anatomy")
     labels = selection.positive_labels(train, positives, granularity="fine", anatomy_ratio=1.0, seed=0)
     return selection.make_plan(

@@ -1,15 +1,15 @@
-"""The loss and its gradient: time, extra memory and share of the machine's peak, against the published way in PyTorch.
+"""Measure the loss and its gradient: time, extra memory and share of peak, against the published code in PyTorch.
 
 python -m benchmarks.loss --out=DIR
 python -m benchmarks.loss --rows=1024,8192 --methods=torch,symmetric
 
-Methods: `torch`, the dense matrix in eager PyTorch as SupContrast writes it; `dense`, the whole matrix in one block;
+Methods: `torch`, the dense matrix in eager PyTorch as in SupContrast; `dense`, the whole matrix in one block;
 `blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides; `ring`, blocks
-with rows that travel around all devices (a CPU stands for two); `pallas`, the kernel for accelerators, left out on a
-CPU, where it is interpreted and its time says nothing of it.
+with rows that travel around all devices (a CPU acts as two); `pallas`, the kernel for accelerators, skipped on a CPU,
+where it is interpreted and its time is meaningless.
 
-Each measurement is a process of its own; extra memory is what its peak rises by over what it held before the first
-call, or on an accelerator what the compiled program asks for beside its input. The peak is that of a float32 matrix
+Each measurement is a separate process; extra memory is the rise of its peak over the memory before the first call, or
+on an accelerator what the compiled program needs beside its input. The peak is that of a float32 matrix
 product in the same process; the work is counted as 3 x 2 n^2 d operations.
 """
 
@@ -32,14 +32,14 @@ from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
 EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
-_SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are left out where a few of them take more than this
+_SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are skipped if a few of them take more than this
 
 
 def main() -> None:
-    """Measure every method at every size, one after the other, and write a table and a plot."""
+    """Measure every method at every size, one after the other; write a table and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="512,1024,2048,4096,8192,16384,65536", help="sizes, with commas between")
-    parser.add_argument("--methods", default=",".join(METHODS), help="methods, with commas between")
+    parser.add_argument("--rows", default="512,1024,2048,4096,8192,16384,65536", help="sizes, separated by commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods, separated by commas")
     parser.add_argument("--repeats", type=int, default=3, help="calls after the first; the fastest counts")
     parser.add_argument("--out", type=Path, help="folder for loss.md and loss.png")
     parser.add_argument("--measure", nargs=2, metavar=("METHOD", "ROWS"), help=argparse.SUPPRESS)
@@ -49,13 +49,13 @@ def main() -> None:
         return
     methods = args.methods.split(",")
     if unknown := set(methods) - set(METHODS):
-        raise InputError(f"Unknown methods {sorted(unknown)}; known are {', '.join(METHODS)}.")
+        raise InputError(f"Unknown methods {sorted(unknown)}; must be among {', '.join(METHODS)}.")
     remark = ""
     if "pallas" in methods and _platform() == "cpu":
         methods.remove("pallas")
-        remark = "`pallas` is left out: on a CPU the kernel is interpreted, and its time would say nothing of it."
+        remark = "`pallas` was skipped: on a CPU the kernel is interpreted, so its time is meaningless."
         if not methods:
-            raise InputError(f"{remark} Nothing else is in --methods.")
+            raise InputError(f"{remark} --methods names no other method.")
         print(remark, flush=True)
     results = []
     for n in map(int, args.rows.split(",")):
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _platform() -> str:
-    """Where JAX computes; asked in another process, for this one would hold on to the accelerator's memory."""
+    """Return JAX's platform, from another process, because this one would reserve the accelerator's memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
@@ -87,7 +87,7 @@ def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
     call, product, planned_mb = make(method, z, groups)
     edge = 2048
     peak = 2 * edge**3 / _fastest(product, repeats)
-    # The compiler's peak does not count, nor what is held now.
+    # Excludes the compiler's peak and the memory held now.
     forget_peak()
     before = memory_mb("VmRSS")
     seconds = _fastest(call, repeats)
@@ -109,7 +109,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     from awcl_jax.losses.ring import ring_awcl_loss
     from awcl_jax.runtime import sharding
 
-    if method == "ring":  # no matter on an accelerator
+    if method == "ring":  # no effect on an accelerator
         jax.config.update("jax_num_cpu_devices", 2)
 
     def mean_loss(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:
@@ -142,7 +142,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
     # Compiled beforehand, so that the compiler's memory is not counted.
     compiled = jax.jit(loss_and_gradient).lower(*arrays).compile()
     square = jnp.ones((2048, 2048))
-    # In float32 as the loss's own, where an accelerator would take fewer bits by default.
+    # In float32 as in the loss; an accelerator would use fewer bits by default.
     product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
     planned = None
     if jax.default_backend() != "cpu":

@@ -1,4 +1,4 @@
-"""How hard the phantom is: what nearest neighbours read from its pixels, and how long it takes to make.
+"""Measure how hard the phantom is (nearest neighbours on its pixels), and how long it takes to make.
 
 python -m benchmarks.phantom
 """
@@ -19,7 +19,7 @@ from awcl_jax.ingest.phantom import Phantom
 
 
 def main() -> None:
-    """Make the default set in a folder of its own and print what can be read from it."""
+    """Make the default set in a temporary folder and print the scores."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         builder = Phantom(config="default", data_dir=folder, file_format="array_record")
@@ -31,9 +31,9 @@ def main() -> None:
 
     def read(what: str, labels: np.ndarray, train: np.ndarray, test: np.ndarray, neighbours: int) -> None:
         nearest = KNeighborsClassifier(neighbours, metric="cosine", algorithm="brute")
-        found = nearest.fit(pixels[train], labels[train]).predict(pixels[test])
-        f1 = f1_score(labels[test], found, average="macro")
-        print(f"{what:54} accuracy {accuracy_score(labels[test], found):.2f}, macro-F1 {f1:.2f}")
+        predicted = nearest.fit(pixels[train], labels[train]).predict(pixels[test])
+        f1 = f1_score(labels[test], predicted, average="macro")
+        print(f"{what:54} accuracy {accuracy_score(labels[test], predicted):.2f}, macro-F1 {f1:.2f}")
 
     print(f"From {PIXELS} x {PIXELS} pixels, by nearest neighbours:")
     in_train = index.splits == index.split_names.index("train")

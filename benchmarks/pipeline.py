@@ -1,15 +1,16 @@
-"""Frames a second from storage to views, against a PyTorch DataLoader with the published augmentation.
+"""Measure frames per second from storage to views, against a PyTorch DataLoader with the published augmentation.
 
 python -m benchmarks.pipeline --data=DIR --out=DIR
 
 DIR is a prepared dataset; without it, the small phantom. Every way makes two views of each frame, in float32:
 
-- `awcl_jax`: the dataset's PNGs, decoded by Grain's threads and augmented on the device; `kept in memory` where all
-  frames fit, from the second epoch on;
-- `DataLoader`: the same PNGs, decoded and augmented by Albumentations in PyTorch's worker processes (0: in its own).
+- `awcl_jax`: the dataset's PNGs, decoded by Grain's threads and augmented on the device; `kept in memory` if all
+  frames fit, from the second epoch;
+- `DataLoader`: the same PNGs, decoded and augmented by Albumentations in PyTorch's worker processes (0: in the main
+  process).
 
-Below are the parts alone: decoding a frame by how it is stored, and augmenting it. Ways take turns; the table says the
-median of the frames a second and, for whole ways, its ratio to the DataLoader of two workers with the extremes.
+Below are the parts alone: decoding a frame, by storage, and augmenting it. Ways take turns; the table has the median
+frames per second and, for whole ways, the ratio to the DataLoader of two workers with the extremes.
 """
 
 import argparse
@@ -63,9 +64,9 @@ def main() -> None:
             run()
             seconds[name].append(time.perf_counter() - start)
     frames = args.batches * _BATCH
-    told = f"{len(index)} frames, read at {args.size} px, two views of {args.view} px, {os.cpu_count()} cores"
+    setting = f"{len(index)} frames, read at {args.size} px, two views of {args.view} px, {os.cpu_count()} cores"
     lines = [
-        f"{told}, {jax.devices()[0].device_kind}; {args.turns} turns of {frames} frames",
+        f"{setting}, {jax.devices()[0].device_kind}; {args.turns} turns of {frames} frames",
         "",
         "| way | frames/s | times as fast as the DataLoader (least, most) |",
         "|---|---|---|",
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def _whole(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[], None]]:
-    """Ways from the dataset to views."""
+    """Return the ways from the dataset to views."""
     plan = EpochPlan(np.arange(len(index)), batch_size=_BATCH, seed=0)
     mesh = sharding.make_mesh()
     views = _augmenting(args.view)
@@ -112,10 +113,10 @@ def _whole(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[],
 
 
 def _parts(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[], None]]:
-    """Decoding by storage and threads, and augmenting, alone."""
+    """Return the parts alone: decoding, by storage and threads, and augmenting."""
     frames = args.batches * _BATCH
-    found = _encoded(index, frames)
-    encoded = [found[i % len(found)] for i in range(frames)]
+    files = _encoded(index, frames)
+    encoded = [files[i % len(files)] for i in range(frames)]
     decoded = [_decode(file) for file in encoded]
     stored: dict[str, list[Any]] = {
         "PNG": encoded,
@@ -165,7 +166,7 @@ def _augmenting(view: int) -> Callable[[dict[str, Any]], jax.Array]:
 
 
 def _encoded(index: ScanIndex, count: int) -> list[bytes]:
-    """The first frames as they are stored."""
+    """Return the first frames as stored."""
     records = Records(index.path).read_many("train", range(min(count, len(index))))
     return [record["image"] for record in records]
 
@@ -177,7 +178,7 @@ def _decode(file: bytes) -> np.ndarray:
 
 
 def _albumentations(view: int) -> Any:
-    """The published augmentation for grey frames; None where the package is not installed."""
+    """Return the published augmentation for grey frames; None if the package is not installed."""
     try:
         import albumentations
     except ImportError:
@@ -195,7 +196,7 @@ def _albumentations(view: int) -> Any:
 
 
 class _Frames:
-    """A dataset as PyTorch takes it."""
+    """A dataset in PyTorch's form."""
 
     def __init__(self, encoded: list[bytes], size: int, view: int) -> None:
         self.encoded, self.size, self.transform = encoded, size, _albumentations(view)
@@ -228,7 +229,7 @@ def _data_loader(encoded: list[bytes], size: int, view: int, workers: int) -> An
 
 
 def _exhausting(loader: Iterable[Any], batches: int) -> Callable[[], None]:
-    # One iterator for all turns: what starting the workers takes does not count.
+    # One iterator for all turns: the start of the workers is not measured.
     read = iter(loader)
 
     def run() -> None:

@@ -1,12 +1,11 @@
-"""Where the time of a pretraining step goes, by part and by operation, as JAX's profiler sees it.
+"""Profile a pretraining step with JAX's profiler: time by part and by operation.
 
 python -m benchmarks.profile
 python -m benchmarks.profile --arch=resnet50 --dtype=bfloat16 --size=224 --batch=256 --out=DIR    # on an accelerator
 
-Time is that of the threads of a CPU, or of the streams of an accelerator, each without what it spends in operations
-that another one calls. Parts are the names that the program gives to what it computes; XLA makes one operation of
-several, and its time counts for the part of the last of them. With --out the trace is kept, too, for
-https://ui.perfetto.dev or TensorBoard.
+Time is that of a CPU's threads, or an accelerator's streams; an operation's time excludes operations that it calls.
+Parts are named scopes of the program; XLA fuses several operations into one, and its time counts for the part of the
+last of them. With --out the trace is also kept, for https://ui.perfetto.dev or TensorBoard.
 """
 
 import argparse
@@ -112,29 +111,29 @@ def profiled(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def operation_names(hlo: str) -> dict[str, str]:
-    """Operation of a compiled program -> the name that the source gave it."""
+    """Map each operation of a compiled program to its name in the source."""
     return dict(re.findall(r"%(\S+) = [^\n]*op_name=\"([^\"]*)\"", hlo))
 
 
 def operations(trace: Path, *, module: str) -> Iterator[list[Event]]:
-    """The operations of a program in a trace, by thread or stream."""
+    """Yield the operations of a program in a trace, by thread or stream."""
     import jax
 
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines:
             events = []
             for event in line.events:
-                about = dict(event.stats)
-                if about.get("hlo_module") == module and "hlo_op" in about:
+                stats = dict(event.stats)
+                if stats.get("hlo_module") == module and "hlo_op" in stats:
                     # A CPU adds the library that it calls: "ffi_call.1__onednn$matmul".
-                    operation = str(about["hlo_op"]).partition("__")[0]
+                    operation = str(stats["hlo_op"]).partition("__")[0]
                     events.append(Event(operation, round(event.start_ns), round(event.duration_ns)))
             if events:
                 yield events
 
 
 def own_times(events: Iterable[Event]) -> Counter[str]:
-    """Nanoseconds of each operation of one thread, without those of operations within it."""
+    """Count nanoseconds of each operation of one thread, without the operations within it."""
     own: Counter[str] = Counter()
     within: list[Event] = []
     for event in sorted(events, key=lambda event: (event.start, -event.duration)):
@@ -148,7 +147,7 @@ def own_times(events: Iterable[Event]) -> Counter[str]:
 
 
 def part_of(name: str) -> str:
-    """The part of the step that an operation of this name is of."""
+    """Return the part of the step that an operation of this name belongs to."""
     return next((part for part, pattern in PARTS if re.search(pattern, name)), _OTHERS)
 
 

@@ -1,9 +1,9 @@
-"""The pretraining step on many chips, on paper: what it moves and multiplies, checked, and how long that would take.
+"""Estimate the pretraining step on many chips: count what it moves and multiplies, check that, compute the time.
 
 python -m benchmarks.scaling --out=DIR
 
 The step of a ResNet-50 at 224 pixels with the default batch of 32 frames a chip is compiled for 1, 2, 4 and 8 devices
-(a CPU stands for all, each count in a process of its own). The bytes of its collectives and the operations of its
+(a CPU acts as all, each count in a separate process). The bytes of its collectives and the operations of its
 convolutions and matrix products are read from the compiled program and must be these, to the byte and the operation; if
 they are not, the exit status is 1. For n devices with b frames, hence a = 2b rows of d numbers each, P parameters, and
 C channels in all layers of batch norm, in float32:
@@ -23,8 +23,8 @@ C channels in all layers of batch norm, in float32:
     monitors    2 x 2 m m d                 of m = min(n b, 1024) frames, on every device
 
 XLA counts every collective once, as one device sees it, not once a hop (`benchmarks.compiled`); how many times the wire
-carries it is in `benchmarks.hardware`. On one device all-reduces stand in the program and move nothing, and the loss
-makes use of symmetry (2 x 2 a a d). Augmentation is left out (0.1% of the operations).
+carries it is in `benchmarks.hardware`. On one device the program has all-reduces that move nothing, and the loss
+uses symmetry (2 x 2 a a d). Augmentation is left out (0.1% of the operations).
 
 From these formulas the time of a step is worked out for up to 4,096 chips from published peaks and bandwidths, with the
 assumptions of `benchmarks.hardware`: the encoder in bfloat16 at a share of the peak, the loss in float32 at its own;
@@ -49,7 +49,7 @@ from benchmarks.own_process import in_own_process
 
 EXCHANGES = ("gather", "ring")
 COUNTS = (1, 8, 64, 256, 1024, 4096)
-_MEASURED = {"gather": (1, 2, 4, 8), "ring": (2, 4, 8)}  # one device has nobody to pass anything on to
+_MEASURED = {"gather": (1, 2, 4, 8), "ring": (2, 4, 8)}  # one device has no neighbour
 _MONITORED = 1024
 _MEMORY_SHARE = 0.1
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, metavar=("EXCHANGE", "DEVICES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.frames < 1:
-        raise InputError(f"--frames is 1 or more; got {args.frames}.")
+        raise InputError(f"--frames must be >= 1; got {args.frames}.")
     if args.measure:
         import jax
 
@@ -80,8 +80,8 @@ def main() -> None:
             expected = formula(exchange, devices, args.frames, **network)
             if found != expected:
                 raise InputError(
-                    f"The compiled step of {devices} devices with {exchange} has {found}, the formula {expected}: "
-                    "the step, XLA or the formula in benchmarks/scaling.py has changed."
+                    f"The compiled step of {devices} devices with {exchange} has {found}, the formula {expected}. "
+                    "The step, XLA or the formula in benchmarks/scaling.py has changed."
                 )
             for name, number in found.items():
                 lines.append(_row(exchange, devices, name, f"{number:,}", f"{expected[name]:,}"))
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _in_own_process(exchange: str, devices: int, frames: int) -> dict[str, Any]:
-    """As `measure`; how many devices a CPU stands for is settled when JAX starts."""
+    """Run `measure` in a new process, because JAX fixes the number of CPU devices when it starts."""
     return in_own_process("benchmarks.scaling", "--measure", exchange, devices, f"--frames={frames}")
 
 
@@ -104,10 +104,10 @@ def _resnet50() -> dict[str, Any]:
 
 
 def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor: float, size: int) -> dict[str, Any]:
-    """Bytes and operations of the compiled step, and under `network` the numbers that the formulas need.
+    """Count bytes and operations of the compiled step, and under `network` the numbers that the formulas need.
 
     Args:
-      exchange: how devices see each other's embeddings.
+      exchange: how devices exchange embeddings.
       devices: of this process, to compile for.
       frames: of each device.
       arch, width_factor, size: of the encoder and its pictures.
@@ -145,7 +145,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
         **{name: jax.ShapeDtypeStruct((devices * frames,), jnp.int32) for name in ("label", "row")},
     }
     step: Any = sharding.map_step(body, mesh)
-    # Read, not run: what LLVM makes of it does not matter.
+    # Only read, not run: LLVM's optimisation does not matter.
     with without_onednn():
         lowered = step.lower(state, batch)
     hlo = lowered.compile({"xla_backend_optimization_level": 0}).as_text()
@@ -169,7 +169,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
 
 
 def encoder_operations(arch: str, width_factor: float, size: int) -> int:
-    """Operations of a ResNet's convolutions for one picture, forward and backward."""
+    """Count the operations of a ResNet's convolutions for one picture, forward and backward."""
     from awcl_jax.models.convolution import _SMALL_MAP
 
     total = 0
@@ -183,7 +183,7 @@ def encoder_operations(arch: str, width_factor: float, size: int) -> int:
 
 
 def _convolutions(arch: str, width_factor: float, size: int) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """(edge of the map, kernel, stride, padding, features in, features out) of every convolution."""
+    """Yield (edge of the map, kernel, stride, padding, features in, features out) of every convolution."""
     from awcl_jax.models.resnet import STAGES
 
     width = round(64 * width_factor)
@@ -208,7 +208,7 @@ def _convolutions(arch: str, width_factor: float, size: int) -> Iterator[tuple[i
 
 
 def formula(exchange: str, devices: int, frames: int, **network: int) -> dict[str, int]:
-    """What `measure` should find, by the docstring above."""
+    """Return the expected result of `measure`, by the docstring above."""
     n, a, d = devices, 2 * frames, network["embedding"]
     products = {"ring": 4, "gather": 3 if n > 1 else 2}[exchange]
     monitored = min(n * frames, _MONITORED)
@@ -231,7 +231,7 @@ class Step:
     """Seconds of a step's parts, one after the other, and the bytes that the exchange holds on each chip."""
 
     encoder: float
-    loss: float  # products, and in a ring the hops that do not hide behind them
+    loss: float  # products, and in a ring the hops that they do not overlap
     exchange: float
     gradients: float
     statistics: float
@@ -239,12 +239,12 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
+        """Seconds of the whole step."""
         return self.encoder + self.loss + self.exchange + self.gradients + self.statistics
 
 
 def extrapolate(chip: Chip, exchange: str, chips: int, frames: int, network: dict[str, int]) -> Step:
-    """The step on so many chips, by the formulas of this module and of `hardware`.
+    """Estimate the step on `chips` chips, by the formulas of this module and of `hardware`.
 
     What the exchange holds is, for R rows on a chip (all of them gathered, or its own and the visiting ones), the rows
     and their gradient, the sums by group and by embedding, and a similarity with each anchor: R (4 x 4d + 8 + 4a).
@@ -295,18 +295,18 @@ def _extrapolated(frames: int, network: dict[str, int]) -> Iterator[str]:
 
 
 def _verdict(chip: Chip, frames: int, network: dict[str, int]) -> str:
-    """Where gathering stops paying on this chip."""
+    """Describe where the ring becomes faster than gathering on this chip."""
 
     def seconds(exchange: str, n: int) -> float:
         return extrapolate(chip, exchange, n, frames, network).seconds
 
     counts = [2**k for k in range(1, 13)]
     faster = [n for n in counts if seconds("ring", n) < seconds("gather", n)]
-    said = f"the ring is the faster at {', '.join(map(str, faster))} chips" if faster else "gathering is the faster"
+    winner = f"the ring is the faster at {', '.join(map(str, faster))} chips" if faster else "gathering is the faster"
     a_row = extrapolate(chip, "gather", 1, frames, network).memory / (2 * frames)
     limit = int(_MEMORY_SHARE * chip.memory / a_row)
     return (
-        f"- {chip.name}: {said} (of 2 to 4,096); gathering holds a tenth of the memory at {limit:,} rows, which are "
+        f"- {chip.name}: {winner} (of 2 to 4,096); gathering holds a tenth of the memory at {limit:,} rows, which are "
         f"{limit // (2 * frames):,} chips of {frames} frames."
     )
 
@@ -331,11 +331,11 @@ def _plot(frames: int, network: dict[str, int], out: Path) -> None:
     for colour, chip in enumerate(CHIPS):
         for exchange, style in zip(EXCHANGES, ("-", "--"), strict=True):
             seconds = [1e3 * extrapolate(chip, exchange, n, frames, network).seconds for n in counts]
-            # Thinner from one to the next, for where two are alike, as the H100 and the H200 are.
+            # Each line is thinner than the last, because some coincide, as for the H100 and the H200.
             width, label = 3.2 - 0.5 * colour, f"{chip.name}, {exchange}"
             times.loglog(counts, seconds, style, color=f"C{colour}", linewidth=width, label=label)
         memory.axhline(_MEMORY_SHARE * chip.memory / 1e6, color=f"C{colour}", linewidth=0.8, linestyle=":")
-        # Side by side, for some memories are nearly alike.
+        # Side by side, because some memories are nearly equal.
         place = (6 ** (colour % 3), _MEMORY_SHARE * chip.memory / 1e6)
         memory.annotate(f"a tenth of {chip.name}", place, va="bottom", fontsize=7)
     for exchange, style in zip(EXCHANGES, ("-", "--"), strict=True):

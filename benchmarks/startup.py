@@ -1,10 +1,10 @@
-"""Seconds from the command to its first step, at the first start and at the second, beside what imports alone take.
+"""Measure the seconds from the command to its first step, at a first and a second start, beside imports alone.
 
 python -m benchmarks.startup
 python -m benchmarks.startup --config=configs/fine.py:tiny --turns=5
 
-The first start has an empty cache of compiled programs, the second the one that the first left; the dataset is there
-already. A start ends with the first step in `metrics.jsonl`. Nobody can go below `import jax`, or `import torch`.
+The first start has an empty cache of compiled programs, the second has the first's cache; the dataset exists already. A
+start ends with the first step in `metrics.jsonl`. `import jax`, or `import torch`, is a lower bound.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/fine.py", help="of the run (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each (default: %(default)s)")
     args = parser.parse_args()
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as a user has it: modules are compiled at the first start only
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as for a user: modules are compiled only at the first start
     _until_first_step(args.config, compiled=None)  # makes the dataset
     seconds: dict[str, list[float]] = {}
     for _ in range(args.turns):

@@ -1,15 +1,15 @@
-"""The pretraining step against the same network and loss in PyTorch: frames a second, share of the peak, memory.
+"""Measure the pretraining step against the same network and loss in PyTorch: frames per second, share of peak, memory.
 
 python -m benchmarks.step --out=DIR
 python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
 
-Methods: `awcl_jax`, the whole step, augmentation and monitors and all; `remat`, the same with blocks that are computed
-again for their gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on views
-that are given: the network (channels last), the loss as SupContrast writes it and Adam, with `torch.compile` and
-autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as our runs do (`awcl_jax.runtime.memory`).
+Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
+gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on ready views: the
+network (channels last), the loss as in SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`,
+the same in a process that keeps its pages, as runs of this package do (`awcl_jax.runtime.memory`).
 
-Each method is a process of its own, and they take turns: a few steps of one, a few of the other, again and again, so
-that what disturbs the machine disturbs both. The ratio is that of a turn; the table says the median and the extremes.
+Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
+disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes.
 Frames are views: a batch of 32 gives 64. The peak is that of a matrix product in the same process and type; the work is
 that of the convolutions forward and backward, as `benchmarks.scaling` counts it.
 """
@@ -40,7 +40,7 @@ _EDGE = 2048
 
 
 def main() -> None:
-    """Measure all methods at every size, in turns, and write a table."""
+    """Measure all methods at every size, in turns; write a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet18", help="encoder (default: %(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="width factor of the encoder (default: %(default)s)")
@@ -58,7 +58,7 @@ def main() -> None:
         return
     methods = args.methods.split(",")
     if unknown := set(methods) - set(METHODS):
-        raise InputError(f"Unknown methods {sorted(unknown)}; known are {', '.join(METHODS)}.")
+        raise InputError(f"Unknown methods {sorted(unknown)}; must be among {', '.join(METHODS)}.")
     rows = []
     print(_head(args), flush=True)
     for size in map(int, args.sizes.split(",")):
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[str, dict[str, Any]]:
-    """Seconds of a step in every turn, share of the peak and memory of each method."""
+    """Return seconds of a step in every turn, share of the peak and memory of each method."""
     options = [f"--{name}={getattr(args, name)}" for name in ("arch", "width", "batch", "dtype", "steps")]
     command = [sys.executable, "-m", "benchmarks.step", *options, f"--sizes={size}"]
     work = encoder_operations(args.arch, args.width, size) * 2 * args.batch
@@ -115,12 +115,12 @@ def _answer(server: subprocess.Popen[str]) -> dict[str, float]:
     assert server.stdout is not None
     line = server.stdout.readline()
     if not line:
-        raise InputError(f"A measurement ended with status {server.wait()}; what it said is above.")
+        raise InputError(f"A measurement ended with status {server.wait()}; see its output above.")
     return json.loads(line)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    """Make ready, say so, and take a turn for each line that comes."""
+    """Prepare, print a line, and take a turn for each line on stdin."""
     ways: dict[str, Callable[..., _Made]] = {
         "awcl_jax": our_step,
         "remat": functools.partial(our_step, remat=True),
@@ -156,7 +156,7 @@ _Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]
 def our_program(
     arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
 ) -> tuple[Any, Any, Any]:
-    """The pretraining step, a state, and a batch of frames that are on the devices already."""
+    """Return the pretraining step, a state, and a batch of frames already on the devices."""
     import numpy as np
 
     from awcl_jax.augment.options import Augmentation
@@ -198,7 +198,7 @@ def our_program(
 def our_step(
     arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
 ) -> _Made:
-    """`our_program`, to be called."""
+    """Return `our_program` as a function to call."""
     import jax
     import jax.numpy as jnp
 

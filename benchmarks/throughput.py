@@ -1,4 +1,4 @@
-"""Frames a second of the pipeline alone, of the step alone and of both together, and the memory that they take.
+"""Measure frames per second of the pipeline alone, the step alone and both together, and peak memory.
 
 python -m benchmarks.throughput --config=configs/fine.py
 python -m benchmarks.throughput --config=configs/fine.py:fetal_planes_db --config.data.path=DIR --steps=20
@@ -23,14 +23,14 @@ from awcl_jax.train import initial_state as first_state
 
 _CONFIG = define_config()
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of each measurement.", lower_bound=2)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Times that each measurement is taken.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Repeats of each measurement.", lower_bound=1)
 flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     """Print a table."""
     del argv
-    logging.set_verbosity(logging.ERROR)  # TFDS tells of every dataset that it opens
+    logging.set_verbosity(logging.ERROR)  # TFDS logs every dataset that it opens
     config, steps = _CONFIG.value, _STEPS.value
     config.train.steps = max(config.train.steps, steps + 1)
     mesh = sharding.make_mesh()

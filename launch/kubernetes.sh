@@ -7,10 +7,10 @@
 #   kubectl logs --prefix --follow --selector=jobset.sigs.k8s.io/jobset-name=awcl
 #   kubectl delete jobset awcl                             # frees the nodes; the folder of the run stays
 #
-# The volume is mounted at /mnt/awcl. What tpu needs stands in its manifest.
+# The volume is mounted at /mnt/awcl. The manifest lists the variables for tpu.
 #
 #   IMAGE=python:3.11    with git; the code is cloned and installed into it at each start
-#   DRY_RUN=1            print the manifest and apply it not, as for: | kubectl apply --dry-run=server -f -
+#   DRY_RUN=1            print the manifest without applying it, for example: | kubectl apply --dry-run=server -f -
 set -euo pipefail
 
 kind=${1:-}
@@ -23,7 +23,7 @@ shift
 variables+=(NAME NODES CLAIM REPOSITORY IMAGE ARGUMENTS)
 IMAGE=${IMAGE:-python:3.11}
 if [[ $* != *--config=* || $* != *--workdir=/mnt/awcl/* ]]; then
-  echo "error: give --config=..., and --workdir=/mnt/awcl/... on the volume that all nodes share" >&2
+  echo "error: pass --config=..., and --workdir=/mnt/awcl/... on the volume that all nodes share" >&2
   exit 1
 fi
 ARGUMENTS=$(printf '%q ' "$@")
@@ -33,7 +33,7 @@ manifest=$(< "$(dirname "$0")/kubernetes_$kind.yaml")
 manifest=apiVersion${manifest#*$'\n'apiVersion} # without the comment above
 for variable in "${variables[@]}"; do
   if [[ -z ${!variable:-} ]]; then
-    echo "error: $variable is not set; see the head of launch/kubernetes_$kind.yaml" >&2
+    echo "error: $variable is not set. See the head of launch/kubernetes_$kind.yaml" >&2
     exit 1
   fi
   manifest=${manifest//"\${$variable}"/"${!variable}"}

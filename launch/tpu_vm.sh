@@ -5,17 +5,17 @@
 #   export REPOSITORY=URL NFS=10.0.0.2:/share            # what the hosts clone; what they mount at /mnt/awcl, if any
 #   launch/tpu_vm.sh create && launch/tpu_vm.sh setup
 #   launch/tpu_vm.sh run --config=configs/fine.py --workdir=/mnt/awcl/runs/fine
-#   launch/tpu_vm.sh logs 0                              # of the first host; `status` tells whether it runs
+#   launch/tpu_vm.sh logs 0                              # of the first host; `status`: its exit status, nothing while it runs
 #   launch/tpu_vm.sh keep --config=configs/fine.py --workdir=/mnt/awcl/runs/fine    # until it is done, see below
-#   launch/tpu_vm.sh delete                              # until then, it costs
+#   launch/tpu_vm.sh delete                              # until then you pay for it
 #
 # SPOT=1      cheaper, and may be taken away at any time
 # QUEUED=1    wait in the queue for a slice that is not free now
-# DRY_RUN=1   print the commands and run none
+# DRY_RUN=1   print the commands without running them
 #
-# `keep` does all of it and does it again whenever the slice was taken away; the run goes on from its last checkpoint,
-# which therefore has to be on the shared disk, or on a bucket: --workdir=gs://BUCKET/runs/fine. It leaves the slice to
-# you: `delete` it. Project and account are gcloud's.
+# `keep` does all of this, and repeats it whenever the slice was taken away; the run resumes from its last checkpoint,
+# which therefore must be on the shared disk, or in a bucket: --workdir=gs://BUCKET/runs/fine. It does not delete the
+# slice: run `delete`. Project and account are gcloud's.
 set -euo pipefail
 
 readonly SHARED=/mnt/awcl # where the hosts mount $NFS
@@ -36,13 +36,13 @@ on_hosts() { # WORKER|all COMMAND
   tpu ssh --worker="$1" --command="$2"
 }
 
-state() { # READY, CREATING, PREEMPTED, ...; nothing where there is no such TPU
+state() { # READY, CREATING, PREEMPTED, ...; nothing if the TPU does not exist
   if [[ -n ${DRY_RUN:-} ]]; then return; fi
   tpu describe --format='value(state)' 2>/dev/null || true
 }
 
 create() {
-  : "${ACCELERATOR:?the type and size, as v5litepod-16}" "${RUNTIME:?the image, as v2-alpha-tpuv5-lite}"
+  : "${ACCELERATOR:?set the type and size, such as v5litepod-16}" "${RUNTIME:?set the image, such as v2-alpha-tpuv5-lite}"
   local options=(--zone="$ZONE" --accelerator-type="$ACCELERATOR")
   if [[ -n ${SPOT:-} ]]; then options+=(--spot); fi
   if [[ -n ${QUEUED:-} ]]; then
@@ -61,8 +61,8 @@ wait_until_ready() {
 }
 
 setup() {
-  : "${REPOSITORY:?address that git can clone}"
-  # The images have an older Python than is needed; uv brings one.
+  : "${REPOSITORY:?set an address that git can clone}"
+  # The images' Python is too old; uv installs another.
   local steps="set -e; cd ~; python3 -m pip install --quiet --user uv; [ -d awcl ] || git clone --depth 1 $REPOSITORY awcl"
   steps+="; cd awcl; ~/.local/bin/uv venv --quiet --allow-existing --python 3.11"
   steps+="; ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu,gcs]'"
@@ -76,8 +76,8 @@ setup() {
 run() {
   local training
   training="flock ~/awcl.lock .venv/bin/python -m awcl_jax.main $(printf '%q ' "$@")"
-  # Detached, so that it outlives the connection; its exit status is left where `status` finds it.
-  on_hosts all "cd ~/awcl; if ! flock -n ~/awcl.lock true; then echo It runs already.; else rm -f ~/awcl.status; \
+  # Detached, so that it outlives the connection; it writes its exit status to the file that `status` reads.
+  on_hosts all "cd ~/awcl; if ! flock -n ~/awcl.lock true; then echo Already running.; else rm -f ~/awcl.status; \
 ($training > ~/awcl.log 2>&1; echo \$? > ~/awcl.status) < /dev/null > /dev/null 2>&1 & fi"
 }
 
@@ -95,9 +95,9 @@ delete() {
 
 keep() {
   if [[ $* != *--workdir=gs://* ]]; then
-    : "${NFS:?the shared disk, HOST:/SHARE, if the run is on no bucket: the disks of the hosts go with them}"
+    : "${NFS:?set the shared disk, HOST:/SHARE, unless the run is in a bucket: the disks of the hosts are deleted with them}"
     if [[ $* != *--workdir=$SHARED/* ]]; then
-      echo "error: give --workdir=$SHARED/..., on the disk that outlives the hosts, or --workdir=gs://..." >&2
+      echo "error: pass --workdir=$SHARED/..., on the disk that outlives the hosts, or --workdir=gs://..." >&2
       exit 1
     fi
   fi
@@ -115,10 +115,10 @@ keep() {
       if [[ -n ${DRY_RUN:-} ]]; then return; fi
       follow && return
     fi
-    # What fails while the hosts are there will fail again; a host that is taken away ends the others, too.
+    # A failure while the hosts exist would repeat; a host that is taken away ends the others, too.
     sleep "${POLL:-60}"
     if [[ $(state) == READY && ! $(status) =~ ^(75|134)$ ]]; then # asked to stop, and saved; lost another host
-      echo "error: it failed on hosts that are there; see $0 logs 0" >&2
+      echo "error: the training failed, though its hosts exist. See $0 logs 0" >&2
       exit 1
     fi
   done
@@ -139,12 +139,12 @@ case $verb in
   create | setup | run | status | keep | delete | logs) shift ;;
   *) usage && exit 0 ;;
 esac
-: "${TPU_NAME:?a name of your choice}" "${ZONE:?a zone that has the accelerator}"
+: "${TPU_NAME:?set a name of your choice}" "${ZONE:?set a zone that has the accelerator}"
 case $verb in
   logs) on_hosts "${1:-0}" 'tail -n 100 -F ~/awcl.log' ;;
   run | keep)
     if [[ $# == 0 ]]; then
-      echo "error: $verb takes what awcl_jax.main takes, as --config=configs/fine.py" >&2
+      echo "error: pass $verb the arguments of awcl_jax.main, such as --config=configs/fine.py" >&2
       exit 1
     fi
     "$verb" "$@"

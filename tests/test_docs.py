@@ -45,7 +45,7 @@ def words_of_prose(text):
     return re.findall(r"\S*\w\S*", re.sub(r"\]\([^)]*\)", "]", "\n".join(lines)))
 
 
-def test_words_of_prose_leaves_out_code_tables_badges_and_addresses():
+def test_words_of_prose_skips_code_tables_badges_and_urls():
     left_out = "[![badge](a.svg)](b)\n![a picture](c.png)\n| a | b |\n```bash\nls -l\n```\n"
     assert words_of_prose(f"# One two\n{left_out}three [four](d/e.md), -- five.\n") == [
         "One",

@@ -1,4 +1,4 @@
-"""The ways onto clusters: what the scripts would do, valid manifests, and two processes started by each."""
+"""Launching on clusters: what the scripts would do, valid manifests, and two processes started by each."""
 
 import fcntl
 import json
@@ -34,7 +34,7 @@ RUN = ("--config=configs/fine.py", "--workdir=/mnt/awcl/runs/fine")
 
 
 def script(name: str, *arguments: str, cwd: Path = ROOT, path: Path | None = None, **variables: str):
-    """Run a script with nothing in the environment but these variables."""
+    """Run a script with only these variables in the environment."""
     environment = {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"], "HOME": str(cwd)} | variables
     command = ["bash", str(LAUNCH / name), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -51,7 +51,7 @@ def commands(output: str) -> list[list[str]]:
 
 
 def program(folder: Path, name: str, text: str) -> Path:
-    """A program that stands in for one of a cluster."""
+    """Write a program that replaces one of a cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
     (folder / name).chmod(0o755)
@@ -81,7 +81,7 @@ def test_shellcheck_finds_nothing(name):
         *(("kubernetes.sh", ("tpu", *RUN), CHIPS, name) for name in CHIPS),
     ],
 )
-def test_a_variable_that_is_missing_is_named_before_anything_starts(name, arguments, variables, missing, tmp_path):
+def test_a_missing_variable_is_named_before_anything_starts(name, arguments, variables, missing, tmp_path):
     path = program(tmp_path, "gcloud", "#!/bin/sh\necho called")
     program(tmp_path, "kubectl", "#!/bin/sh\necho called")
     given = {key: value for key, value in variables.items() if key != missing}
@@ -174,7 +174,7 @@ touch ~/began; echo $$ > ~/lost; echo PREEMPTED > ../../state; exec sleep 600
 
 
 @pytest.mark.parametrize("ends_with", [0, 1])
-def test_a_tpu_that_is_taken_away_is_replaced_and_a_training_that_fails_is_not(ends_with, tmp_path):
+def test_a_lost_tpu_is_replaced_and_a_failed_training_is_not(ends_with, tmp_path):
     path = program(tmp_path / "bin", "gcloud", _GCLOUD)
     program(tmp_path / "host" / "awcl" / ".venv" / "bin", "python", _TRAINING.replace("${ENDS_WITH}", str(ends_with)))
     text = '--config.name=it\'s $HOME "a" & b'
@@ -187,7 +187,7 @@ def test_a_tpu_that_is_taken_away_is_replaced_and_a_training_that_fails_is_not(e
     assert done.returncode == ends_with, done.stderr
     assert (tmp_path / "host" / "arguments").read_text().splitlines() == ["-m", "awcl_jax.main", *RUN, text]
     assert (tmp_path / "host" / "awcl.log").read_text() == "trained\n"
-    assert ("failed on hosts that are there" in done.stderr) == bool(ends_with)
+    assert ("the training failed, though its hosts exist" in done.stderr) == bool(ends_with)
 
 
 def test_a_training_that_runs_is_not_started_again(tmp_path):
@@ -196,11 +196,11 @@ def test_a_training_that_runs_is_not_started_again(tmp_path):
     with (tmp_path / "host" / "awcl.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = script("tpu_vm.sh", "run", *RUN, cwd=tmp_path, path=tmp_path / "bin", **TPU)
-    assert done.stdout == "It runs already.\n"
+    assert done.stdout == "Already running.\n"
     assert not (tmp_path / "host" / "awcl.log").exists()
 
 
-def test_slurm_starts_the_command_in_a_folder_that_outlives_a_requeue():
+def test_slurm_uses_a_folder_that_outlives_a_requeue():
     (words,) = commands(dry("slurm.sbatch", "--config=configs/fine.py", SLURM_JOB_ID="17"))
     assert words[0] == "srun"
     assert words[-4:] == ["-m", "awcl_jax.main", "--config=configs/fine.py", "--workdir=runs/slurm-17"]
@@ -365,7 +365,7 @@ sys.exit(max(process.wait() for process in running))
 
 
 @pytest.mark.slow
-def test_two_processes_under_slurm_end_like_one_and_go_on_after_a_requeue(place, alone, unused_port):
+def test_two_processes_under_slurm_end_like_one_and_resume(place, alone, unused_port):
     path = program(place / "slurm", "srun", _SRUN)
     job = variables(place, SLURM_JOB_ID="17", SLURM_NTASKS="2", SLURM_NTASKS_PER_NODE="2", SLURM_GPUS_ON_NODE="2")
     job |= {"PATH": f"{path}:{job['PATH']}", "JAX_COORDINATOR_PORT": str(unused_port)}

@@ -87,7 +87,7 @@ def test_no_circle():
     assert not left
 
 
-def test_only_one_module_names_the_mesh_axis_and_speaks_to_other_devices():
+def test_only_one_module_names_the_mesh_axis():
     (axis,) = (
         node.value.value
         for node in tree_of(MODULES["awcl_jax.runtime.sharding"]).body
@@ -122,7 +122,7 @@ def test_the_configuration_stops_at_the_door():
     assert {module for module in knowing if room_of(module) != "config"} <= doors
 
 
-def test_what_is_needed_late_and_takes_seconds_to_import_is_not_waited_for():
+def test_slow_imports_that_are_needed_late_are_deferred():
     late = {"matplotlib", "scipy", "sklearn"}
     rooms = "awcl_jax.downstream, awcl_jax.pretrain, awcl_jax.ingest.phantom"
     program = f"import sys, {rooms}; print({late} & sys.modules.keys())"

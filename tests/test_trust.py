@@ -228,7 +228,7 @@ def test_a_file_of_features_of_an_older_form_is_refused(form, frames, evil, mark
         ScanIndex.from_dataset(frames)
 
 
-def test_the_module_that_a_dataset_says_it_is_from_is_not_imported(frames, evil, marker):
+def test_the_module_that_a_dataset_names_is_not_imported(frames, evil, marker):
     content = json.loads((frames / "dataset_info.json").read_text())
     content["moduleName"] = evil.partition(".")[0]
     (frames / "dataset_info.json").write_text(json.dumps(content))

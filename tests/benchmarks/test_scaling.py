@@ -21,7 +21,7 @@ NETWORK = {
     ("exchange", "devices"),
     [("gather", 1), ("gather", 2), ("ring", 2)],
 )
-def test_the_formula_is_what_the_compiled_step_moves_and_multiplies(exchange, devices, monkeypatch):
+def test_the_formula_is_what_the_compiled_step_does(exchange, devices, monkeypatch):
     monkeypatch.setitem(resnet.STAGES, "resnet18", (1, 1))  # with a shortcut that convolves, and a small map
     found = scaling.measure(exchange, devices, 4, arch="resnet18", width_factor=0.125, size=16)
     network = found.pop("network")
