@@ -36,7 +36,7 @@ def test_every_method_runs_to_its_end_and_scores_nothing(method, prepare_frames,
     results = pretrain.run(config, tmp_path / "run")
     said = capsys.readouterr().out
     assert results["pixels"] == results["untrained"] == results["trained"] == {}
-    assert "labelled training frames show 'abdomen': there is nothing to tell apart" in said
+    assert "labelled training frames show 'abdomen', so nothing is scored" in said
     assert ("pulls all of them together" in said) == (method in (fine, coarse))
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps == [config.train.steps // 2, config.train.steps]
