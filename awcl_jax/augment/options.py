@@ -117,7 +117,7 @@ class Augmentation:
 
     @classmethod
     def off(cls, *, size: int, mean: float = 0.17, std: float = 0.18) -> "Augmentation":
-        """All augmentations off: a start for `dataclasses.replace` when only a few are wanted."""
+        """Turn all augmentations off: a start for `dataclasses.replace` when you want only a few."""
         off: dict[str, Any] = dict.fromkeys(_OPTIONAL)
         return cls(size=size, flip=0.0, rotation=0.0, mean=mean, std=std, **off)
 

@@ -62,7 +62,7 @@ def augment(
     seed: int | Int[Array, ""],
     options: Augmentation,
 ) -> Float[Array, "b size size 1"]:
-    """One random view of each frame.
+    """Make one random view of each frame.
 
     Args:
       images: grey frames [b, h, w].
@@ -93,7 +93,7 @@ def augment_with_masks(
     seed: int | Int[Array, ""],
     options: Augmentation,
 ) -> tuple[Float[Array, "b size size 1"], UInt8[Array, "b size size"]]:
-    """One random view of each frame, and its mask placed likewise: by the same crop, flip and rotation.
+    """Make one random view of each frame, and place its mask by the same crop, flip and rotation.
 
     A pixel of the mask takes the class of the nearest; what lies outside the frame is 0. Occlusion leaves masks alone:
     anatomy in a shadow is still there.
@@ -131,7 +131,7 @@ def two_views(
     seed: int | Int[Array, ""],
     options: Augmentation,
 ) -> Float[Array, "2 b size size 1"]:
-    """Two random views of each row.
+    """Make two random views of each row.
 
     Args:
       images: one frame a row [b, h, w], of which both views are made, or two frames a row [b, 2, h, w], a view of
@@ -155,7 +155,7 @@ def two_views(
 
 @functools.partial(jax.jit, static_argnames=("options",))
 def centre_view(images: UInt8[Array, "b h w"], *, options: Augmentation) -> Float[Array, "b size size 1"]:
-    """The view for evaluation: the whole frame resized, with nothing random.
+    """Make the view for evaluation: the whole frame resized, with nothing random.
 
     It is sampled as the random views are, so that evaluation sees the pixels which training saw.
 
@@ -208,7 +208,7 @@ def _within(bounds: Range, draw: _Scalar) -> _Scalar:
 
 
 def _box(area: _Scalar | float, aspect: Range, draw: _Scalar) -> tuple[_Scalar, _Scalar]:
-    """Height and width, as shares of a unit square, of a box of this area and a log-uniform aspect that fits into it.
+    """Return height and width, as shares of a unit square, of a box of this area and log-uniform aspect in it.
 
     torchvision draws area and aspect until they fit, which favours small areas; here the area keeps its distribution.
     """
@@ -222,7 +222,7 @@ def _box(area: _Scalar | float, aspect: Range, draw: _Scalar) -> tuple[_Scalar, 
 def _place(
     image: UInt8[Array, "h w"], draws: _Draws, options: Augmentation, *, margin: int
 ) -> Float[Array, "wide wide"]:
-    """The picture in its place, by one interpolation. What lies outside the frame is black."""
+    """Crop, flip and rotate the picture with one interpolation. Outside the frame it is black."""
     h, w = image.shape
     y, x, inside, scale = _positions(image.shape, draws, options, margin=margin)
     return jnp.where(inside, _sample(image, y, x, scale, coarsest=math.sqrt(h * w) / options.size), 0.0)
@@ -231,7 +231,7 @@ def _place(
 def _positions(
     shape: tuple[int, ...], draws: _Draws, options: Augmentation, *, margin: int
 ) -> tuple[Float[Array, "wide wide"], Float[Array, "wide wide"], Bool[Array, "wide wide"], _Scalar]:
-    """Crop, flip and rotation as one affine map from pixels of the view to (y, x) in pixels of the frame.
+    """Return crop, flip and rotation as one affine map from pixels of the view to (y, x) in pixels of the frame.
 
     The picture is `margin` pixels wider than the view on each side. Also whether a pixel lies inside the frame, and how
     many pixels of the frame it spans.
@@ -262,7 +262,7 @@ def _sample(
     *,
     coarsest: float,
 ) -> Float[Array, "wide wide"]:
-    """Bilinear grey at (y, x), in pixels from the frame's upper left corner, edge pixels continued outwards.
+    """Return bilinear grey at (y, x), in pixels from the frame's upper left corner, edge pixels continued outwards.
 
     Where a pixel of the view spans `scale` > 1 of the frame, bilinear weights skip pixels and alias. So a frame is
     halved, by averaging, as often as brings the span nearest to 1 (0.7 to 1.4). `coarsest`, the greatest span that can
@@ -305,14 +305,14 @@ def _starts_and_shapes(levels: list[Array]) -> list[tuple[int, int, int]]:
 
 
 def _blur_reach(options: Augmentation) -> int:
-    """Pixels that a blurred view needs around it: where the widest kernel of the range is cut off."""
+    """Return the pixels that a blurred view needs around it: where the widest kernel of the range is cut off."""
     if options.blur is None or options.blur_probability == 0:
         return 0
     return math.ceil(_BLUR_REACH * options.blur[1])
 
 
 def _blur(picture: Float[Array, "wide wide"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
-    """Gaussian of deviation sigma over the view and a margin of `_blur_reach`, which it uses up.
+    """Blur the view with a Gaussian of deviation sigma; this uses up its margin of `_blur_reach`.
 
     A sum of shifted pictures: on a CPU a fifth of the time of a banded matrix product, and exact where matrix products
     are rounded to bfloat16. The margin comes from the frame, black outside it; padding here would cost more than blur.
@@ -333,7 +333,7 @@ def _blur(picture: Float[Array, "wide wide"], draws: _Draws, options: Augmentati
 def _echoes(
     picture: Float[Array, "size size"], draws: _Draws, key: Key[Array, ""], options: Augmentation
 ) -> Float[Array, "size size"]:
-    """What changes the echo, summed in decibels: E = R (I - 1) + speckle + gain + attenuation, shown as 1 + E / R'.
+    """Change the echo by a sum in decibels: E = R (I - 1) + speckle + gain + attenuation, shown as 1 + E / R'.
 
     R is RECORDED_RANGE and R' the dynamic range. Near black the change fades out, as there is no echo to change.
     """
@@ -358,7 +358,7 @@ def _echoes(
 
 
 def _speckle(key: Key[Array, ""], deviation: _Scalar, size: int) -> Float[Array, "size size"]:
-    """Log-compressed speckle of mean 0 and this deviation, in round grains about two pixels wide.
+    """Return log-compressed speckle of mean 0 and this deviation, in round grains about two pixels wide.
 
     The intensity of fully developed speckle is exponential, -log U, so that its decibels go as log(-log U), with a tail
     towards black. The noise is drawn on every other pixel, as random numbers are what costs, and spread by Gaussians
@@ -378,7 +378,7 @@ def _speckle(key: Key[Array, ""], deviation: _Scalar, size: int) -> Float[Array,
 
 
 def _grey_map(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
-    """Gamma, brightness; then jitter: brightness, contrast, each cut at black and white as torchvision does."""
+    """Apply gamma, brightness; then jitter: brightness, contrast, each clipped at black and white as in torchvision."""
     if options.gamma is not None:
         picture = jnp.exp(_within(options.gamma, draws["gamma"]) * jnp.log(picture))  # 0 stays 0: exp(-inf)
     if options.brightness is not None:
@@ -394,7 +394,7 @@ def _grey_map(picture: Float[Array, "size size"], draws: _Draws, options: Augmen
 
 
 def _mean(picture: Float[Array, "size size"]) -> _Scalar:
-    """Mean grey, added up in whole numbers: rows may be summed in another order then, to the same value."""
+    """Return the mean grey, summed in whole numbers, so that any order of summation gives the same value."""
     for _ in range(2):
         whole = jnp.round(picture * 2**20).astype(jnp.uint32)  # 4,095 greys of 1 fit
         picture = whole.sum(-1, dtype=jnp.uint32).astype(jnp.float32) / (2**20 * picture.shape[-1])
@@ -420,7 +420,7 @@ def _occlude(picture: Float[Array, "size size"], draws: _Draws, options: Augment
 def _shadow(
     y: Float[Array, "size 1"], x: Float[Array, "1 size"], draws: _Draws, widths: Range
 ) -> Float[Array, "size size"]:
-    """How dark, 0 to 1. Beams fan out from above; `beam` is where the one through (y, x) crosses the top edge."""
+    """Return how dark each pixel is, 0 to 1. `beam` is where the beam through (y, x) crosses the top edge."""
     width = _within(widths, draws["shadow"])
     beam = 0.5 + (x - 0.5) * _BEAM_ORIGIN / (_BEAM_ORIGIN + y)
     middle = width / 2 + (1 - width) * draws["shadow_x"]

@@ -18,13 +18,13 @@ from awcl_jax.train import optim
 
 
 def make_model(config: ConfigDict) -> ContrastiveModel:
-    """Encoder and projection, without parameters."""
+    """Make encoder and projection, without parameters."""
     projection = Projection(hidden=config.model.hidden, embedding=config.model.embedding)
     return ContrastiveModel(encoder=make_encoder(config), projection=projection)
 
 
 def make_encoder(config: ConfigDict) -> ResNet:
-    """The encoder, without parameters."""
+    """Make the encoder, without parameters."""
     return make_resnet(
         config.model.arch,
         width_factor=config.model.width_factor,
@@ -36,7 +36,7 @@ def make_encoder(config: ConfigDict) -> ResNet:
 
 
 def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The learning rate by step, and the optimiser that follows it."""
+    """Make the learning-rate schedule, and the optimiser that follows it."""
     learning_rate = optim.learning_rate_schedule(
         peak=config.optim.learning_rate,
         steps=config.train.steps,
@@ -54,7 +54,7 @@ def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTr
 
 
 def initial_encoder(config: ConfigDict) -> PyTree | None:
-    """Variables that the encoder starts from; None for random ones.
+    """Return the variables that the encoder starts from; None for random ones.
 
     Raises:
       InputError: the file of weights is not there, or of another architecture.
@@ -71,7 +71,7 @@ def initial_encoder(config: ConfigDict) -> PyTree | None:
 
 
 def dataset_path(config: ConfigDict) -> str | Path:
-    """Folder of the dataset that the configuration names; the phantom is made where it is not there yet.
+    """Return the folder of the dataset that the configuration names; the phantom is made if it does not exist.
 
     Raises:
       InputError: it is another dataset, and `data.path` is empty.
@@ -87,7 +87,7 @@ def dataset_path(config: ConfigDict) -> str | Path:
 
 
 def frozen_part(config: ConfigDict, groups: Sequence[str], *, without: str) -> FrozenConfigDict:
-    """Some groups of a configuration, hashable: a key by which runs that are alike in them share their programs.
+    """Return some groups of a configuration, hashable: a key by which runs with equal groups share compiled programs.
 
     Args:
       config: of a run.

@@ -14,7 +14,7 @@ from awcl_jax.train import optim
 
 
 def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
-    """What is wrong with the fields that every kind of run has; a sentence each."""
+    """Yield a sentence for each problem with the fields that every kind of run has."""
     yield from unknown_names(
         config,
         {
@@ -76,21 +76,21 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
 
 
 def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """A sentence for each of these fields whose value is none of its names."""
+    """Yield a sentence for each of these fields whose value is not one of its names."""
     for field, names in known.items():
         if (value := _get(config, field)) not in names:
             yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
 
 
 def broken_rules(config: ConfigDict, *rules: tuple[str, Callable[[Any], bool], str]) -> Iterator[str]:
-    """A sentence for each of these (field, what must hold for its value, that in words) that does not hold."""
+    """Yield a sentence for each of these (field, rule for its value, the rule in words) that does not hold."""
     for field, holds, rule in rules:
         if not holds(value := _get(config, field)):
             yield f"config.{field} must be {rule}; got {value}"
 
 
 def are_names(values: tuple[Any, ...]) -> bool:
-    """Whether these are texts, and none is empty."""
+    """Return whether all values are non-empty texts."""
     return all(isinstance(value, str) and value for value in values)
 
 

@@ -19,7 +19,7 @@ TASKS = ("planes", "segmentation")
 
 
 def default_downstream_config() -> ConfigDict:
-    """Classification of the phantom's planes: minutes on a laptop's CPU."""
+    """Classify the phantom's planes: minutes on a laptop's CPU."""
     pretraining = default_config()
     config = ConfigDict()
     config.name = "downstream_planes"

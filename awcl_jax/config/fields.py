@@ -17,13 +17,13 @@ HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.threads")
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise an InputError of these problems, in one line, if there are any."""
+    """Raise an InputError with these problems, in one line, if there are any."""
     if found := list(problems):
         raise InputError("; ".join(found))
 
 
 def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") -> Iterator[str]:
-    """A sentence for each field that one of these configurations does not have, or whose value is of another kind.
+    """Yield a sentence for each field that one configuration lacks, or whose value is of another kind.
 
     `ConfigDict` takes None for anything, and any list for any other.
 
@@ -44,23 +44,23 @@ def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") 
 
 
 def augmentation_fields(options: Augmentation) -> ConfigDict:
-    """An augmentation as part of a configuration, whose fields it describes; () stands for a range that is off."""
+    """Return an augmentation as part of a configuration; () means that a range is off."""
     return ConfigDict({name: () if value is None else value for name, value in vars(options).items()})
 
 
 def augmentation(config: ConfigDict) -> Augmentation:
-    """The `augment` part of a configuration as the augmentation takes it."""
+    """Return the `augment` part of a configuration as an `Augmentation`."""
     fields: dict[str, Any] = {name: None if value == () else value for name, value in config.augment.to_dict().items()}
     return Augmentation(**fields)
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as plain values, as JSON would give them back."""
+    """Return the configuration as plain values, as JSON returns them."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
-    """The configuration that `to_dict` gave as plain values; a field that they do not have keeps its default.
+    """Return the configuration of these plain values from `to_dict`; a missing field keeps its default.
 
     Args:
       values: fields by group, of plain values as JSON has them.
@@ -74,7 +74,7 @@ def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
 
 
 def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Sets what fits, and gives a sentence for each field that does not."""
+    """Set what fits, and yield a sentence for each field that does not."""
     for name, value in values.items():
         value = tuple(value) if isinstance(value, list) else value
         if name not in config:
@@ -102,7 +102,7 @@ def _kind(default: ConfigDict, name: str) -> str:
 
 
 def _fits(value: Any, default: ConfigDict, name: str) -> bool:
-    """Whether a value is of this field's kind. Where there is nothing by default there may be nothing."""
+    """Return whether a value is of this field's kind. None is allowed only where it is the default."""
     wanted = default.get_type(name)
     if value is None:
         return default[name] is None
@@ -134,10 +134,10 @@ def _no_field(name: str, default: ConfigDict, place: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a few signs, on one line."""
+    """Return a value in a few characters, on one line."""
     return reprlib.repr(value)
 
 
 def common_fields(config: ConfigDict) -> dict[str, Any]:
-    """Fields that all processes of a run have in common, by their names as `config.data.size`."""
+    """Return the fields that all processes of a run share, by names like `config.data.size`."""
     return {f"config.{field}": value for field, value in flattened(to_dict(config)) if field not in HOST_FIELDS}

@@ -19,7 +19,7 @@ from awcl_jax.losses import ring
 
 
 def default_config() -> ConfigDict:
-    """AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
+    """Pretrain AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
     config = ConfigDict()
     config.name = "fine"  # name of the run, in its folder's name
     config.seed = 0  # of every random draw of the run

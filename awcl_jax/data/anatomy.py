@@ -1,7 +1,7 @@
-"""What a frame can show: planes, coarser groups of them, and the share of labels that pretraining may use.
+"""Anatomy labels: planes, coarser groups of them, and the share of labels that pretraining may use.
 
 The *fine* names are standard planes, the *coarse* ones merge them (the *granularity* of Fu et al. 2022). A frame that
-shows none of them, or whose label is held back, is `UNLABELLED`.
+shows none of them, or whose label is withheld, is `UNLABELLED`.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ class Taxonomy:
 
     def __post_init__(self) -> None:
         if len(set(self.fine)) != len(self.fine):
-            raise InputError(f"A fine anatomy may belong to one coarse group only; got {self.fine}.")
+            raise InputError(f"A fine anatomy must belong to one coarse group only; got {self.fine}.")
         for alias, name in self.aliases.items():
             if name not in self.fine:
-                raise InputError(f"The alias {alias!r} stands for {name!r}, which is no anatomy of this taxonomy.")
+                raise InputError(f"The alias {alias!r} means {name!r}, which is not an anatomy of this taxonomy.")
 
     @property
     def fine(self) -> tuple[str, ...]:
@@ -46,20 +46,20 @@ class Taxonomy:
         return tuple(self.groups)
 
     def coarse_of(self, fine: str) -> str:
-        """The coarse group of a fine anatomy."""
+        """Return the coarse group of a fine anatomy."""
         return next(group for group, names in self.groups.items() if fine in names)
 
     def resolve(self, name: str) -> str:
-        """The fine name that `name` or its alias stands for.
+        """Return the fine name that `name` or its alias stands for.
 
         Raises:
-          InputError: the name is unknown; the nearest known one is proposed.
+          InputError: the name is unknown; the message suggests the most similar known name.
         """
         name = self.aliases.get(name, name)
         if name in self.fine:
             return name
         nearest = difflib.get_close_matches(name, [*self.fine, *self.aliases], n=1, cutoff=0.0)
-        raise InputError(f"Unknown plane {name!r}: did you mean {nearest[0]!r}? Known are {', '.join(self.fine)}.")
+        raise InputError(f"Unknown plane {name!r}: did you mean {nearest[0]!r}? Known planes: {', '.join(self.fine)}.")
 
 
 FETAL_PLANES_14 = Taxonomy(
@@ -103,31 +103,30 @@ APICAL_VIEWS = Taxonomy({"heart": ("2CH", "4CH")})
 """Views of an adult's heart from its apex, as in CAMUS (Leclerc et al. 2019): two and four chambers."""
 
 BUSI = Taxonomy({"breast": ("benign", "malignant", "normal")})
-"""BUSI (Al-Dhabyani et al. 2020) shows one organ: what is told apart is the finding."""
+"""BUSI (Al-Dhabyani et al. 2020) shows one organ; the classes are findings."""
 
 USGRA_SEG = Taxonomy({"nerve block": ("nerve block",)})
-"""USGRA_SEG does not tell which nerve a frame is for."""
+"""USGRA_SEG does not state which nerve a frame shows."""
 
 
 def keep_anatomy_ratio(labels: Int[np.ndarray, " n"], ratio: float, *, seed: int) -> Int[np.ndarray, " n"]:
-    """Hold back labels until the share `ratio` of the labelled frames keeps its own (the paper's *anatomy ratio*).
+    """Keep the labels of a share `ratio` of the labelled frames and remove the others (the paper's *anatomy ratio*).
 
-    Frames are drawn one by one from the seed, so that the labels kept at a lower ratio are among those kept at a
-    higher one.
+    Frames are drawn one by one from the seed, so the labels kept at a lower ratio are among those kept at a higher one.
 
     Args:
       labels: anatomy of each frame, UNLABELLED where there is none.
       ratio: share of the labelled frames, from 0 (SimCLR) to 1, that keep their label; rounded to whole frames.
-      seed: the draw.
+      seed: of the draw.
 
     Returns:
-      labels [n], UNLABELLED where a frame had none or its label is held back.
+      labels [n], UNLABELLED where a frame had none or its label is withheld.
 
     Raises:
       InputError: `ratio` is outside 0 to 1.
     """
     if not 0.0 <= ratio <= 1.0:
-        raise InputError(f"The anatomy ratio is a share from 0 to 1; got {ratio}.")
+        raise InputError(f"The anatomy ratio must be a share from 0 to 1; got {ratio}.")
     labelled = np.flatnonzero(labels != UNLABELLED)
     order = np.random.default_rng([seed, 0x0A7A]).permutation(labelled)
     kept = order[: round(ratio * labelled.size)]

@@ -1,4 +1,4 @@
-"""Picture files, and tables that name them."""
+"""Picture files, and tables that list them."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from awcl_jax.runtime.errors import InputError, first_line
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".parquet")
 MAX_PIXELS = 50_000_000
-"""A picture with more is refused: a file of a few bytes can say that it is as large as memory."""
+"""Larger pictures are refused: a file of a few bytes can claim to be as large as memory."""
 
 GAPS = frozenset({"nan", "NaN", "NA", "N/A", "None", "null", "<NA>"})
 """How programs that write tables spell a cell that is empty."""
@@ -75,8 +75,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w"]:
     It is turned and mirrored as its metadata say, see `awcl_jax.data.upright`.
 
     Raises:
-      InputError: the file cannot be opened, is broken or cut short, has more than 8 bits a pixel, several pictures, or
-        more than `MAX_PIXELS`.
+      InputError: the file cannot be opened, is broken or cut short, has more than 8 bits a pixel, several pictures,
+        or more than `MAX_PIXELS`.
     """
     try:
         with path.open("rb") as file:
@@ -168,7 +168,7 @@ def _decoded(file: BinaryIO | io.BytesIO, max_pixels: int) -> Iterator[Image.Ima
     try:
         pages = getattr(image, "n_frames", 1)
         if image.format == "PNG":
-            image.verify()  # checksums, which decoding does not look at; leaves the image unusable
+            image.verify()  # checksums, which decoding ignores; leaves the image unusable
             file.seek(0)
             image = _open(file, _FORMATS)
         if pages == 1:
@@ -176,7 +176,7 @@ def _decoded(file: BinaryIO | io.BytesIO, max_pixels: int) -> Iterator[Image.Ima
     except Exception as error:  # Pillow's decoders raise many kinds
         raise _broken(error) from error
     if pages > 1:
-        raise BadImageError("several_pages", f"it holds {pages} pictures; give each in a file of its own")
+        raise BadImageError("several_pages", f"it has {pages} pictures; save each in a separate file")
     yield image
 
 
@@ -269,7 +269,7 @@ def _jpeg_bits(file: BinaryIO | io.BytesIO) -> int:
 
 
 def find_images(folder: Path) -> list[str]:
-    """Paths, relative to the folder, of all picture files in it and below, sorted; hidden ones are left out.
+    """Return the sorted paths, relative to the folder, of all picture files in it and below, except hidden ones.
 
     Links to folders are followed, each folder once.
     """
@@ -277,7 +277,7 @@ def find_images(folder: Path) -> list[str]:
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        # Emptied, so that a link back up does not lead around for ever.
+        # Emptied, so that a link to a parent folder does not loop for ever.
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
             names = (name for name in files if not name.startswith(".") and name.lower().endswith(IMAGES))
@@ -312,32 +312,34 @@ def find_named(root: Path, name: str) -> Path:
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """A table with a row for each picture and its file in the column `path`; a CSV's cells are text, `007` stays so.
+    """Read a table with a row for each picture and its file in the column `path`. Cells of a CSV stay text (`007`).
 
     Columns of a CSV are separated by commas, semicolons or tabs, whichever its header has most of, or by what a first
     line `sep=;` names. An empty cell is null.
 
     Raises:
-      InputError: the file is no such table, names a column twice, has no column `path`, or no rows.
+      InputError: the file is not such a table, has a column twice, no column `path`, or no rows.
     """
     try:
         table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV in UTF-8"
-        raise InputError(f"{path} is no {kind}: {first_line(error).rstrip('.')}.") from error
+        raise InputError(f"{path} is not a {kind}: {first_line(error).rstrip('.')}.") from error
     names = table.column_names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{path} has the column {repeated[0]!r} more than once: rename one.")
+        raise InputError(f"{path} has the column {repeated[0]!r} more than once. Rename one.")
     if "path" not in names:
-        raise InputError(f"{path} has no column 'path', which names the files; it has {', '.join(names) or 'none'}.")
+        raise InputError(
+            f"{path} has no column 'path' with the file names; its columns are {', '.join(names) or 'none'}."
+        )
     if not table.num_rows:
-        raise InputError(f"{path} names no pictures: it has a header and no rows.")
+        raise InputError(f"{path} lists no pictures: it has a header but no rows.")
     try:
         paths = table["path"].cast(pa.string())
     except pa.ArrowException:
-        raise InputError(f"{path} has no names of files in its column 'path', but {table['path'].type}.") from None
+        raise InputError(f"The column 'path' of {path} must have file names; got {table['path'].type}.") from None
     table = table.set_column(names.index("path"), "path", paths)
-    return table.replace_schema_metadata(None)  # what pandas notes of its index does not hold for parts of a table
+    return table.replace_schema_metadata(None)  # pandas stores its index there, which is wrong for parts of a table
 
 
 def named_separator(line: str) -> str:
@@ -357,7 +359,7 @@ def _read_csv(path: Path) -> pa.Table:
     ragged: list[tuple[int, int, int]] = []
 
     def note(row: csv.InvalidRow) -> str:
-        # Not row.text, which pyarrow would say: it may name a patient.
+        # Not row.text, which pyarrow would print: it may name a patient.
         ragged.append((row.number or 0, row.actual_columns, row.expected_columns))
         return "skip"
 

@@ -15,10 +15,10 @@ from awcl_jax.runtime.errors import InputError
 
 @runtime_checkable
 class Reader(Protocol):
-    """Gives the pictures of frames."""
+    """Reads the pictures of frames."""
 
     def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
-        """The frames' pictures, all of one size."""
+        """Return the frames' pictures, all of one size."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,11 +26,11 @@ class Batch:
     """This host's rows of one batch.
 
     Attributes:
-      step: the step it is for.
-      arrays: what goes to the devices: `image` uint8 [b, h, w], or [b, 2, h, w] where the second view is of another
-        frame; `label` int32 [b] or [b, m], UNLABELLED for a group of its own; `row` int32 [b], the row in the global
+      step: the training step.
+      arrays: the input of the devices: `image` uint8 [b, h, w], or [b, 2, h, w] if the second view is of another
+        frame; `label` int32 [b] or [b, m], UNLABELLED for a unique group; `row` int32 [b], the row in the global
         batch; `frame` int32 [b, 2], the frames of its two views.
-      composition: what the global batch was composed of, for the metrics.
+      composition: statistics of the global batch, for the metrics.
     """
 
     step: int
@@ -51,16 +51,16 @@ def batches(
     threads: int = 2,
     read_ahead: int = 4,
 ) -> Iterator[Batch]:
-    """Batches of steps `start` to `stop`, of which this process gets its own rows only.
+    """Yield the batches of steps `start` to `stop`, with the rows of this process only.
 
     An element of the Grain dataset is a whole batch, so that neither the number of threads nor of processes can change
-    what it is composed of (Grain's own batching would).
+    its composition (Grain's own batching would).
 
     Args:
-      plan: which frames make up which batch.
-      reader: pictures of the frames that the plan counts.
-      labels: whom the loss pulls together, UNLABELLED for nobody.
-      scans: scan of each frame, for the report of the composition.
+      plan: which frames are in which batch.
+      reader: reads the frames of the plan.
+      labels: frames of one label attract each other; UNLABELLED ones only their own views.
+      scans: scan of each frame, for the composition.
       start: first step.
       stop: the step after the last.
       process: this process among `processes`.
@@ -104,11 +104,11 @@ def supervised_batches(
     threads: int = 2,
     read_ahead: int = 4,
 ) -> Iterator[Batch]:
-    """Batches of frames with what is to be learnt of them.
+    """Yield batches of frames with their targets.
 
     Args:
-      plan: which frames make up which batch.
-      columns: name of an array -> how it is read for some frames, as `{"image": reader.read}`; `row` is added.
+      plan: which frames are in which batch.
+      columns: name of an array -> function that reads it for frames, such as `{"image": reader.read}`; `row` is added.
       start: first step.
       stop: the step after the last.
       process: this process among `processes`.
@@ -130,10 +130,7 @@ def supervised_batches(
 
 def _rows_of(process: int, processes: int, batch_size: int) -> Int[np.ndarray, " b"]:
     if batch_size % processes:
-        raise InputError(
-            f"The batch of {batch_size} frames does not divide by {processes} processes; take a multiple of "
-            f"{processes}."
-        )
+        raise InputError(f"The batch size must be divisible by the {processes} processes; got {batch_size}.")
     share = batch_size // processes
     return np.arange(process * share, (process + 1) * share, dtype=np.int32)
 
@@ -141,7 +138,7 @@ def _rows_of(process: int, processes: int, batch_size: int) -> Int[np.ndarray, "
 def _read_ahead(load: Callable[[int], Batch], start: int, stop: int, threads: int, read_ahead: int) -> Iterator[Batch]:
     if start >= stop:
         return
-    # The first is read by itself: a step is compiled for it, and threads that read ahead would hold that up.
+    # The first is read alone: a step is compiled for it, and threads that read ahead would delay that.
     yield load(start)
     dataset: Any = grain.MapDataset.range(start + 1, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)

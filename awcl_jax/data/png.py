@@ -1,4 +1,4 @@
-"""Pictures and masks in a publisher's files: read, checked, and given as 8-bit grey."""
+"""Pictures and masks in a publisher's files: read, checked, and returned as 8-bit grey."""
 
 import io
 import zlib
@@ -19,13 +19,13 @@ _TURNING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks o
 
 
 def read_png(path: Path) -> bytes:
-    """Read an image and give it as an 8-bit grey PNG; one that is so already is passed through byte for byte.
+    """Read an image and return it as an 8-bit grey PNG; such a PNG is returned byte for byte.
 
     Colour becomes grey: publishers store some grey frames with three equal channels. What is stored lying is turned
     (see `awcl_jax.data.upright`).
 
     Raises:
-      InputError: the image is cut short or otherwise broken, not of 8 bits, or empty (a single value).
+      InputError: the image is cut short or broken, does not have 8 bits, or is empty (a single value).
     """
     data = _read(path)
     orientation = _check(data, path)
@@ -41,7 +41,7 @@ def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
     """Read the grey values of an image or a mask, which may be empty.
 
     Raises:
-      InputError: the file is cut short or otherwise broken, or not of 8 bits.
+      InputError: the file is cut short or broken, or does not have 8 bits.
     """
     data = _read(path)
     return _decode(data, _check(data, path), path)
@@ -58,7 +58,7 @@ def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UIn
       size: height and width of its image.
 
     Raises:
-      InputError: as `read_grey`, or the mask is of another size, or holds other values.
+      InputError: as `read_grey`, or the mask has another size, or other values.
     """
     data = _read(path)
     mask = _decode(data, _check(data, path), path)
@@ -72,7 +72,7 @@ def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UIn
 
 
 def check_mask(mask: UInt8[np.ndarray, "h w"], names: Sequence[str], *, size: tuple[int, int], path: Path) -> None:
-    """Refuse a mask of another size than its image, or with values that mean nothing.
+    """Refuse a mask whose size differs from its image's, or that has unknown values.
 
     Raises:
       InputError: it is one.
@@ -80,7 +80,7 @@ def check_mask(mask: UInt8[np.ndarray, "h w"], names: Sequence[str], *, size: tu
     require_size(mask, size, path)
     if unknown := np.unique(mask[mask >= len(names)]).tolist():
         meant = ", ".join(f"{value} {name}" for value, name in enumerate(names))
-        raise InputError(f"The mask {path} holds {', '.join(map(str, unknown))}; its values mean {meant}.")
+        raise InputError(f"The mask {path} has the unknown values {', '.join(map(str, unknown))}; known are {meant}.")
 
 
 def require_content(image: UInt8[np.ndarray, "h w"], place: str) -> None:
@@ -94,25 +94,25 @@ def require_content(image: UInt8[np.ndarray, "h w"], place: str) -> None:
 
 
 def require_size(mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], path: Path) -> None:
-    """Refuse a mask that does not lie pixel on pixel with its image.
+    """Refuse a mask whose size differs from its image's.
 
     Raises:
       InputError: it is of another size.
     """
     if mask.shape != size:
         raise InputError(
-            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}: a mask "
-            "lies pixel on pixel with its image."
+            f"The mask {path} must have as many pixels as its image, {size[1]} x {size[0]}; got {mask.shape[1]} x "
+            f"{mask.shape[0]}."
         )
 
 
 def encode_png(image: UInt8[np.ndarray, "h w"]) -> bytes:
-    """An 8-bit grey PNG."""
+    """Encode an image as an 8-bit grey PNG."""
     return cv2.imencode(".png", image)[1].tobytes()
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """Height and width of a PNG, from its header."""
+    """Return the height and width of a PNG, from its header."""
     return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
 
 
@@ -131,7 +131,7 @@ def _read(path: Path) -> bytes:
 def _check(data: bytes, path: Path) -> int:
     """The orientation of an image that is whole."""
     if fault := find_png_fault(data):
-        # cv2 would fill what is missing with black and say nothing.
+        # cv2 would silently fill missing parts with black.
         raise InputError(f"{path} is broken: {fault}.")
     if data.startswith(_PNG) and not any(name in data for name in _TURNING):
         return AS_STORED
@@ -152,7 +152,7 @@ def _decode(data: bytes, orientation: int, path: Path) -> UInt8[np.ndarray, "h w
 
 
 def find_png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG, from the checksums of its chunks; None when it is whole, or no PNG."""
+    """Return what is wrong with a PNG, by the checksums of its chunks; None if it is intact, or not a PNG."""
     if not data.startswith(_PNG):
         return None
     start = len(_PNG)
@@ -167,7 +167,7 @@ def find_png_fault(data: bytes) -> str | None:
 
 
 def to_grey(image: Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w"]:
-    """Grey values of a picture as cv2 reads it: three equal channels exactly, colours by their luminance."""
+    """Return the grey values of a picture as cv2 reads it: three equal channels exactly, colours by their luminance."""
     if image.ndim == 2:
         return image
     colour = image[..., :3]

@@ -18,7 +18,7 @@ from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.runtime.errors import InputError
 
-_SAMPLED = 64  # frames whose pixels tell whether the dataset is still the same
+_SAMPLED = 64  # frames whose pixels are compared to detect a changed dataset
 
 
 class FrameReader:
@@ -28,7 +28,7 @@ class FrameReader:
       index: which frames; positions below count along it.
       size: edge of the squares that frames are resized to. The aspect ratio is not kept.
       cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
-      mask_overlays: set what lies outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks stay whole.
+      mask_overlays: set pixels outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks do not change.
 
     Raises:
       InputError: `size` is less than 1 pixel or `cache_mb` less than 0.
@@ -38,9 +38,9 @@ class FrameReader:
         self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024, *, mask_overlays: bool = False
     ) -> None:
         if size < 1:
-            raise InputError(f"Frames are resized to at least 1 pixel; got size={size}.")
+            raise InputError(f"size must be at least 1 pixel; got size={size}.")
         if cache_mb < 0:
-            raise InputError(f"The cache has 0 megabytes (none) or more; got cache_mb={cache_mb}.")
+            raise InputError(f"cache_mb must be >= 0 (0 disables the cache); got cache_mb={cache_mb}.")
         self.index = index
         self.size = size
         self.mask_overlays = mask_overlays
@@ -50,7 +50,7 @@ class FrameReader:
         self._keep = len(index) * size**2 <= cache_mb * 2**20
 
     def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
-        """Images of the frames at these positions of the index.
+        """Return the images of the frames at these positions of the index.
 
         Returns:
           images [b, size, size], grey.
@@ -62,7 +62,7 @@ class FrameReader:
         return self._read("image", frames)
 
     def read_masks(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
-        """Masks of the frames at these positions of the index; each pixel takes the class of the nearest one.
+        """Return the masks of the frames at these positions of the index; a pixel takes the class of the nearest one.
 
         Returns:
           masks [b, size, size], a class id for each pixel.
@@ -76,13 +76,13 @@ class FrameReader:
         return self._read("mask", frames)
 
     def pixel_sizes(self, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
-        """Height and width in millimetres of a pixel of the squares that `read` and `read_masks` give.
+        """Return the height and width in millimetres of a pixel in the squares of `read` and `read_masks`.
 
         A frame of h x w pixels of p millimetres becomes size x size: height p h / size, width p w / size. The two
-        differ where a frame is no square, so that lengths are measured with both.
+        differ if a frame is not square, so lengths are measured with both.
 
         Returns:
-          (mm_y, mm_x) of each frame [b, 2], NaN where the publisher does not tell.
+          (mm_y, mm_x) of each frame [b, 2], NaN where the publisher does not state it.
 
         Raises:
           InputError: as `read`.
@@ -95,7 +95,7 @@ class FrameReader:
         return sizes / self.size
 
     def measures(self, name: str, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-        """A length in millimetres that the publisher measured on each frame, such as `hc_mm`.
+        """Return a length in millimetres that the publisher measured on each frame, such as `hc_mm`.
 
         Returns:
           the lengths [b], NaN where a frame, or the dataset, has none.
@@ -107,10 +107,10 @@ class FrameReader:
         return np.array([fields.get(name, math.nan) for fields in self._fields(frames)], np.float64)
 
     def pixels_fingerprint(self) -> str:
-        """Sixteen hex digits that tell the pixels of up to 64 frames, evenly spread over the index, as they are stored.
+        """Return a hash (16 hex digits) of the stored pixels of up to 64 frames, evenly spread over the index.
 
-        Labels have the index's own fingerprint. This one is of pixels, not of files: a dataset that was prepared again,
-        with another compression, has the same.
+        Labels have the index's own fingerprint. This hash is of pixels, not of files: a dataset that was prepared again
+        with another compression has the same.
 
         Raises:
           InputError: as `read`.
@@ -123,7 +123,7 @@ class FrameReader:
 
     @property
     def mask_names(self) -> tuple[str, ...]:
-        """What the values 0, 1, ... of the masks mean; none where the dataset has no masks."""
+        """The classes of the values 0, 1, ... in the masks; empty if the dataset has no masks."""
         return tuple(self._records.info.features["mask"].names) if self.has_masks else ()
 
     @property
@@ -148,23 +148,23 @@ class FrameReader:
 
     def _require_inside(self, frames: Int[np.ndarray, " b"]) -> None:
         if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
-            raise IndexError(f"Frames are 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
+            raise IndexError(f"Frames must be from 0 to {len(self.index) - 1}; got {frames.min()} to {frames.max()}.")
 
     def _fields(self, frames: Int[np.ndarray, " b"]) -> Iterator[dict[str, Any]]:
-        """The records of the frames, with their pictures as they are stored."""
+        """Return the records of the frames, with their pictures as they are stored."""
         self._require_inside(frames)
         return (self._record(frame)[0] for frame in frames.tolist())
 
     def _record(self, frame: int) -> tuple[dict[str, Any], str]:
-        """A record, and its place for messages."""
+        """Return a record, and its place for messages."""
         split, record = self.index.split_names[self.index.splits[frame]], int(self.index.records[frame])
         frame_id = str(self.index.frame_ids[frame])
         fields = self._records.read(split, record, frame_id=frame_id)
         place = self._records.place(split, record, frame_id)
         if fields["frame_id"].decode() != frame_id:
             raise InputError(
-                f"Cannot read {place}: {fields['frame_id'].decode()!r} is there. The dataset was prepared anew since "
-                "its index was made: start again."
+                f"Cannot read {place}: found {fields['frame_id'].decode()!r} instead. The dataset was prepared again "
+                "after its index was made. Start again."
             )
         return fields, place
 
@@ -178,7 +178,7 @@ class FrameReader:
     def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
         if picture == "image":
             return resize_frame(image, self.size, mask_overlays=self.mask_overlays)
-        # Plain INTER_NEAREST takes a pixel's upper left corner and so shifts the mask against its image.
+        # Plain INTER_NEAREST uses a pixel's upper left corner and so shifts the mask against its image.
         return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
 
     def _kept_of(self, picture: str) -> "_Kept | None":
@@ -194,8 +194,8 @@ class JoinedReader(FrameReader):
     """Reads the frames of several datasets, joined by `ScanIndex.join_unlabelled`.
 
     Args:
-      first: index of the frames that come first.
-      others: indexes of those that come after.
+      first: index of the first frames.
+      others: indexes of the frames after them.
       size, cache_mb, mask_overlays: as of `FrameReader`.
     """
 
@@ -218,9 +218,9 @@ class JoinedReader(FrameReader):
 
 
 def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] | None, str]:
-    """The stored `image` or `mask` of a frame as it is, or None and why it is none."""
+    """Decode the stored `image` or `mask` of a frame; return None and the reason if that fails."""
     if fault := find_png_fault(data):
-        # cv2 would fill what is missing with black and say nothing.
+        # cv2 would silently fill missing parts with black.
         return None, f"its {picture} is broken, {fault}"
     h, w = png_size(data)
     if h * w > MAX_PIXELS:
@@ -237,9 +237,9 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
 def resize_frame(
     frame: UInt8[np.ndarray, "h w"], size: int, *, mask_overlays: bool = False
 ) -> UInt8[np.ndarray, "size size"]:
-    """A grey frame as a square of this edge, averaging where it shrinks; the aspect ratio is not kept.
+    """Resize a grey frame to a square of this edge, averaging where it shrinks; the aspect ratio is not kept.
 
-    With `mask_overlays`, what lies outside of its sector is set to 0 before.
+    With `mask_overlays`, pixels outside of its sector are set to 0 first.
     """
     if mask_overlays:
         frame = sector.mask_overlays(frame)

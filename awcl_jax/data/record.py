@@ -1,4 +1,4 @@
-"""The record every dataset shares: one frame, whose it is, and what it shows."""
+"""The record that all datasets share: one frame with its scan, patient, machine and labels."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,22 +9,22 @@ HEAD_CIRCUMFERENCE = "hc_mm"
 """Measure: the circumference of the head as its publisher measured it."""
 
 PIXEL_HEIGHT = "pixel_height_mm"
-"""Measure: the height of a pixel, where pixels are no squares; `pixel_mm` is then its width."""
+"""Measure: the height of a pixel, where pixels are not square; `pixel_mm` is then its width."""
 
 
 def frame_features(
     taxonomy: Taxonomy, *, mask_names: tuple[str, ...] = (), measures: tuple[str, ...] = ()
 ) -> tfds.features.FeaturesDict:
-    """TFDS features of a frame.
+    """Return the TFDS features of a frame.
 
     Args:
       taxonomy: names of `anatomy_fine` and `anatomy_coarse`; both labels may be UNLABELLED (-1).
-      mask_names: what the values 0, 1, ... of the mask mean; without them the dataset has no masks.
-      measures: further lengths in millimetres that a dataset knows of its frames, such as HEAD_CIRCUMFERENCE.
+      mask_names: classes of the values 0, 1, ... in the mask; without them the dataset has no masks.
+      measures: further lengths in millimetres that the dataset has for its frames, such as HEAD_CIRCUMFERENCE.
 
     Returns:
       image: uint8 [h, w, 1]; frame_id, scan_id, patient_id and machine as text; the two labels; `pixel_mm`, the edge
-      of a pixel in millimetres (NaN where it is not known); the `measures`, NaN where one is not known; and, with
+      of a pixel in millimetres (NaN where it is unknown); the `measures`, NaN where one is unknown; and, with
       `mask_names`, mask: uint8 [h, w, 1].
     """
     features = {

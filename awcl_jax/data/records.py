@@ -1,4 +1,4 @@
-"""The records of a prepared dataset by their position; one that cannot be read is named."""
+"""The records of a prepared dataset by their position, with clear errors for unreadable ones."""
 
 import threading
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import tensorflow_datasets as tfds
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.runtime.errors import InputError, first_line
 
-REMEDY = "prepare or copy the dataset again, or leave out what cannot be read (config.data.skip_unreadable=True)"
-"""What helps against records that cannot be read."""
+REMEDY = "prepare or copy the dataset again, or skip unreadable frames (config.data.skip_unreadable=True)"
+"""The fix for records that cannot be read."""
 
 _FEATURES = ("image", "frame_id", "scan_id", "patient_id", "machine", "anatomy_fine", "anatomy_coarse")
 
 
 class Records:
-    """A prepared dataset, opened when something of it is wanted; safe to use from many threads.
+    """A prepared dataset, opened on first use; safe to use from many threads.
 
     Args:
       path: folder of the dataset (TFDS's version folder).
@@ -31,10 +31,10 @@ class Records:
 
     @property
     def info(self) -> tfds.core.DatasetInfo:
-        """What TFDS knows of the dataset.
+        """The metadata of the dataset in TFDS.
 
         Raises:
-          InputError: it cannot be opened, or is not of this package's record.
+          InputError: it cannot be opened, or does not have this package's record.
         """
         with self._lock:
             if self._builder is None:
@@ -48,20 +48,20 @@ class Records:
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """The features that hold a picture: `image` and, where there are masks, `mask`."""
+        """The features that are pictures: `image` and, if there are masks, `mask`."""
         return tuple(name for name in ("image", "mask") if name in self.info.features)
 
     def count(self, split: str) -> int:
-        """Number of records of a split, by what is written beside them."""
+        """Return the number of records of a split, from the dataset's metadata."""
         return self.info.splits[split].num_examples
 
     def read(self, split: str, position: int, *, frame_id: str | None = None) -> dict[str, Any]:
-        """A record, with its pictures as they are stored.
+        """Read a record, with its pictures as they are stored.
 
         Args:
           split: name of its split.
-          position: in it.
-          frame_id: for the message where it cannot be read.
+          position: in the split.
+          frame_id: for the error message.
 
         Raises:
           InputError: it cannot be read.
@@ -74,19 +74,19 @@ class Records:
             raise InputError(f"Cannot read {place} ({first_line(error)}): {REMEDY}.") from error
 
     def read_many(self, split: str, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Several records at once, which is faster.
+        """Read several records at once, which is faster.
 
         Raises:
-          InputError: as `read`, of the first that cannot be read.
+          InputError: as `read`, for the first that cannot be read.
         """
         source = self._source(split)
         try:
             return source.__getitems__(list(positions))
-        except Exception:  # it does not say of which
+        except Exception:  # it does not name the record
             return [self.read(split, position) for position in positions]
 
     def place(self, split: str, position: int, frame_id: str | None = None) -> str:
-        """Where a record lies, for messages."""
+        """Return where a record is, for messages."""
         record = f"record {position} of split {split!r}"
         return f"{record} of {self.path}" if frame_id is None else f"frame {frame_id!r} ({record}) of {self.path}"
 
@@ -100,7 +100,7 @@ class Records:
                     self._sources[split] = self._builder.as_data_source(split, decoders=skipped)
                 except OSError:
                     raise
-                except Exception as error:  # of a name that is none
+                except Exception as error:  # an unknown name
                     raise InputError(
                         f"The split {split!r} of {self.path} cannot be opened ({first_line(error)}): {REMEDY}."
                     ) from error
@@ -111,7 +111,9 @@ def _open(path: Path) -> tfds.core.DatasetBuilder:
     builder = open_dataset(path)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         stored = builder.info.file_format.value
-        raise InputError(f"The dataset {path} is stored as {stored}; prepare it with file_format='array_record'.")
+        raise InputError(f"The dataset {path} is stored as {stored}; prepare it again with file_format='array_record'.")
     if absent := [name for name in _FEATURES if name not in builder.info.features]:
-        raise InputError(f"The dataset {path} lacks {', '.join(absent)}; see awcl_jax.data.record for the record.")
+        raise InputError(
+            f"The dataset {path} lacks {', '.join(absent)}. See awcl_jax.data.record for the required features."
+        )
     return builder

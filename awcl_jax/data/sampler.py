@@ -1,8 +1,8 @@
-"""Which frames make up which batch: a pure function of (seed, step).
+"""The frames of each batch: a pure function of (seed, step).
 
-A plan knows two things of every frame: its *class*, whom the loss pulls together (an anatomy; a scan for patient
+A plan knows two things about every frame: its *class*, whose frames attract each other (an anatomy; a scan for patient
 metadata), and its *unit*, which must differ within a class (the scan; the frame itself). Nothing is streamed: the batch
-of step 1,000,000 costs what the first does, any host computes any other's rows, and resuming needs nothing but the
+of step 1,000,000 costs as much as the first, any host can compute the rows of any other, and resuming needs only the
 step.
 """
 
@@ -24,8 +24,8 @@ PAIRS = ("frame", "cross_scan")
 # Keep the draws of one (seed, step) for different purposes apart.
 _FRAMES, _PARTNERS, _EPOCH = 1, 2, 3
 
-# A random order of up to so many is drawn whole; of more only the beginning, which is all that a batch needs of it. The
-# draws differ, and so this number decides batches.
+# A random order of up to this many is drawn whole; of more, only the beginning, which is all that a batch needs. The
+# two draws differ, so this number affects batches.
 _DRAWN_WHOLE = 8192
 
 
@@ -37,17 +37,17 @@ class BatchPlan:
       classes: class of each frame [n], UNLABELLED where it has none.
       units: unit of each frame [n].
       batch_size: frames in a global batch.
-      seed: the draw.
-      mode: `balanced` takes `anatomies` classes x `units_per_class` distinct units and fills up with unlabelled frames;
-        `natural` takes each frame once an epoch, in an order of its own for every epoch, whatever its class.
+      seed: of the draw.
+      mode: `balanced` draws `anatomies` classes x `units_per_class` distinct units and fills up with unlabelled frames;
+        `natural` uses each frame once an epoch, in a new order every epoch, whatever its class.
       anatomies: classes in a balanced batch (P); as many as the batch holds by default.
       units_per_class: distinct units of each class in a balanced batch (K); fewer where a class has fewer.
-      unlabelled_share: share of a balanced batch that is drawn from unlabelled frames, as far as there are any.
+      unlabelled_share: share of a balanced batch drawn from unlabelled frames, if there are enough.
       pairs: the second view of a frame is of the frame itself (`frame`), or of another frame of its class from another
         unit (`cross_scan`).
 
     Raises:
-      InputError: no batch can be composed so; the message says why.
+      InputError: no batch can be composed with these settings; the message states why.
     """
 
     classes: Int[np.ndarray, " n"]
@@ -63,15 +63,15 @@ class BatchPlan:
     def __post_init__(self) -> None:
         assert self.classes.shape == self.units.shape
         if self.mode not in MODES:
-            raise InputError(f"The sampler's mode is 'balanced' or 'natural'; got {self.mode!r}.")
+            raise InputError(f"The sampler's mode must be 'balanced' or 'natural'; got {self.mode!r}.")
         if self.pairs not in PAIRS:
-            raise InputError(f"Pairs are of one 'frame' or 'cross_scan'; got {self.pairs!r}.")
+            raise InputError(f"Pairs must be 'frame' or 'cross_scan'; got {self.pairs!r}.")
         if self.batch_size < 2:
-            raise InputError(f"A batch needs at least 2 frames to contrast; got {self.batch_size}.")
+            raise InputError(f"A batch must have at least 2 frames to contrast; got {self.batch_size}.")
         if self.classes.size < self.batch_size:
             raise InputError(
                 f"A batch of {self.batch_size} frames is larger than the {self.classes.size} training frames; "
-                "take a smaller batch or more data."
+                "use a smaller batch or more data."
             )
         if self.mode == "balanced" or self.pairs == "cross_scan":
             self._check_classes()
@@ -79,40 +79,41 @@ class BatchPlan:
     def _check_classes(self) -> None:
         if not (self.classes != UNLABELLED).any():
             raise InputError(
-                "No training frame has a label to compose batches by; label some frames, raise the anatomy ratio, "
-                "or sample naturally with pairs of one frame (configs/simclr.py)."
+                "No training frame has a label, so batches cannot be composed by label. Label some frames, raise the "
+                "anatomy ratio, or use sampler.mode='natural' and sampler.pairs='frame' (configs/simclr.py)."
             )
         if not self._cells.classes.size:
             raise InputError(
-                "No class has frames of two scans, so there is no cross-scan pair to compose; add scans, take coarser "
-                "anatomy, or sample naturally (configs/simclr.py)."
+                "No class has frames of two scans, so there are no cross-scan pairs. Add scans, use coarse anatomy, or "
+                "use sampler.mode='natural' (configs/simclr.py)."
             )
         if self.mode == "natural":
             return
         if not 0.0 <= self.unlabelled_share < 1.0:
-            raise InputError(f"The unlabelled share of a batch is from 0 to below 1; got {self.unlabelled_share}.")
+            raise InputError(f"The unlabelled share of a batch must be from 0 to below 1; got {self.unlabelled_share}.")
         if self.anatomies is not None and self.anatomies < 1:
-            raise InputError(f"The anatomies of a batch are at least 1; got {self.anatomies}.")
+            raise InputError(f"A batch must have at least 1 anatomy; got {self.anatomies}.")
         if self.units_per_class < 2:
             raise InputError(f"Scans per anatomy must be at least 2 to pair across scans; got {self.units_per_class}.")
         if self._labelled_rows < self.units_per_class * (self.anatomies or 1):
             raise InputError(
                 f"A batch of {self.batch_size} frames has {self._labelled_rows} labelled ones, too few for "
-                f"{self.anatomies or 1} anatomies x {self.units_per_class} scans; enlarge the batch or lower either."
+                f"{self.anatomies or 1} anatomies x {self.units_per_class} scans. Use a larger batch, or fewer "
+                "anatomies or scans."
             )
 
     def frames(self, step: int) -> Int[np.ndarray, " b"]:
-        """The frame in every row of the global batch of this step."""
+        """Return the frame in every row of the global batch of this step."""
         return self._natural(step) if self.mode == "natural" else self._balanced(step)
 
     def partners(self, step: int, frames: Int[np.ndarray, " b"] | None = None) -> Int[np.ndarray, " b"]:
-        """The frame that gives each row its second view.
+        """Return the frame that gives each row its second view.
 
-        The row's own frame with `pairs="frame"`, and in any case where it has no label or its class only one unit.
+        This is the row's own frame with `pairs="frame"`, and always if it has no label or its class has only one unit.
 
         Args:
-          step: as of `frames`.
-          frames: what `frames` gives for this step, where that is at hand.
+          step: as in `frames`.
+          frames: the result of `frames` for this step, if already known.
         """
         frames = self.frames(step) if frames is None else frames
         if self.pairs == "frame":
@@ -129,32 +130,32 @@ class BatchPlan:
     # Natural order --------------------------------------------------------------------------------------------------
 
     def _natural(self, step: int) -> Int[np.ndarray, " b"]:
-        """Rows step * b ... of the epochs' orders laid end to end."""
+        """Return rows step * b ... of the epochs' orders, one after the other."""
         start = step * self.batch_size
         positions = np.arange(start, start + self.batch_size)
         epochs, offsets = np.divmod(positions, self.classes.size)
         return np.concatenate([self._epoch(int(e), offsets[epochs == e]) for e in np.unique(epochs)])
 
     def _epoch(self, epoch: int, offsets: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-        """The frames at some places of this epoch's order.
+        """Return the frames at some places of this epoch's order.
 
-        A batch may end one epoch and begin the next. Then no frame of its first part may come back in its second, where
-        it would be its own negative: such frames swap places with later ones. The swaps leave the last batch of the
-        order alone, so that the order of one epoch never depends on more than the raw order of the one before.
+        A batch may end one epoch and begin the next. Then no frame of its first part may be in its second part, where
+        it would be its own negative: such frames swap places with later ones. The swaps do not touch the last batch of
+        the order, so the order of an epoch depends only on the raw order of the one before.
         """
         n, b = self.classes.size, self.batch_size
-        # Of fewer than two batches the last cannot be left alone; then the order depends on those of all epochs before,
-        # back to one that begins with a batch of its own.
+        # With fewer than two batches the last cannot be spared; then the order depends on all earlier epochs, back to
+        # one that begins with a new batch.
         cycle = b // math.gcd(n, b)
         first = max(epoch - 1 if n >= 2 * b else epoch - epoch % cycle, 0)
         order, places, frames = _permutation(n, self.seed, first), np.zeros(0, np.int64), np.zeros(0, np.int64)
         for e in range(first + 1, epoch + 1):
             before = _put(order, places, frames)
             order = _permutation(n, self.seed, e)
-            carried = -(e * n) % b  # rows of this epoch that finish the batch begun in the one before
+            carried = -(e * n) % b  # rows of this epoch that complete the last batch of the one before
             already = before[n - (b - carried) :] if carried else before[:0]
             clashes = np.flatnonzero(np.isin(order[:carried], already))
-            # No more can be among these than `already` has, so that enough of them are free.
+            # At most as many of these clash as `already` has, so enough of them are free.
             later = order[carried : min(carried + clashes.size + already.size, n - b if n >= 2 * b else n)]
             swaps = carried + np.flatnonzero(~np.isin(later, already))[: clashes.size]
             places = np.concatenate([clashes, swaps])
@@ -172,7 +173,7 @@ class BatchPlan:
 
     @functools.cached_property
     def _unlabelled(self) -> Int[np.ndarray, " m"]:
-        """Frames that no class of two units holds."""
+        """Frames that are in no class with two units."""
         return np.flatnonzero(~np.isin(self.classes, self._cells.classes))
 
     @functools.cached_property
@@ -182,7 +183,7 @@ class BatchPlan:
     def _balanced(self, step: int) -> Int[np.ndarray, " b"]:
         rng = np.random.default_rng([self.seed, step, _FRAMES])
         chosen = self._chosen(rng)
-        # Each class's units in an order of their own: the first K make up the batch, later ones fill it.
+        # Each class's units in a separate order: the first K go into the batch, later ones fill it.
         orders = [
             self._cells.first[c] + _shuffled(rng, self._cells.count(c), at_least=self._labelled_rows) for c in chosen
         ]
@@ -196,10 +197,10 @@ class BatchPlan:
         return rng.permutation(self._fill(rng, rows, None))
 
     def _chosen(self, rng: np.random.Generator) -> list[int]:
-        """Classes of one batch: P of them, or as many as the labelled rows hold, K units (or all it has) of each.
+        """Choose the classes of one batch: P, or as many as the labelled rows hold, with K units (or all) of each.
 
-        Beyond P only where unlabelled frames and those of P classes are too few to fill the batch. A class comes whole
-        or not at all: one frame of it alone would have no positive.
+        More than P only if unlabelled frames and those of P classes are too few to fill the batch. All K units of a
+        class are used or none: a single frame of it would have no positive.
         """
         chosen: list[int] = []
         rows, frames = 0, self._unlabelled.size
@@ -219,7 +220,7 @@ class BatchPlan:
     ) -> Int[np.ndarray, " s"]:
         """Add frames of the pool (None: of all) that are not in the batch, until it is full or the pool is empty.
 
-        The pool is ascending. What is left of it is counted and not made, for it may hold millions.
+        The pool is ascending. The rest of it is counted but not built, because it may have millions of frames.
         """
         missing = self.batch_size - rows.size
         if missing == 0:
@@ -231,12 +232,12 @@ class BatchPlan:
             taken = np.sort(at[(at < pool.size) & (pool.take(at, mode="clip") == rows)]) if pool.size else at[:0]
         fresh = (self.classes.size if pool is None else pool.size) - taken.size
         drawn = rng.choice(fresh, size=min(missing, fresh), replace=False)
-        # The place of the i-th that is left: i, and one more for each one taken at or before it.
+        # The place of the i-th that is left: i, plus one for each taken at or before it.
         places = drawn + np.searchsorted(taken - np.arange(taken.size), drawn, side="right")
         return np.concatenate([rows, places if pool is None else pool[places]])
 
     def _other_unit(self, rng: np.random.Generator, frame: int, c: int) -> int:
-        """A frame of another unit of this class."""
+        """Return a frame of another unit of this class."""
         first, own = self._cells.first[c], self._cells.find(c, int(self.units[frame]))
         cell = first + int(rng.integers(self._cells.count(c) - 1))
         start, end = self._cells.starts[cell + (cell >= own) :][:2].tolist()
@@ -276,31 +277,31 @@ class _Cells:
         return cls(of_class[first[:-1]], first, units[frames[starts[:-1]]], starts, frames)
 
     def count(self, c: int) -> int:
-        """Number of units of a class."""
+        """Return the number of units of a class."""
         return int(self.first[c + 1] - self.first[c])
 
     def places(self, classes: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
-        """Which of the classes here each of these is; -1 for one that is not here."""
+        """Return the position of each of these among `self.classes`; -1 if it is not there."""
         at = np.searchsorted(self.classes, classes)
         return np.where(self.classes.take(at, mode="clip") == classes, at, -1)
 
     def frames_of(self, c: int) -> Int[np.ndarray, " m"]:
-        """All frames of a class."""
+        """Return all frames of a class."""
         return self.frames[self.starts[self.first[c]] : self.starts[self.first[c + 1]]]
 
     def find(self, c: int, unit: int) -> int:
-        """The cell of a unit in a class."""
+        """Return the cell of a unit in a class."""
         first, end = self.first[c], self.first[c + 1]
         return int(first + np.searchsorted(self.units[first:end], unit))
 
     def draw(self, rng: np.random.Generator, cells: Int[np.ndarray, " r"]) -> Int[np.ndarray, " r"]:
-        """A frame of each of these cells, drawn one after the other."""
+        """Draw a frame from each of these cells, one after the other."""
         starts = self.starts[cells]
         return self.frames[starts + rng.integers(0, self.starts[cells + 1] - starts)]
 
 
 def _changes(*columns: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    """Where runs of equal rows begin, and the end of all; of no rows, 0 alone."""
+    """Return where runs of equal rows begin, and the end of all; of no rows, 0 alone."""
     n = columns[0].size
     new = np.zeros(max(n - 1, 0), bool)
     for column in columns:
@@ -309,14 +310,14 @@ def _changes(*columns: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
 
 
 def _shuffled(rng: np.random.Generator, count: int, *, at_least: int) -> Int[np.ndarray, " m"]:
-    """The beginning of a random order of 0, 1, ... count: so many of them, or all where that is drawn whole."""
+    """Return the beginning of a random order of 0, 1, ... count: `at_least` of them, or all if it is drawn whole."""
     if count <= _DRAWN_WHOLE:
         return rng.permutation(count)
     return rng.choice(count, size=min(at_least, count), replace=False)
 
 
 def _all_shuffled(rng: np.random.Generator, count: int, *, at_first: int) -> Iterator[int]:
-    """A random order of 0, 1, ... count, of which more than the beginning is drawn when it is asked for."""
+    """Yield a random order of 0, 1, ... count; more than the beginning is drawn only when it is asked for."""
     beginning = _shuffled(rng, count, at_least=at_first)
     yield from map(int, beginning)
     if beginning.size < count:
@@ -324,7 +325,7 @@ def _all_shuffled(rng: np.random.Generator, count: int, *, at_first: int) -> Ite
 
 
 def _in_turns(orders: list[Int[np.ndarray, " _"]], most: int) -> Iterator[int]:
-    """The first of each, the second of each, ..., of orders of any lengths; at most so many of any."""
+    """Yield the first of each, the second of each, ..., of orders of any lengths; at most `most` of each."""
     for turn in range(min(most, max(order.size for order in orders))):
         yield from (int(order[turn]) for order in orders if turn < order.size)
 
@@ -332,7 +333,7 @@ def _in_turns(orders: list[Int[np.ndarray, " _"]], most: int) -> Iterator[int]:
 def _put(
     order: Int[np.ndarray, " n"], places: Int[np.ndarray, " m"], frames: Int[np.ndarray, " m"]
 ) -> Int[np.ndarray, " n"]:
-    """The order with these frames at these places; the order itself where there are none."""
+    """Return the order with these frames at these places; the order itself if there are none."""
     if not places.size:
         return order
     changed = order.copy()
@@ -342,15 +343,15 @@ def _put(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """Batches for supervised training: each frame once an epoch, the epochs' orders laid end to end.
+    """Batches for supervised training: each frame once an epoch, the epochs' orders one after the other.
 
-    Unlike `BatchPlan` it may take a frame twice into a batch (at the seam of two epochs, or where there are fewer
-    frames than rows), as nothing is contrasted.
+    Unlike `BatchPlan` it may put a frame twice into a batch (between two epochs, or if there are fewer frames than
+    rows), because nothing is contrasted.
 
     Attributes:
       positions: the frames to train on.
       batch_size: frames in a global batch.
-      seed: the draw.
+      seed: of the draw.
     """
 
     positions: Int[np.ndarray, " n"]
@@ -362,7 +363,7 @@ class EpochPlan:
         assert self.batch_size >= 1
 
     def frames(self, step: int) -> Int[np.ndarray, " b"]:
-        """The frame in every row of the global batch of this step."""
+        """Return the frame in every row of the global batch of this step."""
         n, start = self.positions.size, step * self.batch_size
         epochs, offsets = np.divmod(np.arange(start, start + self.batch_size), n)
         parts = [_permutation(n, self.seed, int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
@@ -371,14 +372,14 @@ class EpochPlan:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    """The raw order of an epoch; cached because every step of it asks again."""
+    """Return the raw order of an epoch; cached because every step of it asks again."""
     order = np.random.default_rng([seed, epoch, _EPOCH]).permutation(n)
     order.setflags(write=False)
     return order
 
 
 def composition(groups: Int[np.ndarray, " b"], scans: Int[np.ndarray, "b v"]) -> dict[str, float]:
-    """What a batch was composed of.
+    """Return statistics of how a batch is composed.
 
     Args:
       groups: group of each frame; a negative one holds a single frame.
@@ -387,9 +388,9 @@ def composition(groups: Int[np.ndarray, " b"], scans: Int[np.ndarray, "b v"]) ->
     Returns:
       positives: mean number of positives of an anchor, over all views.
       cross_scan: share of the positive pairs whose scans differ.
-      anatomies: groups that more than one frame belongs to.
-      own_view_only: share of the frames with no positive but their own other view.
-      no_cross_scan: share of the frames in shared groups that have no positive of another scan.
+      anatomies: number of groups with more than one frame.
+      own_view_only: share of the frames whose only positive is their own other view.
+      no_cross_scan: share of the frames in shared groups without a positive of another scan.
     """
     views = scans.shape[1]
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""The labels of every frame as integer arrays: whose it is, which scan, what it shows, which split."""
+"""The labels of every frame as integer arrays: patient, scan, machine, anatomy and split."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ _NUMBERED = {"scans": "scan_names", "patients": "patient_names", "machines": "ma
 _TEXTS = ("frame_id", "scan_id", "patient_id", "machine")
 _LABELS = ("anatomy_fine", "anatomy_coarse")
 _CHUNK = 1024  # records in memory at a time while labels are read
-_PIECE = 65536  # frame ids that are Python's at a time, for these take four times the memory
+_PIECE = 65536  # frame ids held as Python strings at a time, which need four times the memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class ScanIndex:
 
     Attributes:
       path: folder of the prepared dataset (TFDS's version folder).
-      frame_ids: [n] names of the frames, each its own.
+      frame_ids: [n] unique names of the frames.
       scans: [n] scan of each frame, into `scan_names`.
       patients: [n] patient, into `patient_names`.
       machines: [n] ultrasound machine, into `machine_names`.
@@ -47,7 +47,7 @@ class ScanIndex:
       coarse: [n] coarse anatomy, into `coarse_names`, or UNLABELLED.
       splits: [n] split, into `split_names`.
       records: [n] position of the frame within its split's data source.
-      scan_names, patient_names, machine_names: sorted; those of datasets that were joined come after.
+      scan_names, patient_names, machine_names: sorted; those of joined datasets follow.
       fine_names, coarse_names: the dataset's anatomies, in its order.
       split_names: the dataset's splits, in its order.
     """
@@ -70,25 +70,25 @@ class ScanIndex:
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
-            # A view that cannot be written: an index is shared by sampler, pipeline and evaluators.
+            # A read-only view: sampler, pipeline and evaluators share an index.
             view = getattr(self, name).view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
 
     @classmethod
     def from_dataset(cls, path: str | os.PathLike[str], *, without: Collection[tuple[str, int]] = ()) -> "ScanIndex":
-        """Read the labels of a prepared dataset; from the cache beside it when that is of this very dataset.
+        """Read the labels of a prepared dataset, or the cache beside it if that matches the dataset.
 
         Args:
-          path: folder of the prepared dataset, or one above that holds exactly one (such as ingest's `--out`).
-          without: records to leave out, each as (split, position in it), as `data.unreadable` finds them.
+          path: folder of the prepared dataset, or a parent folder with exactly one (such as ingest's `--out`).
+          without: records to leave out, each as (split, position in it), see `data.unreadable`.
 
         Returns:
           The index of all its frames, split after split, in the order of the records.
 
         Raises:
-          InputError: no or several datasets are there, one is damaged or not of this package's record, frame ids are
-            not unique, or a patient is in two splits.
+          InputError: there is no dataset or several, one is damaged or does not have this package's record, frame ids
+            are not unique, or a patient is in two splits.
         """
         path = find_dataset(path)
         key = dataset_key(path) + (json.dumps(sorted(without)) if without else "")
@@ -115,11 +115,11 @@ class ScanIndex:
         coarse_names: Sequence[str],
         split_names: Sequence[str],
     ) -> "ScanIndex":
-        """The index of frames whose labels are at hand, a row for each frame.
+        """Make an index from columns of labels, a row for each frame.
 
         Args:
           path: folder of the dataset.
-          frame_ids: [n] texts, each its own.
+          frame_ids: [n] unique texts.
           scan_ids, patient_ids, machines: [n] texts, which become numbers.
           fine, coarse, splits, records, fine_names, coarse_names, split_names: as the attributes.
 
@@ -129,7 +129,7 @@ class ScanIndex:
         (scan_names, scans), (patient_names, patients) = _number(scan_ids), _number(patient_ids)
         machine_names, machine_of = _number(machines)
         _require_unique(frame_ids, path)
-        pa.default_memory_pool().release_unused()  # Arrow would keep the table by which it compared all ids
+        pa.default_memory_pool().release_unused()  # Arrow would keep the table it used to compare all ids
         _require_apart(patients, splits, patient_names, split_names, path)
         return cls(
             path=path,
@@ -153,7 +153,7 @@ class ScanIndex:
         return len(self.frame_ids)
 
     def split(self, name: str) -> "ScanIndex":
-        """The frames of one split.
+        """Return the frames of one split.
 
         Raises:
           InputError: there is no such split.
@@ -163,20 +163,20 @@ class ScanIndex:
         return self.take(self.splits == self.split_names.index(name))
 
     def take(self, frames: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "ScanIndex":
-        """The frames at these positions, in this order; or those marked True, not copied where they are in a row."""
+        """Return the frames at these positions, in this order; or those marked True, as a view if consecutive."""
         assert frames.dtype != bool or len(frames) == len(self), "a mask has a value for each frame"
         chosen = _in_a_row(frames) if frames.dtype == bool else frames
         return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in _ARRAYS})
 
     def holdout(self, fraction: float | int, seed: int) -> tuple["ScanIndex", "ScanIndex"]:
-        """Set some patients apart, with all their frames.
+        """Hold out some patients, with all their frames.
 
-        Whether a patient is held out is drawn from the seed and the patient's name; a patient held out at a fraction is
-        so at every greater one.
+        The draw depends on the seed and the patient's name; a patient held out at a fraction is also held out at every
+        greater one.
 
         Args:
-          fraction: share of the patients, rounded; from 0 to less than 1. Above 0, it is one patient at least.
-          seed: the draw.
+          fraction: share of the patients, rounded; from 0 to less than 1. Above 0, at least one patient is held out.
+          seed: of the draw.
 
         Returns:
           (the rest, the frames held out)
@@ -185,13 +185,13 @@ class ScanIndex:
           InputError: `fraction` is out of range or leaves no patient in the rest.
         """
         if not 0.0 <= fraction < 1.0:
-            raise InputError(f"The share of patients held out is from 0 to less than 1; got {fraction}.")
+            raise InputError(f"The share of patients held out must be from 0 to less than 1; got {fraction}.")
         present = np.unique(self.patients).tolist()
         count = max(round(fraction * len(present)), int(fraction > 0))
         if count and count >= len(present):
             raise InputError(
-                f"Holding out {fraction} of {len(present)} patient(s) leaves none for training: lower the share or "
-                "give more patients."
+                f"Holding out {fraction} of {len(present)} patient(s) leaves none for training. Lower the share or "
+                "add patients."
             )
 
         def draw(patient: int) -> str:
@@ -201,25 +201,25 @@ class ScanIndex:
         return self.take(~held_out), self.take(held_out)
 
     def join_unlabelled(self, others: Sequence["ScanIndex"]) -> "ScanIndex":
-        """These frames, then those of other datasets, without their labels.
+        """Append the frames of other datasets, without their labels.
 
-        Their frames, scans, patients and machines get the name of their dataset in front, for `24` of one is not `24`
-        of another. `path`, `splits` and `records` stay those of this index: `JoinedReader` knows where the others lie.
+        Their frames, scans, patients and machines get their dataset's name as a prefix, because `24` of one is not `24`
+        of another. `path`, `splits` and `records` stay those of this index: `JoinedReader` knows where the others are.
 
         Raises:
-          InputError: a dataset is given twice, or two have one name and frames of one id.
+          InputError: a dataset is listed twice, or two have the same name and share frame ids.
         """
         index, paths = self, {self.path}
         for other in others:
             if other.path in paths:
-                raise InputError(f"{other.path} is given twice, once is enough.")
+                raise InputError(f"{other.path} is listed twice. List it once.")
             paths.add(other.path)
             name = json.loads((other.path / "dataset_info.json").read_text())["name"]
             ids = np.array([f"{name}/{frame_id}" for frame_id in other.frame_ids.tolist()], np.str_)
             if np.isin(ids, index.frame_ids).any():
                 raise InputError(
-                    f"{other.path} and another dataset are both named {name!r} and share ids of frames: prepare one "
-                    "under another name."
+                    f"{other.path} and another dataset are both named {name!r} and share frame ids. Prepare one under "
+                    "another name."
                 )
             count = len(other)
             joined: dict[str, Any] = {"frame_ids": np.concatenate([index.frame_ids, ids])}
@@ -235,18 +235,18 @@ class ScanIndex:
         return index
 
     def labels(self, granularity: str) -> Int32[np.ndarray, " n"]:
-        """Anatomy of each frame, fine or coarse, or UNLABELLED.
+        """Return the anatomy of each frame, fine or coarse, or UNLABELLED.
 
         Raises:
           InputError: `granularity` is neither.
         """
         if granularity not in ("fine", "coarse"):
-            raise InputError(f"The granularity is 'fine' or 'coarse'; got {granularity!r}.")
+            raise InputError(f"The granularity must be 'fine' or 'coarse'; got {granularity!r}.")
         return self.fine if granularity == "fine" else self.coarse
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that tell which frames with which labels these are, wherever the dataset lies."""
+        """A hash (16 hex digits) of the frames and their labels, wherever the dataset is."""
         digest = hashlib.sha256()
         for name in _NAMES:
             digest.update(json.dumps([name, getattr(self, name)]).encode())
@@ -292,7 +292,7 @@ class ScanIndex:
 
     @classmethod
     def _from_cache(cls, path: Path, key: str) -> "ScanIndex | None":
-        """The cached index, or None where there is none of this very dataset."""
+        """Return the cached index, or None if there is none that matches this dataset."""
         try:
             with np.load(path / _CACHE, allow_pickle=False) as stored:
                 if str(stored["key"]) != key:
@@ -306,13 +306,13 @@ class ScanIndex:
     def _to_cache(self, key: str) -> None:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         fields |= {name: np.array(getattr(self, name), dtype=np.str_) for name in _NAMES}
-        # A dataset on a read-only disk is as good, only slower to open.
+        # A dataset on a read-only disk works too, but opens more slowly.
         with contextlib.suppress(OSError), atomic_write(self.path / _CACHE) as part, part.open("xb") as file:
             np.savez(file, key=np.array(key), **fields)
 
 
 def _fit_together(fields: dict[str, Any]) -> bool:
-    """Whether arrays and names, as a file has them, are those of an index."""
+    """Return whether arrays and names read from a file form a valid index."""
     ids, counts = fields["frame_ids"], {"fine": "fine_names", "coarse": "coarse_names", "splits": "split_names"}
     numbers = [fields[name] for name in _ARRAYS if name != "frame_ids"]
     return (
@@ -325,48 +325,44 @@ def _fit_together(fields: dict[str, Any]) -> bool:
 
 
 def find_dataset(path: str | os.PathLike[str]) -> Path:
-    """The one prepared dataset at or below a folder; of one on a bucket, the copy on this host.
+    """Return the one prepared dataset at or below a folder; for a bucket, the copy on this host.
 
     Raises:
-      InputError: there is no such folder or bucket, or no or several datasets are in it.
+      InputError: there is no such folder or bucket, or it has no dataset or several.
     """
     root = bucket.local_dataset(path)
     if not root.is_dir():
-        raise InputError(
-            f"There is no folder {root}. `python -m awcl_jax.ingest --help` says how to prepare a dataset."
-        )
+        raise InputError(f"There is no folder {root}. To prepare a dataset, see `python -m awcl_jax.ingest --help`.")
     found = sorted(_prepared(root, depth=3))
     if not found:
-        raise InputError(
-            f"{root} holds no prepared dataset. `python -m awcl_jax.ingest --help` says how to prepare one."
-        )
+        raise InputError(f"{root} has no prepared dataset. To prepare one, see `python -m awcl_jax.ingest --help`.")
     if len(found) > 1:
-        raise InputError(f"{root} holds {len(found)} datasets; give the folder of one: {', '.join(map(str, found))}.")
+        raise InputError(f"{root} has {len(found)} datasets. Use the folder of one: {', '.join(map(str, found))}.")
     return found[0].absolute()
 
 
 def holds_dataset(folder: Path) -> bool:
-    """Whether a prepared dataset is at or below a folder, where `find_dataset` looks."""
+    """Return whether a prepared dataset is at or below a folder, where `find_dataset` looks."""
     return any(True for _ in _prepared(folder, depth=3))
 
 
 def _prepared(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders with a dataset_info.json; TFDS lays them out as name/config/version."""
+    """Yield folders with a dataset_info.json; TFDS lays them out as name/config/version."""
     if (folder / "dataset_info.json").is_file():
         yield folder
         return
     if depth == 0:
         return
     for child in folder.iterdir():
-        # TFDS writes to incomplete.* and renames it at the end; what is left of a run that was killed is no dataset.
+        # TFDS writes to incomplete.* and renames it at the end; the remains of a killed run are not a dataset.
         if child.is_dir() and child.name != "downloads" and not child.name.startswith((".", "incomplete.")):
             yield from _prepared(child, depth - 1)
 
 
 def dataset_key(path: Path) -> str:
-    """Changes whenever the files of the dataset change.
+    """Return a key that changes whenever the files of the dataset change.
 
-    The time of change is part of it: a corrected label may leave every size as it was.
+    It includes modification times: a corrected label may not change any size.
     """
     digest = hashlib.sha256(_CACHE_FORMAT.encode())
     for file in sorted(path.iterdir()):
@@ -381,7 +377,7 @@ def dataset_key(path: Path) -> str:
 def _read_labels(
     records: Records, split: str, left_out: Collection[int]
 ) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
-    """Positions and records of a split, but for those left out, some at a time."""
+    """Yield positions and records of a split, except those left out, some at a time."""
     count = records.count(split)
     for start in range(0, count, _CHUNK):
         positions = [at for at in range(start, min(start + _CHUNK, count)) if at not in left_out]
@@ -395,8 +391,8 @@ def _require_unique(frame_ids: pa.ChunkedArray, path: Path) -> None:
     counted = pc.value_counts(frame_ids)
     repeated = sorted(counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist())
     raise InputError(
-        f"{path} has {len(repeated)} frame id(s) more than once, the first {repeated[0]!r}: a frame has an id of its "
-        "own."
+        f"{path} has {len(repeated)} frame id(s) more than once, the first is {repeated[0]!r}. Frame ids must be "
+        "unique."
     )
 
 
@@ -413,13 +409,13 @@ def _require_apart(
     if shared.size:
         first = [split_names[split] for split in np.flatnonzero(is_in[shared[0]]).tolist()]
         raise InputError(
-            f"{path} has {shared.size} patient(s) in several splits, the first {patient_names[shared[0]]!r} in "
-            f"{' and '.join(first)}: split the data by patient."
+            f"{path} has {shared.size} patient(s) in several splits, the first is {patient_names[shared[0]]!r} in "
+            f"{' and '.join(first)}. Split the data by patient."
         )
 
 
 def _number(texts: pa.ChunkedArray) -> tuple[tuple[str, ...], Int32[np.ndarray, " n"]]:
-    """Sorted distinct names, and the position of each text among them."""
+    """Return the sorted distinct names, and the position of each text among them."""
     encoded = pa.chunked_array(texts).combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
     order = sorted(range(len(names)), key=names.__getitem__)
@@ -429,7 +425,7 @@ def _number(texts: pa.ChunkedArray) -> tuple[tuple[str, ...], Int32[np.ndarray, 
 
 
 def _as_array(texts: pa.ChunkedArray) -> Shaped[np.ndarray, " n"]:
-    """The texts as NumPy's, all of the longest one's width."""
+    """Return the texts as a NumPy array, all of the longest one's width."""
     width = pc.max(pc.utf8_length(texts)).as_py() or 1
     array = np.empty(len(texts), f"U{width}")
     for start in range(0, len(texts), _PIECE):
@@ -438,6 +434,6 @@ def _as_array(texts: pa.ChunkedArray) -> Shaped[np.ndarray, " n"]:
 
 
 def _in_a_row(mask: Bool[np.ndarray, " n"]) -> slice | Bool[np.ndarray, " n"]:
-    """The mask as a slice where what it marks is in a row: a split of millions of frames then needs no copy."""
+    """Return the mask as a slice if it marks consecutive frames: a split of millions of frames then needs no copy."""
     start, count = int(mask.argmax()) if mask.size else 0, int(mask.sum())
     return slice(start, start + count) if mask[start : start + count].all() else mask

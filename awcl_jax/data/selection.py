@@ -1,4 +1,4 @@
-"""Which frames a run trains on, validates and tests on, and whom its loss pulls together."""
+"""The frames that a run trains, validates and tests on, and the labels of its loss."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ GRANULARITIES = (*anatomy.GRANULARITIES, "both")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Frames of one purpose, with their pictures."""
+    """Frames of one purpose, with their reader."""
 
     index: ScanIndex
     reader: FrameReader
@@ -31,13 +31,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """Frames of a dataset by purpose; no patient has two.
+    """Frames of a dataset by purpose; each patient has only one.
 
     Attributes:
       fingerprint: of the whole dataset, without the frames left out.
-      train: frames to pretrain on, and to fit evaluators to.
-      val: frames to choose by.
-      test: frames to report on.
+      train: frames for pretraining, and to fit evaluators on.
+      val: frames to select models with.
+      test: frames for the reported scores.
       left_out: frames that cannot be read, each with the folder of its dataset.
     """
 
@@ -48,7 +48,7 @@ class Splits:
     left_out: tuple[tuple[Path, Unreadable], ...] = ()
 
     def pixels_fingerprint(self) -> str:
-        """What tells the pixels of some frames of every part, as `FrameReader.pixels_fingerprint`."""
+        """Return a hash of the pixels of some frames of every part, see `FrameReader.pixels_fingerprint`."""
         return "+".join(part.reader.pixels_fingerprint() for part in (self.train, self.val, self.test))
 
 
@@ -63,21 +63,21 @@ def select(
     unlabelled: Sequence[str | Path] = (),
     skip_unreadable: bool = False,
 ) -> Splits:
-    """The splits of a prepared dataset.
+    """Return the splits of a prepared dataset.
 
     Args:
       path: folder of the dataset, or gs://BUCKET/FOLDER.
-      size: edge in pixels that frames are read at.
+      size: edge in pixels of the frames as read.
       cache_mb: decoded frames of a split are kept in memory when they fit.
-      val_share: share of the training patients set apart where the dataset has no `val` split.
+      val_share: share of the training patients held out if the dataset has no `val` split.
       seed: of that draw.
-      mask_overlays: set what lies outside of a frame's sector to 0 as it is read.
-      unlabelled: folders of further datasets; the frames of their `train` splits are trained on, too, without labels.
-      skip_unreadable: leave out frames that cannot be read, for which all are read once, see `data.unreadable`.
+      mask_overlays: set pixels outside of a frame's sector to 0.
+      unlabelled: folders of further datasets; the frames of their `train` splits are added without labels.
+      skip_unreadable: skip unreadable frames; all frames are read once to find them, see `data.unreadable`.
 
     Raises:
-      InputError: no such dataset, it has no train or test split, a further one is given twice, or a record cannot be
-        read and is not left out.
+      InputError: no such dataset, it has no train or test split, a further one is listed twice, or a record cannot
+        be read and is not skipped.
     """
     left_out: list[tuple[Path, Unreadable]] = []
 
@@ -109,16 +109,16 @@ def select(
 def positive_labels(
     index: ScanIndex, positives: str, *, granularity: str, anatomy_ratio: float, seed: int
 ) -> Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]:
-    """Whom the loss pulls together: frames of one label. UNLABELLED frames have only their own second view.
+    """Return the labels of the loss: frames of one label attract each other, UNLABELLED ones only their own views.
 
-    With the granularity `both`, a frame has two labels, the fine one and the coarse one, which count on from it.
+    With the granularity `both`, a frame has two labels, fine and coarse; coarse ids follow the fine ones.
 
     Args:
       index: the training frames.
       positives: `anatomy` (AWCL), `scan` (patient metadata) or `frame` (SimCLR).
       granularity: of the anatomy: `fine`, `coarse` or `both`.
       anatomy_ratio: share of the labelled frames whose anatomy may be used.
-      seed: of the draw of these.
+      seed: of their draw.
     """
     if positives == "anatomy" and granularity == "both":
         return _both(index, anatomy_ratio, seed)
@@ -128,11 +128,11 @@ def positive_labels(
         return index.scans
     if positives == "frame":
         return np.full(len(index), UNLABELLED, np.int32)
-    raise InputError(f"Positives are 'anatomy', 'scan' or 'frame'; got {positives!r}.")
+    raise InputError(f"Positives must be 'anatomy', 'scan' or 'frame'; got {positives!r}.")
 
 
 def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, "n 2"]:
-    """Fine and coarse labels; a frame keeps both or none."""
+    """Return fine and coarse labels; a frame keeps both or none."""
     coarse = np.where(index.coarse == UNLABELLED, UNLABELLED, len(index.fine_names) + index.coarse)
     labels = np.stack([index.fine, coarse], axis=1)
     kept = keep_anatomy_ratio(labels.max(axis=1), anatomy_ratio, seed=seed) != UNLABELLED
@@ -153,15 +153,15 @@ def nothing_apart(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> str
 
 
 def keep_label_fraction(strata: Int[np.ndarray, " n"], fraction: float, *, seed: int) -> Int[np.ndarray, " m"]:
-    """Which of the labelled training frames may be learnt from, when labels are scarce.
+    """Return which labelled training frames keep their label, to simulate scarce labels.
 
-    The frames are drawn from the seed in an order that begins with one of each class, so that every class is there,
-    and the frames of a lower fraction are among those of a higher one.
+    The seed sets an order of the frames that begins with one of each class, so that every class is present, and the
+    frames of a lower fraction are among those of a higher one.
 
     Args:
       strata: class of each labelled frame.
       fraction: share of the frames, above 0 to 1; rounded to whole frames.
-      seed: the draw.
+      seed: of the draw.
 
     Returns:
       positions of the kept frames, ascending.
@@ -170,14 +170,14 @@ def keep_label_fraction(strata: Int[np.ndarray, " n"], fraction: float, *, seed:
       InputError: the fraction is out of range, or leaves fewer frames than there are classes.
     """
     if not 0.0 < fraction <= 1.0:
-        raise InputError(f"The label fraction is a share above 0, up to 1; got {fraction}.")
+        raise InputError(f"The label fraction must be above 0 and at most 1; got {fraction}.")
     order = np.random.default_rng([seed, 0x1ABE]).permutation(strata.size)
     classes, first = np.unique(strata[order], return_index=True)
     count = round(fraction * strata.size)
     if count < classes.size:
         raise InputError(
-            f"A label fraction of {fraction} leaves {count} of {strata.size} training frames, fewer than the "
-            f"{classes.size} classes; take at least {np.ceil(1000 * classes.size / strata.size) / 1000:g}."
+            f"A label fraction of {fraction} keeps {count} of {strata.size} training frames, fewer than the "
+            f"{classes.size} classes. Use at least {np.ceil(1000 * classes.size / strata.size) / 1000:g}."
         )
     first.sort()
     order = np.concatenate([order[first], np.delete(order, first)])
@@ -197,7 +197,7 @@ def make_plan(
     unlabelled_share: float,
     pairs: str,
 ) -> BatchPlan:
-    """The plan of batches: anatomies x distinct scans or, where a scan is pulled together, scans x distinct frames.
+    """Make the plan of batches: anatomies x distinct scans, or scans x distinct frames if the positives are scans.
 
     Where frames have two labels, batches are composed by the first, the fine one.
 
@@ -224,19 +224,19 @@ def make_plan(
 
 
 def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> dict[str, Any]:
-    """How often each anatomy comes up in batches, beside how often it comes up in the training frames.
+    """Count how often each anatomy appears in batches, and in the training frames.
 
     Args:
       index: the training frames.
       plan: of the batches.
-      steps: of how many batches from the first.
+      steps: number of batches, from the first.
 
     Returns:
-      `batches`, their number; `anatomies`, names, `unlabelled` the last; `training_frames` and `drawn`, the numbers of
-      frames of each anatomy, in the training set and over all these batches.
+      `batches`, their number; `anatomies`, names, the last is `unlabelled`; `training_frames` and `drawn`, the frames
+      of each anatomy in the training set and in all these batches.
     """
     drawn = np.concatenate([plan.frames(step) for step in range(steps)])
-    # The last is what UNLABELLED, -1, is counted as.
+    # UNLABELLED, -1, is counted as the last.
     k = len(index.fine_names)
     training, batches = (np.bincount(fine % (k + 1), minlength=k + 1) for fine in (index.fine, index.fine[drawn]))
     return {
@@ -248,7 +248,7 @@ def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> di
 
 
 def counts(selection: Splits) -> dict[str, dict[str, int]]:
-    """Numbers of frames, labelled frames, scans and patients by purpose."""
+    """Count frames, labelled frames, scans and patients by purpose."""
     parts: dict[str, ScanIndex] = {name: getattr(selection, name).index for name in ("train", "val", "test")}
     return {
         name: {
@@ -262,12 +262,12 @@ def counts(selection: Splits) -> dict[str, dict[str, int]]:
 
 
 def count_unreadable(selection: Splits) -> dict[str, int]:
-    """Numbers of frames that are left out since they cannot be read, by split; of all datasets together."""
+    """Count the frames left out because they cannot be read, by split, over all datasets."""
     return dict(collections.Counter(frame.split for _, frame in selection.left_out))
 
 
 def describe(selection: Splits) -> str:
-    """What `counts` gives, a line for each purpose."""
+    """Return `counts` as text, a line for each purpose."""
     lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
     lines += [
         f"  {name:5} {n['frames']:6} frames, {n['labelled']:6} of them labelled, {n['scans']:4} scans of "
@@ -275,5 +275,5 @@ def describe(selection: Splits) -> str:
         for name, n in counts(selection).items()
     ]
     if unreadable := count_unreadable(selection):
-        lines.append(f"  left out, for they cannot be read: {', '.join(f'{n} of {s}' for s, n in unreadable.items())}")
+        lines.append(f"  skipped as unreadable: {', '.join(f'{n} of {s}' for s, n in unreadable.items())}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Frames from wherever a user has them, for an encoder to go through once: a prepared dataset, or picture files."""
+"""Frames for an encoder to read once, from a prepared dataset or from picture files."""
 
 import dataclasses
 import os
@@ -46,9 +46,9 @@ class ReadBatch:
     """Frames that were read together.
 
     Attributes:
-      rows: of the source, those that could be read.
+      rows: rows of the source that could be read.
       images: the frames.
-      faults: of each row that could not be read, why, in one line.
+      faults: row that could not be read -> reason, in one line.
     """
 
     rows: Int[np.ndarray, " b"]
@@ -59,31 +59,33 @@ class ReadBatch:
 def open_source(
     path: str | os.PathLike[str], *, size: int, split: str | None = None, mask_overlays: bool = False
 ) -> FrameSource:
-    """Frames of a prepared dataset, of a folder with pictures, of one picture, or of the files that a table names.
+    """Open frames of a prepared dataset, a folder of pictures, one picture, or the files that a table names.
 
     Args:
-      path: folder of a prepared dataset or one that holds it; a folder with pictures in it and below; a picture; or a
+      path: folder of a prepared dataset, or a parent folder; a folder with pictures in it and below; a picture; or a
         CSV or Parquet table with a column `path`, relative to the table's folder, and any others.
       size: edge of the squares that frames are resized to, as in training.
       split: of a prepared dataset; by default all its frames.
-      mask_overlays: leave out what is written around the sector, as in training.
+      mask_overlays: set pixels outside of the sector to 0, as in training.
 
     Raises:
-      InputError: there is nothing of the kind, a table is broken, a dataset has no such split, or `split` is given for
-        something that has none.
+      InputError: there are no frames, a table is damaged, a dataset has no such split, or `split` is set for a source
+        without splits.
     """
     path = bucket.local_dataset(path)
     if path.is_dir() and holds_dataset(path):
         return _of_dataset(path, size, split, mask_overlays)
     if split is not None:
-        raise InputError(f"--split is for a prepared dataset, which {path} is not: leave it out.")
+        raise InputError(f"--split needs a prepared dataset; {path} is not one. Omit --split.")
     if path.is_dir():
         names = images.find_images(path)
         if not names:
-            raise InputError(f"{path} holds neither a prepared dataset nor pictures ({', '.join(images.IMAGES)}).")
+            raise InputError(f"{path} has neither a prepared dataset nor pictures ({', '.join(images.IMAGES)}).")
         return _of_files(pa.table({"id": pa.array(names, pa.string())}), "id", path, size, mask_overlays)
     if not path.is_file():
-        raise InputError(f"There is no file or folder {path}: give a dataset, a folder of pictures, or a table.")
+        raise InputError(
+            f"There is no file or folder {path}. Use a dataset, a folder of pictures, a picture or a table."
+        )
     if path.suffix.lower() in images.IMAGES:
         return _of_files(pa.table({"id": [path.name]}), "id", path.parent, size, mask_overlays)
     if path.suffix.lower() in images.TABLES:
@@ -92,13 +94,13 @@ def open_source(
             table = table.add_column(0, "id", table["path"])
         return _of_files(table, "path", path.parent, size, mask_overlays)
     kinds = ", ".join((*images.IMAGES, *images.TABLES))
-    raise InputError(f"Frames are read from folders and from files that end in {kinds}; got {path}.")
+    raise InputError(f"The source must be a folder or a file that ends in {kinds}; got {path}.")
 
 
 def read_batches(source: FrameSource, *, batch_size: int, threads: int | None = None) -> Iterator[ReadBatch]:
-    """All frames of a source in its order, read and decoded ahead by threads.
+    """Yield all frames of a source in order, read and decoded ahead by threads.
 
-    What is held at a time does not depend on how many frames there are.
+    Memory does not grow with the number of frames.
 
     Args:
       source: the frames.

@@ -1,7 +1,7 @@
-"""Which frames of a prepared dataset cannot be read, found before a run by reading all of them.
+"""Unreadable frames of a prepared dataset, found before a run by reading all frames.
 
-That a frame can be read is a property of the dataset. So it is looked at where the frames of a run are chosen, and what
-comes after knows nothing of it: the plan of batches stays a function of index and seed.
+Whether a frame can be read is a property of the dataset. So it is checked where the frames of a run are chosen, and
+later code does not need to know: the plan of batches stays a function of index and seed.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ class Unreadable:
     Attributes:
       split: name of its split.
       record: position in the split.
-      frame_id: its name; empty where the whole record cannot be read, in which the name stands.
-      fault: why, in one line.
+      frame_id: its name; empty if the whole record, which has the name, cannot be read.
+      fault: the reason, in one line.
     """
 
     split: str
@@ -47,19 +47,19 @@ class Unreadable:
 def find_unreadable(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple[Unreadable, ...]:
     """Read every record of a dataset and decode its image and mask.
 
-    The outcome is kept beside the dataset, and taken from there as long as no file of the dataset changes its size or
-    its time of change.
+    The result is cached beside the dataset and reused as long as no file of the dataset changes its size or
+    modification time.
 
     Args:
-      path: folder of the prepared dataset, or one above that holds exactly one.
-      threads: that read and decode; by default as many as this process has cores, up to 16.
+      path: folder of the prepared dataset, or a parent folder with exactly one.
+      threads: number of threads; by default as many as this process has cores, up to 16.
 
     Returns:
       The frames that cannot be read, in the order of splits and records; the same for any number of threads.
 
     Raises:
-      InputError: no or several datasets are there, one cannot be opened, or nothing of a split can be read.
-      OSError: a file of the dataset is missing or may not be read, which is no damage.
+      InputError: there is no dataset or several, one cannot be opened, or no frame of a split can be read.
+      OSError: a file of the dataset is missing or cannot be opened, which is not damage.
     """
     path = find_dataset(path)
     key = f"{_CACHE_FORMAT} {dataset_key(path)}"
@@ -93,7 +93,7 @@ def _read_all(records: Records, threads: int) -> Iterator[Unreadable]:
                 bad += len(faults)
                 yield from faults
             if count and bad == count:
-                raise InputError(f"No frame of split {split!r} of {records.path} can be read: copy the dataset again.")
+                raise InputError(f"No frame of split {split!r} of {records.path} can be read. Copy the dataset again.")
 
 
 def _require_files(records: Records) -> None:
@@ -104,7 +104,7 @@ def _require_files(records: Records) -> None:
 
 
 def _check(records: Records, split: str, positions: range) -> list[Unreadable]:
-    """Those of some records of a split that cannot be read."""
+    """Return those of some records of a split that cannot be read."""
     faults = []
     for position in positions:
         frame_id, fault = _fault(records, split, position)
@@ -114,7 +114,7 @@ def _check(records: Records, split: str, positions: range) -> list[Unreadable]:
 
 
 def _fault(records: Records, split: str, position: int) -> tuple[str, str]:
-    """The frame's name, where that can be read, and what is wrong with it."""
+    """Return the frame's name, if it can be read, and what is wrong with it."""
     try:
         fields = records.read(split, position)
     except InputError as error:
@@ -124,7 +124,7 @@ def _fault(records: Records, split: str, position: int) -> tuple[str, str]:
 
 
 def _from_cache(path: Path, key: str) -> tuple[Unreadable, ...] | None:
-    """What was found before, or None where this dataset was not looked through yet."""
+    """Return the cached result, or None if this dataset has not been checked yet."""
     try:
         stored = json.loads((path / _CACHE).read_text())
         return tuple(Unreadable(**frame) for frame in stored["frames"]) if stored["key"] == key else None
@@ -133,6 +133,6 @@ def _from_cache(path: Path, key: str) -> tuple[Unreadable, ...] | None:
 
 
 def _to_cache(path: Path, key: str, found: Sequence[Unreadable]) -> None:
-    # A dataset on a read-only disk is as good, only slower to open.
+    # A dataset on a read-only disk works too, but opens more slowly.
     with contextlib.suppress(OSError), atomic_write(path / _CACHE) as part:
         part.write_text(json.dumps({"key": key, "frames": [dataclasses.asdict(frame) for frame in found]}))

@@ -36,7 +36,7 @@ class Embedded:
 
 
 def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
-    """The encoder of a run, with its preprocessing.
+    """Load the encoder of a run, with its preprocessing.
 
     Example:
         encode = load_encoder("runs/20260101-120000-fine")
@@ -69,7 +69,7 @@ def embed_frames(
     neighbours: int = 0,
     picture: str | os.PathLike[str] | None = None,
 ) -> Embedded:
-    """Write the features of frames, in their order, with what is known of each.
+    """Write the features of frames, in their order, with the labels of each.
 
     The file has the column `id` (that of a frame in a dataset, else the picture's path as the source gives it);
     `scan_id`, `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all columns of the table that names the

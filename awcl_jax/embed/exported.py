@@ -17,7 +17,7 @@ DESCRIPTION = "preprocessing.json"
 
 
 def read_export(folder: Path) -> FrozenEncoder:
-    """The encoder of an exported folder, from its safetensors or, without these, its `encoder.jax`.
+    """Read the encoder of an exported folder, from its safetensors or, without these, its `encoder.jax`.
 
     Raises:
       InputError: the folder holds neither, or a file is damaged.

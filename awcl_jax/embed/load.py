@@ -25,7 +25,7 @@ from awcl_jax.train.workdir import fetch_run
 
 
 def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
-    """An encoder as a function of frames of any size, as `awcl_jax.embed.load_encoder` gives it."""
+    """Return an encoder as a function of frames of any size, see `awcl_jax.embed.load_encoder`."""
 
     def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
         as_read = _as_read(frames, frozen.frame_size, mask_overlays=frozen.mask_overlays)
@@ -35,7 +35,7 @@ def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarra
 
 
 def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
-    """The encoder of a run, of one of its checkpoints, or of a folder that `awcl_jax.export` wrote, on a bucket, too.
+    """Open the encoder of a run, a checkpoint, or an exported folder; on a bucket, too.
 
     Raises:
       InputError: there is no such run, checkpoint or export.
@@ -58,7 +58,7 @@ def _of_run(folder: Path) -> FrozenEncoder:
 
 
 def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
-    """Configuration of a run, and the variables of its whole model; argument and errors as in `find_checkpoint`."""
+    """Load the configuration of a run and the variables of its model; argument and errors as in `find_checkpoint`."""
     run, step = find_checkpoint(checkpoint)
     config = read_config(run)
     target = first_state.shapes_of(build.make_model(config))
@@ -67,7 +67,7 @@ def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
 
 
 def read_config(run: Path) -> Any:
-    """Configuration of a pretraining run.
+    """Read the configuration of a pretraining run.
 
     Raises:
       InputError: the folder holds no such configuration, or one of another version.
@@ -82,7 +82,7 @@ def read_config(run: Path) -> Any:
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
-    """Folder of the run and step of the checkpoint that are meant.
+    """Return the folder of a run and the step of its checkpoint.
 
     Args:
       checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); on
@@ -106,7 +106,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
 
 
 def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
-    """Frames as the training's reader gives them: uint8, square."""
+    """Return frames as in training: uint8, square."""
     if frames.ndim == 4 and frames.shape[-1] == 1:
         frames = frames[..., 0]
     if frames.ndim != 3:

@@ -19,18 +19,18 @@ _ROW_GROUP = 4096
 
 
 def list_column(values: Shaped[np.ndarray, "n k"]) -> pa.FixedSizeListArray:
-    """A column whose cells are the rows of a matrix."""
+    """Return a column whose cells are the rows of a matrix."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 
 def matrix(table: pa.Table, column: str) -> Float[np.ndarray, "n k"]:
-    """The matrix whose rows are the cells of a column."""
+    """Return the matrix whose rows are the cells of a column."""
     values = table[column].combine_chunks()
     return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
 
 
 def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[str, str]) -> int:
-    """Write the rows of several tables of one schema, one after the other; the file appears when it is whole.
+    """Write the rows of several tables of one schema, one after the other; the file appears when it is complete.
 
     Parquet is written in row groups as the tables come, and holds no more than one of them; an NPZ needs all rows in
     memory. That has an array for each column, [n] or, of lists, [n, k]; what is neither number nor date is text, and
@@ -72,7 +72,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table], provenance: str) -> i
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of `_ROW_GROUP`, the last of what is left."""
+    """Yield the same rows in tables of `_ROW_GROUP` rows; the last has the rest."""
     held: list[pa.Table] = []
     for table in tables:
         held.append(table)
@@ -105,7 +105,7 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _plain(values: pa.Array) -> np.ndarray:
-    """Numbers and dates as they are, all else as text, null as ""; NPZ has no objects, since these would be pickled."""
+    """Keep numbers and dates, turn all else to text and null to "": objects in an NPZ would be pickled."""
     if pa.types.is_floating(values.type) or (pa.types.is_primitive(values.type) and not values.null_count):
         return values.to_numpy(zero_copy_only=False)
     return np.array(["" if value is None else str(value) for value in values.to_pylist()], np.str_)

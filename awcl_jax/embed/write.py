@@ -34,7 +34,7 @@ def embed(
     neighbours: int,
     picture: Path | None,
 ) -> tuple[int, dict[int, str]]:
-    """Do what `awcl_jax.embed.embed_frames` says; arguments and errors as there.
+    """Implement `awcl_jax.embed.embed_frames`; arguments and errors as there.
 
     Returns:
       (rows of the file, of each row of the source that could not be read, why)
@@ -65,7 +65,7 @@ def embed(
 def _embedded(
     encoder: FrozenEncoder, source: FrameSource, batch_size: int, faults: dict[int, str]
 ) -> Iterator[pa.Table]:
-    """What is known of each frame that could be read, and its features, a batch at a time; fills `faults`."""
+    """Yield the labels and features of each frame that can be read, a batch at a time; fill `faults`."""
     waiting: collections.deque[Int64[np.ndarray, " b"]] = collections.deque()
     # Not on a file or a pipe, where a bar would be a heap of lines.
     with tqdm(total=len(source), unit="frame", dynamic_ncols=True, disable=None) as bar:
@@ -91,7 +91,7 @@ def _embedded(
 
 
 def _with_neighbours(table: pa.Table, count: int) -> pa.Table:
-    """The table with the columns on neighbours."""
+    """Return the table with the columns of neighbours."""
     if table.num_rows < 2:
         raise InputError("--neighbours needs at least two frames that can be read; there is one: leave it out.")
     frames, cosines = nearest(matrix(table, "features"), count)
@@ -110,7 +110,7 @@ def _with_neighbours(table: pa.Table, count: int) -> pa.Table:
 
 
 def _scans(table: pa.Table) -> Int64[np.ndarray, " n"]:
-    """A number for each frame's scan; -1 where it is not known."""
+    """Return a number for each frame's scan; -1 where it is not known."""
     if "scan_id" not in table.column_names:
         return np.full(table.num_rows, -1, np.int64)
     numbers = table["scan_id"].combine_chunks().dictionary_encode().indices
@@ -118,7 +118,7 @@ def _scans(table: pa.Table) -> Int64[np.ndarray, " n"]:
 
 
 def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], count: int, out: Path) -> None:
-    """A picture of a frame from each of some scans, with its nearest neighbours from other scans.
+    """Draw a frame from each of some scans, with its nearest neighbours from other scans.
 
     Args:
       table: frames with features.

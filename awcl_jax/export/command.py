@@ -125,7 +125,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
 
 
 def _validation(run: Path, step: int) -> dict[str, float]:
-    """Scores on validation patients that the run took at this step."""
+    """Return the scores on validation patients of the run at this step."""
     from awcl_jax.train.metrics import METRICS_FILE, read_metrics
 
     path = run / METRICS_FILE

@@ -15,7 +15,7 @@ _BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4
 
 
 def load(folder: str | Path = Path(__file__).parent) -> "Encoder":
-    """The encoder with its weights, ready for inference."""
+    """Load the encoder with its weights, ready for inference."""
     made_of = json.loads((Path(folder) / "preprocessing.json").read_text())
     encoder = Encoder(made_of["encoder"], made_of["input"], frame_size=made_of["frames"]["size"])
     encoder.load_state_dict(load_file(Path(folder) / "encoder.safetensors"))
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
     """Frames, uint8 [b, frame_size, frame_size], to features [b, f]; `features` takes what is preprocessed already."""
 
     def __init__(self, encoder: dict, view: dict, *, frame_size: int) -> None:
-        """Arguments are as in `preprocessing.json`."""
+        """Take arguments as in `preprocessing.json`."""
         super().__init__()
         self.channels, self.view, self.frame_size = encoder["channels"], view, frame_size
         width, bottleneck = encoder["width"], encoder["arch"] == "resnet50"
@@ -42,11 +42,11 @@ class Encoder(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features of grey frames."""
+        """Return the features of grey frames."""
         return self.features(self.preprocess(frames))
 
     def preprocess(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames, uint8 [b, frame_size, frame_size], to the network's input [b, channels, size, size]."""
+        """Turn frames, uint8 [b, frame_size, frame_size], into the network's input [b, channels, size, size]."""
         if frames.dtype != torch.uint8 or frames.shape[1:] != (self.frame_size, self.frame_size):
             raise ValueError(
                 f"frames are uint8 [b, {self.frame_size}, {self.frame_size}]; got {frames.dtype} {frames.shape}"
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         return x.expand(-1, self.channels, -1, -1)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of normalised input [b, channels, h, w]."""
+        """Return the features of normalised input [b, channels, h, w]."""
         x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
@@ -73,7 +73,7 @@ class Block(nn.Module):
     """A basic block of two convolutions, or a bottleneck of three, with its shortcut."""
 
     def __init__(self, inside: int, features: int, stride: int, bottleneck: bool, strides: str) -> None:
-        """`inside` features come in; `features`, or four times as many of a bottleneck, go out."""
+        """Map `inside` features to `features`, or to four times as many for a bottleneck."""
         super().__init__()
         out = features * (4 if bottleneck else 1)
         # Kernel size and stride of each convolution; "v1" strides in the first, "v1.5" (torchvision) in the 3 x 3.
@@ -90,7 +90,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, inside, h, w] to [b, out, h / stride, w / stride]."""
+        """Map [b, inside, h, w] to [b, out, h / stride, w / stride]."""
         y = x
         for i in range(1, self.depth + 1):
             y = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(y))

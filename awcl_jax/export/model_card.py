@@ -176,7 +176,7 @@ class Provenance:
 def model_card(
     made_of: Provenance, *, encoder: Mapping[str, Any], preprocessing: Preprocessing, formats: Sequence[str]
 ) -> str:
-    """The text of `README.md`: what each file takes and gives, how to load it, how it was trained, how it scored.
+    """Return the text of `README.md`: inputs and outputs of each file, how to load it, its training, its scores.
 
     Args:
       made_of: the run.

@@ -37,7 +37,7 @@ class Preprocessing:
         return min(max(0, round(math.log2(self.frame_size / self.input_size))), possible)
 
     def weights(self) -> Float[np.ndarray, "input_size halved"]:
-        """Linear weights of the halved frame's rows (or columns) in each of the input's; edges are continued."""
+        """Return the linear weights of the halved frame's rows (or columns) in each of the input's; edges extend."""
         halved = self.frame_size >> self.halvings
         centres = (np.arange(self.input_size) + 0.5) / self.input_size * self.frame_size / 2**self.halvings - 0.5
         centres = np.clip(centres, 0, halved - 1)
@@ -45,7 +45,7 @@ class Preprocessing:
         return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(halved)))
 
     def describe(self) -> dict[str, Any]:
-        """As plain values, in the order of the steps."""
+        """Return the steps as plain values, in order."""
         return {
             "frames": {
                 "layout": "[batch, height, width], grey, uint8 from 0 to 255",

@@ -68,7 +68,7 @@ def awcl_loss(
     kernel: str = "auto",
     group_weights: Sequence[float] | None = None,
 ) -> Float[Array, " a"]:
-    r"""Anatomy-aware contrastive loss of every anchor.
+    r"""Compute the anatomy-aware contrastive loss of every anchor.
 
     For anchor i with positives A(i), the other embeddings of its group, and temperature t:
 
@@ -156,7 +156,7 @@ def combine(
     group_weights: Float[Array, " m"],
     temperature: float,
 ) -> Float[Array, " a"]:
-    """L(i) from its parts: log sum_k exp(z_i.z_k / t), and the sum and number of the similarities to each group."""
+    """Combine L(i) from log sum_k exp(z_i.z_k / t) and the sum and number of the similarities to each group."""
     # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
     log_denominator = jnp.where(count.any(axis=1), log_denominator, 0.0)[:, None]
     of_group = jnp.where(count > 0, log_denominator - total / jnp.maximum(count, 1) / temperature, 0.0)
@@ -167,7 +167,7 @@ def combine(
 def groups_from_labels(
     labels: Int[Array, " b"] | Int[Array, "b m"], rows: Int[Array, " b"]
 ) -> Int[Array, " b"] | Int[Array, "b m"]:
-    """Group of each frame: its label, or a negative group of its own where it has none.
+    """Return the group of each frame: its label, or a unique negative group if it has none.
 
     Args:
       labels: anatomy (or scan) of each frame, UNLABELLED (-1) where there is none; with m columns (fine and coarse
@@ -184,7 +184,7 @@ def groups_from_labels(
 
 
 def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) -> Int[Array, "b m"]:
-    """Groups of frames that show up to m structures: their labels, or a negative group of its own for a frame of none.
+    """Return the groups of frames with up to m structures: the labels, or a unique negative group if there is none.
 
     Args:
       labels: the structures of each frame, distinct, filled up with UNLABELLED (-1).
@@ -199,7 +199,7 @@ def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) ->
 
 
 def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast: int) -> Callable[..., Array]:
-    """What computes D(i) = log sum_k exp(z_i.z_k / t) of so many anchors and contrast rows."""
+    """Return the function that computes D(i) = log sum_k exp(z_i.z_k / t) for these numbers of anchors and rows."""
     if kernel == "pallas":
         # Pallas is experimental, and slow to import: only for those who ask for it.
         from awcl_jax.losses import pallas
@@ -209,14 +209,14 @@ def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast:
 
 
 def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> int:
-    """`block_size` of `awcl_loss`, or its default."""
+    """Return `block_size` of `awcl_loss`, or its default."""
     if block_size is None and anchors * contrast * 4 > _DENSE_BYTES:
         block_size = _BLOCK
     return min(block_size or anchors, anchors)
 
 
 def check_settings(temperature: float, block_size: int | None, kernel: str) -> None:
-    """Refuse what no loss can be computed with."""
+    """Refuse settings that the loss cannot be computed with."""
     if not temperature > 0:
         raise InputError(f"The temperature must be above 0; got {temperature}.")
     if block_size is not None and block_size < 1:

@@ -37,7 +37,7 @@ def log_denominators(
     temperature: float,
     block_size: int,
 ) -> Float[Array, " a"]:
-    """D(i) of every anchor, in float32; -inf where no other row is there, with gradient 0.
+    """Compute D(i) of every anchor, in float32; -inf, with gradient 0, where there is no other row.
 
     Args:
       anchors: unit rows.
@@ -98,7 +98,7 @@ def denominator_gradients(
     temperature: float,
     block_size: int,
 ) -> tuple[Float[Array, "a d"], Float[Array, "n d"]]:
-    """From the gradient with respect to D(i), what comes of it by these contrast rows, in float32.
+    """Turn the gradient with respect to D(i) into those of the anchors and of these contrast rows, in float32.
 
         dD(i)/dz_i = 1/t sum_k P(i, k) z_k,   dD(i)/dz_k = 1/t P(i, k) z_i,   P(i, k) = exp(z_i.z_k / t - D(i))
 
@@ -177,7 +177,7 @@ _symmetric.defvjp(_symmetric_forward, _symmetric_backward)
 def _exponentials(
     rows: Array, ids: Array, valid: Array, others: Array, other_ids: Array, other_valid: Array, temperature: float
 ) -> Array:
-    """exp((z_i.z_j - 1) / t) of two blocks; 0 where i = j and where either is padding."""
+    """Return exp((z_i.z_j - 1) / t) of two blocks; 0 where i = j and where either is padding."""
     counted = ~_left_out(ids, other_ids) & valid[:, None] & other_valid
     return jnp.where(counted, jnp.exp((_product(rows, others.T) - 1) / temperature), 0.0)
 
@@ -202,12 +202,12 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _split(array: Array, block_size: int) -> Array:
-    """[a, ...] -> [blocks, block_size, ...], the last block filled up with zeros."""
+    """Split [a, ...] into [blocks, block_size, ...], the last block filled up with zeros."""
     padding = -array.shape[0] % block_size
     padded = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
     return padded.reshape(-1, block_size, *array.shape[1:])
 
 
 def _zeros(like: Array) -> Float[Array, "..."]:
-    """Zeros in float32 that vary over devices wherever `like` does, as the carry of a scan must."""
+    """Return zeros in float32 that vary over devices wherever `like` does, as the carry of a scan must."""
     return jnp.zeros(like.shape, jnp.float32) + 0 * like.astype(jnp.float32)

@@ -43,7 +43,7 @@ def log_denominators(
     anchor_block: int = 64,
     contrast_block: int = 64,
 ) -> Float[Array, " a"]:
-    """D(i) of every anchor, in float32; -inf where no other row is there, with gradient 0.
+    """Compute D(i) of every anchor, in float32; -inf, with gradient 0, where there is no other row.
 
     The numbers are those of `blockwise.log_denominators`. Products are taken in float32 (on Triton `HIGHEST` is IEEE
     arithmetic, without TF32), or, where all rows are bfloat16, in bfloat16 with sums in float32: exact for the logits,
@@ -159,7 +159,7 @@ def _denominators_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale:
 
 
 def _gradient_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale: float, count: int) -> None:
-    """sum_k W(i, k) z_k.
+    """Compute sum_k W(i, k) z_k.
 
     W(i, k) is g_i P(i, k) where the rows come with weights g and with D, g_k P(k, i) where the others do, and the
     sum where both.
@@ -181,7 +181,7 @@ def _gradient_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale: flo
 
 
 def _logits(z: Array, ids: Array, others: Array, other_ids: Array, k: Array, scale: float, count: int) -> Array:
-    """Of the rows [b, d] with block k of the others [c, d]: -inf at its own rows, absent ones and padding."""
+    """Return the logits of rows [b, d] with block k of the others [c, d]; -inf at the own row, absent ones, padding."""
     at = k * others.shape[0] + jax.lax.broadcasted_iota(jnp.int32, other_ids.shape, 1)
     counted = (ids != other_ids) & (ids != ABSENT) & (other_ids != ABSENT) & (at < count)
     return jnp.where(counted, _product(z, others, contracted=1) * scale, -jnp.inf)
@@ -198,7 +198,7 @@ def _product(a: Array, b: Array, *, contracted: int) -> Array:
 
 
 def _past_all(kernel: Callable[..., None], rows: list[Array], others: list[Array], *, width: int) -> Array:
-    """A program for each block of rows, [blocks, b, ...] each, with all of the others; gives [blocks * b, width]."""
+    """Run a program for each block of rows [blocks, b, ...] with all of the others; return [blocks * b, width]."""
     blocks, b, _ = rows[0].shape
     varying = jax.typeof(rows[0]).manual_axis_type
     shape = jax.ShapeDtypeStruct((blocks, b, width), jnp.float32, manual_axis_type=varying)
@@ -228,22 +228,22 @@ def _past_all(kernel: Callable[..., None], rows: list[Array], others: list[Array
 
 
 def _block_of(rows: Array, block: int) -> int:
-    """The block size, or the least that holds all rows."""
+    """Return the block size, or the smallest that holds all rows."""
     return min(block, max(_LEAST_EDGE, pl.next_power_of_2(rows.shape[0])))
 
 
 def _columns(block: int, z: Array, *vectors: Array) -> list[Array]:
-    """Rows [a, d] -> [blocks, block, d'], vectors [a] -> [blocks, block, 1]."""
+    """Split rows [a, d] into [blocks, block, d'], vectors [a] into [blocks, block, 1]."""
     return [_split(_widened(z), block), *(_split(vector[:, None], block) for vector in vectors)]
 
 
 def _lines(block: int, z: Array, *vectors: Array) -> list[Array]:
-    """Rows [n, d] -> [blocks, block, d'], vectors [n] -> [blocks, 1, block]."""
+    """Split rows [n, d] into [blocks, block, d'], vectors [n] into [blocks, 1, block]."""
     return [_split(_widened(z), block), *(_split(vector[:, None], block).swapaxes(1, 2) for vector in vectors)]
 
 
 def _widened(z: Array) -> Array:
-    """Zeros beside the embedding, up to a power of 2; they change no product."""
+    """Pad the embedding with zeros up to a power of 2; they change no product."""
     d = z.shape[1]
     return jnp.pad(z, ((0, 0), (0, max(_LEAST_EDGE, pl.next_power_of_2(d)) - d)))
 

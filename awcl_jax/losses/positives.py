@@ -21,7 +21,7 @@ def group_similarity(
     anchor_groups: Int[Array, "a m"],
     contrast_groups: Int[Array, "n m"],
 ) -> tuple[Float[Array, "a m"], Int[Array, "a m"]]:
-    """Sum of z_i.z_a over the other rows of each of an anchor's groups, and how many these are.
+    """Return the sum of z_i.z_a over the other rows of each of an anchor's groups, and their number.
 
     Both add up over parts of the contrast rows.
 
@@ -54,7 +54,7 @@ def group_similarity(
 def _sums(
     rows: Float[Array, "n d"], keys: Int[Array, " n"], wanted: Int[Array, "*w"]
 ) -> tuple[Float[Array, "n1 d"], Int[Array, " n1"], Int[Array, "*w"]]:
-    """Sums and numbers of the rows of one key, and where those of each wanted key are; the last are of no key."""
+    """Return sums and counts of the rows of each key, and where each wanted key is; the last entry is for no key."""
     ordered = jnp.sort(keys)
     slots = jnp.searchsorted(ordered, keys)  # where the rows of this key begin
     n = keys.size
@@ -65,5 +65,5 @@ def _sums(
 
 
 def _shared(groups: Int[Array, "a m"], others: Int[Array, "a m"]) -> Bool[Array, "a m"]:
-    """Which of an anchor's groups are among the other row's."""
+    """Return which of an anchor's groups are also the other row's."""
     return (groups[:, :, None] == others[:, None, :]).any(axis=-1)

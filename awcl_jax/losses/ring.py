@@ -31,7 +31,7 @@ def ring_awcl_loss(
     block_size: int | None = None,
     group_weights: tuple[float, ...] | None = None,
 ) -> Float[Array, " b"]:
-    """`awcl_loss` of this device's rows, contrasted with the rows of all devices. Inside a mapped step.
+    """Compute `awcl_loss` of this device's rows against the rows of all devices, inside a mapped step.
 
     Args:
       rows: this device's unit embeddings.
@@ -55,7 +55,7 @@ def ring_awcl_loss(
 def _around(
     rows: Array, ids: Array, groups: Array, temperature: float, block_size: int
 ) -> tuple[Float[Array, " b"], Float[Array, "b m"], Int[Array, "b m"]]:
-    """D(i), and sum and number of the similarities to each group, over the rows of all devices."""
+    """Return D(i), and sum and number of the similarities to each group, over the rows of all devices."""
 
     def meet(carry: Any, _: None) -> tuple[Any, None]:
         visitors, visitor_ids, visitor_groups, log_denominator, total, count = carry
@@ -131,5 +131,5 @@ _around.defvjp(_forward, _backward)
 
 
 def _zeros(like: Array) -> Float[Array, "..."]:
-    """Zeros that are each device's own, as the carry of a scan must be."""
+    """Return zeros that vary over devices, as the carry of a scan must."""
     return 0 * like.astype(jnp.float32)

@@ -43,7 +43,7 @@ _left_out: contextvars.ContextVar[bool] = contextvars.ContextVar("left_out", def
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c o"], *, stride: int = 1, padding: int = 0
 ) -> Float[Array, "b h2 w2 o"]:
-    """Convolution (cross-correlation) with `padding` pixels of zeros on every side.
+    """Convolve (cross-correlate) with `padding` pixels of zeros on every side.
 
     Args:
       x: feature maps.
@@ -80,7 +80,7 @@ def convolve(
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    """What is traced within this block has XLA's own convolutions on a CPU, too, whose operations can be counted."""
+    """Trace this block with XLA's own convolutions on a CPU too, whose operations can be counted."""
     before = _left_out.set(True)
     try:
         yield
@@ -101,7 +101,7 @@ def _out_shape(x: Array, kernel: Array, stride: int, padding: int) -> tuple[int,
 
 
 def _taps(x: Array, kernel: Array, stride: int, padding: int) -> list[Array]:
-    """What each number of a kernel [c, o] meets: maps [b, h2, w2, c], one for every offset."""
+    """Return what each number of a kernel [c, o] is multiplied with: maps [b, h2, w2, c], one for every offset."""
     rows, columns = _out_shape(x, kernel, stride, padding)
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     offsets = itertools.product(*map(range, kernel.shape[:2]))
@@ -110,7 +110,7 @@ def _taps(x: Array, kernel: Array, stride: int, padding: int) -> list[Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """`_xla` by oneDNN."""
+    """Compute `_xla` with oneDNN."""
     return _convolution(x, kernel, strides=stride, pads=((padding, padding),) * 2)
 
 
@@ -151,7 +151,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 @jax.custom_vjp
 def _multiply(x: Array, y: Array) -> Array:
-    """Matrix product by oneDNN, as its gradients are, which read a matrix the other way round where it lies."""
+    """Multiply matrices with oneDNN, in the gradients too, which read a matrix transposed in place."""
     return _product(x, y)
 
 
@@ -168,14 +168,14 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 def _product(x: Array, y: Array, *, transpose_x: bool = False, transpose_y: bool = False) -> Array:
-    """Matrix product by oneDNN, of what is transposed before."""
+    """Multiply matrices with oneDNN, after transposing them as asked."""
     shape = x.shape[1 if transpose_x else 0], y.shape[0 if transpose_y else 1]
     config = {"transpose_a": transpose_x, "transpose_b": transpose_y}
     return _onednn("matmul", {"onednn_matmul_config": config}, shape, x, y)
 
 
 def _convolution(x: Array, kernel: Array, *, pads: tuple[Pads, Pads], strides: int = 1, spread: int = 1) -> Array:
-    """Convolution by oneDNN, [b, h, w, c] * [kh, kw, c, o], with `spread` - 1 zeros between a kernel's numbers."""
+    """Convolve with oneDNN, [b, h, w, c] * [kh, kw, c, o], with `spread` - 1 zeros between a kernel's numbers."""
     rows, columns = (
         (x.shape[axis] + sum(pads[axis - 1]) - (kernel.shape[axis - 1] - 1) * spread - 1) // strides + 1
         for axis in (1, 2)
@@ -202,7 +202,7 @@ def _convolution(x: Array, kernel: Array, *, pads: tuple[Pads, Pads], strides: i
 
 
 def _onednn(name: str, config: dict[str, object], shape: tuple[int, ...], x: Array, y: Array) -> Array:
-    """What a function of oneDNN makes of two arrays, of the type of the first, so that it varies over devices alike."""
+    """Call a oneDNN function on two arrays. The result has the type of the first, so it varies over devices alike."""
     call = jax.ffi.ffi_call(
         f"__onednn${name}",
         jax.typeof(x).update(shape=shape),
@@ -214,7 +214,7 @@ def _onednn(name: str, config: dict[str, object], shape: tuple[int, ...], x: Arr
 
 @functools.cache
 def _is_there() -> bool:
-    """Whether this release of XLA convolves and multiplies by oneDNN, and rightly."""
+    """Return whether this release of XLA convolves and multiplies with oneDNN, and correctly."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     with jax.ensure_compile_time_eval():

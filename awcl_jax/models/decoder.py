@@ -34,7 +34,7 @@ class UNetDecoder(nn.Module):
     def __call__(
         self, maps: Sequence[Float[Array, "b _ _ _"]], size: tuple[int, ...], *, train: bool
     ) -> Float[Array, "b h w k"]:
-        """Logits of every pixel, in float32.
+        """Return the logits of every pixel, in float32.
 
         Args:
           maps: as `ResNet.maps` gives them, fine to coarse.

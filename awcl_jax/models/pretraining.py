@@ -18,7 +18,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b f"]) -> Float[Array, "b d"]:
-        """Unit embeddings of each frame, in float32."""
+        """Return the unit embedding of each frame, in float32."""
         x = nn.relu(nn.Dense(self.hidden or features.shape[-1], name="hidden")(features))
         x = nn.Dense(self.embedding, name="out")(x)
         # The small term keeps the gradient of a zero vector finite; it moves no embedding of ordinary length.
@@ -32,9 +32,9 @@ class ContrastiveModel(nn.Module):
     projection: nn.Module
 
     def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
-        """Unit embeddings of each frame."""
+        """Return the unit embedding of each frame."""
         return self.projection(self.encoder(frames, train=train))
 
     def features(self, frames: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """What transfers to other tasks: the encoder's features, with the running statistics of batch norm."""
+        """Return the features for other tasks: the encoder's, with the running statistics of batch norm."""
         return self.encoder(frames, train=False)

@@ -42,7 +42,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        """Maps of the features."""
+        """Return the feature maps."""
         kernel = self.param("kernel", _he, (*self.kernel_size, x.shape[-1], self.features))
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
 
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[b, h, w, c] -> [b, h / stride, w / stride, features]."""
+        """Map [b, h, w, c] to [b, h / stride, w / stride, features]."""
         y = self.conv(self.features, (3, 3), stride=self.stride, padding=1, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
         y = self.conv(self.features, (3, 3), padding=1, name="conv2")(y)
@@ -76,7 +76,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[b, h, w, c] -> [b, h / stride, w / stride, 4 * features]."""
+        """Map [b, h, w, c] to [b, h / stride, w / stride, 4 * features]."""
         # Version 1 of the paper strides in the first 1x1 convolution, torchvision's ("v1.5") in the 3x3.
         first, second = (self.stride, 1) if self.strides == "v1" else (1, self.stride)
         y = self.conv(self.features, (1, 1), stride=first, name="conv1")(x)
@@ -115,12 +115,12 @@ class ResNet(nn.Module):
     remat: bool = False
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f"]:
-        """Features of each frame, averaged over the picture, in float32."""
+        """Return the features of each frame, averaged over the picture, in float32."""
         return self.maps(x, train=train)[-1].astype(jnp.float32).mean(axis=(1, 2))
 
     @nn.compact
     def maps(self, x: Float[Array, "b h w c"], *, train: bool) -> list[Float[Array, "b _ _ _"]]:
-        """The feature maps of every station, fine to coarse: before the pooling at 1/2, then each stage at 1/4, 1/8 ...
+        """Return the feature maps, fine to coarse: before the pooling at 1/2, then of each stage at 1/4, 1/8 ...
 
         A map's edge is the one before, halved and rounded up.
         """
@@ -156,7 +156,7 @@ def make_resnet(
     axis_name: str | None = None,
     remat: bool = False,
 ) -> ResNet:
-    """The encoder by its name.
+    """Make an encoder by its name.
 
     Args:
       arch: "resnet18", "resnet34" or "resnet50".

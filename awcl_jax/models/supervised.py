@@ -23,7 +23,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
-        """Logits of each frame."""
+        """Return the logits of each frame."""
         features = self.encoder(frames, train=train and not self.frozen)
         if self.frozen:
             features = jax.lax.stop_gradient(features)
@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
     frozen: bool = False
 
     def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w k"]:
-        """Logits of each pixel."""
+        """Return the logits of each pixel."""
         maps = self.encoder.maps(frames, train=train and not self.frozen)
         if self.frozen:
             maps = jax.lax.stop_gradient(maps)

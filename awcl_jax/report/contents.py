@@ -96,7 +96,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read all that the page of a run tells.
+    """Read all that the page of a run shows.
 
     Raises:
       InputError: the folder is not there or holds no run, or a file in it is damaged.
@@ -128,5 +128,5 @@ def _picture(path: Path) -> Picture:
 
 
 def said(value: Any) -> str:
-    """A value of the configuration in a few signs."""
+    """Return a value of the configuration as a short text."""
     return value if isinstance(value, str) and value else json.dumps(value)

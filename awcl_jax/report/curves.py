@@ -32,7 +32,7 @@ _MEANINGS = {
 
 
 def read_series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
-    """Step and value of every number in a run's `metrics.jsonl`.
+    """Read step and value of every number in a run's `metrics.jsonl`.
 
     Raises:
       InputError: the file is not there, is no such file, or has no numbers yet.
@@ -47,7 +47,7 @@ def read_series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
 
 
 def panels(names: Iterable[str]) -> dict[str, list[str]]:
-    """Which numbers share a panel, the loss first: those that share all before their last slash."""
+    """Group numbers into panels, the loss first: those with the same text before their last slash."""
     found: dict[str, list[str]] = {}
     for name in sorted(names, key=_reading_order):
         found.setdefault(name.rpartition("/")[0] or name, []).append(name)
@@ -55,12 +55,12 @@ def panels(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def title_of(panel: str) -> str:
-    """What a panel shows, in words."""
+    """Return the title of a panel."""
     return _MEANINGS.get(panel, panel.replace("_", " ").capitalize())
 
 
 def label_of(name: str) -> str:
-    """A number's name within its panel."""
+    """Return a number's name within its panel."""
     return name.rpartition("/")[2].replace("_f1", "-F1").replace("_", " ")
 
 

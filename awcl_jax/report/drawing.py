@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_loss(metrics_path: Path, out: Path) -> None:
-    """Every number of a run over its steps, one small panel for each: the loss first, then the monitors and evaluators.
+    """Plot every number of a run over its steps, one small panel each: the loss, then the monitors and evaluators.
 
     Names that share all before their last slash (`knn/accuracy`, `knn/macro_f1`) share a panel. The loss of an encoder
     that maps everything to one point (`metrics.collapsed_loss`) is drawn dashed beside the loss.
@@ -108,7 +108,7 @@ def montage_pairs(
     *,
     cross_scan: Bool[np.ndarray, " m"],
 ) -> None:
-    """Positive pairs side by side, so that a person can check that both show the same anatomy, and from which scans.
+    """Draw positive pairs side by side, to check that both show the same anatomy, and from which scans they are.
 
     Args:
       images: the two frames of each pair.
@@ -144,7 +144,7 @@ def montage_views(
     captions: Sequence[str],
     out: Path,
 ) -> None:
-    """Each frame beside its augmented views, so that a person can check that the anatomy is still to be seen.
+    """Draw each frame beside its augmented views, to check that the anatomy is still visible.
 
     Args:
       frames: frames as the pipeline reads them.
@@ -180,7 +180,7 @@ def montage_neighbours(
     neighbour_captions: Sequence[Sequence[str]],
     out: Path,
 ) -> None:
-    """Frames beside the frames that an encoder finds most alike, so that a person can see what it goes by.
+    """Draw frames beside those that an encoder finds most similar, to see what it relies on.
 
     Args:
       queries: the frames.
@@ -228,7 +228,7 @@ def embedding_map(
     *,
     seed: int = 0,
 ) -> None:
-    """Flat maps of features, coloured by anatomy at the left and by scan at the right.
+    """Draw flat maps of features, coloured by anatomy on the left and by scan on the right.
 
     A good encoder gathers the anatomies and mixes the scans.
 
@@ -280,7 +280,7 @@ def _scatter_scans(ax: Axes, map_points: Float[np.ndarray, "n 2"], scans: Int[np
 def confusion_picture(
     labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], names: Sequence[str], out: Path
 ) -> None:
-    """The confusion matrix: counts of frames, shaded by their share of the true anatomy.
+    """Draw the confusion matrix: counts of frames, shaded by their share of the true anatomy.
 
     Anatomies that are neither true nor predicted anywhere are left out.
 

@@ -48,7 +48,7 @@ class Label:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Label":
-        """Of a text for each frame, "" where it is not known; the names in the order of the alphabet."""
+        """Make a label from a text for each frame, "" where it is unknown; names are in alphabetical order."""
         names, codes = np.unique(np.array(["", *texts], np.str_), return_inverse=True)
         return cls(codes[1:].astype(np.int32) - 1, tuple(names[1:].tolist()))
 
@@ -90,7 +90,7 @@ class FrameMap:
 
     @classmethod
     def of(cls, drawn: Drawn, features: Features, *, seed: int) -> "FrameMap":
-        """The map of these frames, in their order.
+        """Make the map of these frames, in their order.
 
         Args:
           drawn: the frames.
@@ -119,7 +119,7 @@ class FrameMap:
         )
 
     def save(self, path: Path) -> None:
-        """Write the map; the file appears when it is whole.
+        """Write the map; the file appears when it is complete.
 
         Raises:
           OSError: it cannot be written.
@@ -187,7 +187,7 @@ class FrameMap:
 
 
 def draw_frames(selection: Splits, count: int, *, seed: int) -> Drawn:
-    """Frames for a map: so many of the test patients at most, then as many of the training and validation patients."""
+    """Draw frames for a map: at most `count` of the test patients, and of the training and validation patients."""
     test = np.random.default_rng(seed).permutation(len(selection.test.index))[:count]
     n_train, n_val = len(selection.train.index), len(selection.val.index)
     others = np.random.default_rng([seed, 0x3A9]).permutation(n_train + n_val)[:count]
@@ -204,7 +204,7 @@ def _require_places(what: str, codes: np.ndarray, shape: tuple[int, ...], count:
 
 
 def _told(index: ScanIndex, frame: int) -> dict[str, str]:
-    """What is known of a frame, "" where it is not."""
+    """Return the labels of a frame, "" where one is unknown."""
     fine, coarse = int(index.fine[frame]), int(index.coarse[frame])
     return {
         "frame": str(index.frame_ids[frame]),
@@ -236,7 +236,7 @@ def _sheet(images: Sequence[UInt8[np.ndarray, "e e"]]) -> bytes:
 
 
 def flat_map(features: Float[np.ndarray, "n f"], *, seed: int) -> Float[np.ndarray, "n 2"]:
-    """Places on a map where frames with like features lie together.
+    """Return places on a map where frames with similar features are close together.
 
     Features of unit length go through PCA to 50 dimensions and t-SNE (van der Maaten & Hinton 2008) to two; distances
     between far groups on such a map mean little.

@@ -16,7 +16,7 @@ _SIDE = 10_000  # of the square that places are rounded in
 
 
 def panels(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Panels of curves: `key`, `title`, and `series`, each with `run`, `label`, `steps` and `values`."""
+    """Return panels of curves: `key`, `title`, and `series`, each with `run`, `label`, `steps` and `values`."""
     names = dict.fromkeys(name for run in runs for name in run.series)
     found = []
     for panel, members in curves.panels([name for name in names if name != "collapsed_loss"]).items():
@@ -39,14 +39,14 @@ def _label(name: str, panel: str, members: Sequence[str]) -> str:
 
 
 def _values(points: Float[np.ndarray, "points 2"]) -> dict[str, list[Any]]:
-    """Steps and values, null where a value is not finite."""
+    """Return steps and values, null where a value is not finite."""
     kept = points[thinned(points[:, 1], MOST_POINTS)]
     values = [float(f"{value:.6g}") if np.isfinite(value) else None for value in kept[:, 1]]
     return {"steps": kept[:, 0].astype(int).tolist(), "values": values}
 
 
 def thinned(values: Float[np.ndarray, " n"], most: int) -> np.ndarray:
-    """Which of the values to draw, at most so many: of each stretch the lowest and the highest, so that spikes stay.
+    """Return which values to draw, at most `most`: the lowest and highest of each stretch, so that spikes stay.
 
     A stretch with a value that is not finite shows the first such in place of its lowest.
     """
@@ -62,7 +62,7 @@ def thinned(values: Float[np.ndarray, " n"], most: int) -> np.ndarray:
 
 
 def frame_map(frames: FrameMap) -> dict[str, Any]:
-    """The frames of a map, a list for each thing that is known of them.
+    """Return the frames of a map as lists of plain values.
 
     Returns:
       `ids`; `labels`: for each of LABELS `codes` and `names`; `x` and `y` from 0 to 10,000; `k`; of the `same` scan and

@@ -18,7 +18,7 @@ _HEADLINES = {name: title for title, name in (*FEATURE_ROWS.items(), *PLANES_ROW
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """The run in a few lines: (what, value)."""
+    """Return the run in a few lines: (title, value)."""
     planned = run.config.get("train.steps")
     lines = [("Kind", _kind(run))]
     lines.append(("Steps", f"{run.steps:,} of {planned:,}" if isinstance(planned, int) else f"{run.steps:,}"))
@@ -58,7 +58,7 @@ def _dataset(run: Run) -> str:
 
 
 def frame_counts(run: Run) -> list[tuple[str, list[int]]]:
-    """(split, [frames, labelled, scans, patients]) for each split."""
+    """Return (split, [frames, labelled, scans, patients]) for each split."""
     counts = run.results.get("frames", {})
     return [(split, [n[key] for key in ("frames", "labelled", "scans", "patients")]) for split, n in counts.items()]
 
@@ -94,7 +94,7 @@ class ScoreTable:
 
 
 def score_table(runs: Sequence[Run]) -> ScoreTable:
-    """All scores of these runs, one row for each name."""
+    """Return all scores of these runs, one row for each name."""
     columns = [scores for run in runs for scores in run.scores.values()]
     names = list(dict.fromkeys(name for scores in columns for name in scores))
     known = [name for name in _HEADLINES if name in names]
@@ -141,7 +141,7 @@ class Confusion:
 
 
 def confusion(run: Run) -> Confusion | None:
-    """The confusion matrix of a run, without anatomies that are neither true nor predicted anywhere."""
+    """Return the confusion matrix of a run, without anatomies that are neither true nor predicted anywhere."""
     names = run.results.get("anatomies")
     by, counts = "the model", run.results.get("confusion")
     if counts is None:
@@ -171,7 +171,7 @@ class Composition:
 
 
 def composition(run: Run) -> Composition | None:
-    """How often each anatomy came up in batches, beside the training frames."""
+    """Return how often each anatomy was in batches, and in the training frames."""
     told = run.results.get("batches")
     if not told:
         return None
@@ -186,7 +186,7 @@ def composition(run: Run) -> Composition | None:
 
 
 def settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str], bool]]:
-    """(field, its value in each run, whether these differ); "" where a run has no such field."""
+    """Yield (field, its value in each run, whether these differ); "" where a run has no such field."""
     for name in sorted({name for run in runs for name in run.config}):
         values = [said(run.config[name]) if name in run.config else "" for run in runs]
         yield name, values, len(set(values)) > 1

@@ -22,7 +22,7 @@ _STYLES = ("vendor/uPlot.min.css", "page/page.css")
 
 
 def leave_in(workdir: Path, frame_map: FrameMap | None = None, *, home: str | Path | None = None) -> Path | None:
-    """Write the page of a run that has ended. A run is not lost where that fails: it is told in one line.
+    """Write the page of a run that has ended. If that fails, print one line; the run is not lost.
 
     Args:
       workdir: the run's folder.
@@ -47,7 +47,7 @@ def leave_in(workdir: Path, frame_map: FrameMap | None = None, *, home: str | Pa
 
 
 def write_page(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page of these runs; the file appears when it is whole.
+    """Write the page of these runs; the file appears when it is complete.
 
     Args:
       folders: of one run, or of two.
@@ -67,7 +67,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
-    """Runs of one name take the folder above into it."""
+    """Add the parent folder to the names of runs that have the same name."""
     if len({run.name for run in runs}) == len(runs):
         return list(runs)
     return [
@@ -77,7 +77,7 @@ def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
 
 
 def page_of(runs: Sequence[Run]) -> str:
-    """The page of these runs as HTML, the same for the same runs."""
+    """Return the page of these runs as HTML, the same for the same runs."""
     import jinja2  # here, since a run begins without it
 
     script = "\n".join(_text(name) for name in _SCRIPTS)

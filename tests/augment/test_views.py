@@ -136,7 +136,7 @@ def test_with_all_off_a_view_is_the_centre_view() -> None:
         np.testing.assert_allclose(views(images, options, step=3), still[..., 0], atol=2e-6)
 
 
-def test_centre_view_of_a_frame_of_its_size_is_the_frame_normalised() -> None:
+def test_centre_view_of_equal_size_is_the_normalised_frame() -> None:
     images = frames(2)
     options = Augmentation(size=SIZE, mean=0.3, std=0.4)
     assert centre_view(images, options=options).shape == (2, SIZE, SIZE, 1)
@@ -196,7 +196,7 @@ def test_crop_flip_and_rotation_together_are_one_bilinear_map() -> None:
         assert wrong.mean() < 0.002  # the map is known to 1e-4, so a pixel on the frame's edge may be black or not
 
 
-def test_crops_cover_their_range_of_area_and_aspect_and_stay_inside() -> None:
+def test_crops_cover_their_ranges_and_stay_inside() -> None:
     h, w, size, b = 200, 256, 16, 600
     maps, share = looked_at(only(size=size, crop_area=(0.2, 1.0), crop_aspect=(0.5, 2.0)), b=b, h=h, w=w)
     assert share.min() == 1.0

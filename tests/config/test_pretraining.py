@@ -134,7 +134,7 @@ def test_a_bad_value_is_named_with_its_rule(field, value, rule):
 
 
 @pytest.mark.parametrize("devices", [3, 5, 64])
-def test_a_batch_that_does_not_divide_by_the_devices_comes_with_one_that_does(devices):
+def test_indivisible_batch_size_error_suggests_one_that_works(devices):
     with pytest.raises(InputError, match=rf"config.sampler.batch_size must divide by the {devices} devices") as caught:
         validate(default_config(), devices=devices)
     proposed = int(str(caught.value).rpartition("try ")[2])
@@ -233,7 +233,7 @@ def test_changed_fields_are_told_with_old_and_new():
     ]
 
 
-def test_a_field_that_an_earlier_version_did_not_know_is_taken_for_its_default():
+def test_a_field_missing_in_an_older_file_gets_its_default():
     new = to_dict(changed(seed=4))
     old = to_dict(changed(seed=4))
     del old["model"]["strides"], old["sampler"]

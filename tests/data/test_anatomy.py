@@ -44,8 +44,8 @@ def test_a_fine_name_has_one_group():
         Taxonomy({"head": ("HCP",), "face": ("HCP",)})
 
 
-def test_an_alias_stands_for_a_known_name():
-    with pytest.raises(InputError, match="'kidney' stands for 'KIDNEY'"):
+def test_an_alias_means_a_known_name():
+    with pytest.raises(InputError, match="'kidney' means 'KIDNEY'"):
         Taxonomy({"head": ("HCP",)}, aliases={"kidney": "KIDNEY"})
 
 

@@ -133,7 +133,7 @@ def test_a_finished_run_has_no_batches_left():
 
 
 def test_a_batch_that_does_not_divide_by_the_processes_is_refused():
-    with pytest.raises(InputError, match=r"batch of 8 frames does not divide by 3 processes; take a multiple of 3"):
+    with pytest.raises(InputError, match=r"batch size must be divisible by the 3 processes; got 8"):
         take(plan_of(), processes=3)
 
 

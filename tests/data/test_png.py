@@ -32,7 +32,7 @@ def test_a_jpeg_is_what_opencv_reads(tmp_path):
     np.testing.assert_array_equal(read_image(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
 
 
-def test_equal_channels_are_their_grey_and_colours_their_luminance(tmp_path):
+def test_equal_channels_keep_grey_and_colours_become_luminance(tmp_path):
     same = save(tmp_path / "same.png", np.dstack([GREY] * 3))
     np.testing.assert_array_equal(read_image(same), GREY)
     clear = save(tmp_path / "clear.png", np.dstack([GREY] * 3 + [np.zeros_like(GREY)]))
@@ -70,7 +70,7 @@ def several(path):
         ("a.png", damaged, "it is broken"),
         ("a.jpg", cut_short, "it is broken"),
         ("a.bmp", cut_short, "it is broken"),
-        ("a.tif", several, "holds 2 pictures"),
+        ("a.tif", several, "has 2 pictures"),
         ("a.png", lambda path: save(path, GREY.astype(np.uint16) * 100), "more than 8 bits"),
         ("a.png", lambda path: save(path, np.zeros((7100, 7100), bool)), "7100 x 7100 pixels, more than 50,000,000"),
         ("a\0.png", lambda path: None, "embedded null"),
@@ -119,17 +119,17 @@ def test_columns_of_a_parquet_file_keep_their_types(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"", "no CSV"),
+        ("a.csv", b"", "is not a CSV"),
         ("a.csv", b"file,scan_id\na.png,1\n", r"no column 'path'.*file, scan_id"),
         ("a.csv", b"path,scan_id\n", "no rows"),
         (
             "a.csv",
             b"path,scan_id\na.png,1\n\n'b,c.png,2\n",
-            "3 cells in row 2 and 2 in its header: put names with a ','",
+            "3 cells in row 2 and 2 in its header. Quote names that contain ','",
         ),
         ("a.csv", b"path,x,x\na.png,1,2\n", "'x' more than once"),
-        ("a.csv", b"path,x\na.png,\xff\n", "no CSV in UTF-8"),
-        ("a.parquet", b"path\na.png\n", "no Parquet file"),
+        ("a.csv", b"path,x\na.png,\xff\n", "is not a CSV in UTF-8"),
+        ("a.parquet", b"path\na.png\n", "is not a Parquet file"),
     ],
 )
 def test_a_broken_table_is_one_line(name, content, said, tmp_path):

@@ -118,7 +118,7 @@ def test_measures_of_a_dataset_that_has_none(dataset):
     reader = FrameReader(ScanIndex.from_dataset(dataset), size=8)
     np.testing.assert_array_equal(reader.measures("hc_mm", np.array([0, 3])), [np.nan, np.nan])
     for read in (reader.pixel_sizes, lambda frames: reader.measures("hc_mm", frames)):
-        with pytest.raises(IndexError, match="Frames are 0 to 16"):
+        with pytest.raises(IndexError, match="Frames must be from 0 to 16"):
             read(np.array([17]))
 
 
@@ -177,7 +177,7 @@ def test_what_is_read_may_be_written_to(dataset):
 
 @pytest.mark.parametrize("frame", [-1, 17])
 def test_positions_outside_of_the_index(dataset, frame):
-    with pytest.raises(IndexError, match="Frames are 0 to 16"):
+    with pytest.raises(IndexError, match="Frames must be from 0 to 16"):
         FrameReader(ScanIndex.from_dataset(dataset)).read(np.array([0, frame]))
 
 
@@ -200,7 +200,7 @@ def test_a_dataset_prepared_anew_is_noticed(prepare_frames):
     other = prepare_frames("two", train=[frame_record("y"), frame_record("x")])
     for file in other.glob("*array_record*"):
         file.replace(index.path / file.name)
-    with pytest.raises(InputError, match=r"frame 'x'.*'y' is there"):
+    with pytest.raises(InputError, match=r"frame 'x'.*found 'y' instead"):
         FrameReader(index).read(np.array([0]))
 
 

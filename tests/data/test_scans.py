@@ -158,10 +158,10 @@ def test_a_folder_above_the_dataset(prepare_frames):
 def test_no_or_several_datasets(prepare_frames, tmp_path):
     with pytest.raises(InputError, match="There is no folder"):
         ScanIndex.from_dataset(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no prepared dataset"):
+    with pytest.raises(InputError, match="has no prepared dataset"):
         ScanIndex.from_dataset(tmp_path)
     paths = [prepare_frames(name, train=TRAIN, test=TEST) for name in ("one", "two")]
-    with pytest.raises(InputError, match=f"holds 2 datasets; give the folder of one: {paths[0]}, {paths[1]}"):
+    with pytest.raises(InputError, match=f"has 2 datasets. Use the folder of one: {paths[0]}, {paths[1]}"):
         ScanIndex.from_dataset(tmp_path)
 
 
@@ -178,14 +178,14 @@ def test_damaged_dataset(prepare_frames):
 
 def test_frame_ids_are_unique(prepare_frames):
     path = prepare_frames(train=[*TRAIN, TRAIN[3]], test=TEST)
-    with pytest.raises(InputError, match=r"1 frame id\(s\) more than once, the first 'f2'"):
+    with pytest.raises(InputError, match=r"1 frame id\(s\) more than once, the first is 'f2'"):
         ScanIndex.from_dataset(path)
 
 
 def test_a_patient_in_two_splits_is_refused_every_time(prepare_frames):
     path = prepare_frames(train=TRAIN, test=[*TEST, frame_record("t1", "ann")])
     for _ in range(2):
-        with pytest.raises(InputError, match=r"1 patient\(s\) in several splits, the first 'ann' in train and test"):
+        with pytest.raises(InputError, match=r"1 patient\(s\) in several splits, the first is 'ann' in train and test"):
             ScanIndex.from_dataset(path)
 
 
@@ -211,7 +211,7 @@ def test_what_is_in_a_row_is_taken_without_a_copy(marked):
         assert np.shares_memory(part.frame_ids, index.frame_ids) == (np.ptp(marked) == len(marked) - 1)
 
 
-def test_ids_of_any_script_and_length_are_numbered_in_the_order_of_code_points(prepare_frames, monkeypatch):
+def test_ids_are_numbered_in_code_point_order(prepare_frames, monkeypatch):
     monkeypatch.setattr(scans, "_PIECE", 2)
     patients = ["zoë", "Zoe", "\U0001f41f", "\uffee", "é", "ee", "10", "9"]
     records = [frame_record(f"{patient}-{'x' * at}", patient) for at, patient in enumerate(patients)]
@@ -276,7 +276,7 @@ def test_fingerprint_stays():
 
 
 @pytest.mark.parametrize("frames", [0, 1, 4, 5, 12])
-def test_fingerprint_is_of_all_ids_as_one_list_however_many_are_taken_at_a_time(frames, monkeypatch):
+def test_fingerprint_does_not_depend_on_the_piece_size(frames, monkeypatch):
     monkeypatch.setattr(scans, "_PIECE", 4)
     index = index_of(12, 1).take(np.arange(frames))
     digest = hashlib.sha256()

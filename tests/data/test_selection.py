@@ -214,7 +214,7 @@ def test_a_dataset_that_is_given_twice_is_refused(prepare_frames):
     first = prepare_frames(train=records_of(*"abcd"), test=records_of("y"))
     other = prepare_frames("other", train=records_of("z"))
     for unlabelled in ([first], [other, other]):
-        with pytest.raises(InputError, match=r"given twice"):
+        with pytest.raises(InputError, match=r"listed twice"):
             select_from(first, unlabelled=unlabelled)
 
 
@@ -264,9 +264,9 @@ def test_label_fractions_are_nested_and_have_every_class():
     assert not np.array_equal(kept[0.1], keep_label_fraction(strata, 0.1, seed=4))
 
 
-def test_a_label_fraction_too_low_for_the_classes_comes_with_one_that_does():
+def test_too_low_label_fraction_error_suggests_one_that_works():
     strata = np.arange(300) % 7
-    with pytest.raises(InputError, match=r"0.01 leaves 3 of 300 training frames, fewer than the 7 classes") as caught:
+    with pytest.raises(InputError, match=r"0.01 keeps 3 of 300 training frames, fewer than the 7 classes") as caught:
         keep_label_fraction(strata, 0.01, seed=0)
     enough = float(str(caught.value).rpartition("at least ")[2].rstrip("."))
     assert keep_label_fraction(strata, enough, seed=0).size >= 7
@@ -274,5 +274,5 @@ def test_a_label_fraction_too_low_for_the_classes_comes_with_one_that_does():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan")])
 def test_a_label_fraction_out_of_range_is_refused(fraction):
-    with pytest.raises(InputError, match="a share above 0, up to 1; got"):
+    with pytest.raises(InputError, match="must be above 0 and at most 1; got"):
         keep_label_fraction(np.arange(3), fraction, seed=0)

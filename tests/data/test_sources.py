@@ -70,7 +70,7 @@ def test_one_picture_is_a_source(tmp_path):
     np.testing.assert_array_equal(source.read(0), small("b"))
 
 
-def test_a_table_names_files_beside_it_and_anywhere_and_keeps_its_columns(tmp_path):
+def test_a_table_lists_files_anywhere_and_keeps_its_columns(tmp_path):
     fill(tmp_path / "here", "s/a")
     fill(tmp_path / "there", "b")
     table = pa.table({"age": [3, 4], "path": ["s/a.png", str(tmp_path / "there" / "b.png")], "scan_id": ["x", None]})
@@ -114,8 +114,8 @@ def test_a_table_of_another_system_is_read_as_it_was_meant(tmp_path):
     [
         ("none", None, "no file or folder"),
         ("empty", None, "neither a prepared dataset nor pictures"),
-        ("notes.txt", None, r"end in \.png.*\.parquet; got .*notes\.txt"),
-        ("a.png", "test", "--split is for a prepared dataset"),
+        ("notes.txt", None, r"ends in \.png.*\.parquet; got .*notes\.txt"),
+        ("a.png", "test", "--split needs a prepared dataset"),
     ],
 )
 def test_what_has_no_frames_is_bad_input(name, split, said, tmp_path):

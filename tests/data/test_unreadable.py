@@ -141,7 +141,7 @@ def test_a_whole_dataset_has_none_and_its_index_is_the_usual_one(prepare):
     assert selection.describe(skipping) == selection.describe(usual)
 
 
-def test_threads_do_not_matter_and_the_outcome_is_kept_until_a_file_changes(damaged, monkeypatch):
+def test_result_is_cached_until_a_file_changes_for_any_threads(damaged, monkeypatch):
     cache = damaged / "unreadable.json"
     found = find_unreadable(damaged, threads=1)
     cache.unlink()
@@ -165,7 +165,7 @@ def test_a_file_that_is_missing_is_no_damage(damaged):
 def test_a_split_of_which_nothing_is_left_is_refused(damaged):
     (file,) = damaged.glob("*val.array_record*")
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(InputError, match=r"No frame of split 'val' of .* can be read: copy"):
+    with pytest.raises(InputError, match=r"No frame of split 'val' of .* can be read. Copy"):
         find_unreadable(damaged)
     assert not (damaged / "unreadable.json").exists()
 
@@ -204,7 +204,7 @@ def test_frames_are_left_out_as_if_they_had_never_been_there(damaged, prepare):
         for step in range(20):
             np.testing.assert_array_equal(plans[0].frames(step), plans[1].frames(step))
     assert selection.count_unreadable(chosen) == {"train": 6, "test": 1}
-    assert selection.describe(chosen).endswith("left out, for they cannot be read: 6 of train, 1 of test")
+    assert selection.describe(chosen).endswith("skipped as unreadable: 6 of train, 1 of test")
 
 
 def test_with_and_without_skipping_do_not_spoil_each_others_cache(prepare):
@@ -244,7 +244,7 @@ def test_a_run_goes_without_the_frames_and_names_them(damaged, tmp_path, capsys)
     results = pretrain.run(config, tmp_path / "run")
     assert results["frames"]["train"]["frames"] == 32 - 6
     assert results["unreadable"] == {"train": 6, "test": 1}
-    assert "left out, for they cannot be read: 6 of train, 1 of test" in capsys.readouterr().out
+    assert "skipped as unreadable: 6 of train, 1 of test" in capsys.readouterr().out
     with (tmp_path / "run" / "unreadable_frames.csv").open() as file:
         listed = {(row["split"], int(row["record"])): row["frame_id"] for row in csv.DictReader(file)}
     assert listed == {position(frame_id): "" if frame_id in FLIPPED else frame_id for frame_id in BAD}

@@ -33,7 +33,7 @@ def table(rows, start=0):
     )
 
 
-def test_parquet_gives_the_tables_back_in_row_groups_of_their_own_size(tmp_path):
+def test_parquet_returns_the_tables_in_full_row_groups(tmp_path):
     parts = [table(1000, start) for start in range(0, 9000, 1000)]
     assert write_table(tmp_path / "f.parquet", iter(parts), provenance=MADE) == 9000
     file = parquet.ParquetFile(tmp_path / "f.parquet")

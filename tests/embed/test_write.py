@@ -85,7 +85,7 @@ def features_in(path):
         pytest.param(64, 8, marks=pytest.mark.slow),
     ],
 )
-def test_features_are_those_of_load_encoder_whatever_the_batch_and_the_devices(
+def test_features_equal_load_encoder_for_any_batch_and_devices(
     batch_size, devices, run, pictures, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
@@ -184,7 +184,7 @@ def test_without_a_known_scan_nothing_is_said_of_the_same_scan(run, pictures, tm
             assert same is (True if row["scan_id"] and not name.endswith("02.png") else None)
 
 
-def test_the_picture_shows_each_query_beside_frames_of_other_scans(run, pictures, tmp_path, monkeypatch):
+def test_picture_shows_each_query_with_frames_of_other_scans(run, pictures, tmp_path, monkeypatch):
     given = {}
     draw = write.drawing.montage_neighbours
 
@@ -238,7 +238,7 @@ def test_broken_pictures_are_told_and_the_rest_goes_on(batch_size, options, run,
         assert left.value.code == 1
     said = capsys.readouterr()
     lines = said.err.splitlines()
-    assert re.fullmatch(r"left out: .*/a\.png cannot be read: it is no PNG.*", lines[0])
+    assert re.fullmatch(r"left out: .*/a\.png cannot be read: it is not a PNG.*", lines[0])
     assert re.fullmatch(r"left out: .*/c\.png cannot be read: it is broken.*", lines[1])
     assert ("2 of 4 frames could not be read" in said.out) == bool(options)
     assert len(lines) == (2 if options else 3)
@@ -284,7 +284,7 @@ def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch)
         (["RUN", "none", "--out=OUT/f.npz"], "There is no file or folder none"),
         (["none", "PICTURES", "--out=OUT/f.npz"], "none is no folder of a run"),
         (["RUN/checkpoints/30", "PICTURES", "--out=OUT/f.npz"], "no checkpoint of step 30"),
-        (["RUN", "PICTURES", "--out=OUT/f.npz", "--split=test"], "--split is for a prepared dataset"),
+        (["RUN", "PICTURES", "--out=OUT/f.npz", "--split=test"], "--split needs a prepared dataset"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--batch_size=0"], "at least 1 frame; got 0"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=-1"], "at least 0; got -1"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--picture=OUT/p.png"], "--neighbours=K"),

@@ -125,7 +125,7 @@ def features_by_card(code: str, folder: Path, frames: np.ndarray, tmp_path: Path
 
 
 @pytest.mark.parametrize("title", ["PyTorch", "ONNX Runtime", "JAX"])
-def test_the_cards_code_gives_the_runs_features_without_this_package(title, exported, frames, expected, tmp_path):
+def test_card_code_computes_the_features_without_this_package(title, exported, frames, expected, tmp_path):
     options = []
     if title == "PyTorch":
         pytest.importorskip("torch")
@@ -282,7 +282,7 @@ def test_preprocessing_is_written_down(exported):
         assert sum(file.get_tensor(name).size for name in file.keys() if "running" not in name) == 44_380  # noqa: SIM118
 
 
-def test_the_card_of_an_earlier_checkpoint_does_not_boast_of_the_last_ones_scores(run, tmp_path):
+def test_earlier_checkpoints_card_omits_the_final_scores(run, tmp_path):
     export_encoder(run / "checkpoints" / "10", tmp_path / "out", formats=["safetensors"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "0.625" not in card

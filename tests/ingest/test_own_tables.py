@@ -123,7 +123,7 @@ def test_paths_may_be_of_another_root(source, tmp_path_factory):
         (["path;patient_id", "a.png;p"], "lacks the column(s) scan_id; it has path, patient_id"),
         (["file,scan_id", "a.png,s"], "has no column 'path', which names the files; it has file, scan_id"),
         (["path,scan_id"], "a header and no rows"),
-        (["path,scan_id", "\udcff\udcfe,s"], "is no CSV in UTF-8"),
+        (["path,scan_id", "\udcff\udcfe,s"], "is not a CSV in UTF-8"),
         (["path,scan_id", "a.png"], "has 1 cells in row 1 and 2 in its header"),
     ],
 )

@@ -203,7 +203,7 @@ def test_bfloat16_embeddings_are_contrasted_in_float32():
     np.testing.assert_allclose(losses, slow_loss(np.asarray(rounded, np.float64), groups, 0.1), rtol=1e-5)
 
 
-def test_an_anchor_alone_in_the_world_costs_nothing_and_pulls_nowhere():
+def test_a_single_anchor_has_no_loss_and_no_gradient():
     z = jnp.asarray(unit_rows(1), jnp.float32)
     value, gradient = jax.value_and_grad(lambda z: loss_of(z, [3]).sum())(z)
     assert value == 0
@@ -347,7 +347,7 @@ def test_no_anchor_with_a_positive_costs_nothing_and_is_said():
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda z: lone(z).sum()))(z), 0)
 
 
-def test_rows_that_are_not_of_unit_length_are_refused_where_they_are_seen():
+def test_rows_that_are_not_unit_length_are_refused():
     z = jnp.asarray(unit_rows(4), jnp.float32).at[2].multiply(3)
     with pytest.raises(InputError, match=r"row 2 of anchors has the length 3\.$"):
         lone(z)

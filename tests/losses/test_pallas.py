@@ -257,7 +257,7 @@ def test_gathered_rows_have_the_gradient_of_one_device(via):
     assert_close(gradient, sum(sides), 1e-4)
 
 
-def test_rows_that_all_devices_share_have_the_gradient_of_one_device():
+def test_shared_rows_have_the_gradient_of_one_device():
     z, queue = jnp.asarray(unit_rows(8), jnp.float32), jnp.asarray(unit_rows(20, seed=1), jnp.float32)
 
     def body(z, weights, queue):
@@ -284,7 +284,7 @@ CALLS = {"cuda": "__gpu$xla.gpu.triton", "rocm": "__gpu$xla.gpu.triton", "tpu": 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("platform", CALLS)
-def test_it_lowers_for_accelerators_without_their_matrix_of_similarities(platform, symmetric, dtype):
+def test_it_lowers_for_accelerators_without_an_n_x_n_matrix(platform, symmetric, dtype):
     a, n = (1000, 1000) if symmetric else (1000, 3000)
 
     def total(z, others):

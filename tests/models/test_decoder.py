@@ -13,7 +13,7 @@ EDGES = {33: (17, 9, 5, 3, 2), 48: (24, 12, 6, 3, 2), 97: (49, 25, 13, 7, 4)}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-def test_maps_halve_from_stage_to_stage_and_the_last_is_what_features_are_averaged_of(arch):
+def test_maps_halve_and_features_are_the_mean_of_the_last(arch):
     model, frames = make_resnet(arch, width_factor=0.0625), jnp.zeros((2, 33, 97, 1))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), frames, train=False))
     maps = jax.eval_shape(lambda v: model.apply(v, frames, train=False, method="maps"), variables)

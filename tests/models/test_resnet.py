@@ -96,7 +96,7 @@ def test_strides_v1_and_v15_differ_in_place_only():
     assert not np.allclose(first, second, rtol=1e-2)
 
 
-def test_bfloat16_arithmetic_keeps_parameters_and_statistics_in_float32():
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     model = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, dtype=jnp.bfloat16)
     frames = normal(4, 32, 32, 1)
     variables = init(model, frames, train=False)
