@@ -100,8 +100,8 @@ def test_all_that_is_wrong_with_a_configuration_comes_in_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "config.anatomy_ratio must be a share from 0 to 1; got 1.5" in line
-    assert "config.augment.size, the crop, is larger than the frames" in line
-    assert "config.sampler.batch_size must divide by the 8 devices; got 12" in line
+    assert "config.augment.size must be at most config.data.size=" in line
+    assert "config.sampler.batch_size must be divisible by the 8 devices; got 12" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +125,7 @@ def test_a_file_where_the_folder_should_be_is_one_line(frames, tmp_path):
         ({"anatomy_ratio": 1.5}, "config.anatomy_ratio"),
         ({"augment.size": 200}, "config.augment.size"),
         ({"data.path": "no-such-folder"}, "There is no folder no-such-folder"),
-        ({"data.dataset": "fetal_planes_db", "data.path": ""}, "config.data.path is missing: prepare the dataset with"),
+        ({"data.dataset": "fetal_planes_db", "data.path": ""}, "config.data.path is missing. Prepare the dataset with"),
         ({"data.preset": "huge", "data.path": ""}, "huge"),
         ({"sampler.batch_size": 16}, "larger than the 14 training frames"),
         ({"sampler.scans_per_anatomy": 9}, "too few for 1 anatomies x 9 scans"),

@@ -1,4 +1,4 @@
-"""Which augmentations there are, and the ranges that they draw from."""
+"""The augmentations and the ranges that they draw from."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from awcl_jax.runtime.errors import InputError
 
 Number = int | float
 Range = tuple[Number, Number] | list[Number]
-"""Least and greatest value. An `Augmentation` turns lists into tuples, and whole numbers into floats."""
+"""Lowest and highest value. An `Augmentation` turns lists into tuples, and whole numbers into floats."""
 
 RECORDED_RANGE = 60.0
 """Decibels from black to white in a recorded frame. Machines rarely store it; 60 is a common setting."""
@@ -47,36 +47,37 @@ _OPTIONAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which augmentations, and their ranges. The defaults are meant for frames of fetal ultrasound.
+    """The augmentations and their ranges. The defaults are for frames of fetal ultrasound.
 
     A pair is a range from which a value is drawn uniformly. None, or a probability of 0, turns an augmentation off.
-    Lists are taken for tuples, so that `Augmentation(**config)` works for a ConfigDict of these fields.
+    Lists become tuples, so that `Augmentation(**config)` works for a ConfigDict of these fields.
 
     Attributes:
       size: edge of a view in pixels.
-      crop_area: share of the frame's area that a view shows, at most 1. None shows the whole frame, in its own aspect.
-      crop_aspect: width over height of the crop, *relative to the frame's*; log-uniform among those that fit into it.
-      flip: probability of a left-right flip. Use 0 where the side matters (situs).
-      rotation: degrees; the angle is uniform in [-rotation, rotation], about the middle of the crop. 0 turns it off.
-      blur: deviation in pixels of the view of a Gaussian (a wider beam), with `blur_probability`.
-      speckle: deviation in decibels of multiplicative noise, about 2 pixels in grain, with `speckle_probability`. Fully
-        developed speckle has 5.6, but the frame has its own already.
+      crop_area: share of the frame's area that a view shows, at most 1. None shows the whole frame, uncropped.
+      crop_aspect: width over height of the crop, *relative to the frame's*; log-uniform among those that fit in it.
+      flip: probability of a left-right flip. Use 0 if the side matters (situs).
+      rotation: degrees; the angle is uniform in [-rotation, rotation], about the centre of the crop. 0 turns it off.
+      blur: standard deviation of a Gaussian blur (a wider beam), in pixels of the view, with `blur_probability`.
+      speckle: standard deviation in decibels of multiplicative noise with grains of about 2 pixels, with
+        `speckle_probability`. Fully developed speckle has 5.6, but the frame already has speckle.
       gain: decibels added to every echo (the machine's gain knob).
-      attenuation: decibels by which the bottom of the view differs from the top, linear in depth and 0 in the middle
+      attenuation: difference in decibels between the bottom and the top of the view, linear in depth, 0 in the middle
         (tissue that attenuates more, or another time-gain compensation).
-      dynamic_range: decibels from black to white; below `RECORDED_RANGE` the weak echoes go black, white stays.
+      dynamic_range: decibels from black to white; below `RECORDED_RANGE` weak echoes become black, white stays.
       gamma: exponent of the grey; above 1 darkens.
       brightness: factor on the grey.
-      jitter_probability: of the colour jitter of photographs as a whole, that is the next two.
+      jitter_probability: probability of the colour jitter of photographs, that is, of the next two together.
       jitter_brightness: factor on the grey.
-      jitter_contrast: factor on the distance from the view's mean grey.
-      shadow: share of the view's top edge that loses contact and casts a shadow along its beams to the bottom, with
+      jitter_contrast: factor on the difference from the view's mean grey.
+      shadow: share of the view's top edge that loses contact and casts a shadow along the beams to the bottom, with
         `shadow_probability`.
-      corners: edges, as shares of the view's, of boxes blanked in the corners, where machines burn in their overlays;
-        each of the four with `corner_probability`, all of one size.
-      erase: share of the view's area blanked as one box anywhere, with `erase_probability`.
-      mean: of the grey, subtracted at the end.
-      std: deviation of the grey, divided by at the end. The defaults are those of FETAL_PLANES_DB at 224 pixels.
+      corners: edges of black boxes in the corners, where machines draw overlays, as shares of the view's edge; each of
+        the four with `corner_probability`, all of one size.
+      erase: share of the view's area covered by one black box anywhere, with `erase_probability`.
+      mean: mean grey, subtracted at the end.
+      std: standard deviation of the grey, divided by at the end. The defaults are those of FETAL_PLANES_DB at 224
+        pixels.
     """
 
     size: int = 224
@@ -107,7 +108,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise InputError(f"size of an augmentation is a whole number of pixels, at least 1; got {self.size!r}.")
+            raise InputError(
+                f"size of an augmentation must be a whole number of pixels, at least 1; got {self.size!r}."
+            )
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
@@ -124,12 +127,12 @@ class Augmentation:
 
 def _checked(name: str, value: object, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{name} of an augmentation is a number from {low:g} to {high:g}; got {value!r}.")
+        raise InputError(f"{name} of an augmentation must be a number from {low:g} to {high:g}; got {value!r}.")
     return float(value)
 
 
 def _checked_range(name: str, value: object, low: float, high: float) -> tuple[float, float]:
-    rule = f"{name} of an augmentation is a range (least, greatest) within {low:g} to {high:g}"
+    rule = f"{name} of an augmentation must be a range (lowest, highest) within {low:g} to {high:g}"
     off = "" if name == "crop_aspect" else "; None turns it off"
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise InputError(f"{rule}; got {value!r}{off}.")
@@ -138,7 +141,7 @@ def _checked_range(name: str, value: object, low: float, high: float) -> tuple[f
     except InputError:
         raise InputError(f"{rule}; got {value!r}{off}.") from None
     if least > greatest:
-        raise InputError(f"{rule}; got {value!r}, which is in the wrong order: swap the two.")
+        raise InputError(f"{rule}; got {value!r}, which is in the wrong order. Swap the two.")
     return least, greatest
 
 
@@ -155,7 +158,7 @@ PAPER = dataclasses.replace(
 )
 """The augmentations of the published AWCL code, for grey frames.
 
-Saturation, hue and random greying of its colour jitter change nothing in a grey frame and are left out. Three
-differences: gamma and brightness apply to all frames, there to labelled ones only; contrast always follows brightness,
-there in random order; mean and deviation are the averages of ImageNet's three channels, as a frame has one here.
+Saturation, hue and random greying of its colour jitter do not change a grey frame and are left out. Three
+differences: gamma and brightness apply to all frames (there to labelled ones only); contrast always follows brightness
+(there in random order); mean and deviation are the averages over ImageNet's three channels, because a frame has one.
 """

@@ -1,7 +1,7 @@
 """Random views of ultrasound frames, made on the device, each from an address: (seed, step, row, view).
 
-A draw is a function of that address and of nothing else, so that a row gets the same views on 1, 2 or 8 devices, after
-a restart, and whoever else is in its batch. A view is made in this order, which is about the order of the physics:
+A draw is a function of that address only, so a row gets the same views on 1, 2 or 8 devices, after a restart, and in
+any batch. A view is made in this order, which roughly follows the physics:
 
     frame -> placement (crop, flip, rotation: where the probe was held)
           -> blur (the width of the beam)
@@ -10,8 +10,8 @@ a restart, and whoever else is in its batch. A view is made in this order, which
           -> occlusion (shadow, overlay corners, an erased box)
           -> normalisation
 
-Grey is 0 to 1 until the last station. A frame is log compressed, so that a factor on the echo is a sum on the grey: a
-difference of `RECORDED_RANGE` decibels lies between black and white. Black is *no echo* (outside the sector) and stays
+Grey is 0 to 1 until the last step. A frame is log compressed, so a factor on the echo is a sum on the grey:
+`RECORDED_RANGE` decibels are between black and white. Black is *no echo* (outside the sector) and stays
 black.
 """
 
@@ -28,15 +28,15 @@ from awcl_jax.augment.options import RECORDED_RANGE, Augmentation, Number, Range
 from awcl_jax.runtime.errors import InputError
 
 _NO_ECHO = (
-    0.1  # decibels fade in from black to this grey, lest they lift what is outside the sector, or posterise noise
+    0.1  # decibels fade in from black to this grey, so that they neither brighten the outside nor posterise noise
 )
 _GRAIN = 1.0  # deviation in pixels of a grain of speckle
 _BLUR_REACH = 3.0  # a Gaussian kernel ends after this many deviations
-_BEAM_ORIGIN = 0.5  # the beams of a shadow start this far above the picture, in heights of it
-_SHADOW_EDGE = 0.15  # the share of a shadow's width in which it fades in, and again out
+_BEAM_ORIGIN = 0.5  # the beams of a shadow start this far above the picture, in picture heights
+_SHADOW_EDGE = 0.15  # share of a shadow's width in which it fades in, and out
 _ERASE_ASPECT = (0.5, 2.0)
 
-# One random number each, in a fixed place: turning an augmentation on or off leaves the draws of the others alone.
+# One random number each, at a fixed position: turning an augmentation on or off does not change the other draws.
 _DRAWS = (
     *("crop_area", "crop_aspect", "crop_y", "crop_x", "flip", "rotation"),
     *("blur", "blur_on", "speckle", "speckle_on", "gain", "attenuation", "dynamic_range"),
@@ -95,8 +95,8 @@ def augment_with_masks(
 ) -> tuple[Float[Array, "b size size 1"], UInt8[Array, "b size size"]]:
     """Make one random view of each frame, and place its mask by the same crop, flip and rotation.
 
-    A pixel of the mask takes the class of the nearest; what lies outside the frame is 0. Occlusion leaves masks alone:
-    anatomy in a shadow is still there.
+    A pixel of the mask takes the class of the nearest one; outside the frame it is 0. Occlusion does not change masks:
+    anatomy in a shadow still exists.
 
     Args:
       images: grey frames [b, h, w].
@@ -134,8 +134,8 @@ def two_views(
     """Make two random views of each row.
 
     Args:
-      images: one frame a row [b, h, w], of which both views are made, or two frames a row [b, 2, h, w], a view of
-        each (as of one anatomy in two scans).
+      images: one frame a row [b, h, w], of which both views are made, or two frames a row [b, 2, h, w], for a view
+        of each (for example of one anatomy in two scans).
       rows: global row number of each row.
       step: training step.
       seed: of the run, from 0 to 2**31 - 1.
@@ -157,11 +157,11 @@ def two_views(
 def centre_view(images: UInt8[Array, "b h w"], *, options: Augmentation) -> Float[Array, "b size size 1"]:
     """Make the view for evaluation: the whole frame resized, with nothing random.
 
-    It is sampled as the random views are, so that evaluation sees the pixels which training saw.
+    It is sampled like the random views, so that evaluation sees pixels like those of training.
 
     Args:
       images: grey frames [b, h, w].
-      options: of which size, mean and std count.
+      options: only size, mean and std are used.
 
     Returns:
       views float32 [b, size, size, 1], (grey - mean) / std.
@@ -177,9 +177,9 @@ def centre_view(images: UInt8[Array, "b h w"], *, options: Augmentation) -> Floa
 
 def _check_frames(images: Array, *, dims: tuple[int, ...]) -> None:
     if images.dtype != jnp.uint8:
-        raise InputError(f"Frames to augment are uint8, 0 to 255; got {images.dtype}: convert them before.")
+        raise InputError(f"Frames to augment must be uint8, 0 to 255; got {images.dtype}. Convert them first.")
     if images.ndim not in dims or (images.ndim == 4 and images.shape[1] != 2):
-        raise InputError(f"Frames to augment are [b, h, w]{' or [b, 2, h, w]' * (4 in dims)}; got {images.shape}.")
+        raise InputError(f"Frames to augment must be [b, h, w]{' or [b, 2, h, w]' * (4 in dims)}; got {images.shape}.")
 
 
 def _keys(
@@ -233,8 +233,8 @@ def _positions(
 ) -> tuple[Float[Array, "wide wide"], Float[Array, "wide wide"], Bool[Array, "wide wide"], _Scalar]:
     """Return crop, flip and rotation as one affine map from pixels of the view to (y, x) in pixels of the frame.
 
-    The picture is `margin` pixels wider than the view on each side. Also whether a pixel lies inside the frame, and how
-    many pixels of the frame it spans.
+    The picture is `margin` pixels wider than the view on each side. Also return whether a pixel is inside the frame,
+    and how many pixels of the frame it spans.
     """
     h, w = shape
     height, width, mid_y, mid_x = jnp.ones(()), jnp.ones(()), jnp.full((), 0.5), jnp.full((), 0.5)
@@ -265,8 +265,8 @@ def _sample(
     """Return bilinear grey at (y, x), in pixels from the frame's upper left corner, edge pixels continued outwards.
 
     Where a pixel of the view spans `scale` > 1 of the frame, bilinear weights skip pixels and alias. So a frame is
-    halved, by averaging, as often as brings the span nearest to 1 (0.7 to 1.4). `coarsest`, the greatest span that can
-    come up, is known before compiling: at 256 -> 224 nothing is halved and nothing is paid.
+    halved, by averaging, until the span is nearest to 1 (0.7 to 1.4). `coarsest`, the greatest possible span, is known
+    before compiling: at 256 -> 224 nothing is halved, at no cost.
     """
     levels = [image]  # bytes, which are quickly copied; rounding costs half a grey of 255
     while 2.0 ** (len(levels) - 0.5) < coarsest and min(levels[-1].shape) >= 2:
@@ -291,7 +291,7 @@ def _sample(
 
 
 def _halved(image: UInt8[Array, "h w"]) -> UInt8[Array, "h2 w2"]:
-    h, w = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # an odd last row or column falls away
+    h, w = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # an odd last row or column is dropped
     a, b, c, d = (image[i:h:2, j:w:2].astype(jnp.uint16) for i in (0, 1) for j in (0, 1))
     return ((a + b + c + d + 2) // 4).astype(jnp.uint8)  # a mean over a reshaped array takes twenty times as long
 
@@ -361,8 +361,8 @@ def _speckle(key: Key[Array, ""], deviation: _Scalar, size: int) -> Float[Array,
     """Return log-compressed speckle of mean 0 and this deviation, in round grains about two pixels wide.
 
     The intensity of fully developed speckle is exponential, -log U, so that its decibels go as log(-log U), with a tail
-    towards black. The noise is drawn on every other pixel, as random numbers are what costs, and spread by Gaussians
-    whose squares sum to 1 at each pixel.
+    towards black. The noise is drawn on every other pixel, because random numbers are expensive, and spread by
+    Gaussians whose squares sum to 1 at each pixel.
     """
     coarse = (size - 1) // 2 + 4
     uniform = jax.random.uniform(key, (coarse, coarse), minval=jnp.finfo(jnp.float32).tiny)

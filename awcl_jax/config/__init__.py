@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-# Imported when first asked for, so that --help does not wait for JAX.
+# Imported on first use, so that --help does not wait for JAX.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={"fields": ["from_dict", "to_dict"], "pretraining": ["default_config", "validate"]}
 )

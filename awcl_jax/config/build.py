@@ -1,4 +1,4 @@
-"""What a configuration stands for: model, optimiser, first encoder, dataset."""
+"""Model, optimiser, initial encoder and dataset from a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ def initial_encoder(config: ConfigDict) -> PyTree | None:
     """Return the variables that the encoder starts from; None for random ones.
 
     Raises:
-      InputError: the file of weights is not there, or of another architecture.
+      InputError: the file of weights does not exist, or is of another architecture.
     """
     if config.model.init == "random":
         return None
@@ -74,14 +74,14 @@ def dataset_path(config: ConfigDict) -> str | Path:
     """Return the folder of the dataset that the configuration names; the phantom is made if it does not exist.
 
     Raises:
-      InputError: it is another dataset, and `data.path` is empty.
+      InputError: `data.path` is empty and the dataset is not the phantom.
     """
     if config.data.path:
         return str(config.data.path)
     if config.data.dataset != "phantom":
         raise InputError(
-            f"config.data.path is missing: prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
-            "--out=DIR` and give --config.data.path=DIR."
+            f"config.data.path is missing. Prepare the dataset with `python -m awcl_jax.ingest {config.data.dataset} "
+            "--out=DIR` and set --config.data.path=DIR."
         )
     return prepare.prepare_phantom(config.data.preset)
 
@@ -92,10 +92,10 @@ def frozen_part(config: ConfigDict, groups: Sequence[str], *, without: str) -> F
     Args:
       config: of a run.
       groups: names of the fields and groups.
-      without: a field of one of them that is left out, as `model.init`.
+      without: a field of one of them to leave out, such as `model.init`.
     """
     part = ConfigDict({name: config[name] for name in groups}).copy_and_resolve_references()
     group, field = without.split(".")
-    part[group].unlock()  # as a configuration from a file is not
+    part[group].unlock()  # a configuration from a file is locked
     del part[group][field]
     return FrozenConfigDict(part)

@@ -1,4 +1,4 @@
-"""Rules that a configuration of either kind must keep."""
+"""Rules for configurations of both kinds of run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,9 +30,13 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
     )
     yield from broken_rules(
         config,
-        ("name", lambda x: x != "" and "/" not in x, "part of a folder's name, without a /"),
+        (
+            "name",
+            lambda x: x != "" and "/" not in x,
+            "non-empty and without a /, because it is part of a folder's name",
+        ),
         ("seed", lambda x: x >= 0, "0 or more"),
-        ("seed", lambda x: x < 2**32, f"below {2**32}, for of a larger one JAX takes the lower 32 bits"),
+        ("seed", lambda x: x < 2**32, f"below {2**32}, because JAX uses only the lower 32 bits"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
@@ -46,7 +50,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
         ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
         ("train.steps", lambda x: x >= 1, "at least 1"),
-        ("train.steps", lambda x: x < 2**31, f"below {2**31}, for they are counted in 32 bits"),
+        ("train.steps", lambda x: x < 2**31, f"below {2**31}, because steps are counted in 32 bits"),
         ("train.log_every", lambda x: x >= 1, "at least 1"),
         ("train.bad_steps", lambda x: x >= 1, "at least 1"),
     )
@@ -60,17 +64,17 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
             yield f"config.augment: {error}"
     if config.sampler.batch_size % devices:
         yield (
-            f"config.sampler.batch_size must divide by the {devices} devices; got {config.sampler.batch_size}, "
+            f"config.sampler.batch_size must be divisible by the {devices} devices; got {config.sampler.batch_size}, "
             f"try {max(1, round(config.sampler.batch_size / devices)) * devices}"
         )
     if config.augment.size > config.data.size:
         yield (
-            f"config.augment.size, the crop, is larger than the frames it is cut from; got {config.augment.size} "
-            f"pixels of config.data.size={config.data.size}"
+            f"config.augment.size must be at most config.data.size={config.data.size}, the size of the frames; "
+            f"got {config.augment.size}"
         )
     if 0 < config.train.steps <= config.optim.warmup_steps:
         yield (
-            f"config.optim.warmup_steps must be fewer than config.train.steps={config.train.steps}; "
+            f"config.optim.warmup_steps must be below config.train.steps={config.train.steps}; "
             f"got {config.optim.warmup_steps}"
         )
 
@@ -79,7 +83,7 @@ def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> I
     """Yield a sentence for each of these fields whose value is not one of its names."""
     for field, names in known.items():
         if (value := _get(config, field)) not in names:
-            yield f"config.{field} is one of {', '.join(names)}; got {value!r}"
+            yield f"config.{field} must be one of {', '.join(names)}; got {value!r}"
 
 
 def broken_rules(config: ConfigDict, *rules: tuple[str, Callable[[Any], bool], str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The default configuration of a downstream run, and everything that can be wrong with one.
+"""The default configuration of a downstream run, and the checks of one.
 
-`task` tells it from a pretraining run's (`awcl_jax.config`), of which it shares what both have.
+The group `task` distinguishes it from that of a pretraining run (`awcl_jax.config`), with which it shares most groups.
 """
 
 import itertools
@@ -26,21 +26,23 @@ def default_downstream_config() -> ConfigDict:
     config.seed = 0
 
     config.task = ConfigDict()
-    config.task.kind = "planes"  # planes: which anatomy a frame shows; segmentation: of its pixels, by masks
-    config.task.label_fraction = 1.0  # share of the labelled training frames that may be learnt from
-    config.task.granularity = "fine"  # of the anatomy
-    config.task.anatomies = ()  # names of those to tell apart; all by default
-    config.task.empty_frames = True  # segment also frames whose mask shows nothing
-    config.task.head = ()  # names in the masks that make up the head, whose circumference is measured; () for none
+    config.task.kind = "planes"  # task: planes (anatomy of a frame) or segmentation (class of each pixel)
+    config.task.label_fraction = 1.0  # share of the labelled training frames whose labels are used
+    config.task.granularity = "fine"  # anatomy labels to predict: fine or coarse
+    config.task.anatomies = ()  # names of the anatomies to classify; () for all
+    config.task.empty_frames = True  # also use frames with an empty mask for segmentation
+    config.task.head = ()  # mask names that form the head, to measure its circumference; () for none
 
     config.encoder = ConfigDict()
-    config.encoder.init = "random"  # random, a pretraining run, a checkpoint of one, or a file of PyTorch weights
-    config.encoder.frozen = False  # train only what stands on the encoder
+    config.encoder.init = (
+        "random"  # initial weights: random, a pretraining run, a checkpoint, or a file of PyTorch weights
+    )
+    config.encoder.frozen = False  # keep the encoder fixed and train only the head or decoder
 
     config.data = pretraining.data
     del config.data.unlabelled
     config.sampler = ConfigDict()
-    config.sampler.batch_size = 32  # frames, over all devices
+    config.sampler.batch_size = 32  # number of frames in a batch, over all devices
     config.augment = augmentation_fields(Augmentation(size=64, crop_area=(0.5, 1.0)))
 
     config.model = pretraining.model
@@ -52,16 +54,16 @@ def default_downstream_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 600
     config.train.log_every = 10
-    config.train.validate_every = 50  # steps; each time a checkpoint, the best of which is tested
-    config.train.patience = placeholder(int)  # validations without a better score that end it
-    config.train.bad_steps = 10  # in a row, whose loss or gradient is not finite, end the run; fewer are left out
-    config.train.mapping = "shard_map"  # how the step spreads over devices: shard_map, pmap
+    config.train.validate_every = 50  # steps between two validations, each with a checkpoint; the best one is tested
+    config.train.patience = placeholder(int)  # validations without improvement before training stops; unset: never
+    config.train.bad_steps = 10  # consecutive steps with a non-finite loss or gradient that end the run
+    config.train.mapping = "shard_map"  # how a step is distributed over devices: shard_map, pmap
 
     config.eval = ConfigDict()
-    config.eval.batch_size = 64  # frames that are predicted at a time
+    config.eval.batch_size = 64  # number of frames per prediction batch
 
     config.report = ConfigDict()
-    config.report.pictures = True  # curves, and the confusion matrix or overlays
+    config.report.pictures = True  # draw curves, and the confusion matrix or overlays
     return config
 
 
@@ -70,10 +72,10 @@ def validate(config: ConfigDict, *, devices: int = 1) -> None:
 
     Args:
       config: as from `default_downstream_config`, with changes.
-      devices: number of devices that a batch is spread over.
+      devices: number of devices that share a batch.
 
     Raises:
-      InputError: with every problem in one line.
+      InputError: all problems in one line.
     """
     refuse(wrong_types(config, default_downstream_config()))
     refuse(itertools.chain(common_problems(config, devices), _problems(config)))
@@ -83,7 +85,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     yield from unknown_names(config, {"task.kind": TASKS, "task.granularity": anatomy.GRANULARITIES})
     yield from broken_rules(
         config,
-        ("task.label_fraction", lambda x: 0 < x <= 1, "a share above 0, up to 1"),
+        ("task.label_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1"),
         ("task.anatomies", are_names, "names"),
         ("task.head", are_names, "names"),
         ("encoder.init", lambda x: x != "", "random, a run or a file"),

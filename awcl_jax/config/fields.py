@@ -1,4 +1,4 @@
-"""The fields of a configuration: their kinds, their names, and the way to plain values and back."""
+"""The fields of a configuration: their types and names, and conversion to plain values and back."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from awcl_jax.augment.options import Augmentation
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import flattened
 
-# What each host of a run may have its own way.
+# Fields that may differ between the hosts of a run.
 HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.threads")
 
 
@@ -25,12 +25,12 @@ def refuse(problems: Iterable[str]) -> None:
 def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") -> Iterator[str]:
     """Yield a sentence for each field that one configuration lacks, or whose value is of another kind.
 
-    `ConfigDict` takes None for anything, and any list for any other.
+    `ConfigDict` accepts None for any value, and any list for another.
 
     Args:
       config: as `default`, with changes.
-      default: has all fields, with values of their kind.
-      place: of both, for messages.
+      default: has all fields, with values of the right kind.
+      place: path of both, for messages.
     """
     for name in sorted({*config.keys()} - {*default.keys()}):
         yield _no_field(name, default, place)
@@ -40,7 +40,7 @@ def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") 
         elif isinstance(wanted, ConfigDict) and isinstance(config[name], ConfigDict):
             yield from wrong_types(config[name], wanted, f"{place}.{name}")
         elif not _fits(config[name], default, name):
-            yield f"{place}.{name} is {_kind(default, name)}; got {shown(config[name])}"
+            yield f"{place}.{name} must be {_kind(default, name)}; got {shown(config[name])}"
 
 
 def augmentation_fields(options: Augmentation) -> ConfigDict:
@@ -63,11 +63,11 @@ def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
     """Return the configuration of these plain values from `to_dict`; a missing field keeps its default.
 
     Args:
-      values: fields by group, of plain values as JSON has them.
-      default: of this kind of run, with all fields; it is changed.
+      values: fields by group, with plain values as in JSON.
+      default: the defaults of this kind of run, with all fields; it is changed.
 
     Raises:
-      InputError: these are no fields of a configuration of this version, or are of another kind; with all such fields.
+      InputError: fields are unknown in this version, or of another kind; lists all such fields.
     """
     refuse(_lay_over(default, values, "config"))
     return default
@@ -82,7 +82,7 @@ def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iter
         elif isinstance(config[name], ConfigDict) and isinstance(value, dict):
             yield from _lay_over(config[name], value, f"{place}.{name}")
         elif not _fits(value, config, name):
-            yield f"{place}.{name} is {_kind(config, name)}; got {shown(value)}"
+            yield f"{place}.{name} must be {_kind(config, name)}; got {shown(value)}"
         else:
             config[name] = value
 
@@ -92,13 +92,13 @@ _KINDS = {
     int: "a whole number",
     float: "a number",
     str: "a line of text",
-    tuple: "a list, of numbers or of lines of text",
+    tuple: "a list of numbers or of lines of text",
     ConfigDict: "a group of fields",
 }
 
 
 def _kind(default: ConfigDict, name: str) -> str:
-    return _KINDS[default.get_type(name)] + (", or nothing" if default[name] is None else "")
+    return _KINDS[default.get_type(name)] + (" or None" if default[name] is None else "")
 
 
 def _fits(value: Any, default: ConfigDict, name: str) -> bool:
@@ -118,8 +118,8 @@ def _fits(value: Any, default: ConfigDict, name: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    # True and False are whole numbers to Python. Of NaN the rules say more.
-    most = 2**53 if isinstance(value, int) else 1e38  # what a float64 counts to, and what a float32 holds
+    # True and False are whole numbers in Python. Other rules reject NaN.
+    most = 2**53 if isinstance(value, int) else 1e38  # limits of a float64's whole numbers, and of a float32
     return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > most
 
 
@@ -129,7 +129,7 @@ def _is_line(value: Any) -> bool:
 
 def _no_field(name: str, default: ConfigDict, place: str) -> str:
     near = difflib.get_close_matches(str(name), default.keys(), n=1)
-    hint = f"did you mean {place}.{near[0]}?" if near else f"there are {', '.join(default.keys())}"
+    hint = f"did you mean {place}.{near[0]}?" if near else f"its fields are {', '.join(default.keys())}"
     return f"{place} has no field {shown(name)}: {hint}"
 
 

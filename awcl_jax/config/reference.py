@@ -1,4 +1,4 @@
-"""The reference of every configuration field, made from the source so that it cannot go stale.
+"""The reference of every configuration field, made from the source so that it is always up to date.
 
 Defaults are read from `default_config()` and `default_downstream_config()`. Meanings are the comments beside the
 assignments in the source of these two functions and, for `augment`, the attributes in the docstring of `Augmentation`.
@@ -22,7 +22,7 @@ from awcl_jax.config.pretraining import default_config
 from awcl_jax.train.run_folder import flattened
 
 KINDS = ("pretraining", "downstream")
-"""The two kinds of run, each with its own fields."""
+"""The two kinds of run; their fields differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Field:
 
     Attributes:
       name: as on the command line after `--config.`, for example `data.size`.
-      default: its value in the default configuration; None where nothing is set.
+      default: its value in the default configuration; None if it is unset.
       meaning: what it does, in a few words.
     """
 
@@ -55,7 +55,7 @@ def describe_fields(kind: str) -> tuple[Field, ...]:
     if kind == "pretraining":
         return fields_of(default_config(), pretraining)
     assert kind == "downstream", kind
-    # What both kinds of run have is described once, unless the downstream defaults say otherwise.
+    # Fields of both kinds of run are described once, unless the downstream defaults override them.
     return fields_of(default_downstream_config(), pretraining | comments_of(default_downstream_config))
 
 
@@ -70,7 +70,7 @@ def fields_of(config: ConfigDict, meanings: Mapping[str, str]) -> tuple[Field, .
 def comments_of(function: Callable[[], ConfigDict]) -> dict[str, str]:
     """Return the comments beside the assignments to `config.GROUP.NAME` in a function's source, by field.
 
-    A comment counts if it begins on a line of the assignment, which may have several.
+    A comment counts if it begins on a line of the assignment, which may span several lines.
     """
     source = textwrap.dedent(inspect.getsource(function))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
@@ -88,7 +88,7 @@ def comments_of(function: Callable[[], ConfigDict]) -> dict[str, str]:
 def augmentation_meanings() -> dict[str, str]:
     """Return the attributes in the docstring of `Augmentation`, by field of a configuration.
 
-    A probability has no entry there: it is named in that of what it turns on.
+    A probability has no entry there: the entry of its augmentation names it.
     """
     _, _, attributes = inspect.cleandoc(Augmentation.__doc__ or "").partition("Attributes:\n")
     entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", attributes, re.MULTILINE)

@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# Imported when first asked for, so that --help does not wait for JAX.
+# Imported on first use, so that --help does not wait for JAX.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"command": ["load_encoder"]})

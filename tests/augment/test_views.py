@@ -406,7 +406,9 @@ def test_wrong_options_are_refused_in_one_line(wrong: dict[str, Any], message: s
 @pytest.mark.parametrize("value", [1.2, None, "ab", ("a", "b"), (1.0, 1.1, 1.2), (1.0, math.nan)])
 def test_what_is_no_range_is_refused(value: object) -> None:
     # Called by itself, as the type checks of these tests stop such a value before an Augmentation does.
-    with pytest.raises(InputError, match=r"gamma of an augmentation is a range \(least, greatest\) within 0.1 to 10"):
+    with pytest.raises(
+        InputError, match=r"gamma of an augmentation must be a range \(lowest, highest\) within 0.1 to 10"
+    ):
         _checked_range("gamma", value, 0.1, 10.0)
 
 

@@ -59,16 +59,16 @@ def test_an_unknown_variant_is_named_with_those_there_are(name):
     [
         ("task.kind", "depth", "one of planes, segmentation; got 'depth'"),
         ("task.granularity", "medium", "one of fine, coarse; got 'medium'"),
-        ("task.label_fraction", 0.0, "a share above 0, up to 1; got 0.0"),
-        ("task.label_fraction", 1.2, "a share above 0, up to 1; got 1.2"),
+        ("task.label_fraction", 0.0, "above 0 and at most 1; got 0.0"),
+        ("task.label_fraction", 1.2, "above 0 and at most 1; got 1.2"),
         ("encoder.init", "", "random, a run or a file; got"),
         ("train.validate_every", 0, "at least 1; got 0"),
         ("train.patience", 0, "at least 1; got 0"),
         ("data.dataset", "imagenet", "one of phantom, .*; got 'imagenet'"),
         ("sampler.batch_size", 1, "at least 2 frames; got 1"),
         ("model.arch", "vgg16", "one of resnet18, .*; got 'vgg16'"),
-        ("augment.size", 200, "larger than the frames it is cut from; got 200 pixels of config.data.size=96"),
-        ("optim.warmup_steps", 600, "fewer than config.train.steps=600; got 600"),
+        ("augment.size", 200, "at most config.data.size=96, the size of the frames; got 200"),
+        ("optim.warmup_steps", 600, "below config.train.steps=600; got 600"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(field, value, rule):

@@ -76,21 +76,21 @@ def test_fields_are_set_over_json(written):
     ("content", "said"),
     [
         ({"granularty": "fine"}, r"config has no field 'granularty': did you mean config\.granularity\?"),
-        ({"train": {"zz": 4}}, r"config\.train has no field 'zz': there are bad_steps, "),
+        ({"train": {"zz": 4}}, r"config\.train has no field 'zz': its fields are bad_steps, "),
         ({"task": {"kind": "planes"}, "queue": {}}, r"config has no field 'queue'"),
-        ({"train": 4}, r"config\.train is a group of fields; got 4"),
-        ({"seed": {}}, r"config\.seed is a whole number; got \{\}"),
-        ({"seed": True}, r"config\.seed is a whole number; got True"),
-        ({"seed": 1.0}, r"config\.seed is a whole number; got 1\.0"),
-        ({"seed": None}, r"config\.seed is a whole number; got None"),
-        ({"queue": {"momentum": "0.5"}}, r"config\.queue\.momentum is a number; got '0\.5'"),
-        ('{"loss": {"temperature": Infinity}}', r"config\.loss\.temperature is a number; got inf"),
-        ({"model": {"hidden": "many"}}, r"config\.model\.hidden is a whole number, or nothing; got 'many'"),
-        ({"optim": {"decay_all": 1}}, r"config\.optim\.decay_all is True or False; got 1"),
-        ({"data": {"path": "a\nb"}}, r"config\.data\.path is a line of text; got 'a\\nb'"),
-        ({"data": {"unlabelled": "a"}}, r"config\.data\.unlabelled is a list, of .*; got 'a'"),
-        ({"augment": {"blur": [[0.1], 1]}}, r"config\.augment\.blur is a list, of .*; got \(\[0\.1\], 1\)"),
-        ({"trane": 1, "seed": []}, r"'trane'.*; config\.seed is a whole number"),
+        ({"train": 4}, r"config\.train must be a group of fields; got 4"),
+        ({"seed": {}}, r"config\.seed must be a whole number; got \{\}"),
+        ({"seed": True}, r"config\.seed must be a whole number; got True"),
+        ({"seed": 1.0}, r"config\.seed must be a whole number; got 1\.0"),
+        ({"seed": None}, r"config\.seed must be a whole number; got None"),
+        ({"queue": {"momentum": "0.5"}}, r"config\.queue\.momentum must be a number; got '0\.5'"),
+        ('{"loss": {"temperature": Infinity}}', r"config\.loss\.temperature must be a number; got inf"),
+        ({"model": {"hidden": "many"}}, r"config\.model\.hidden must be a whole number or None; got 'many'"),
+        ({"optim": {"decay_all": 1}}, r"config\.optim\.decay_all must be True or False; got 1"),
+        ({"data": {"path": "a\nb"}}, r"config\.data\.path must be a line of text; got 'a\\nb'"),
+        ({"data": {"unlabelled": "a"}}, r"config\.data\.unlabelled must be a list of .*; got 'a'"),
+        ({"augment": {"blur": [[0.1], 1]}}, r"config\.augment\.blur must be a list of .*; got \(\[0\.1\], 1\)"),
+        ({"trane": 1, "seed": []}, r"'trane'.*; config\.seed must be a whole number"),
         ([1], "holds no JSON object of fields"),
         ("{", r"is no JSON \(Expecting"),
         ("[" * 100_000, r"is no JSON \(maximum recursion"),
@@ -110,7 +110,7 @@ def test_kinds_are_looked_at_wherever_a_configuration_comes_from(value):
     config = default_config()
     with config.ignore_type():
         config.train.steps = value
-    with pytest.raises(InputError, match=r"config\.train\.steps is a whole number; got"):
+    with pytest.raises(InputError, match=r"config\.train\.steps must be a whole number; got"):
         validate(config)
     del config.train.steps
     with pytest.raises(InputError, match=r"config\.train\.steps is missing"):
@@ -158,5 +158,5 @@ def test_the_name_of_a_run_stays_in_its_folder(name, holds):
     if holds:
         validate(config)
         return
-    with pytest.raises(InputError, match=r"config\.name must be part of a folder's name, without a /"):
+    with pytest.raises(InputError, match=r"config\.name must be non-empty and without a /"):
         validate(config)

@@ -82,7 +82,7 @@ def test_the_paper_variant_has_the_published_settings():
         ("queue.size", 31, "0 or at least config.sampler.batch_size=32, .*; got 31"),
         ("queue.momentum", 1.0, "from 0 to below 1; got 1.0"),
         ("train.encode_chunks", 0, "at least 1; got 0"),
-        ("train.encode_chunks", 5, "divide the 32 frames that a device gets of config.sampler.batch_size=32; got 5"),
+        ("train.encode_chunks", 5, "divide the 32 frames per device of config.sampler.batch_size=32; got 5"),
         ("loss.kernel", "triton", "one of auto, blocks, pallas; got 'triton'"),
         ("optim.name", "adan", "one of adam, adamw, lars, sgd; got 'adan'"),
         ("optim.schedule", "linear", "one of cosine, constant; got 'linear'"),
@@ -104,14 +104,14 @@ def test_the_paper_variant_has_the_published_settings():
         ("optim.learning_rate", -1e-3, "above 0; got -0.001"),
         ("optim.weight_decay", -1e-3, "0 or more; got -0.001"),
         ("optim.warmup_steps", -1, "0 or more; got -1"),
-        ("optim.warmup_steps", 1000, "fewer than config.train.steps=1000; got 1000"),
+        ("optim.warmup_steps", 1000, "below config.train.steps=1000; got 1000"),
         ("eval.neighbours", 0, "at least 1; got 0"),
         ("eval.batch_size", 0, "at least 1 frame; got 0"),
         ("train.steps", 0, "at least 1; got 0"),
         ("train.log_every", 0, "at least 1; got 0"),
         ("train.eval_every", 0, "at least 1; got 0"),
         ("train.checkpoint_every", 0, "at least 1; got 0"),
-        ("augment.size", 200, "larger than the frames it is cut from; got 200 pixels of config.data.size=96"),
+        ("augment.size", 200, "at most config.data.size=96, the size of the frames; got 200"),
         ("augment.flip", 1.5, "flip .*1.5"),
         # What stands for "as many as fit" or "none" is not 0.
         ("sampler.anatomies", 0, "at least 1; got 0"),
@@ -135,7 +135,9 @@ def test_a_bad_value_is_named_with_its_rule(field, value, rule):
 
 @pytest.mark.parametrize("devices", [3, 5, 64])
 def test_indivisible_batch_size_error_suggests_one_that_works(devices):
-    with pytest.raises(InputError, match=rf"config.sampler.batch_size must divide by the {devices} devices") as caught:
+    with pytest.raises(
+        InputError, match=rf"config.sampler.batch_size must be divisible by the {devices} devices"
+    ) as caught:
         validate(default_config(), devices=devices)
     proposed = int(str(caught.value).rpartition("try ")[2])
     validate(changed(sampler__batch_size=proposed), devices=devices)
@@ -144,20 +146,20 @@ def test_indivisible_batch_size_error_suggests_one_that_works(devices):
 @pytest.mark.parametrize("sampler", [{"sampler__mode": "balanced"}, {"sampler__pairs": "cross_scan"}])
 def test_simclr_takes_natural_batches_of_one_frame(sampler):
     fields = {"positives": "frame", "sampler__mode": "natural"} | sampler
-    with pytest.raises(InputError, match=r"config\.positives='frame' knows no labels"):
+    with pytest.raises(InputError, match=r"config\.positives='frame' uses no labels"):
         validate(changed(**fields))
 
 
 def test_positives_of_a_scan_are_not_of_another_scan():
-    with pytest.raises(InputError, match=r"config\.sampler\.pairs='cross_scan' contradicts it"):
+    with pytest.raises(InputError, match=r"config\.positives='scan' needs pairs of one scan: .*; got 'cross_scan'"):
         validate(changed(positives="scan", sampler__pairs="cross_scan"))
 
 
 def test_the_ring_takes_no_queue_and_no_kernel():
     validate(changed(loss__exchange="ring"))
-    with pytest.raises(InputError, match="passes a batch around"):
+    with pytest.raises(InputError, match=r"config\.loss\.exchange='ring' has no queue"):
         validate(changed(loss__exchange="ring", queue__size=64))
-    with pytest.raises(InputError, match="meets its visitors in blocks"):
+    with pytest.raises(InputError, match=r"needs config\.loss\.kernel='auto' or 'blocks'; got 'pallas'"):
         validate(changed(loss__exchange="ring", loss__kernel="pallas"))
 
 

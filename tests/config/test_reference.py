@@ -32,12 +32,12 @@ def test_every_field_is_listed_once_with_its_default(kind):
 def test_meanings_come_from_the_source():
     pretraining = {row.name: row for row in reference.describe_fields("pretraining")}
     downstream = {row.name: row for row in reference.describe_fields("downstream")}
-    assert pretraining["data.size"].meaning == "edge in pixels of the square that frames are read at"
+    assert pretraining["data.size"].meaning == "edge in pixels of the squares that frames are resized to"
     # Of an assignment over three lines.
-    assert pretraining["loss.block_size"].meaning.startswith("anchors whose similarities are held at a time")
+    assert downstream["encoder.init"].meaning.startswith("initial weights: random, a pretraining run")
     # Of a docstring, over two lines and one.
     assert pretraining["augment.flip"].meaning == (
-        "probability of a left-right flip. Use 0 where the side matters (situs)."
+        "probability of a left-right flip. Use 0 if the side matters (situs)."
     )
     assert pretraining["augment.corner_probability"].meaning == "probability of augment.corners; 0 turns it off"
     # Downstream runs share a group, and say otherwise where a field means something else to them.
