@@ -1,8 +1,8 @@
 """The anatomy-aware contrastive loss, without collectives.
 
-Every embedding belongs to a *group*, and embeddings of one group attract each other. What the groups are is the method:
+Every embedding belongs to a *group*, and embeddings of one group attract each other. The groups define the method:
 
-    AWCL        the frame's anatomy (fine or coarse); a group of its own where the frame has no label
+    AWCL        the frame's anatomy (fine or coarse); a unique group if the frame has no label
     scan        the frame's scan (patient metadata)
     SimCLR      a group per frame, so that only its own second view is positive
 
@@ -31,7 +31,7 @@ KERNELS = ("auto", "blocks", "pallas")
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
-_UNIT_TOLERANCE = 1e-2  # of a squared length: rows in bfloat16 are unit rows, too
+_UNIT_TOLERANCE = 1e-2  # of a squared length, so that rows in bfloat16 count as unit rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ class LossOptions:
 
     Attributes:
       temperature: divides all cosines.
-      block_size: anchors whose similarities are held at a time; as many as fit by default.
-      kernel: what computes the denominators, one of `KERNELS`.
-      group_weights: of a frame's labels, where it has several, as in `awcl_loss`.
-      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which holds less; or contrast on each
-        device by itself with `none`, and numbers that depend on how many there are.
+      block_size: anchors whose similarities are in memory at a time; by default as many as fit.
+      kernel: method for the denominators, one of `KERNELS`.
+      group_weights: weights of a frame's labels, if it has several, as in `awcl_loss`.
+      exchange: `gather` the rows of all devices, or pass them around in a `ring`, which needs less memory; or `none` to
+        contrast on each device separately, with results that depend on the number of devices.
     """
 
     temperature: float
@@ -75,8 +75,8 @@ def awcl_loss(
         L(i) = -1/|A(i)| sum_{a in A(i)} log( exp(z_i.z_a / t) / sum_{k != i} exp(z_i.z_k / t) )
 
     which is L_A of Fu et al. (2022) where the group is an anatomy, L_C where it is one frame, and L_out of Khosla et
-    al. (2020, Eq. 2). The choice falls anchor by anchor: an unlabelled frame in a batch of labelled ones keeps its own
-    other view as only positive. Neither the factor t/0.07 nor any other scales the loss.
+    al. (2020, Eq. 2). This holds for each anchor: an unlabelled frame in a batch of labelled ones keeps its own other
+    view as its only positive. No factor, such as t/0.07, scales the loss.
 
     With several groups c = 1..m an embedding, A_c(i) are the other embeddings that are in the c-th group of i, and
 
@@ -92,33 +92,33 @@ def awcl_loss(
         loss = awcl_loss(z, z, anchor_ids=ids, contrast_ids=ids, anchor_groups=groups, contrast_groups=groups,
                          temperature=0.1).mean()
 
-    Called outside `jit`, it warns of anchors without a positive and refuses rows that are not of unit length; under
+    Called outside `jit`, it warns of anchors without a positive and refuses rows without unit length; under
     `jax.experimental.checkify` the latter is checked within `jit`, too.
 
     Args:
-      anchors: unit embeddings z_i of the anchors; on several devices this device's share.
-      contrast: unit embeddings z_k to compare with; on several devices the gathered rows, the anchors' own among them.
-      anchor_ids: which embedding each anchor is; contrast rows of the same id are its own and left out.
-      contrast_ids: likewise for the contrast rows. Rows of one id have the same groups. Rows of id ABSENT are not
-        there, as in a queue that is not full: they are left out for all and have no loss.
-      anchor_groups: group of each anchor; or m groups, distinct, ABSENT where it has fewer.
-      contrast_groups: likewise, of each contrast row.
+      anchors: unit embeddings z_i of the anchors; on several devices, this device's share.
+      contrast: unit embeddings z_k to compare with; on several devices, the gathered rows, including the anchors.
+      anchor_ids: which embedding each anchor is; contrast rows with the same id are the anchor itself and left out.
+      contrast_ids: likewise for the contrast rows. Rows of one id have the same groups. Rows with id ABSENT do not
+        exist, as in a queue that is not full: they are left out for all and have no loss.
+      anchor_groups: group of each anchor; or m distinct groups, ABSENT where it has fewer.
+      contrast_groups: likewise for each contrast row.
       temperature: t, above 0.
-      block_size: number of anchors whose similarities are held at a time, forward and backward; by default all of them
-        where the matrix [a, n] takes up to 16 MiB, else 256. It need not divide a, and the numbers do not depend on it.
-        Where `contrast` and `contrast_ids` are the very objects `anchors` and `anchor_ids`, each block serves the rows
+      block_size: number of anchors whose similarities are in memory at a time, forward and backward; by default all of
+        them if the matrix [a, n] has up to 16 MiB, else 256. It need not divide a, and does not affect the result.
+        If `contrast` and `contrast_ids` are the same objects as `anchors` and `anchor_ids`, each block serves the rows
         of both its sides, in half the time.
-      kernel: what computes the denominators: `blocks`, XLA's products of blocks; `pallas`, a kernel with blocks of its
-        own (`pallas_denominators`), which a CPU interprets; `auto`, which is `blocks` on every platform as long as the
-        kernel has not been measured on an accelerator.
+      kernel: method for the denominators: `blocks`, XLA's products of blocks; `pallas`, a kernel with its own block
+        sizes (`losses.pallas`), which a CPU interprets; `auto`, which is `blocks` on every platform until the kernel
+        has been measured on an accelerator.
       group_weights: w_c, one for each of the m groups; equal by default.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
 
     Raises:
-      InputError: the temperature or the block size is not positive, the kernel is none or takes no block size, the
-        shapes do not belong together, or (outside `jit`) rows are not of unit length.
+      InputError: the temperature or the block size is not positive, the kernel is unknown or has no block size, the
+        shapes do not match, or (outside `jit`) rows do not have unit length.
 
     References:
       Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
@@ -157,7 +157,7 @@ def combine(
     temperature: float,
 ) -> Float[Array, " a"]:
     """Combine L(i) from log sum_k exp(z_i.z_k / t) and the sum and number of the similarities to each group."""
-    # An anchor alone in the world has the denominator log 0: `where` on both sides keeps its gradient finite.
+    # An anchor without other rows has the denominator log 0: `where` on both sides keeps its gradient finite.
     log_denominator = jnp.where(count.any(axis=1), log_denominator, 0.0)[:, None]
     of_group = jnp.where(count > 0, log_denominator - total / jnp.maximum(count, 1) / temperature, 0.0)
     weights = jnp.where(groups != ABSENT, group_weights, 0.0)
@@ -171,7 +171,7 @@ def groups_from_labels(
 
     Args:
       labels: anatomy (or scan) of each frame, UNLABELLED (-1) where there is none; with m columns (fine and coarse
-        anatomy), each falls back for itself, and no label is in two columns.
+        anatomy), each falls back separately, and no label is in two columns.
       rows: the frame's row in the global batch, from 0; distinct over all devices.
 
     Returns:
@@ -201,7 +201,7 @@ def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) ->
 def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast: int) -> Callable[..., Array]:
     """Return the function that computes D(i) = log sum_k exp(z_i.z_k / t) for these numbers of anchors and rows."""
     if kernel == "pallas":
-        # Pallas is experimental, and slow to import: only for those who ask for it.
+        # Pallas is experimental and slow to import: import it only on request.
         from awcl_jax.losses import pallas
 
         return pallas.log_denominators
@@ -220,11 +220,11 @@ def check_settings(temperature: float, block_size: int | None, kernel: str) -> N
     if not temperature > 0:
         raise InputError(f"The temperature must be above 0; got {temperature}.")
     if block_size is not None and block_size < 1:
-        raise InputError(f"block_size counts anchors and must be at least 1; got {block_size}.")
+        raise InputError(f"block_size must be at least 1 anchor; got {block_size}.")
     if kernel not in KERNELS:
-        raise InputError(f"kernel is one of {', '.join(KERNELS)}; got {kernel!r}.")
+        raise InputError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
     if kernel == "pallas" and block_size is not None:
-        raise InputError(f"kernel='pallas' has blocks of its own: leave block_size out; got {block_size}.")
+        raise InputError(f"kernel='pallas' sets its own block size: leave block_size unset; got {block_size}.")
 
 
 def as_columns(groups: Array) -> Array:
@@ -234,7 +234,7 @@ def as_columns(groups: Array) -> Array:
 def _check_lengths(name: str, rows: Array, ids: Array, groups: Array) -> None:
     if not len(rows) == len(ids) == len(groups):
         raise InputError(
-            f"Each row of {name} has one id and one entry of groups; got {len(rows)} rows, {len(ids)} ids and "
+            f"Each row of {name} must have one id and one entry of groups; got {len(rows)} rows, {len(ids)} ids and "
             f"{len(groups)} entries of groups."
         )
 
@@ -244,11 +244,11 @@ def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> F
     weights = (1.0,) * m if group_weights is None else tuple(group_weights)
     if not m == other == len(weights):
         raise InputError(
-            f"Anchors, contrast rows and group_weights have the same number of groups; got {m}, {other} and "
+            f"Anchors, contrast rows and group_weights must have the same number of groups; got {m}, {other} and "
             f"{len(weights)}."
         )
     if min(weights) < 0 or sum(weights) <= 0:
-        raise InputError(f"group_weights are 0 or more, and not all 0; got {weights}.")
+        raise InputError(f"group_weights must be >= 0 and not all 0; got {weights}.")
     return jnp.asarray(weights, jnp.float32)
 
 
@@ -256,11 +256,11 @@ def _check_unit(name: str, rows: Array) -> None:
     lengths = (rows.astype(jnp.float32) ** 2).sum(axis=1)
     unit = jnp.abs(lengths - 1) < _UNIT_TOLERANCE
     if isinstance(lengths, jax.core.Tracer):
-        checkify.debug_check(unit.all(), f"awcl_loss takes unit rows, and some of {name} are not")
+        checkify.debug_check(unit.all(), f"awcl_loss needs rows of unit length; some rows of {name} are not")
     elif not unit.all():
         wrong = int(np.flatnonzero(~np.asarray(unit))[0])
         raise InputError(
-            f"awcl_loss takes unit rows; row {wrong} of {name} has the length {float(lengths[wrong]) ** 0.5:.3g}."
+            f"awcl_loss needs rows of unit length; row {wrong} of {name} has length {float(lengths[wrong]) ** 0.5:.3g}."
         )
 
 

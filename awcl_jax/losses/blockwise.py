@@ -2,11 +2,11 @@
 
     D(i) = log sum_{k != i} exp(z_i.z_k / t)
 
-A block of similarities is computed, used and dropped; the backward pass computes it again from the kept D, as
-FlashAttention does (Dao et al. 2022, Sec. 3.1). Memory beside inputs and results is one block.
+A block of similarities is computed, used and dropped; the backward pass recomputes it from the stored D, as in
+FlashAttention (Dao et al. 2022, Sec. 3.1). Memory besides inputs and results is one block.
 
-Where anchors and contrast rows are the same array, similarities are symmetric, and each block serves the rows of both
-its sides: half the products, forward and backward.
+If anchors and contrast rows are the same array, similarities are symmetric, and each block serves the rows of both its
+sides: half the products, forward and backward.
 """
 
 import functools
@@ -19,10 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 from awcl_jax.runtime import sharding
 
 ABSENT = np.iinfo(np.int32).min
-"""As an id: there is no row, whoever looks. As a group: there is none."""
+"""As an id: the row does not exist, for any anchor. As a group: there is none."""
 
-# exp((z_i.z_k - 1) / t) spans exp(-2 / t) to 1. Down to this temperature all of it is within float32, and 1 / t stands
-# in for the row's greatest similarity, which a block of the row does not know.
+# exp((z_i.z_k - 1) / t) spans exp(-2 / t) to 1. Down to this temperature float32 can hold all of it, and 1 / t
+# replaces the row's greatest similarity, which is unknown within a block.
 _LEAST_FIXED_SHIFT = 0.025
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -41,11 +41,11 @@ def log_denominators(
 
     Args:
       anchors: unit rows.
-      contrast: unit rows. If this is the very object `anchors`, and the ids likewise, symmetry is made use of.
-      anchor_ids: contrast rows of the same id are the anchor's own and left out.
+      contrast: unit rows. If this is the same object as `anchors`, and the ids likewise, symmetry is used.
+      anchor_ids: contrast rows with the same id are the anchor itself and left out.
       contrast_ids: likewise; rows of id ABSENT are left out for all.
       temperature: t, above 0.
-      block_size: anchors whose similarities are held at a time; those of the last block are padded and cut off.
+      block_size: anchors whose similarities are in memory at a time; the last block is padded.
     """
     if contrast is anchors and contrast_ids is anchor_ids and temperature >= _LEAST_FIXED_SHIFT:
         return _symmetric(anchors, anchor_ids, temperature, block_size)
@@ -104,8 +104,8 @@ def denominator_gradients(
 
     Args:
       gradient: of the result, for each anchor.
-      anchors, contrast, anchor_ids, contrast_ids, temperature, block_size: as of `log_denominators`.
-      denominators: D(i), over these contrast rows or over more than these.
+      anchors, contrast, anchor_ids, contrast_ids, temperature, block_size: as in `log_denominators`.
+      denominators: D(i), over these contrast rows or more.
 
     Returns:
       (gradient of the anchors, gradient of the contrast rows)

@@ -2,15 +2,15 @@
 
     D(i) = log sum_{k != i} exp(z_i.z_k / t)
 
-One program takes one block of anchors past every block of contrast rows and keeps, for each anchor, the greatest
-logit m so far and the sum l of exp(logit - m), as FlashAttention does (Dao et al. 2022, Algorithm 1, without the
-values): D = m + log l at any temperature. The backward pass has the blocks again from the kept D.
+One program compares one block of anchors with every block of contrast rows and keeps, for each anchor, the greatest
+logit m so far and the sum l of exp(logit - m), as in FlashAttention (Dao et al. 2022, Algorithm 1, without the
+values): D = m + log l at any temperature. The backward pass recomputes the blocks from the stored D.
 
-The same kernel bodies are lowered for GPU by Triton and for TPU by Mosaic, and interpreted on a CPU, whose times say
-nothing of them. Interpreted is the only way they have been run so far: no accelerator has run or timed them. They lower
-to Triton's IR for CUDA and ROCm, which is not compiled further here, and compile ahead of time for TPU v4, v5e, v5p and
-v6e. On TPU every program holds all contrast rows in vector memory: 32,768 rows of 128 float32 numbers are too many for
-a v5e, 16,384 are not.
+The same kernel bodies are lowered for GPU by Triton and for TPU by Mosaic, and interpreted on a CPU, whose times do not
+carry over. So far they have only been run interpreted: no accelerator has run or timed them. They lower to Triton's IR
+for CUDA and ROCm, which is not compiled further here, and compile ahead of time for TPU v4, v5e, v5p and v6e. On TPU
+every program holds all contrast rows in vector memory: 32,768 rows of 128 float32 numbers are too many for a v5e,
+16,384 are not.
 """
 
 import functools
@@ -28,8 +28,8 @@ from awcl_jax.losses.blockwise import ABSENT
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 
-_LEAST_EDGE = 16  # of what the tensor cores multiply
-# Stands in for the greatest logit before there is one: finite, for inf - inf is no number.
+_LEAST_EDGE = 16  # smallest block edge for tensor cores
+# The initial greatest logit: finite, because inf - inf is not a number.
 _NO_LOGIT = -1e30
 
 
@@ -45,29 +45,29 @@ def log_denominators(
 ) -> Float[Array, " a"]:
     """Compute D(i) of every anchor, in float32; -inf, with gradient 0, where there is no other row.
 
-    The numbers are those of `blockwise.log_denominators`. Products are taken in float32 (on Triton `HIGHEST` is IEEE
+    The results are those of `blockwise.log_denominators`. Products are computed in float32 (on Triton `HIGHEST` is IEEE
     arithmetic, without TF32), or, where all rows are bfloat16, in bfloat16 with sums in float32: exact for the logits,
-    while the gradient takes the softmax's weights rounded to bfloat16, as FlashAttention does.
+    while the gradient uses the softmax's weights rounded to bfloat16, as FlashAttention does.
 
     Args:
       anchors: unit rows.
-      contrast: unit rows. If this is the very object `anchors`, and the ids likewise, one backward kernel gives the
-        gradient of both.
-      anchor_ids: contrast rows of the same id are the anchor's own and left out.
+      contrast: unit rows. If this is the same object as `anchors`, and the ids likewise, one backward kernel
+        computes the gradient of both.
+      anchor_ids: contrast rows with the same id are the anchor itself and left out.
       contrast_ids: likewise; rows of id ABSENT are left out for all.
       temperature: t, above 0.
-      anchor_block: anchors of a block, a power of 2 from 16 on; neither block size need divide its number of rows.
-      contrast_block: contrast rows of a block, likewise.
+      anchor_block: anchors in a block, a power of 2 of at least 16; it need not divide the number of anchors.
+      contrast_block: contrast rows in a block, likewise.
 
     Raises:
-      InputError: a block size is no power of 2, or below 16.
+      InputError: a block size is not a power of 2, or below 16.
 
     References:
       Dao et al., FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness, NeurIPS 2022.
     """
     for name, block in (("anchor_block", anchor_block), ("contrast_block", contrast_block)):
         if block < _LEAST_EDGE or block & (block - 1):
-            raise InputError(f"{name} counts rows in a power of 2, {_LEAST_EDGE} at least; got {block}.")
+            raise InputError(f"{name} must be a power of 2 and at least {_LEAST_EDGE}; got {block}.")
     blocks = _block_of(anchors, anchor_block), _block_of(contrast, contrast_block)
     symmetric = contrast is anchors and contrast_ids is anchor_ids
     dtype = jnp.bfloat16 if anchors.dtype == contrast.dtype == jnp.bfloat16 else jnp.float32
@@ -138,8 +138,8 @@ def _backward(
 _log_denominators.defvjp(_forward, _backward)
 
 
-# The kernels: a block of rows, past all blocks of others. -------------------------------------------------------------
-# Numbers of the rows stand in a column [b, 1], those of the others in a line [1, c], so that nothing is transposed.
+# The kernels: a block of rows against all blocks of others. -----------------------------------------------------------
+# Numbers of the rows are a column [b, 1], those of the others a line [1, c], so that nothing is transposed.
 
 
 def _denominators_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale: float, count: int) -> None:
@@ -161,8 +161,7 @@ def _denominators_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale:
 def _gradient_kernel(row_refs: Any, other_refs: Any, out_ref: Any, *, scale: float, count: int) -> None:
     """Compute sum_k W(i, k) z_k.
 
-    W(i, k) is g_i P(i, k) where the rows come with weights g and with D, g_k P(k, i) where the others do, and the
-    sum where both.
+    W(i, k) is g_i P(i, k) if the rows have weights g and D, g_k P(k, i) if the others do, and the sum if both do.
     """
     z, ids, *own = (ref[...] for ref in row_refs)
     others_ref, other_ids_ref, *weighing_refs = other_refs
@@ -188,7 +187,7 @@ def _logits(z: Array, ids: Array, others: Array, other_ids: Array, k: Array, sca
 
 
 def _product(a: Array, b: Array, *, contracted: int) -> Array:
-    # Mosaic takes HIGHEST for float32 only.
+    # Mosaic accepts HIGHEST for float32 only.
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dimensions = ((1,), (contracted,)), ((), ())
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
@@ -213,7 +212,7 @@ def _past_all(kernel: Callable[..., None], rows: list[Array], others: list[Array
     def interpret(rows: list[Array], others: list[Array]) -> Array:
         if not varying.varying:
             return run(rows, others, interpret=True)
-        # The interpreter trips over types that vary over mesh axes; in a map that does not check them, a sum has none.
+        # The interpreter fails on types that vary over mesh axes; in a map that does not check them, a sum has none.
         unchecked = jax.shard_map(
             lambda *arrays: run(*jax.tree.map(lambda x: x + 0, arrays), interpret=True),
             in_specs=PartitionSpec(),
@@ -222,7 +221,7 @@ def _past_all(kernel: Callable[..., None], rows: list[Array], others: list[Array
         )
         return jax.lax.pcast(unchecked(rows, others), tuple(varying.varying), to="varying")
 
-    # Which of these it is stands fixed when the program is lowered, and no other is.
+    # The platform is fixed when the program is lowered, and only its branch is lowered.
     on_gpu = functools.partial(run, compiler_params=triton.CompilerParams(num_warps=4, num_stages=2))
     return jax.lax.platform_dependent(rows, others, cpu=interpret, tpu=run, default=on_gpu).reshape(-1, width)
 

@@ -1,6 +1,6 @@
 """The positive term of the contrastive loss, without a similarity matrix.
 
-The similarities of an anchor to all rows of a group add up to one product, with the sum of the group's rows:
+The sum of an anchor's similarities to all rows of a group is one product, with the sum of the group's rows:
 
     sum_{a in group} z_i.z_a = z_i . sum_{a in group} z_a
 """
@@ -23,15 +23,15 @@ def group_similarity(
 ) -> tuple[Float[Array, "a m"], Int[Array, "a m"]]:
     """Return the sum of z_i.z_a over the other rows of each of an anchor's groups, and their number.
 
-    Both add up over parts of the contrast rows.
+    Results for parts of the contrast rows add up.
 
     Args:
       anchors: rows z_i.
       contrast: rows z_a.
-      anchor_ids: contrast rows of the same id are the anchor's own and not counted.
-      contrast_ids: likewise; rows of one id have the same groups, rows of id ABSENT are not there.
+      anchor_ids: contrast rows with the same id are the anchor itself and not counted.
+      contrast_ids: likewise; rows of one id have the same groups, rows with id ABSENT do not exist.
       anchor_groups: groups of each anchor, ABSENT where it has fewer than m.
-      contrast_groups: groups of each contrast row, distinct but for ABSENT.
+      contrast_groups: groups of each contrast row, distinct except for ABSENT.
     """
     rows, contrast_rows = anchors.astype(jnp.float32), contrast.astype(jnp.float32)
     present = contrast_ids != ABSENT
@@ -39,7 +39,7 @@ def group_similarity(
     m = groups.shape[1]
     sums, sizes, at = _sums(jnp.repeat(contrast_rows, m, axis=0), groups.reshape(-1), anchor_groups)
     own_sums, own_sizes, own_at = _sums(contrast_rows, contrast_ids, anchor_ids)
-    # A row stands for all of its id, whose groups are the same.
+    # One row represents all of its id, whose groups are the same.
     order = jnp.argsort(contrast_ids)
     own = order[jnp.minimum(jnp.searchsorted(contrast_ids[order], anchor_ids), order.size - 1)]
     in_own = (contrast_ids[own] == anchor_ids)[:, None] & _shared(anchor_groups, groups[own])

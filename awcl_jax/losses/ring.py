@@ -1,8 +1,8 @@
-"""The loss where no device can hold all rows: they travel around the ring of devices instead of being gathered.
+"""The loss if no device can hold all rows: they travel around the ring of devices instead of being gathered.
 
-Every device compares its anchors with the rows that are visiting and passes these on, until all rows are home again. A
-device holds its own rows and one visiting share, so that memory does not grow with the number of devices. The backward
-pass goes around once more: what a device finds of the gradient of the visiting rows travels home with them.
+Every device compares its anchors with the visiting rows and passes these on, until all rows are home again. A device
+holds its own rows and one visiting share, so memory does not grow with the number of devices. The backward pass makes
+another round: the gradient of the visiting rows travels home with them.
 """
 
 import functools
@@ -18,7 +18,7 @@ from awcl_jax.losses.positives import group_similarity
 from awcl_jax.runtime import sharding
 
 EXCHANGES = ("gather", "ring")
-"""How devices see each other's embeddings."""
+"""How devices share embeddings."""
 
 
 @jax.named_scope("loss")
@@ -38,11 +38,11 @@ def ring_awcl_loss(
       ids: of the embeddings, distinct over all devices.
       groups: of the embeddings, as in `awcl_loss`.
       temperature: above 0.
-      block_size: anchors whose similarities with the visiting rows are held at a time, as in `awcl_loss`.
+      block_size: anchors whose similarities with the visiting rows are in memory at a time, as in `awcl_loss`.
       group_weights: as in `awcl_loss`.
 
     Returns:
-      Loss of each row [b], equal to that with gathered rows up to the order of summation.
+      Loss of each row [b], equal to the loss with gathered rows up to the order of summation.
     """
     columns = as_columns(groups)
     weights = group_weights_of(group_weights, columns, columns)
@@ -59,7 +59,7 @@ def _around(
 
     def meet(carry: Any, _: None) -> tuple[Any, None]:
         visitors, visitor_ids, visitor_groups, log_denominator, total, count = carry
-        # Sent before they are worked with, so that the transfer goes on meanwhile.
+        # Sent before they are used, so that the transfer overlaps with the computation.
         onward = sharding.pass_on((visitors, visitor_ids, visitor_groups))
         here = log_denominators(
             rows,

@@ -1,19 +1,19 @@
 """Convolutions of feature maps, in the way that suits the platform.
 
-Accelerators run XLA's own convolution. On a CPU most of a pretraining step goes into convolutions, and there XLA leaves
-half of the machine unused; so large ones are left to oneDNN, which XLA brings along:
+Accelerators run XLA's own convolution. On a CPU most of a pretraining step is convolutions, and XLA leaves half of the
+machine unused; so oneDNN, which comes with XLA, computes large ones:
 
     y  = x * k                      forward
     dx = dy * flip(k)^T             for stride 1, a convolution too
-    dk = x^T * dy                   where features stand for images, images for features, and the stride spreads dy
+    dk = x^T * dy                   with features and images swapped, and dy spread by the stride
 
-oneDNN has no entry in JAX, only the one by which XLA's own compiler would call it, so `_is_there` tries that once, on
-a small convolution, and without it everything stays XLA's. What XLA compiles with it is not kept for the next start,
-which pays only where a step takes longer than the compiler: small convolutions stay XLA's, too.
+JAX has no interface to oneDNN, only the one for XLA's own compiler. So `_is_available` tries that once, on a small
+convolution; if it fails, XLA computes everything. Programs with oneDNN are not cached for the next start, which pays
+off only if a step takes longer than compiling: XLA computes small convolutions, too.
 
-Outputs of a few pixels are a matrix product over patches everywhere, since XLA's convolutions on a CPU fall to a
-twentieth of their speed there (2 GFLOP/s at 2 x 2 pixels and 512 features, of 50 as a product). So are 1 x 1 kernels on
-a CPU.
+Outputs of a few pixels are a matrix product over patches on every platform, because XLA's convolutions on a CPU fall
+to a twentieth of their speed there (2 GFLOP/s at 2 x 2 pixels and 512 features, 50 as a product). So are 1 x 1 kernels
+on a CPU.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from jaxtyping import Array, Float
 from awcl_jax.runtime import sharding
 
 _SMALL_MAP = 9  # pixels
-_LARGE = 2e8  # operations, from which on oneDNN pays
-_IMAGES = 4  # at least, whose share of a kernel's gradient is computed at a time
-_CACHED = 2**21  # bytes of the maps' gradient that it may take in more for: what stays in a core's cache
+_LARGE = 2e8  # number of operations above which oneDNN is faster
+_IMAGES = 4  # at least this many images are used at a time for a kernel's gradient
+_CACHED = 2**21  # more images are used up to these bytes of the maps' gradient, which fit in a core's cache
 
 Pads = tuple[int, int]
 _left_out: contextvars.ContextVar[bool] = contextvars.ContextVar("left_out", default=False)
@@ -48,21 +48,21 @@ def convolve(
     Args:
       x: feature maps.
       kernel: of the maps' type.
-      stride: both ways.
-      padding: as torchvision pads; XLA's "SAME" would pad a strided convolution on the other side.
+      stride: in both directions.
+      padding: as in torchvision; XLA's "SAME" would pad a strided convolution on the other side.
 
     Returns:
       Maps of (h + 2 padding - kh) // stride + 1 rows, and columns likewise, equal to `lax.conv_general_dilated` up to
       rounding.
     """
     rows, columns = _out_shape(x, kernel, stride, padding)
-    # An export leaves the number of frames open, and is for other machines.
+    # An export has an open number of frames, and is for other machines.
     on_cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and isinstance(x.shape[0], int)
     by_onednn = (
-        on_cpu and 2 * x.shape[0] * rows * columns * kernel.size >= _LARGE and not _left_out.get() and _is_there()
+        on_cpu and 2 * x.shape[0] * rows * columns * kernel.size >= _LARGE and not _left_out.get() and _is_available()
     )
     if by_onednn:
-        # A custom gradient wants both to vary over devices alike; that of the kernel is then summed over them.
+        # A custom gradient needs both to vary over devices alike; that of the kernel is then summed over them.
         x, kernel = sharding.varying_alike(x, kernel)
     multiply = _multiply if by_onednn else jnp.matmul
     if rows * columns <= _SMALL_MAP:
@@ -126,7 +126,7 @@ def _convolve_backward(stride: int, padding: int, kept: tuple[Array, Array], gra
         to_x = _convolution(gradient, turned, pads=((edge - 1 - padding,) * 2,) * 2)
     else:
         (to_x,) = jax.linear_transpose(lambda x: _xla(x, kernel, stride, padding), x)(gradient)
-    # The last pixels that a stride leaves over meet nothing.
+    # The last pixels that a stride leaves over are not used.
     after = [padding - (x.shape[axis] + 2 * padding - edge) % stride for axis in (1, 2)]
 
     def add_part(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
@@ -138,7 +138,7 @@ def _convolve_backward(stride: int, padding: int, kept: tuple[Array, Array], gra
             spread=stride,
         ), None
 
-    # A loop of several passes, in which nothing is fused with these transpositions: they would take ten times as long.
+    # A loop of several passes, so that nothing is fused with these transpositions: they would take ten times as long.
     images = math.gcd(x.shape[0], max(_IMAGES, 2 ** int(math.log2(_CACHED / gradient[0].size / 4))))
     images = images // 2 if images == x.shape[0] and images % 2 == 0 else images
     parts = x.reshape(-1, images, *x.shape[1:]), gradient.reshape(-1, images, *gradient.shape[1:])
@@ -213,7 +213,7 @@ def _onednn(name: str, config: dict[str, object], shape: tuple[int, ...], x: Arr
 
 
 @functools.cache
-def _is_there() -> bool:
+def _is_available() -> bool:
     """Return whether this release of XLA convolves and multiplies with oneDNN, and correctly."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False

@@ -1,4 +1,4 @@
-"""What makes a segmentation out of an encoder's feature maps: the right half of a U-Net (Ronneberger et al. 2015)."""
+"""The decoder from an encoder's feature maps to a segmentation: the right half of a U-Net (Ronneberger et al. 2015)."""
 
 import functools
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from awcl_jax.models.resnet import Conv
 
 
 class UNetDecoder(nn.Module):
-    """From the coarsest map up: enlarge, join the encoder's map of that size, convolve twice; at last at full size.
+    """From the coarsest map up: enlarge, join the encoder's map of that size, convolve twice; last at full size.
 
-    Maps are enlarged to the very size of the next, so that frames of any size fit, not only multiples of 32.
+    Maps are enlarged to exactly the size of the next, so frames of any size work, not only multiples of 32.
 
     Attributes:
-      classes: k, of the segmentation, the background among them.
-      width: features of the encoder's first stage, w. The decoder has 4w, 2w, w, w/2 and w/4 from coarse to fine, as
-        many for w = 64 as the decoders of segmentation_models_pytorch.
+      classes: k, of the segmentation, including the background.
+      width: features of the encoder's first stage, w. The decoder has 4w, 2w, w, w/2 and w/4 from coarse to fine; for
+        w = 64 as many as the decoders of segmentation_models_pytorch.
       dtype: type of the arithmetic.
       axis_name: mesh axis over which batch norm synchronises.
     """
@@ -37,9 +37,9 @@ class UNetDecoder(nn.Module):
         """Return the logits of every pixel, in float32.
 
         Args:
-          maps: as `ResNet.maps` gives them, fine to coarse.
+          maps: from `ResNet.maps`, fine to coarse.
           size: height and width of the frames.
-          train: batch norm by the batch, or by the running statistics.
+          train: whether batch norm uses the batch or the running statistics.
         """
         norm = functools.partial(
             nn.BatchNorm,

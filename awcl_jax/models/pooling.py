@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Return the greatest of 3 x 3 pixels at every other pixel, as `nn.max_pool` with padding 1.
 
-    Of several greatest pixels the first gets the gradient, as in XLA's and PyTorch's. On a CPU the gradient takes a
-    fifth of the time of XLA's, which scatters pixel by pixel: here it goes along one axis after the other, and pixels
-    of even and odd number are each a sum of shifted maps.
+    Of several greatest pixels the first gets the gradient, as in XLA and PyTorch. On a CPU the gradient takes a fifth
+    of the time of XLA's, which scatters pixel by pixel: here it runs along one axis after the other, and even and odd
+    pixels are each a sum of shifted maps.
     """
     return _along(_along(x, axis=2), axis=1)
 
@@ -40,7 +40,7 @@ def _along_transposed(x: Array, gradient: Array, *, axis: int) -> Array:
     to_before = jnp.where(first, gradient, 0)
     to_even = jnp.where(second, gradient, 0)
     to_odd = jnp.where(first | second, 0, gradient)
-    # An odd pixel is in its own window and before the next one.
+    # An odd pixel is in its own window and the first of the next one.
     end = jnp.zeros_like(_slice(to_before, 0, 1, axis))
     to_odd = to_odd + jnp.concatenate([_slice(to_before, 1, None, axis), end], axis)
     both = jnp.stack([to_even, to_odd], axis + 1).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""Encoder and projection, as pretraining trains them together."""
+"""Encoder and projection, trained together in pretraining."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ class Projection(nn.Module):
     """Features to unit embeddings by a perceptron with one hidden layer (Chen et al. 2020, Sec. 2.1).
 
     Attributes:
-      hidden: width of the hidden layer; the features' own width by default, as in the published AWCL code.
+      hidden: width of the hidden layer; by default that of the features, as in the published AWCL code.
       embedding: d, the width of the embedding.
     """
 
@@ -21,7 +21,7 @@ class Projection(nn.Module):
         """Return the unit embedding of each frame, in float32."""
         x = nn.relu(nn.Dense(self.hidden or features.shape[-1], name="hidden")(features))
         x = nn.Dense(self.embedding, name="out")(x)
-        # The small term keeps the gradient of a zero vector finite; it moves no embedding of ordinary length.
+        # The small term keeps the gradient of a zero vector finite; it does not change embeddings of ordinary length.
         return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50 (He et al. 2016) in torchvision's shape, for grey frames."""
+"""ResNet-18, -34 and -50 (He et al. 2016) as in torchvision, for grey frames."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4,
 STRIDES = ("v1", "v1.5")
 WIDEST = 64  # times the width of the paper
 
-# Traced once for all layers of a shape, with its gradient: a fifth of the time in which a ResNet is traced.
+# Traced once for all layers of a shape, with its gradient: tracing a ResNet takes a fifth of the time.
 _BatchNorm = nn.jit(nn.BatchNorm)
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A convolution without bias, padded as torchvision pads.
+    """A convolution without bias, padded as in torchvision.
 
     XLA's "SAME" would pad a strided convolution on the other side and shift the features.
 
     Attributes:
-      features: that come out.
+      features: number of output features.
       kernel_size: height and width.
-      stride: both ways.
+      stride: in both directions.
       padding: pixels of zeros on every side.
       dtype: type of the arithmetic.
     """
@@ -66,7 +66,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50); four times as many features come out."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50), with four times as many output features."""
 
     features: int
     stride: int
@@ -103,8 +103,9 @@ class ResNet(nn.Module):
       block: BasicBlock or Bottleneck.
       width: features of the first stage; 64 in the paper.
       dtype: type of the arithmetic; parameters and running statistics stay float32.
-      axis_name: mesh axis over which batch norm synchronises its statistics; None where the module runs unmapped.
-      remat: keep only what goes into each block, and compute the rest again for the gradient (Chen et al. 2016).
+      axis_name: mesh axis over which batch norm synchronises its statistics; None outside of a
+        mapped function.
+      remat: keep only the input of each block, and recompute the rest for the gradient (Chen et al. 2016).
     """
 
     stage_sizes: Sequence[int]
@@ -164,17 +165,17 @@ def make_resnet(
       strides: where ResNet-50 strides: "v1" in the 1x1 (He et al. 2016), "v1.5" in the 3x3 convolution (torchvision).
       dtype: type of the arithmetic.
       axis_name: mesh axis over which batch norm synchronises.
-      remat: compute blocks again for their gradient.
+      remat: recompute blocks for their gradient.
 
     Raises:
-      InputError: unknown architecture or strides, or a width that is none.
+      InputError: unknown architecture or strides, or an invalid width.
     """
     if arch not in STAGES:
-        raise InputError(f"Unknown encoder {arch!r}; known are {', '.join(STAGES)}.")
+        raise InputError(f"The encoder must be one of {', '.join(STAGES)}; got {arch!r}.")
     if strides not in STRIDES:
-        raise InputError(f"Strides are 'v1' or 'v1.5'; got {strides!r}.")
+        raise InputError(f"Strides must be 'v1' or 'v1.5'; got {strides!r}.")
     if not 0 < width_factor <= WIDEST:
-        raise InputError(f"The width factor of an encoder is above 0, up to {WIDEST}; got {width_factor}.")
+        raise InputError(f"The width factor of an encoder must be above 0 and at most {WIDEST}; got {width_factor}.")
     block = functools.partial(Bottleneck, strides=strides) if arch == "resnet50" else BasicBlock
     width = max(1, round(64 * width_factor))
     return ResNet(stage_sizes=STAGES[arch], block=block, width=width, dtype=dtype, axis_name=axis_name, remat=remat)

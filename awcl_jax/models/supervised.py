@@ -1,4 +1,4 @@
-"""An encoder with what a downstream task puts on it; the parameters are `encoder` and `head` or `decoder`."""
+"""An encoder with the head or decoder of a downstream task; parameters are `encoder` and `head` or `decoder`."""
 
 import flax.linen as nn
 import jax
@@ -12,9 +12,9 @@ class Classifier(nn.Module):
     """Frames to logits by one linear layer on the features.
 
     Attributes:
-      encoder: gives the features.
+      encoder: computes the features.
       classes: k.
-      frozen: the encoder gets no gradient and keeps its running statistics, also where the head is trained.
+      frozen: the encoder gets no gradient and keeps its running statistics while the head is trained.
     """
 
     encoder: ResNet
@@ -34,8 +34,8 @@ class Segmenter(nn.Module):
     """Frames to logits of their pixels by a U-Net decoder on the encoder's maps.
 
     Attributes:
-      encoder: gives the maps.
-      decoder: of them.
+      encoder: computes the maps.
+      decoder: turns them into logits.
       frozen: as in `Classifier`.
     """
 

@@ -349,7 +349,7 @@ def test_no_anchor_with_a_positive_costs_nothing_and_is_said():
 
 def test_rows_that_are_not_unit_length_are_refused():
     z = jnp.asarray(unit_rows(4), jnp.float32).at[2].multiply(3)
-    with pytest.raises(InputError, match=r"row 2 of anchors has the length 3\.$"):
+    with pytest.raises(InputError, match=r"row 2 of anchors has length 3\.$"):
         lone(z)
     jax.jit(lone)(z)  # not looked at
     error, _ = checkify.checkify(jax.jit(lone))(z)

@@ -186,7 +186,7 @@ def test_rows_that_are_absent_are_nobodys():
 @pytest.mark.parametrize("block", [0, 8, 48, -16])
 @pytest.mark.parametrize("side", ["anchor_block", "contrast_block"])
 def test_block_sizes_are_powers_of_two(side, block):
-    with pytest.raises(InputError, match=rf"{side} counts rows in a power of 2, 16 at least; got {block}"):
+    with pytest.raises(InputError, match=rf"{side} must be a power of 2 and at least 16; got {block}"):
         found(unit_rows(4), None, np.arange(4), None, 0.1, **{side: block})
 
 
@@ -218,7 +218,7 @@ def test_the_loss_is_the_same_by_kernel_and_by_blocks():
 
 
 def test_a_kernel_that_is_none_is_named_with_those_there_are():
-    with pytest.raises(InputError, match="kernel is one of auto, blocks, pallas; got 'triton'"):
+    with pytest.raises(InputError, match="kernel must be one of auto, blocks, pallas; got 'triton'"):
         loss_of(jnp.ones((4, 2)), kernel="triton")
 
 

@@ -23,7 +23,7 @@ def library(request, monkeypatch):
         with convolution.without_onednn():
             yield request.param
         return
-    if not convolution._is_there():
+    if not convolution._is_available():
         pytest.skip("XLA has no oneDNN on this machine")
     monkeypatch.setattr(convolution, "_LARGE", 0)
     yield request.param
@@ -146,9 +146,9 @@ def test_without_onednn_xla_convolves(monkeypatch):
     x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((2, 8, 8, 4), 4, 3))
     with monkeypatch.context() as patch:
         patch.setattr(convolution, "_onednn", fails)
-        convolution._is_there.cache_clear()
+        convolution._is_available.cache_clear()
         found = convolve(x, weights, padding=1)
-    convolution._is_there.cache_clear()
+    convolution._is_available.cache_clear()
     np.testing.assert_allclose(found, xla(x, weights, stride=1, padding=1), rtol=1e-5, atol=1e-5)
 
 
