@@ -134,7 +134,7 @@ def test_a_map_of_frames_with_objects_is_refused(tmp_path, marker, capsys):
     with np.load(run / MAP_FILE) as stored:
         names = stored.files
     planted(run / MAP_FILE, marker, like=dict.fromkeys(names))
-    assert "is no map of frames (Object arrays cannot be loaded" in refused(report.main, [run], capsys)
+    assert "is not a map of frames (Object arrays cannot be loaded" in refused(report.main, [run], capsys)
     assert not (run / "report.html").exists()
 
 

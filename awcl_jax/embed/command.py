@@ -28,7 +28,7 @@ class Embedded:
 
     Attributes:
       frames: rows of the file.
-      faults: of each frame that could not be read, its row in the source and why.
+      faults: row in the source -> reason, for each frame that could not be read.
     """
 
     frames: int
@@ -43,15 +43,15 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
         features = encode(frames)
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); or
-        one that `awcl_jax.export` wrote, as safetensors or for JAX. Each on a bucket, too (`gs://BUCKET/FOLDER`).
+      checkpoint: folder of a run (its latest checkpoint), of one of its checkpoints (`RUN/checkpoints/1000`), or of
+        `awcl_jax.export`, as safetensors or for JAX. Each also on a bucket (`gs://BUCKET/FOLDER`).
 
     Returns:
-      A function of grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or as floats from 0 to 1, to features
+      A function from grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or floats from 0 to 1, to features
       [b, f] in float32. Frames are resized, and overlays masked, as in training.
 
     Raises:
-      InputError: there is no such run or checkpoint; from the function, if frames are of another shape or range.
+      InputError: there is no such run or checkpoint; raised by the function if frames have another shape or range.
     """
     # Imported here and below, so that --help and bad arguments do not wait for JAX.
     from awcl_jax.embed import load
@@ -71,26 +71,26 @@ def embed_frames(
 ) -> Embedded:
     """Write the features of frames, in their order, with the labels of each.
 
-    The file has the column `id` (that of a frame in a dataset, else the picture's path as the source gives it);
-    `scan_id`, `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all columns of the table that names the
-    pictures; and `features`. With `neighbours`, there are for each frame, the nearest first, `neighbour_ids`,
-    `neighbour_cosines` and, where there is a `scan_id`, `neighbour_same_scan`: whether it is of the frame's own scan.
+    The file has the column `id` (of the frame in a dataset, else the picture's path as in the source); `scan_id`,
+    `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all columns of the table that lists the pictures;
+    and `features`. With `neighbours`, it also has for each frame, the nearest first, `neighbour_ids`,
+    `neighbour_cosines` and, if there is a `scan_id`, `neighbour_same_scan`: whether it is of the frame's own scan.
 
-    Frames that cannot be read are told on stderr, a line each, and left out. A Parquet file is written as features
-    come; an NPZ, and neighbours, need all features in memory.
+    Frames that cannot be read are listed on stderr, one per line, and left out. A Parquet file is written batch by
+    batch; an NPZ, and neighbours, need all features in memory.
 
     Args:
       encoder: as in `load_encoder`.
       source: as in `awcl_jax.data.sources.open_source`.
-      out: file to make, .parquet or .npz; it appears when it is whole.
-      split: of a prepared dataset; by default all.
+      out: output file, .parquet or .npz; it appears when it is complete.
+      split: split of a prepared dataset; by default all.
       batch_size: frames encoded at a time, over all devices of this process.
-      neighbours: nearest frames, by cosine, to name for each.
-      picture: PNG to make of some frames with their nearest neighbours from other scans.
+      neighbours: number of nearest frames, by cosine, to list for each.
+      picture: output PNG of some frames with their nearest neighbours from other scans.
 
     Raises:
-      InputError: encoder or source are not there or not such; `out` or `picture` is there already; no frame could be
-        read, or a single one with `neighbours`; the features are not finite.
+      InputError: encoder or source do not exist or are invalid; `out` or `picture` already exists; no frame could be
+        read, or only one with `neighbours`; the features are not finite.
       OSError: a file cannot be written.
     """
     source = os.fspath(source) if on_bucket(source) else Path(source).expanduser()
@@ -113,25 +113,27 @@ def embed_frames(
 
 def _check(source: str | Path, out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
     if out.suffix not in SUFFIXES:
-        raise InputError(f"--out is a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
+        raise InputError(f"--out must end in {' or '.join(SUFFIXES)}; got {out}.")
     if picture is not None and picture.suffix != ".png":
-        raise InputError(f"--picture is a file that ends in .png; got {picture}.")
+        raise InputError(f"--picture must end in .png; got {picture}.")
     for file in (out, picture):
         if file is not None and file.exists():
-            raise InputError(f"{file} is there already, and nothing is overwritten: give another name, or delete it.")
+            raise InputError(f"{file} already exists. Choose another name or delete it.")
     if batch_size < 1:
-        raise InputError(f"--batch_size is at least 1 frame; got {batch_size}.")
+        raise InputError(f"--batch_size must be at least 1 frame; got {batch_size}.")
     if neighbours < 0:
-        raise InputError(f"--neighbours is at least 0; got {neighbours}.")
+        raise InputError(f"--neighbours must be at least 0; got {neighbours}.")
     if picture is not None and not neighbours:
-        raise InputError("--picture shows nearest neighbours: say how many with --neighbours=K.")
+        raise InputError("--picture shows nearest neighbours: set their number with --neighbours=K.")
     if isinstance(source, Path) and not source.exists():
-        raise InputError(f"There is no file or folder {source}: give a dataset, a folder of pictures, or a table.")
+        raise InputError(
+            f"There is no file or folder {source}. Use a dataset, a folder of pictures, a picture or a table."
+        )
 
 
 @exit_on_bad_input()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the features that the arguments ask for."""
+    """Write features as the arguments specify."""
     args = _parser().parse_args(argv)
     done = embed_frames(
         args.encoder,
@@ -149,14 +151,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if done.faults:
         left_out = f"{len(done.faults):,} of {done.frames + len(done.faults):,} frames could not be read"
         if not args.skip_bad:
-            raise InputError(f"{left_out} and are not in {out}; where that is as it should be, give --skip_bad.")
+            raise InputError(f"{left_out} and are not in {out}. If that is acceptable, use --skip_bad.")
         print(f"{left_out} and were left out.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.embed",
-        description="Write the features that a trained encoder gives to frames, with what is known of each frame.",
+        description="Write the features of frames from a trained encoder, with the labels of each frame.",
         epilog="examples:\n"
         "  python -m awcl_jax.embed runs/20260101-120000-fine data/fpdb --split=test --out=test.parquet\n"
         "  python -m awcl_jax.embed exported pictures --out=features.npz\n"
@@ -167,36 +169,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "encoder",
         metavar="ENCODER",
-        help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or one that awcl_jax.export wrote; "
-        "also on a bucket, gs://BUCKET/FOLDER",
+        help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or of awcl_jax.export; "
+        "also on a bucket (gs://BUCKET/FOLDER)",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a prepared dataset, also on a bucket; a folder with pictures in it and below (png, jpg, bmp, tif); one "
-        "picture; or a CSV or Parquet table with a column path, whose other columns are kept",
+        help="a prepared dataset, also on a bucket; a folder of pictures, including subfolders (png, jpg, bmp, tif); "
+        "one picture; or a CSV or Parquet table with a column path (other columns are kept)",
     )
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to make, .parquet or .npz")
-    parser.add_argument("--split", metavar="NAME", help="of a prepared dataset (default: all its frames)")
+    parser.add_argument("--out", metavar="FILE", required=True, help="output file, .parquet or .npz")
+    parser.add_argument("--split", metavar="NAME", help="split of a prepared dataset (default: all frames)")
     parser.add_argument(
         "--batch_size",
         type=int,
         default=BATCH_SIZE,
         metavar="N",
-        help="frames encoded at a time (default: %(default)s)",
+        help="number of frames encoded at a time (default: %(default)s)",
     )
     parser.add_argument(
         "--neighbours",
         type=int,
         default=0,
         metavar="K",
-        help="name the K frames with the nearest features for each, and whether they are of its own scan; all features "
-        "are then held in memory",
+        help="for each frame, list the K frames with the nearest features and whether they are of the same scan; needs "
+        "all features in memory",
     )
     parser.add_argument(
-        "--picture", metavar="FILE", help="PNG to make of some frames with their nearest neighbours from other scans"
+        "--picture", metavar="FILE", help="output PNG of some frames with their nearest neighbours from other scans"
     )
     parser.add_argument(
-        "--skip_bad", action="store_true", help="end with status 0 even if some frames could not be read"
+        "--skip_bad", action="store_true", help="exit with status 0 even if some frames could not be read"
     )
     return parser

@@ -1,4 +1,4 @@
-"""An encoder out of what `awcl_jax.export` wrote."""
+"""Reads an encoder that `awcl_jax.export` wrote."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def read_export(folder: Path) -> FrozenEncoder:
     """Read the encoder of an exported folder, from its safetensors or, without these, its `encoder.jax`.
 
     Raises:
-      InputError: the folder holds neither, or a file is damaged.
+      InputError: the folder has neither, or a file is damaged.
     """
     described = read_json(folder / DESCRIPTION)
     weights, function = folder / "encoder.safetensors", folder / "encoder.jax"
@@ -31,7 +31,7 @@ def read_export(folder: Path) -> FrozenEncoder:
         given = described["input"]
         options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{folder / DESCRIPTION} is not as awcl_jax.export writes it: export again.") from error
+        raise InputError(f"{folder / DESCRIPTION} is not a file of awcl_jax.export. Export again.") from error
     if weights.is_file():
         model = make_resnet(arch, width_factor=width, strides=strides)
         variables = load_torch_resnet(weights, arch, mean=options.mean, std=options.std, width_factor=width)
@@ -47,8 +47,8 @@ def read_export(folder: Path) -> FrozenEncoder:
         try:
             exported = export.deserialize(bytearray(function.read_bytes()))
         except Exception as error:  # flatbuffers and MLIR raise many kinds
-            raise InputError(f"{function} is damaged: export again.") from error
+            raise InputError(f"{function} is damaged. Export again.") from error
         return FrozenEncoder(jax.jit(lambda _, frames: exported.call(frames)), {}, size, str(function), mask_overlays)
     raise InputError(
-        f"{folder} holds neither {weights.name} nor {function.name}: export as safetensors, or give the run itself."
+        f"{folder} has neither {weights.name} nor {function.name}. Export as safetensors, or use the run itself."
     )

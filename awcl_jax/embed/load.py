@@ -1,4 +1,4 @@
-"""The encoder of a run, or of what was exported of it, as trained."""
+"""The encoder of a run, or of its export, as trained."""
 
 import dataclasses
 import os
@@ -44,7 +44,7 @@ def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     frozen = read_export(folder) if (folder / DESCRIPTION).is_file() else _of_run(folder)
     if not on_bucket(path):
         return frozen
-    # Of a copy that is told from which this is one.
+    # A local copy: the origin is the folder on the bucket.
     return dataclasses.replace(frozen, origin=frozen.origin.replace(str(folder), os.fspath(path).rstrip("/")))
 
 
@@ -70,14 +70,14 @@ def read_config(run: Path) -> Any:
     """Read the configuration of a pretraining run.
 
     Raises:
-      InputError: the folder holds no such configuration, or one of another version.
+      InputError: the folder has no such configuration, or one of another version.
       OSError: it cannot be read.
     """
     try:
         config = from_dict(run_folder.read_run_config(run)["config"], default_config())
         validate(config)
     except InputError as error:
-        raise InputError(f"{run} holds no pretraining run of this version: {error}") from None
+        raise InputError(f"{run} is not a pretraining run of this version: {error}") from None
     return config
 
 
@@ -85,8 +85,8 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     """Return the folder of a run and the step of its checkpoint.
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`); on
-        a bucket, too, from which a copy is made.
+      checkpoint: folder of a run (its latest checkpoint), or of one of its checkpoints (`RUN/checkpoints/1000`);
+        from a bucket, a copy is made.
 
     Raises:
       InputError: there is no such run or checkpoint.
@@ -95,13 +95,13 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
     run = path if step is None else path.parents[1]
     if not (run / run_folder.CONFIG_FILE).is_file():
-        raise InputError(f"{run} is no folder of a run: {run_folder.CONFIG_FILE} is missing.")
+        raise InputError(f"{run} is not a run folder: {run_folder.CONFIG_FILE} not found.")
     with Checkpoints(run, read_only=True) as checkpoints:
         latest = checkpoints.latest_step
     asked = latest if step is None else step
     if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
         found = "none" if latest is None else f"up to step {latest}"
-        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there are: {found}).")
+        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (available: {found}).")
     return run, asked
 
 
@@ -110,11 +110,11 @@ def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarra
     if frames.ndim == 4 and frames.shape[-1] == 1:
         frames = frames[..., 0]
     if frames.ndim != 3:
-        raise InputError(f"Frames are grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
+        raise InputError(f"Frames must be grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
     if np.issubdtype(frames.dtype, np.floating):
         if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
-            raise InputError(f"Frames as floats are from 0 to 1; got {frames.min()} to {frames.max()}.")
+            raise InputError(f"Frames as floats must be from 0 to 1; got {frames.min()} to {frames.max()}.")
         frames = np.round(frames * 255).astype(np.uint8)
     if frames.dtype != np.uint8:
-        raise InputError(f"Frames are uint8, or floats from 0 to 1; got {frames.dtype}.")
+        raise InputError(f"Frames must be uint8, or floats from 0 to 1; got {frames.dtype}.")
     return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])

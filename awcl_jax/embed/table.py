@@ -1,4 +1,4 @@
-"""Files of features: a row for each frame, with what names it. Parquet or NPZ, by the name's end."""
+"""Files of features: a row for each frame, with its labels. Parquet or NPZ, by the file's suffix."""
 
 import json
 import zipfile
@@ -32,24 +32,23 @@ def matrix(table: pa.Table, column: str) -> Float[np.ndarray, "n k"]:
 def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[str, str]) -> int:
     """Write the rows of several tables of one schema, one after the other; the file appears when it is complete.
 
-    Parquet is written in row groups as the tables come, and holds no more than one of them; an NPZ needs all rows in
-    memory. That has an array for each column, [n] or, of lists, [n, k]; what is neither number nor date is text, and
-    null is "".
+    Parquet is written in row groups as the tables arrive, with one of them in memory; an NPZ needs all rows in memory.
+    An NPZ has an array for each column, [n] or, for lists, [n, k]; all but numbers and dates is text, and null is "".
 
     Args:
       out: the file, .parquet or .npz.
       tables: at least one.
-      provenance: what to say of the features in the file's metadata, as JSON.
+      provenance: origin of the features, for the file's metadata, as JSON.
 
     Returns:
-      How many rows there are.
+      The number of rows.
 
     Raises:
-      InputError: `out` has another end.
+      InputError: `out` has another suffix.
       OSError: it cannot be written.
     """
     if out.suffix not in SUFFIXES:
-        raise InputError(f"Features are written to a file that ends in {' or '.join(SUFFIXES)}; got {out}.")
+        raise InputError(f"The file of features must end in {' or '.join(SUFFIXES)}; got {out}.")
     write = _write_parquet if out.suffix == ".parquet" else _write_npz
     with atomic_write(out) as part:
         return write(part, tables, json.dumps(dict(provenance)))
@@ -86,7 +85,7 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _write_npz(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
     table = pa.concat_tables(tables)
-    # Not np.savez, whose own argument `file` a column may be called.
+    # Not np.savez, because a column may have the name of its argument `file`.
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
         for name in table.column_names:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -97,7 +96,7 @@ def _write_npz(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-    # Where a list is null there is nothing to put into the matrix, and it becomes text.
+    # A list that is null has no values for the matrix; the column becomes text.
     if pa.types.is_fixed_size_list(column.type) and not column.null_count:
         values = _plain(column.combine_chunks().flatten())
         return values.reshape(len(column), column.type.list_size)

@@ -37,13 +37,15 @@ def embed(
     """Implement `awcl_jax.embed.embed_frames`; arguments and errors as there.
 
     Returns:
-      (rows of the file, of each row of the source that could not be read, why)
+      (number of rows of the file, row of the source that could not be read -> reason)
     """
     source = open_source(path, size=encoder.frame_size, split=split, mask_overlays=encoder.mask_overlays)
     if taken := [name for name in _MADE if name in source.labels.column_names]:
-        raise InputError(f"{path} has a column {taken[0]!r}, as the file of features has one: rename it.")
+        raise InputError(f"{path} has a column {taken[0]!r}, which the file of features also has. Rename it.")
     if picture is not None and _scans(source.labels).max() < 1:
-        raise InputError(f"--picture shows neighbours from other scans; {path} names no two scans in a column scan_id.")
+        raise InputError(
+            f"--picture shows neighbours from other scans, so {path} needs a column scan_id with two or more scans."
+        )
     faults: dict[int, str] = {}
     tables = _embedded(encoder, source, batch_size, faults)
     whole = None
@@ -67,7 +69,7 @@ def _embedded(
 ) -> Iterator[pa.Table]:
     """Yield the labels and features of each frame that can be read, a batch at a time; fill `faults`."""
     waiting: collections.deque[Int64[np.ndarray, " b"]] = collections.deque()
-    # Not on a file or a pipe, where a bar would be a heap of lines.
+    # No progress bar in a file or a pipe, where it would be many lines.
     with tqdm(total=len(source), unit="frame", dynamic_ncols=True, disable=None) as bar:
 
         def images() -> Iterator[UInt8[np.ndarray, "b h w"]]:
@@ -82,18 +84,18 @@ def _embedded(
 
         for features in encode_batches(encoder.encode, encoder.variables, images(), batch_size=batch_size):
             if not np.isfinite(features).all():
-                raise InputError(f"{encoder.origin} gives features that are not finite: take an earlier checkpoint.")
+                raise InputError(f"Features of {encoder.origin} are not finite. Use an earlier checkpoint.")
             labels = source.labels.take(pa.array(waiting.popleft()))
             bar.update(labels.num_rows)
             yield labels.append_column("features", list_column(features))
     if len(faults) == len(source):
-        raise InputError(f"None of the {len(source):,} frame(s) could be read, so there is no file to write.")
+        raise InputError(f"None of the {len(source):,} frame(s) could be read, so no file was written.")
 
 
 def _with_neighbours(table: pa.Table, count: int) -> pa.Table:
     """Return the table with the columns of neighbours."""
     if table.num_rows < 2:
-        raise InputError("--neighbours needs at least two frames that can be read; there is one: leave it out.")
+        raise InputError("--neighbours needs at least two readable frames; got one. Omit --neighbours.")
     frames, cosines = nearest(matrix(table, "features"), count)
     k = frames.shape[1]
     ids = table["id"].take(pa.array(frames.reshape(-1))).combine_chunks()
@@ -110,7 +112,7 @@ def _with_neighbours(table: pa.Table, count: int) -> pa.Table:
 
 
 def _scans(table: pa.Table) -> Int64[np.ndarray, " n"]:
-    """Return a number for each frame's scan; -1 where it is not known."""
+    """Return a number for each frame's scan; -1 where it is unknown."""
     if "scan_id" not in table.column_names:
         return np.full(table.num_rows, -1, np.int64)
     numbers = table["scan_id"].combine_chunks().dictionary_encode().indices
@@ -122,14 +124,14 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
 
     Args:
       table: frames with features.
-      source: where their pictures are.
-      rows: of the source, for each of the table.
-      count: neighbours of each.
+      source: reads their pictures.
+      rows: row of the source for each row of the table.
+      count: number of neighbours of each.
       out: the PNG.
     """
     scans = _scans(table)
     present = np.unique(scans[scans >= 0])
-    # Scans from all over the set, and of each the frame in its middle.
+    # Scans spread over the set, and the middle frame of each.
     drawn = present[np.linspace(0, present.size - 1, min(_QUERIES, present.size)).round().astype(int)]
     queries = np.array([np.flatnonzero(scans == scan)[np.count_nonzero(scans == scan) // 2] for scan in drawn])
     features = matrix(table, "features")
@@ -139,8 +141,8 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
         return np.stack([source.read(int(row)) for row in rows[frames]])
 
     def caption(frame: int) -> str:
-        said = (table[name][frame].as_py() for name in ("scan_id", "anatomy") if name in table.column_names)
-        return " ".join(str(value) for value in said if value is not None)
+        labels = (table[name][frame].as_py() for name in ("scan_id", "anatomy") if name in table.column_names)
+        return " ".join(str(value) for value in labels if value is not None)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as part:

@@ -1,1 +1,1 @@
-"""An encoder as files that other programs read."""
+"""Exports an encoder as files for other programs."""

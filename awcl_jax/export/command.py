@@ -1,7 +1,7 @@
 """Export the encoder of a run for use elsewhere: `python -m awcl_jax.export RUN --out=DIR`.
 
-Written are, as `--formats` says, `encoder.safetensors` (torchvision's names) with `encoder_torch.py`, `encoder.onnx`,
-and `encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model card, `README.md`.
+This writes, by `--formats`, `encoder.safetensors` (torchvision's names) with `encoder_torch.py`, `encoder.onnx`, and
+`encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model card, `README.md`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     export_encoder(args.run, out, formats=formats, channels=args.channels)
     for file in sorted(out.iterdir()):
         print(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
-    print(f"Fill in the licences in {out / 'README.md'} before you pass it on.")
+    print(f"Fill in the licences in {out / 'README.md'} before you share it.")
 
 
 def export_encoder(
@@ -40,14 +40,14 @@ def export_encoder(
 ) -> None:
     """Write the encoder of a run, without its projection, with its preprocessing and a model card.
 
-    All files compute in float32, whatever type the run computed in.
+    All files compute in float32, whatever type the run used.
 
     Args:
-      checkpoint: folder of a run, for its latest checkpoint, or of one checkpoint in it (`RUN/checkpoints/1000`);
-        on a bucket, too (`gs://BUCKET/FOLDER`).
-      out: folder to make; it may be there, if it is empty. It appears when all files are whole.
+      checkpoint: folder of a run (its latest checkpoint), or of one of its checkpoints (`RUN/checkpoints/1000`);
+        also on a bucket (`gs://BUCKET/FOLDER`).
+      out: output folder; it may exist if it is empty. It appears when all files are complete.
       formats: any of `FORMATS`.
-      channels: of the first convolution in the safetensors: 1, or 3 for programs that know no other.
+      channels: input channels of the first convolution in the safetensors: 1, or 3 for programs that need 3.
 
     Raises:
       InputError: there is no such run or checkpoint; a format is unknown or its package missing; `out` is not empty.
@@ -57,7 +57,7 @@ def export_encoder(
     _check(formats, channels)
     out = Path(out).resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"--out is a new or an empty folder, as nothing is overwritten; {out} is not: give another.")
+        raise InputError(f"{out} already exists and is not an empty folder. Choose another --out.")
     # Imported here, so that --help and bad arguments do not wait for JAX.
     from awcl_jax.embed import load
 
@@ -76,12 +76,12 @@ def _check(formats: Sequence[str], channels: int) -> None:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         found = ", ".join(map(repr, unknown)) or "none"
-        raise InputError(f"--formats are any of {','.join(FORMATS)}, separated by commas; got {found}.")
+        raise InputError(f"--formats must be any of {','.join(FORMATS)}, separated by commas; got {found}.")
     if channels not in (1, 3):
-        raise InputError(f"--channels are 1, as trained, or 3; got {channels}.")
+        raise InputError(f"--channels must be 1 (as trained) or 3; got {channels}.")
     if "onnx" in formats and importlib.util.find_spec("onnx") is None:
         raise InputError(
-            "The format onnx needs the package onnx: pip install 'awcl_jax[export]', or leave it out of --formats."
+            "The format onnx needs the package onnx. Run pip install 'awcl_jax[export]', or remove it from --formats."
         )
 
 
@@ -138,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m awcl_jax.export",
         description="Export the encoder of a run, without its projection, with its preprocessing and a model card.\n\n"
         "  safetensors  weights under torchvision's names, and the network in PyTorch\n"
-        "  onnx         a graph for ONNX Runtime and others, preprocessing inside\n"
-        "  jax          a function that JAX runs without this package on CPU, GPU and TPU, preprocessing inside",
+        "  onnx         a graph for ONNX Runtime and others, with preprocessing\n"
+        "  jax          a function that JAX runs without this package on CPU, GPU and TPU, with preprocessing",
         epilog="examples:\n"
         "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported\n"
         "  python -m awcl_jax.export runs/20260101-120000-fine/checkpoints/500 --out=exported --formats=onnx",
@@ -150,16 +150,18 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         metavar="RUN",
         help="folder of a run, or of one of its checkpoints (RUN/checkpoints/500); "
-        "also on a bucket, gs://BUCKET/FOLDER",
+        "also on a bucket (gs://BUCKET/FOLDER)",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to make; nothing is overwritten")
-    parser.add_argument("--formats", metavar="NAMES", default=",".join(FORMATS), help="(default: %(default)s)")
+    parser.add_argument("--out", metavar="DIR", required=True, help="output folder, new or empty")
+    parser.add_argument(
+        "--formats", metavar="NAMES", default=",".join(FORMATS), help="formats to write (default: %(default)s)"
+    )
     parser.add_argument(
         "--channels",
         type=int,
         default=1,
         metavar="N",
-        help="of the first convolution in the safetensors: 1, or 3 (with the same grey in each) for programs that know "
-        "no other (default: %(default)s)",
+        help="input channels of the first convolution in the safetensors: 1, or 3 (the same grey in each) for programs "
+        "that need 3 (default: %(default)s)",
     )
     return parser

@@ -1,4 +1,4 @@
-"""The files of an exported encoder, but its model card."""
+"""The files of an exported encoder, except its model card."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def write(
     """Write an encoder in several formats, and `preprocessing.json`.
 
     Args:
-      folder: where to.
+      folder: output folder.
       variables: `params` and `batch_stats` of `make_resnet(arch, width_factor=..., strides=...)` for grey frames.
       arch: of the encoder.
       width_factor: of the encoder.
@@ -40,7 +40,7 @@ def write(
       channels: of conv1 in the safetensors, 1 or 3.
 
     Returns:
-      What `preprocessing.json` says of the encoder: `arch`, `strides`, `width_factor`, `width` (features of conv1),
+      The entry of the encoder in `preprocessing.json`: `arch`, `strides`, `width_factor`, `width` (features of conv1),
       `channels`, `features`, `parameters`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The encoder beside this file in PyTorch: `load()` gives a module from grey frames to features.
+"""The encoder beside this file in PyTorch: `load()` returns a module from grey frames to features.
 
-It needs torch and safetensors only. The parameters have torchvision's names; torchvision itself has no ResNet of
-another width than 1, nor ResNet-50 with the strides of version 1.
+It needs only torch and safetensors. The parameters have torchvision's names; torchvision itself has no ResNet of
+another width than 1, and no ResNet-50 with the strides of version 1.
 """
 
 import json
@@ -23,7 +23,7 @@ def load(folder: str | Path = Path(__file__).parent) -> "Encoder":
 
 
 class Encoder(nn.Module):
-    """Frames, uint8 [b, frame_size, frame_size], to features [b, f]; `features` takes what is preprocessed already."""
+    """Frames, uint8 [b, frame_size, frame_size], to features [b, f]; `features` takes preprocessed input."""
 
     def __init__(self, encoder: dict, view: dict, *, frame_size: int) -> None:
         """Take arguments as in `preprocessing.json`."""
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         """Turn frames, uint8 [b, frame_size, frame_size], into the network's input [b, channels, size, size]."""
         if frames.dtype != torch.uint8 or frames.shape[1:] != (self.frame_size, self.frame_size):
             raise ValueError(
-                f"frames are uint8 [b, {self.frame_size}, {self.frame_size}]; got {frames.dtype} {frames.shape}"
+                f"frames must be uint8 [b, {self.frame_size}, {self.frame_size}]; got {frames.dtype} {frames.shape}"
             )
         x = frames[:, None].float()
         for _ in range(self.view["halvings"]):

@@ -20,7 +20,7 @@ def write_jax(path: Path, model: ResNet, variables: Mapping[str, PyTree], prepro
     """Write an encoder with its preprocessing: frames uint8 [batch, size, size] to features float32 [batch, f].
 
     Args:
-      path: the file; `jax.export.deserialize` of its bytes gives the function, as `.call`.
+      path: the file; `jax.export.deserialize` of its bytes returns the function, as `.call`.
       model: the encoder.
       variables: its `params` and `batch_stats`, which become part of the function.
       preprocessing: of its frames; `size` above is its `frame_size`.

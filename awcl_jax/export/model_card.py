@@ -34,14 +34,14 @@ tags:
 A {title} (width {width_factor:g}, {millions:.2f} M parameters) from grey ultrasound frames to {features} features,
 pretrained with awcl_jax {version}.
 
-A frame is read as grey and resized to {size} x {size} pixels, not keeping its aspect ratio. With OpenCV:
+A frame is read as grey and resized to {size} x {size} pixels without keeping its aspect ratio. With OpenCV:
 `cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), ({size}, {size}), interpolation=cv2.INTER_AREA)`, or with
-`cv2.INTER_LINEAR` where height or width grows. All that comes after is in `preprocessing.json` and, but for
+`cv2.INTER_LINEAR` if height or width grows. All later steps are in `preprocessing.json` and, except for
 `encoder.safetensors`, inside the files.
 
 ## Files
 
-| file | takes | for |
+| file | input | use |
 |---|---|---|
 {files}
 | `preprocessing.json` | | every step from a frame to the network's input |
@@ -110,7 +110,7 @@ features = encoder.call(frames)
 }
 
 _TORCHVISION = """
-The weights also fit torchvision's network, whose input is then to be preprocessed as `preprocessing.json` says:
+The weights also fit torchvision's network; preprocess its input as in `preprocessing.json`:
 
 ```python
 import torch
@@ -129,20 +129,20 @@ _LIMITS = """\
 ## Intended use and limits
 
 For research: features of frames like those that it was trained on, for classifiers, for retrieval, or as a start for
-fine-tuning. It is no medical device, and nothing here was validated for care.
+fine-tuning. It is not a medical device, and nothing here was validated for clinical use.
 
-- It saw one dataset, {dataset}. Other machines, presets, probes, body regions and populations may give features that
-  mean little: measure them on patients of your own before you rely on them.{simulated}
-- Frames carry burnt-in text and marks, which an encoder may read instead of the anatomy.
-- The network sees {inner} x {inner} pixels of a frame: what is smaller is lost.
-- Scores above are of one split and one seed. Their intervals tell of the test patients, not of other seeds or
+- It was trained on one dataset, {dataset}. Features may be poor for other machines, presets, probes, body regions and
+  populations: test them on your own patients before you rely on them.{simulated}
+- Frames have burnt-in text and marks, which an encoder may use instead of the anatomy.
+- The network sees {inner} x {inner} pixels of a frame: smaller details are lost.
+- The scores above are for one split and one seed. Their intervals cover the test patients, not other seeds or
   hospitals.
 
 ## Licence and contact
 
-- licence of these weights: TO FILL IN (and at the top of this file; mind that of the data)
+- licence of these weights: TO FILL IN (and at the top of this file; consider the licence of the data)
 - licence of the training data: TO FILL IN
-- who trained it, and how to reach them: TO FILL IN
+- who trained it, and contact: TO FILL IN
 
 Method: Fu, Jiao, Yasrab, Drukker, Papageorghiou, Noble: Anatomy-Aware Contrastive Representation Learning for Fetal
 Ultrasound. ECCV 2022 workshops."""
@@ -156,11 +156,11 @@ class Provenance:
 
     Attributes:
       settings: configuration of the run, as plain values.
-      fields: those of its fields that decide the numbers, as `data.size`; no path is among them, as a card goes round.
+      fields: the fields that affect the results, such as `data.size`; without paths, because a card is shared.
       fingerprint: of the dataset.
       step: of the checkpoint.
-      results: what the run's `results.json` holds; empty where there is none yet.
-      validation: scores on validation patients at this step, by name; empty where none were taken.
+      results: the run's `results.json`; empty if there is none yet.
+      validation: scores on validation patients at this step, by name; empty if there are none.
       version: of this package.
     """
 
@@ -221,7 +221,7 @@ def _training(made_of: Provenance) -> str:
         queue = settings["queue"]
         rows["queue"] = f"{queue['size']:,} keys of a momentum encoder (as MoCo v2), momentum {queue['momentum']:g}"
     if settings["positives"] == "anatomy":
-        rows["labels that it might use"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
+        rows["labels used"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
     rows |= {
         "data": f"{settings['data']['dataset']}, fingerprint `{made_of.fingerprint}`",
         **{f"{part} frames": _count(**counts) for part, counts in made_of.results.get("frames", {}).items()},
@@ -234,7 +234,7 @@ def _training(made_of: Provenance) -> str:
     }
     table = [f"| {title} | {value} |" for title, value in rows.items()]
     everything = [f"{field} = {json.dumps(value)}" for field, value in made_of.fields.items()]
-    listed = ["All settings that decide its numbers:", "", "```", *everything, "```"]
+    listed = ["All settings that affect the results:", "", "```", *everything, "```"]
     return "\n".join(["## Training", "", "| | |", "|---|---|", *table, "", *listed])
 
 
@@ -250,19 +250,19 @@ def _scores(made_of: Provenance) -> str:
     }
     if columns:
         granularity = made_of.settings["eval"]["granularity"]
-        said = (
-            f"Frozen features of test patients, told apart by {granularity} anatomy. `pixels` are frames of 24 x 24\n"
+        text = (
+            f"Frozen features of test patients, classified by {granularity} anatomy. `pixels` are frames of 24 x 24\n"
             "pixels, `untrained` is the encoder before the first step, and `trained` is this one."
         )
-        return "\n\n".join(["## Scores", said, results_table(columns)])
-    said = f"Of step {made_of.step:,}, which this is, the run has no scores on test patients."
+        return "\n\n".join(["## Scores", text, results_table(columns)])
+    text = f"The run has no scores on test patients for this checkpoint (step {made_of.step:,})."
     if made_of.validation:
         listed = ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in made_of.validation.items())
-        said += f" On the validation patients, by whom one may choose: {listed}."
-    return f"## Scores\n\n{said}"
+        text += f" On the validation patients, which may be used to select a checkpoint: {listed}."
+    return f"## Scores\n\n{text}"
 
 
 def _score(name: str, fields: Mapping[str, Any]) -> Score:
-    # JSON has no NaN: the ends of an interval are null where a single patient leaves nothing to draw from.
+    # JSON has no NaN: the ends of an interval are null if there is only one patient to sample.
     values: dict[str, Any] = {key: math.nan if value is None else value for key, value in fields.items()}
     return Score(name, **values)

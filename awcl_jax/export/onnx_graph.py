@@ -1,4 +1,4 @@
-"""The encoder as an ONNX graph, written node by node: a ResNet is few kinds of them, and a converter many packages."""
+"""The encoder as an ONNX graph, written node by node: few kinds of nodes, where a converter needs many packages."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models.resnet import STAGES
 from awcl_jax.models.weights import to_torch
 
-_OPSET, _IR = 17, 8  # of 2022: readers of later versions read them, too
+_OPSET, _IR = 17, 8  # of 2022: later versions of readers support them, too
 
 
 def write_onnx(
@@ -61,7 +61,7 @@ def write_onnx(
 
 
 class _Graph:
-    """Nodes in order, and the arrays that they read by name."""
+    """Nodes in order, and the named arrays that they read."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays

@@ -1,7 +1,7 @@
-"""How an encoder's input is made of a frame, for programs that have not this package: `augment.centre_view` in words.
+"""How to make an encoder's input from a frame, for programs without this package: `augment.centre_view` in words.
 
-Along each axis, `halvings` times two pixels become their mean (rounded to whole grey), and then a matrix of linear
-weights takes `frame_size >> halvings` pixels to `input_size`.
+Along each axis, `halvings` times two pixels become their mean (rounded to whole grey); then a matrix of linear weights
+maps `frame_size >> halvings` pixels to `input_size`.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ class Preprocessing:
     """From a frame to the encoder's input.
 
     Attributes:
-      frame_size: edge in pixels of the square frames, uint8 grey, that a file with its preprocessing inside takes.
+      frame_size: edge in pixels of the square frames, uint8 grey, that are the input of files with preprocessing.
       input_size: edge of the encoder's input.
-      mean: of grey from 0 to 1, subtracted.
-      std: likewise, divided by.
-      mask_overlays: whether frames come without what is written around the sector.
+      mean: mean of grey from 0 to 1, subtracted.
+      std: standard deviation of grey, divided by.
+      mask_overlays: whether pixels outside of the sector are 0.
     """
 
     frame_size: int
@@ -32,7 +32,7 @@ class Preprocessing:
 
     @property
     def halvings(self) -> int:
-        """How often the frame is halved before it is interpolated: as brings the two sizes nearest."""
+        """How often the frame is halved before it is interpolated, so that the two sizes are closest."""
         possible = int(math.log2(self.frame_size))  # a single pixel is not halved
         return min(max(0, round(math.log2(self.frame_size / self.input_size))), possible)
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a run, read from its folder alone, so that an old run can be told of again."""
+"""The contents of a run's page, read from its folder only, so that the page of an old run can be made again."""
 
 import base64
 import dataclasses
@@ -22,20 +22,20 @@ Scores = Mapping[str, Mapping[str, Any]]
 _PICTURES = {
     "pairs.png": (
         "Positive pairs",
-        "Frames that the loss pulls together, side by side, with their scan and anatomy.",
+        "Frames that attract each other in the loss, side by side, with their scan and anatomy.",
     ),
-    "views.png": ("Augmented views", "Frames beside augmented views of them, as the encoder sees them."),
+    "views.png": ("Augmented views", "Frames beside their augmented views, the input of the encoder."),
     "embeddings.png": (
         "Before and after",
-        "The map of the test frames by the untrained and by the trained encoder, by anatomy and by scan.",
+        "The map of the test frames by the untrained and the trained encoder, coloured by anatomy and by scan.",
     ),
     "overlays.png": (
         "Segmentation overlays",
-        "The worst test frames and those about the median, outlined: the reference solid, the prediction dashed.",
+        "The worst test frames and those near the median, with outlines: reference solid, prediction dashed.",
     ),
     "head_circumference.png": (
         "Head circumference",
-        "Differences between measured and reference head circumference over their mean, with limits of agreement.",
+        "Difference between measured and reference head circumference against their mean, with limits of agreement.",
     ),
 }
 
@@ -47,7 +47,7 @@ class Picture:
     Attributes:
       file: its name.
       title: what it shows.
-      alt: in a sentence, for those who do not see it.
+      alt: a description in one sentence, for people who cannot see it.
       png: in base64.
     """
 
@@ -59,15 +59,15 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What a run's folder tells.
+    """The contents of a run's folder.
 
     Attributes:
       name: of the folder.
       config: `group.field` -> value.
-      results: what `results.json` holds; nothing before the run has ended.
+      results: contents of `results.json`; empty before the run has ended.
       series: [points, 2] step and value of each number of the metrics.
       scores: encoder or model -> its scores.
-      frames: the map of embeddings, where there is one.
+      frames: the map of embeddings, if there is one.
       pictures: by file name.
     """
 
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def task(self) -> str | None:
-        """What a downstream run learns; None for pretraining."""
+        """The task of a downstream run; None for pretraining."""
         return self.config.get("task.kind")
 
     @property
     def steps(self) -> int:
-        """How many steps the metrics tell of."""
+        """The last step in the metrics."""
         return int(max((points[-1, 0] for points in self.series.values()), default=0))
 
 
@@ -99,17 +99,17 @@ def read_run(folder: Path) -> Run:
     """Read all that the page of a run shows.
 
     Raises:
-      InputError: the folder is not there or holds no run, or a file in it is damaged.
+      InputError: the folder does not exist or is not a run, or a file in it is damaged.
       OSError: a file cannot be read.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: give the folder of a run.")
+        raise InputError(f"There is no folder {folder}. Use a run folder.")
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that --workdir named.")
+        raise InputError(f"{folder} is not a run folder: {CONFIG_FILE} not found. Use the folder of --workdir.")
     config = read_run_config(folder)["config"]
     results = read_results(folder)
     metrics, frames = folder / METRICS_FILE, folder / MAP_FILE
-    # Before its first line the file is there, and empty.
+    # The file is empty until its first line.
     begun = metrics.is_file() and metrics.stat().st_size > 0
     return Run(
         folder.resolve().name,
@@ -127,6 +127,6 @@ def _picture(path: Path) -> Picture:
     return Picture(path.name, title, alt, base64.b64encode(path.read_bytes()).decode())
 
 
-def said(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value of the configuration as a short text."""
     return value if isinstance(value, str) and value else json.dumps(value)

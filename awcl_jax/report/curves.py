@@ -1,4 +1,4 @@
-"""The numbers of a run over its steps, and how they are put side by side."""
+"""The numbers of a run over its steps, and their panels."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +12,13 @@ from awcl_jax.train.metrics import read_metrics
 _MEANINGS = {
     "loss": "Loss",
     "learning_rate": "Learning rate",
-    "spread": "Spread (1 uniform, 0 collapsed)",
-    "alignment": "Alignment of two views (0 equal)",
+    "spread": "Spread (1: uniform, 0: collapsed)",
+    "alignment": "Alignment of two views (0: equal)",
     "uniformity": "Uniformity (lower is more even)",
-    "effective_rank": "Effective rank (dimensions in use)",
+    "effective_rank": "Effective rank (dimensions used)",
     "gradient_norm": "Gradient norm",
-    "frames_per_second": "Frames a second",
-    "data_wait_share": "Share of the time spent waiting for data",
+    "frames_per_second": "Frames per second",
+    "data_wait_share": "Share of time spent waiting for data",
     "batch": "Composition of the batches",
     "knn": "Nearest neighbours",
     "knn/f1": "Nearest neighbours, F1 by anatomy",
@@ -35,14 +35,14 @@ def read_series(path: Path) -> dict[str, Float[np.ndarray, "points 2"]]:
     """Read step and value of every number in a run's `metrics.jsonl`.
 
     Raises:
-      InputError: the file is not there, is no such file, or has no numbers yet.
+      InputError: the file does not exist, is not a metrics file, or has no numbers yet.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for record in read_metrics(path):
         for name in record.keys() - {"step"}:
             points.setdefault(name, []).append((record["step"], record[name]))
     if not points:
-        raise InputError(f"There are no numbers in {path} yet: let the run take a few steps.")
+        raise InputError(f"{path} has no numbers yet. Wait until the run has done a few steps.")
     return {name: np.array(sorted(values), np.float64) for name, values in points.items()}
 
 

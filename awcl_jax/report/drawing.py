@@ -1,4 +1,4 @@
-"""Pictures by which a person judges a run.
+"""Pictures to judge a run by.
 
 Every function takes plain arrays and writes one PNG, so that each can be called from a notebook.
 """
@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.report import curves
 
-# Okabe & Ito 2008, told apart with every kind of colour blindness; beyond seven the marker changes too.
+# Okabe & Ito 2008, distinguishable with every kind of colour blindness; beyond seven the marker changes too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _MARKERS = ("o", "^", "s", "D")
 _GREY = "#999999"
@@ -44,15 +44,15 @@ STYLE: dict[Any, Any] = {
 def plot_loss(metrics_path: Path, out: Path) -> None:
     """Plot every number of a run over its steps, one small panel each: the loss, then the monitors and evaluators.
 
-    Names that share all before their last slash (`knn/accuracy`, `knn/macro_f1`) share a panel. The loss of an encoder
-    that maps everything to one point (`metrics.collapsed_loss`) is drawn dashed beside the loss.
+    Names with the same text before their last slash (`knn/accuracy`, `knn/macro_f1`) share a panel. The loss of an
+    encoder that maps everything to one point (`metrics.collapsed_loss`) is a dashed line beside the loss.
 
     Args:
       metrics_path: the run's `metrics.jsonl`.
       out: the PNG to write.
 
     Raises:
-      InputError: the file is not there or has no numbers yet.
+      InputError: the file does not exist or has no numbers yet.
     """
     series = curves.read_series(metrics_path)
     collapsed = series.pop("collapsed_loss", None)
@@ -85,7 +85,7 @@ def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) 
         elif len(values) <= 60:
             ax.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=label)
         elif np.abs(np.diff(values)).mean() < 0.02 * np.ptp(values):
-            # A moving mean helps with noise; a schedule it would only blur.
+            # A moving mean helps with noise; it would only blur a schedule.
             ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
         else:
             width = len(values) // 30
@@ -112,9 +112,9 @@ def montage_pairs(
 
     Args:
       images: the two frames of each pair.
-      captions: what to write over the left and the right frame, such as their scan and anatomy.
+      captions: texts above the left and the right frame, such as their scan and anatomy.
       out: the PNG to write.
-      cross_scan: whether the two frames of a pair are of different scans; these are framed in another colour, dashed.
+      cross_scan: whether the two frames of a pair are of different scans; these have a dashed frame in another colour.
     """
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
@@ -132,8 +132,8 @@ def montage_pairs(
             _frame(ax, colour=_TWO_SCANS if cross else _ONE_SCAN, linestyle="--" if cross else "-")
         for ax in axes[m:]:
             ax.set_visible(False)
-        one = Patch(fill=False, edgecolor=_ONE_SCAN, linewidth=2.5, label="both frames of one scan")
-        two = Patch(fill=False, edgecolor=_TWO_SCANS, linewidth=2.5, linestyle="--", label="frames of two scans")
+        one = Patch(fill=False, edgecolor=_ONE_SCAN, linewidth=2.5, label="both frames from one scan")
+        two = Patch(fill=False, edgecolor=_TWO_SCANS, linewidth=2.5, linestyle="--", label="frames from two scans")
         figure.legend(handles=[one, two], loc="outside lower center", ncols=2)
         figure.savefig(out, format="png")
 
@@ -147,9 +147,9 @@ def montage_views(
     """Draw each frame beside its augmented views, to check that the anatomy is still visible.
 
     Args:
-      frames: frames as the pipeline reads them.
+      frames: frames as read by the pipeline.
       views: their views. Floats (after normalisation) are shown with black at the lowest and white at the highest value
-        of all views, so that differences in brightness stay.
+        of all views, so that differences in brightness remain.
       captions: a line for each frame, such as its scan and anatomy.
       out: the PNG to write.
     """
@@ -193,12 +193,12 @@ def montage_neighbours(
     height = 2.1 * queries.shape[1] / queries.shape[2] + 0.45
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
-        figure.suptitle("Frames (framed) and their nearest neighbours from other scans")
+        figure.suptitle("Frames (blue border) and their nearest neighbours from other scans")
         for i, row in enumerate(figure.subplots(len(queries), columns, squeeze=False)):
             shown = [queries[i], *neighbours[i]]
             for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):
                 ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-                # A title, unlike a caption, takes no width from the picture.
+                # A title, unlike a caption, does not make the picture narrower.
                 lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
                 ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
                 _frame(ax, colour="#FFFFFF", linestyle="-")
@@ -269,7 +269,7 @@ def _scatter_anatomy(
 
 
 def _scatter_scans(ax: Axes, map_points: Float[np.ndarray, "n 2"], scans: Int[np.ndarray, " n"], seed: int) -> None:
-    # Shuffled, for neighbouring scan numbers would else have neighbouring colours.
+    # Shuffled, because neighbouring scan numbers would otherwise have similar colours.
     unique, scan = np.unique(scans, return_inverse=True)
     colour = np.random.default_rng([seed, 0x5CA]).permutation(len(unique))[scan] / max(1, len(unique) - 1)
     _frame(ax, colour="#CCCCCC", linestyle="-")
@@ -312,5 +312,5 @@ def confusion_picture(
 
 
 def _ink(count: int, share: float) -> str:
-    # Zeros step back, so that the confusions stand out.
+    # Zeros are pale, so that the confusions stand out.
     return "#B0B0B0" if not count else "white" if share > 0.55 else "#222222"

@@ -1,6 +1,6 @@
-"""A map of frames to look at one by one: where each lies, which are alike, and a small picture of each.
+"""A map of frames to explore: the place of each, its nearest neighbours, and a small picture of it.
 
-It is kept in one file of a run's folder, so that the run's page can be made again without its data and its encoder.
+It is stored in one file of a run's folder, so that the run's page can be made again without its data and encoder.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from awcl_jax.runtime.files import atomic_write
 
 MAP_FILE = "embedding_map.npz"
 LABELS = ("anatomy", "scan", "machine", "split")
-PER_ROW = 16  # of thumbnails on a sheet, which has as many rows
+PER_ROW = 16  # thumbnails per row of a sheet, which has as many rows
 
 _NEIGHBOURS = 5
 _QUALITY = 60  # of WebP
-# Up to so many frames, thumbnails of this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
+# Up to this many frames, thumbnails have this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
 _EDGES = ((1_500, 96), (6_000, 64), (20_000, 40))
 
 Drawn = Mapping[str, tuple[Split, Int[np.ndarray, " _"]]]
@@ -36,11 +36,11 @@ Drawn = Mapping[str, tuple[Split, Int[np.ndarray, " _"]]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Label:
-    """What is known of each frame under one heading.
+    """One kind of label for each frame.
 
     Attributes:
-      codes: of each frame, into `names`; -1 where it is not known.
-      names: those that occur.
+      codes: of each frame, into `names`; -1 where it is unknown.
+      names: the names that occur.
     """
 
     codes: Int32[np.ndarray, " n"]
@@ -58,8 +58,8 @@ class Thumbnails:
     """Small pictures of the first frames, on sheets of 16 x 16, row after row.
 
     Attributes:
-      edge: in pixels, of one.
-      count: how many frames have one.
+      edge: of one, in pixels.
+      count: number of frames with a thumbnail.
       sheets: WebP files.
     """
 
@@ -74,8 +74,8 @@ class FrameMap:
 
     Attributes:
       frame_ids: of the frames.
-      labels: for each of LABELS.
-      places: on the map.
+      labels: one for each of LABELS.
+      places: of the frames on the map.
       same_scan: the nearest frames of each frame's own scan, among those on the map, by cosine of the features.
       other_scans: the nearest of other scans.
       thumbnails: small pictures.
@@ -102,15 +102,15 @@ class FrameMap:
         """
         parts = [(part.reader, frames) for part, frames in drawn.values() if len(frames)]
         values = np.concatenate([features(reader, frames) for reader, frames in parts]).astype(np.float32)
-        told = [
-            _told(part.index, frame) | {"split": purpose}
+        rows = [
+            _labels_of(part.index, frame) | {"split": purpose}
             for purpose, (part, frames) in drawn.items()
             for frame in frames.tolist()
         ]
-        labels = {name: Label.of([row[name] for row in told]) for name in LABELS}
+        labels = {name: Label.of([row[name] for row in rows]) for name in LABELS}
         same, others = nearest_by_scan(values, labels["scan"].codes, _NEIGHBOURS)
         return cls(
-            np.array([row["frame"] for row in told], np.str_),
+            np.array([row["frame"] for row in rows], np.str_),
             labels,
             flat_map(values, seed=seed).astype(np.float32),
             same,
@@ -141,7 +141,7 @@ class FrameMap:
         """Read what `save` wrote.
 
         Raises:
-          InputError: the file is no such map.
+          InputError: the file is not such a map.
           OSError: it cannot be read.
         """
         try:
@@ -162,8 +162,8 @@ class FrameMap:
             raise
         except Exception as error:  # a damaged file makes NumPy, zipfile and zlib raise many kinds
             raise InputError(
-                f"{path} is no map of frames ({first_line(error)}): remove it, or run the same command again to write "
-                "it anew."
+                f"{path} is not a map of frames ({first_line(error)}). Delete it, or run the same command again to "
+                "rewrite it."
             ) from None
         return found
 
@@ -203,7 +203,7 @@ def _require_places(what: str, codes: np.ndarray, shape: tuple[int, ...], count:
         raise ValueError(f"{what} is not on the map")
 
 
-def _told(index: ScanIndex, frame: int) -> dict[str, str]:
+def _labels_of(index: ScanIndex, frame: int) -> dict[str, str]:
     """Return the labels of a frame, "" where one is unknown."""
     fine, coarse = int(index.fine[frame]), int(index.coarse[frame])
     return {
@@ -238,8 +238,8 @@ def _sheet(images: Sequence[UInt8[np.ndarray, "e e"]]) -> bytes:
 def flat_map(features: Float[np.ndarray, "n f"], *, seed: int) -> Float[np.ndarray, "n 2"]:
     """Return places on a map where frames with similar features are close together.
 
-    Features of unit length go through PCA to 50 dimensions and t-SNE (van der Maaten & Hinton 2008) to two; distances
-    between far groups on such a map mean little.
+    Features are scaled to unit length, reduced by PCA to 50 dimensions and by t-SNE (van der Maaten & Hinton 2008) to
+    two; distances between far groups on such a map mean little.
 
     Args:
       features: of the frames.
@@ -253,16 +253,16 @@ def flat_map(features: Float[np.ndarray, "n f"], *, seed: int) -> Float[np.ndarr
     from sklearn.preprocessing import normalize
 
     if len(features) < 4:
-        raise InputError(f"A map needs at least four frames; got {len(features)}.")
+        raise InputError(f"A map must have at least four frames; got {len(features)}.")
     rows = normalize(features.astype(np.float64))
     if np.ptp(rows, axis=0).max() < 1e-6:
-        # A collapsed encoder: t-SNE would divide by a deviation of zero, and one point is the true picture.
+        # A collapsed encoder: t-SNE would divide by a deviation of zero, and one point is correct.
         return np.zeros((len(rows), 2))
     flat = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
     perplexity = min(30.0, (len(rows) - 1) / 3)
     # PCA's first two columns start t-SNE, scaled as its authors advise; there may be only one column.
     start = np.zeros((len(rows), 2))
     start[:, : flat.shape[1]] = flat[:, :2] / flat[:, 0].std() * 1e-4
-    # Its threads wait for each other by spinning; on two busy cores they took six times as long as one.
+    # Its threads busy-wait for each other; on two busy cores they took six times as long as one.
     with threadpool_limits(1):
         return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(flat)

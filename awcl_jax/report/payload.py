@@ -1,4 +1,4 @@
-"""What the page's scripts draw, as plain values: curves, and the map of frames."""
+"""The data of the page's scripts as plain values: curves, and the map of frames."""
 
 import base64
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def panels(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _label(name: str, panel: str, members: Sequence[str]) -> str:
     if name == "collapsed_loss":
-        return "of a collapsed encoder"
+        return "collapsed encoder"
     return curves.label_of(name) if name != panel or len(members) > 1 else curves.label_of(panel)
 
 
@@ -48,7 +48,7 @@ def _values(points: Float[np.ndarray, "points 2"]) -> dict[str, list[Any]]:
 def thinned(values: Float[np.ndarray, " n"], most: int) -> np.ndarray:
     """Return which values to draw, at most `most`: the lowest and highest of each stretch, so that spikes stay.
 
-    A stretch with a value that is not finite shows the first such in place of its lowest.
+    A stretch with a non-finite value shows the first of these instead of its lowest.
     """
     if len(values) <= most:
         return np.arange(len(values))

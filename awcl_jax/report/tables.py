@@ -1,4 +1,4 @@
-"""The tables of a run's page: what it is, its scores, who was mistaken for whom, what batches were made of."""
+"""The tables of a run's page: facts, scores, confusion matrix, composition of the batches."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from awcl_jax.evaluate.table import FEATURE_ROWS, PLANES_ROWS, SEGMENTATION_ROWS
-from awcl_jax.report.contents import Run, said
+from awcl_jax.report.contents import Run, as_text
 
 _METHODS = {
     "anatomy": "AWCL: frames of one anatomy attract each other",
@@ -25,14 +25,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
     if "chosen_step" in run.results:
         lines.append(("Chosen checkpoint", f"step {run.results['chosen_step']:,}"))
     if run.task:
-        lines.append(("Encoder", said(run.config.get("encoder.init"))))
+        lines.append(("Encoder", as_text(run.config.get("encoder.init"))))
     lines.append(("Network", f"{run.config.get('model.arch')}, width {run.config.get('model.width_factor')}"))
     lines.append(("Dataset", _dataset(run)))
-    lines.append(("Batch size", said(run.config.get("sampler.batch_size"))))
-    lines.append(("Seed", said(run.config.get("seed"))))
+    lines.append(("Batch size", as_text(run.config.get("sampler.batch_size"))))
+    lines.append(("Seed", as_text(run.config.get("seed"))))
     speeds = sorted(value for _, value in run.series.get("frames_per_second", ()) if math.isfinite(value))
     if speeds:
-        lines.append(("Speed", f"{speeds[len(speeds) // 2]:,.0f} frames a second (median)"))
+        lines.append(("Speed", f"{speeds[len(speeds) // 2]:,.0f} frames per second (median)"))
     if isinstance(memory := run.results.get("peak_memory_mb"), int | float):
         lines.append(("Peak memory", f"{memory:,.0f} MB"))
     return lines
@@ -41,20 +41,20 @@ def facts(run: Run) -> list[tuple[str, str]]:
 def _kind(run: Run) -> str:
     if run.task:
         return f"downstream: {'standard planes' if run.task == 'planes' else run.task}"
-    method = _METHODS.get(str(run.config.get("positives")), said(run.config.get("positives")))
+    method = _METHODS.get(str(run.config.get("positives")), as_text(run.config.get("positives")))
     if run.config.get("positives") == "anatomy":
         method += f" ({run.config.get('granularity')})"
     queue = run.config.get("queue.size")
-    return f"pretraining, {method}" + (f", among a queue of {said(queue)}" if queue else "")
+    return f"pretraining, {method}" + (f", with a queue of {as_text(queue)}" if queue else "")
 
 
 def _dataset(run: Run) -> str:
     name, preset = run.config.get("data.dataset"), run.config.get("data.preset")
     fingerprint = run.results.get("data")
-    told = f"{name}, {preset}" if name == "phantom" and preset else said(name)
-    # The phantom is the default; a folder that is given may be of anything.
-    told = run.config.get("data.path") or told if name == "phantom" else told
-    return f"{told} (fingerprint {fingerprint})" if fingerprint else told
+    dataset = f"{name}, {preset}" if name == "phantom" and preset else as_text(name)
+    # The phantom is the default; a folder of the user may have any dataset.
+    dataset = run.config.get("data.path") or dataset if name == "phantom" else dataset
+    return f"{dataset} (fingerprint {fingerprint})" if fingerprint else dataset
 
 
 def frame_counts(run: Run) -> list[tuple[str, list[int]]]:
@@ -65,12 +65,12 @@ def frame_counts(run: Run) -> list[tuple[str, list[int]]]:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A score as it is shown.
+    """A score as displayed.
 
     Attributes:
       text: value and interval.
-      counts: what it was measured on.
-      whisker: (low, value, high) in percent of a line from 0 to 1; None where the score is no share.
+      counts: the frames and patients it was measured on.
+      whisker: (low, value, high) in percent of a line from 0 to 1; None if the score is not a share.
     """
 
     text: str
@@ -123,10 +123,10 @@ def _cell(score: Mapping[str, Any], share: bool) -> Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Who was taken for whom.
+    """Counts of true and predicted anatomies.
 
     Attributes:
-      by: what predicted.
+      by: the predictor.
       names: of the anatomies that occur.
       rows: (true anatomy, its frames, (count, tenths of them) for each predicted anatomy).
       right: frames on the diagonal.
@@ -159,10 +159,10 @@ def confusion(run: Run) -> Confusion | None:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """What batches were made of, by anatomy.
+    """The composition of batches by anatomy.
 
     Attributes:
-      batches: how many were counted.
+      batches: number of batches counted.
       rows: (anatomy, training frames, their share in percent, frames in batches, their share in percent).
     """
 
@@ -172,21 +172,21 @@ class Composition:
 
 def composition(run: Run) -> Composition | None:
     """Return how often each anatomy was in batches, and in the training frames."""
-    told = run.results.get("batches")
-    if not told:
+    counts = run.results.get("batches")
+    if not counts:
         return None
-    training, drawn = told["training_frames"], told["drawn"]
-    of_training, of_drawn = (100 / max(sum(counts), 1) for counts in (training, drawn))
+    training, drawn = counts["training_frames"], counts["drawn"]
+    of_training, of_drawn = (100 / max(sum(frames), 1) for frames in (training, drawn))
     rows = [
         (name, n, round(n * of_training, 1), m, round(m * of_drawn, 1))
-        for name, n, m in zip(told["anatomies"], training, drawn, strict=True)
+        for name, n, m in zip(counts["anatomies"], training, drawn, strict=True)
         if n
     ]
-    return Composition(told["batches"], rows)
+    return Composition(counts["batches"], rows)
 
 
 def settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str], bool]]:
     """Yield (field, its value in each run, whether these differ); "" where a run has no such field."""
     for name in sorted({name for run in runs for name in run.config}):
-        values = [said(run.config[name]) if name in run.config else "" for run in runs]
+        values = [as_text(run.config[name]) if name in run.config else "" for run in runs]
         yield name, values, len(set(values)) > 1

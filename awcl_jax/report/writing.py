@@ -1,4 +1,4 @@
-"""Writes the page of a run into its folder, or that of two runs side by side; one file that needs no other."""
+"""Writes the page of a run into its folder, or that of two runs side by side, as one self-contained file."""
 
 import base64
 import dataclasses
@@ -26,21 +26,21 @@ def leave_in(workdir: Path, frame_map: FrameMap | None = None, *, home: str | Pa
 
     Args:
       workdir: the run's folder.
-      frame_map: its map of embeddings, which is kept beside the page.
-      home: what the user calls the folder, if it is not `workdir`.
+      frame_map: its map of embeddings, which is stored beside the page.
+      home: the user's name of the folder, if it is not `workdir`.
 
     Returns:
-      The page; None where it could not be written.
+      The page; None if it could not be written.
     """
     try:
         if frame_map is not None:
             frame_map.save(workdir / MAP_FILE)
         return write_page([workdir], workdir / PAGE_FILE)
     except (OSError, InputError) as error:
-        told = " ".join(str(error).splitlines())
+        reason = " ".join(str(error).splitlines())
         print(
-            f"warning: the run is whole, but its {PAGE_FILE} could not be written ({told}); once that is mended, "
-            f"`python -m awcl_jax.report {home or workdir}` writes it.",
+            f"warning: the run is complete, but its {PAGE_FILE} could not be written ({reason}). To write it "
+            f"later, run `python -m awcl_jax.report {home or workdir}`.",
             file=sys.stderr,
         )
         return None
@@ -57,16 +57,16 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
       `out`.
 
     Raises:
-      InputError: a folder holds no run, or a file in it is damaged.
+      InputError: a folder is not a run, or a file in it is damaged.
       OSError: a file cannot be read, or the page cannot be written.
     """
-    text = page_of(_told_apart([read_run(folder) for folder in folders], folders))
+    text = page_of(_with_unique_names([read_run(folder) for folder in folders], folders))
     with atomic_write(out) as part:
         part.write_text(text, encoding="utf-8")
     return out
 
 
-def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
+def _with_unique_names(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
     """Add the parent folder to the names of runs that have the same name."""
     if len({run.name for run in runs}) == len(runs):
         return list(runs)
@@ -78,11 +78,11 @@ def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
 
 def page_of(runs: Sequence[Run]) -> str:
     """Return the page of these runs as HTML, the same for the same runs."""
-    import jinja2  # here, since a run begins without it
+    import jinja2  # here, because a run starts without it
 
     script = "\n".join(_text(name) for name in _SCRIPTS)
     style = "\n".join(_text(name) for name in _STYLES)
-    # What the runs tell stands in the page as escaped text and as JSON; these would end its elements.
+    # Data of the runs is in the page as escaped text and JSON; these tags would end its elements.
     assert "</script" not in script
     assert "</style" not in style
     environment = jinja2.Environment(

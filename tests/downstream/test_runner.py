@@ -229,7 +229,7 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
         (downstream_planes, {"task.label_fraction": 0.05}, {}, "leaves 1 of 12 training frames, fewer than the 2"),
         (downstream_planes, {"data.path": "no-such-folder"}, {}, "There is no folder no-such-folder"),
         (downstream_planes, {"data.path": "", "data.dataset": "hc18"}, {}, "ingest hc18"),
-        (downstream_planes, {"encoder.init": "no-such-run"}, {}, r"no-such-run is no folder of a run"),
+        (downstream_planes, {"encoder.init": "no-such-run"}, {}, r"no-such-run is not a run folder"),
         (downstream_planes, {"encoder.init": "no-such.safetensors"}, {}, r"There is no file no-such\.safetensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -97,12 +97,12 @@ def test_other_frames_are_bad_input(run, frames, said):
 
 @pytest.mark.quick
 def test_what_is_no_run_is_bad_input(run, tmp_path):
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    with pytest.raises(InputError, match=r"config\.json not found"):
         load_encoder(tmp_path)
-    with pytest.raises(InputError, match=r"no checkpoint of step 30 \(there are: up to step 20\)"):
+    with pytest.raises(InputError, match=r"no checkpoint of step 30 \(available: up to step 20\)"):
         load_encoder(run[0] / "checkpoints" / "30")
     open_run(tmp_path / "begun", config=to_dict(run[1]), fingerprint="f00d")
-    with pytest.raises(InputError, match=r"no checkpoint \(there are: none\)"):
+    with pytest.raises(InputError, match=r"no checkpoint \(available: none\)"):
         load_encoder(tmp_path / "begun")
     assert [file.name for file in (tmp_path / "begun").iterdir()] == ["config.json"]
 

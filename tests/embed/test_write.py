@@ -127,7 +127,7 @@ def test_an_export_that_has_no_encoder_for_jax_is_bad_input(run, tmp_path):
     with pytest.raises(InputError, match="damaged"):
         load_encoder(tmp_path / "e")
     (tmp_path / "e" / "preprocessing.json").write_text('{"encoder": {}}')
-    with pytest.raises(InputError, match="export again"):
+    with pytest.raises(InputError, match="Export again"):
         load_encoder(tmp_path / "e")
 
 
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_read_no_file_is_made(run, some_bad, tmp_path, caps
 
 
 def test_one_frame_has_no_neighbours(run, pictures, tmp_path):
-    with pytest.raises(InputError, match="at least two frames"):
+    with pytest.raises(InputError, match="at least two readable frames"):
         embed_frames(run, pictures / "s0" / "00.png", tmp_path / "f.npz", neighbours=3)
     embed_frames(run, pictures / "s0" / "00.png", tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as arrays:
@@ -270,7 +270,7 @@ def test_one_frame_has_no_neighbours(run, pictures, tmp_path):
 
 def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "encode_batches", lambda *_, **__: iter([np.full((13, 4), np.nan, np.float32)]))
-    with pytest.raises(InputError, match=r"checkpoints/20 gives features that are not finite"):
+    with pytest.raises(InputError, match=r"Features of .*checkpoints/20 are not finite"):
         embed_frames(run, pictures, tmp_path / "f.parquet")
     assert not any(tmp_path.iterdir())
 
@@ -278,18 +278,21 @@ def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["RUN", "PICTURES", "--out=OUT/f.csv"], "ends in .parquet or .npz"),
-        (["RUN", "PICTURES", "--out=PICTURES/scans.csv"], "ends in .parquet or .npz"),
-        (["RUN", "PICTURES", "--out=OUT/there.npz"], "nothing is overwritten"),
+        (["RUN", "PICTURES", "--out=OUT/f.csv"], "--out must end in .parquet or .npz"),
+        (["RUN", "PICTURES", "--out=PICTURES/scans.csv"], "--out must end in .parquet or .npz"),
+        (["RUN", "PICTURES", "--out=OUT/there.npz"], "already exists"),
         (["RUN", "none", "--out=OUT/f.npz"], "There is no file or folder none"),
-        (["none", "PICTURES", "--out=OUT/f.npz"], "none is no folder of a run"),
+        (["none", "PICTURES", "--out=OUT/f.npz"], "none is not a run folder"),
         (["RUN/checkpoints/30", "PICTURES", "--out=OUT/f.npz"], "no checkpoint of step 30"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--split=test"], "--split needs a prepared dataset"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--batch_size=0"], "at least 1 frame; got 0"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=-1"], "at least 0; got -1"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--picture=OUT/p.png"], "--neighbours=K"),
-        (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.jpg"], "ends in .png"),
-        (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.png"], "no two scans"),
+        (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.jpg"], "--picture must end in .png"),
+        (
+            ["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.png"],
+            "a column scan_id with two or more scans",
+        ),
         (["RUN", "OUT/taken.csv", "--out=OUT/f.npz"], "has a column 'features'"),
     ],
 )

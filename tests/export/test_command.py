@@ -242,7 +242,7 @@ def test_onnx_and_torch_know_every_architecture(arch, strides, frame, tmp_path):
     with torch.no_grad():
         found = module.load()(torch.tensor(images)).numpy()
     np.testing.assert_allclose(found, expected, **CLOSE)
-    with pytest.raises(ValueError, match="frames are uint8"):
+    with pytest.raises(ValueError, match="frames must be uint8"):
         module.load()(torch.tensor(images[:, 1:]))
 
 
@@ -286,7 +286,7 @@ def test_earlier_checkpoints_card_omits_the_final_scores(run, tmp_path):
     export_encoder(run / "checkpoints" / "10", tmp_path / "out", formats=["safetensors"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "0.625" not in card
-    assert "Of step 10, which this is, the run has no scores on test patients." in card
+    assert "The run has no scores on test patients for this checkpoint (step 10)." in card
     assert "knn/macro_f1 0.375" in card
     assert "encoder.onnx" not in card
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
@@ -358,10 +358,10 @@ def test_the_cards_torchvision_code_loads_the_weights(tmp_path, monkeypatch):
         (["RUN", "--out=OUT", "--formats=onnx,tflite"], "got 'tflite'"),
         (["RUN", "--out=OUT", "--formats="], "got none"),
         (["RUN", "--out=OUT", "--channels=2"], "got 2"),
-        (["none", "--out=OUT"], "none is no folder of a run: config.json is missing"),
+        (["none", "--out=OUT"], "none is not a run folder: config.json not found"),
         (["RUN/checkpoints/30", "--out=OUT"], "no checkpoint of step 30"),
-        (["RUN", "--out=RUN"], "new or an empty folder"),
-        (["RUN", "--out=RUN/config.json"], "new or an empty folder"),
+        (["RUN", "--out=RUN"], "already exists and is not an empty folder"),
+        (["RUN", "--out=RUN/config.json"], "already exists and is not an empty folder"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, said, run, tmp_path, capsys):

@@ -353,7 +353,7 @@ def test_rows_that_are_not_unit_length_are_refused():
         lone(z)
     jax.jit(lone)(z)  # not looked at
     error, _ = checkify.checkify(jax.jit(lone))(z)
-    with pytest.raises(checkify.JaxRuntimeError, match="unit rows"):
+    with pytest.raises(checkify.JaxRuntimeError, match="rows of unit length"):
         error.throw()
     checkify.checkify(jax.jit(lone))(z.at[2].divide(3))[0].throw()
 

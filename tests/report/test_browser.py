@@ -146,7 +146,7 @@ def test_all_of_it_by_keyboard(run, open_page):
     page.keyboard.press("ArrowRight")
     expect(page.locator(".map .tip")).to_be_visible()
     pointed = page.locator(".map .tip strong").inner_text()
-    assert page.locator("[data-told]").inner_text().startswith(pointed)
+    assert page.locator("[data-status]").inner_text().startswith(pointed)
     page.keyboard.press("Enter")
     assert page.locator(".detail h4").first.inner_text() == pointed
     page.keyboard.press("ArrowLeft")
@@ -154,7 +154,7 @@ def test_all_of_it_by_keyboard(run, open_page):
     page.keyboard.press("Shift+ArrowUp")
     page.keyboard.press("0")
     page.keyboard.press("Escape")
-    assert page.locator(".detail .hint").inner_text() == "No frame is chosen."
+    assert page.locator(".detail .hint").inner_text() == "No frame is selected."
     details = page.locator(".curve", has_text="Loss").first.locator("details")
     details.locator("summary").press("Enter")
     rows = details.locator("tbody tr").all_inner_texts()

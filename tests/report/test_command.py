@@ -66,13 +66,13 @@ def test_the_page_tells_what_the_folder_holds(run):
     # By hand: 5 - 0.01 step; a step with nan is null.
     assert [(s["label"], s["steps"][:2], s["values"][:2]) for s in loss["series"]] == [
         ("loss", [10, 20], [4.9, 4.8]),
-        ("of a collapsed encoder", [10, 20], [3.434, 3.434]),
+        ("collapsed encoder", [10, 20], [3.434, 3.434]),
     ]
     assert next(p for p in data["panels"] if p["key"] == "spread")["series"][0]["values"][2] is None
     assert data["maps"][0]["ids"] == frames_of().frame_ids.tolist()
     text = (run / "report.html").read_text()
     assert "0.500 (0.400 to 0.600)" in text
-    assert "3 of 4 test frames right" in text
+    assert "3 of 4 test frames correct" in text
     assert [image["alt"][:14] for image in page.all("img")] == ["Frames that th"]
 
 
@@ -122,7 +122,7 @@ def test_an_unfinished_run_shows_what_there_is(run):
         (run / file).unlink()
     text = report.write_report([run]).read_text()
     assert "This run has not ended: its metrics reach step 40." in text
-    assert "There are no scores" in text
+    assert "<p>No scores." in text
     assert len(data_in(Elements(text))["panels"]) > 1
     (run / "metrics.jsonl").unlink()
     assert "There are no metrics yet" in report.write_report([run]).read_text()
@@ -133,10 +133,10 @@ def test_an_unfinished_run_shows_what_there_is(run):
 def test_folders_that_are_no_run_are_refused(tmp_path, run, capsys):
     for arguments, told in (
         ([tmp_path / "nowhere"], "There is no folder"),
-        ([tmp_path], "holds no run (config.json is missing)"),
+        ([tmp_path], "is not a run folder: config.json not found"),
         ([run, run], "twice"),
         ([run, tmp_path / "a", tmp_path / "b"], "two side by side; got 3"),
-        ([run, "--out=page.txt"], "ends in .html"),
+        ([run, "--out=page.txt"], "--out must end in .html"),
         ([run, f"--out={tmp_path}/none/page.html"], "No such file"),
     ):
         with pytest.raises(SystemExit) as left:
@@ -220,7 +220,7 @@ def test_an_unwritable_page_is_one_warning_and_the_run_survives(run, capsys, mon
     monkeypatch.setattr(writing, "write_page", full)
     assert writing.leave_in(run, frames_of()) is None
     said = capsys.readouterr().err
-    assert said.startswith("warning: the run is whole")
+    assert said.startswith("warning: the run is complete")
     assert "No space left on device" in said
     assert said.count("\n") == 1
     monkeypatch.undo()

@@ -51,7 +51,7 @@ def test_every_number_of_a_run_is_drawn(tmp_path, drawn):
     assert list(panels) == [
         "Contrastive loss",
         "Learning rate",
-        "Spread (1 uniform, 0 collapsed)",
+        "Spread (1: uniform, 0: collapsed)",
         "Broken",
         "Nearest neighbours",
     ]

@@ -99,17 +99,17 @@ def test_its_file_tells_the_same(made, tmp_path):
 def test_files_that_are_no_map_are_refused(made, tmp_path):
     path = tmp_path / "map.npz"
     path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match="is no map of frames"):
+    with pytest.raises(InputError, match="is not a map of frames"):
         FrameMap.load(path)
     np.savez(path, frame_ids=np.array(["a"]))
-    with pytest.raises(InputError, match="is no map of frames"):
+    with pytest.raises(InputError, match="is not a map of frames"):
         FrameMap.load(path)
     made[1].save(path)
     with np.load(path) as stored:
         columns = dict(stored)
     for name, value in (("places", columns["places"][:-1]), ("same_scan_frames", columns["same_scan_frames"] + 80)):
         np.savez(path, **(columns | {name: value}))
-        with pytest.raises(InputError, match="is no map of frames"):
+        with pytest.raises(InputError, match="is not a map of frames"):
             FrameMap.load(path)
 
 

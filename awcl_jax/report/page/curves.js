@@ -1,6 +1,6 @@
 "use strict";
-// Curves: one plot for each panel, the runs over each other; a run is told by its dash, a number by its colour (where a
-// panel has one number only, the colour tells the run, too).
+// Curves: one plot for each panel, the runs over each other; the dash identifies the run, the colour the number
+// (if a panel has one number only, the colour identifies the run, too).
 
 const DASHES = [[], [6, 4]];
 const FEW = 60; // points that are marked one by one
@@ -18,7 +18,7 @@ function smooth(values, width) {
   return means;
 }
 
-// A moving mean helps with noise; a schedule it would only blur.
+// A moving mean helps with noise; it would only blur a schedule.
 function noisy(values) {
   if (values.length <= FEW || values.includes(null)) return false;
   let jumps = 0;

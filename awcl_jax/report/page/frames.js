@@ -1,5 +1,5 @@
 "use strict";
-// The frames of a map: what is known of one, its thumbnail, its neighbours, which are shown, which lies where.
+// The frames of a map: labels, thumbnail and neighbours of each, and which are shown.
 
 class Frames {
   constructor(told) {
@@ -11,14 +11,14 @@ class Frames {
 
   text(label, i) {
     const { codes, names } = this.told.labels[label];
-    return codes[i] < 0 ? "not known" : names[codes[i]];
+    return codes[i] < 0 ? "unknown" : names[codes[i]];
   }
 
   caption(i) {
     return `${this.told.ids[i]}, ${this.text("anatomy", i)}`;
   }
 
-  // The labels that tell frames apart.
+  // The labels with more than one name.
   labels() {
     return Object.keys(this.told.labels).filter((label) => this.told.labels[label].names.length > 1);
   }
@@ -55,7 +55,7 @@ class Frames {
 
 const PAGE_ROWS = 25;
 
-// The same frames for those who do not use the map: a page of a table at a time, made when it is asked for.
+// The same frames as a table, for people who do not use the map: a page at a time, made on demand.
 function listFrames(details, frames, choose) {
   let start = 0;
   const body = element("tbody"), where = element("span", { role: "status" });
@@ -81,7 +81,7 @@ function listFrames(details, frames, choose) {
   details.addEventListener("toggle", () => {
     if (!details.open || made) return;
     made = true;
-    const head = ["Picture", "Frame", ...labels.map((label) => label[0].toUpperCase() + label.slice(1)), "Alike"];
+    const head = ["Picture", "Frame", ...labels.map((label) => label[0].toUpperCase() + label.slice(1)), "Similar frames"];
     details.append(
       element("div", { class: "pages" }, back, on, where),
       element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Frames on the map" },

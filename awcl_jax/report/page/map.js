@@ -1,8 +1,8 @@
 "use strict";
-// The map: uPlot keeps canvas, pixels and size; what is seen is set by a centre and a scale, the same for both axes.
+// The map: uPlot keeps canvas, pixels and size; a centre and a scale, the same for both axes, set the visible part.
 
-const REACH = 14; // pixels from the pointer to a point that it means
-const SIDE = 10000; // of the square that the places lie in
+const REACH = 14; // greatest distance in pixels from the pointer to a point
+const SIDE = 10000; // of the square of places
 const PATHS = {
   circle: (c, x, y, r) => { c.moveTo(x + r, y); c.arc(x, y, r, 0, 2 * Math.PI); },
   triangle: (c, x, y, r) => { c.moveTo(x, y - 1.2 * r); c.lineTo(x + 1.1 * r, y + 0.8 * r); c.lineTo(x - 1.1 * r, y + 0.8 * r); c.closePath(); },
@@ -178,7 +178,7 @@ class FrameMap {
     this.redraw();
   }
 
-  // The nearest shown frame that lies more in this direction than aside.
+  // The nearest shown frame that is more in this direction than aside.
   towards(right, down) {
     const from = this.pointed >= 0 ? this.pointed : this.chosen;
     const [x0, y0] = from >= 0 ? this.at(from) : [this.width / 2, this.height / 2];
@@ -246,13 +246,13 @@ class FrameMap {
   legend() {
     const { codes, names } = this.frames.told.labels[this.colourBy], list = this.root.querySelector(".legend");
     if (names.length > COLOURS * SHAPES.length) {
-      return void list.replaceChildren(element("li", {}, `${names.length.toLocaleString("en")} names, too many for a legend: point at a frame to read its own.`));
+      return void list.replaceChildren(element("li", {}, `${names.length.toLocaleString("en")} names, too many for a legend. Point at a frame to see its name.`));
     }
     const counts = new Map();
     codes.forEach((code, i) => { if (this.frames.shown[i]) counts.set(code, (counts.get(code) || 0) + 1); });
     list.replaceChildren(...[...names.keys(), -1].filter((code) => counts.has(code)).map((code) => {
       const { colour, shape } = theme.mark(code, names.length);
-      return element("li", {}, drawing(14, 14, { d: SWATCHES[shape], fill: colour }), `${code < 0 ? "not known" : names[code]} (${counts.get(code).toLocaleString("en")})`);
+      return element("li", {}, drawing(14, 14, { d: SWATCHES[shape], fill: colour }), `${code < 0 ? "unknown" : names[code]} (${counts.get(code).toLocaleString("en")})`);
     }));
   }
 }

@@ -1,5 +1,5 @@
 "use strict";
-// Puts the page to work: curves, then a map for each run that has one.
+// Starts the page: curves, then a map for each run that has one.
 
 function showChosen(root, frames, i, choose) {
   const detail = root.querySelector(".detail");
@@ -21,12 +21,12 @@ function showChosen(root, frames, i, choose) {
 }
 
 function startMap(root, told) {
-  const frames = new Frames(told), say = (text) => { root.querySelector("[data-told]").textContent = text; };
+  const frames = new Frames(told), say = (text) => { root.querySelector("[data-status]").textContent = text; };
   const count = root.querySelector(".count");
   const choose = (i, toDetail) => {
     map.choose(i);
     showChosen(root, frames, i, choose);
-    say(`${frames.caption(i)} is chosen; its neighbours are listed beside the map.`);
+    say(`${frames.caption(i)} is selected; its neighbours are listed beside the map.`);
     if (toDetail) root.querySelector(".detail").focus({ preventScroll: false });
   };
   const map = new FrameMap(root, frames, choose);
@@ -59,7 +59,7 @@ function startMap(root, told) {
     if (arrow && event.shiftKey) map.move(60 * arrow[0], 60 * arrow[1]);
     else if (arrow) {
       const i = map.step(...arrow);
-      say(i < 0 ? "No frame lies further in this direction." : frames.caption(i));
+      say(i < 0 ? "There is no frame further in this direction." : frames.caption(i));
     } else if (event.key === "+" || event.key === "=") zooms.in();
     else if (event.key === "-") zooms.out();
     else if (event.key === "0") zooms.all();
@@ -67,7 +67,7 @@ function startMap(root, told) {
     else if (event.key === "Escape") {
       map.point(-1);
       map.choose(-1);
-      root.querySelector(".detail").replaceChildren(element("p", { class: "hint" }, "No frame is chosen."));
+      root.querySelector(".detail").replaceChildren(element("p", { class: "hint" }, "No frame is selected."));
     } else return;
     event.preventDefault();
   });

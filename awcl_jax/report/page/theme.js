@@ -15,7 +15,7 @@ const theme = {
     for (const name of ["ink", "soft", "line", "faint", "unknown", "focus"]) this[name] = css(`--${name}`);
     this.dark = matchMedia("(prefers-color-scheme: dark)").matches;
   },
-  // A colour and a shape for each of some names; beyond what can be told apart, hues alone.
+  // A colour and a shape for each of some names; for more than can be distinguished, hues only.
   mark(i, count) {
     if (i < 0) return { colour: this.unknown, shape: "circle" };
     if (count <= COLOURS * SHAPES.length) {
@@ -23,7 +23,7 @@ const theme = {
     }
     return { colour: `hsl(${Math.round(i * 137.508) % 360} 65% ${this.dark ? 62 : 42}%)`, shape: "circle" };
   },
-  // What draws on canvases asks to be told of another theme.
+  // Code that draws on canvases subscribes to changes of the theme.
   listeners: [],
   watch() {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
