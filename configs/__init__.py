@@ -1,1 +1,1 @@
-"""Configurations: the defaults plus a delta each, and variants by an argument (`configs/fine.py:VARIANT`)."""
+"""Configurations: the defaults plus a few changes each, and variants by an argument (`configs/fine.py:VARIANT`)."""

@@ -9,7 +9,7 @@ from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """As `configs/fine.py`, with coarse anatomy."""
+    """Return `configs/fine.py` with coarse anatomy."""
     config = base(variant)
     config.name = "coarse"
     config.granularity = "coarse"

@@ -1,4 +1,4 @@
-"""Task I: which standard plane a frame shows, by a linear layer on an encoder that is trained with it.
+"""Task I: classify the standard plane of a frame, by a linear layer trained together with the encoder.
 
 python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=RUN
 python -m awcl_jax.main --config=configs/downstream_planes.py:fetal_planes_db --config.data.path=DIR

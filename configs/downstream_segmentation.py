@@ -1,4 +1,4 @@
-"""Task II: what a frame's pixels are, by a U-Net decoder on an encoder that is trained with it; Task III on other data.
+"""Task II: segment a frame, by a U-Net decoder trained together with the encoder; Task III: on other data.
 
 python -m awcl_jax.main --config=configs/downstream_segmentation.py --config.encoder.init=RUN
 python -m awcl_jax.main --config=configs/downstream_segmentation.py:hc18 --config.data.path=DIR

@@ -1,4 +1,4 @@
-"""AWCL with fine anatomy: frames of one standard plane attract each other, whichever scan they are of.
+"""AWCL with fine anatomy: frames of one standard plane attract each other, whatever their scan.
 
 python -m awcl_jax.main --config=configs/fine.py
 python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR

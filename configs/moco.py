@@ -11,7 +11,7 @@ from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """As `configs/simclr.py`, with a momentum encoder and a queue about half as long as the phantom's epoch."""
+    """Return `configs/simclr.py` with a momentum encoder and a queue about half as long as the phantom's epoch."""
     config = base(variant)
     config.name = "moco"
     config.positives = "frame"

@@ -1,4 +1,4 @@
-"""Patient metadata as the only knowledge: frames of one scan attract each other.
+"""Patient metadata as the only label: frames of one scan attract each other.
 
 python -m awcl_jax.main --config=configs/scan.py
 """
@@ -9,7 +9,7 @@ from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """As `configs/fine.py`, with batches of scans x distinct frames of each."""
+    """Return `configs/fine.py` with batches of scans x distinct frames of each."""
     config = base(variant)
     config.name = "scan"
     config.positives = "scan"

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): only the two views of a frame attract each other; no label is looked at.
+"""SimCLR (Chen et al. 2020): only the two views of a frame attract each other; labels are not used.
 
 python -m awcl_jax.main --config=configs/simclr.py
 """
@@ -9,7 +9,7 @@ from awcl_jax.config.variants import base
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """As `configs/fine.py`, without labels: each frame once an epoch, with itself as only positive."""
+    """Return `configs/fine.py` without labels: each frame once per epoch, with only itself as a positive."""
     config = base(variant)
     config.name = "simclr"
     config.positives = "frame"

@@ -1,4 +1,4 @@
-"""What a task and a dataset change in the configuration of downstream runs."""
+"""Changes to the configuration of downstream runs for tasks and datasets."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,7 +15,7 @@ _SHAPES = ("fetal_head_biometry", "usgra", "camus", "echonet_dynamic", "busi")
 
 
 def planes(variant: str | None) -> ConfigDict:
-    """Standard planes of the phantom without a variant, `tiny`, or `fetal_planes_db`.
+    """Classify standard planes: of the phantom (no variant or `tiny`), or of `fetal_planes_db`.
 
     Raises:
       InputError: no such variant.
@@ -24,7 +24,7 @@ def planes(variant: str | None) -> ConfigDict:
 
 
 def segmentation(variant: str | None) -> ConfigDict:
-    """Segmentation of the phantom without a variant or with `tiny`, of its `heart`s, of `hc18` or another dataset.
+    """Segment the phantom (no variant or `tiny`), its hearts (`heart`), `hc18` or another dataset.
 
     Raises:
       InputError: no such variant.
@@ -33,7 +33,7 @@ def segmentation(variant: str | None) -> ConfigDict:
     config.name = "downstream_segmentation"
     config.task.kind = "segmentation"
     config.task.head = ("head",)
-    # The phantom outlines only what is on a plane; between planes much the same is seen.
+    # The phantom has outlines only for frames on a plane; frames between planes look much the same.
     config.task.empty_frames = False
     config.augment = augmentation_fields(Augmentation(size=96, crop_area=(0.5, 1.0)))
     variants = {
@@ -47,14 +47,14 @@ def segmentation(variant: str | None) -> ConfigDict:
 
 def _changed(config: ConfigDict, variant: str | None, variants: Mapping[str, Delta]) -> ConfigDict:
     if variant and variant not in variants:
-        raise InputError(f"There is no variant {variant!r}; there are {', '.join(variants)}.")
+        raise InputError(f"Unknown variant {variant!r}; use one of {', '.join(variants)}.")
     if variant:
         variants[variant](config)
     return config
 
 
 def _tiny(config: ConfigDict) -> None:
-    """A run of seconds on a phantom of a few scans: to see that everything works."""
+    """Run for seconds on a phantom of a few scans, to check that everything works."""
     config.data.preset = "tiny"
     config.data.size = 48
     config.augment.size = 32
@@ -72,7 +72,7 @@ def _tiny_segmentation(config: ConfigDict) -> None:
 
 
 def _real(config: ConfigDict) -> None:
-    """Real frames, as they were published, with a ResNet-18."""
+    """Use real frames, as published, with a ResNet-18."""
     config.task.empty_frames = True
     config.data.size = 128
     config.augment.size = 112
@@ -80,7 +80,7 @@ def _real(config: ConfigDict) -> None:
 
 
 def _fetal_planes_db(config: ConfigDict) -> None:
-    """Six anatomies of FETAL_PLANES_DB, as pretraining evaluates them."""
+    """Classify six anatomies of FETAL_PLANES_DB, as in the evaluation of pretraining."""
     _real(config)
     config.data.dataset = "fetal_planes_db"
     config.task.anatomies = (
@@ -94,20 +94,20 @@ def _fetal_planes_db(config: ConfigDict) -> None:
 
 
 def _hc18(config: ConfigDict) -> None:
-    """Heads of HC18, and their circumference against the published one."""
+    """Segment heads of HC18, and compare their circumference with the published one."""
     _real(config)
     config.data.dataset = "hc18"
     config.augment.size = 128
 
 
 def _heart(config: ConfigDict) -> None:
-    """The phantom's adult hearts: another domain, without a download (Task III)."""
+    """Segment the phantom's adult hearts: another domain, without a download (Task III)."""
     config.data.preset = "heart"
     config.task.head = ()
 
 
 def _shapes_of(dataset: str) -> Delta:
-    """A dataset whose structures are compared as shapes, without a head to measure."""
+    """Return the change for a dataset whose structures are compared as shapes, without a head to measure."""
 
     def change(config: ConfigDict) -> None:
         _real(config)

@@ -1,4 +1,4 @@
-"""What a dataset or a publication changes in every configuration."""
+"""Changes to every configuration for a dataset or a publication."""
 
 from ml_collections import ConfigDict
 
@@ -9,21 +9,21 @@ from awcl_jax.runtime.errors import InputError
 
 
 def base(variant: str | None) -> ConfigDict:
-    """The defaults, changed for a variant: the phantom's without one, `tiny`, `fetal_planes_db`, `paper`.
+    """Return the defaults with the changes of a variant: none (the phantom), `tiny`, `fetal_planes_db` or `paper`.
 
     Raises:
       InputError: no such variant.
     """
     variants = {"": lambda config: None, "tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper}
     if (variant or "") not in variants:
-        raise InputError(f"There is no variant {variant!r}; there are {', '.join(filter(None, variants))}.")
+        raise InputError(f"Unknown variant {variant!r}; use one of {', '.join(filter(None, variants))}.")
     config = default_config()
     variants[variant or ""](config)
     return config
 
 
 def _tiny(config: ConfigDict) -> None:
-    """A run of seconds on a phantom of a few scans: to see that everything works."""
+    """Run for seconds on a phantom of a few scans, to check that everything works."""
     config.data.preset = "tiny"
     config.data.size = 48
     config.augment.size = 32
@@ -39,7 +39,7 @@ def _tiny(config: ConfigDict) -> None:
 
 
 def _fetal_planes_db(config: ConfigDict) -> None:
-    """Real frames of FETAL_PLANES_DB with a ResNet-18."""
+    """Use real frames of FETAL_PLANES_DB with a ResNet-18."""
     config.data.dataset = "fetal_planes_db"
     config.data.size = 128
     config.augment.size = 112
@@ -55,10 +55,10 @@ def _fetal_planes_db(config: ConfigDict) -> None:
 
 
 def _paper(config: ConfigDict) -> None:
-    """The settings of the published AWCL code, on the phantom's frames of the same fourteen planes.
+    """Use the settings of the published AWCL code, on the phantom's frames of the same fourteen planes.
 
     ResNet-18 from scratch at 227 pixels, a 512-512-128 projection, batches of 32 as they come, Adam at 1e-3 with weight
-    decay 1e-6 on every parameter, temperature 0.5. Not taken over: the loss's factor t/0.07, which Adam nearly ignores,
+    decay 1e-6 on every parameter, temperature 0.5. Not adopted: the loss's factor t/0.07, which Adam nearly ignores,
     and the choice of positives for a whole batch by its first label.
     """
     config.data.size = 256

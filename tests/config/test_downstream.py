@@ -50,7 +50,7 @@ def test_every_configuration_loads_and_is_valid(name, variant):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_unknown_variant_is_named_with_those_there_are(name):
-    with pytest.raises(InputError, match=f"no variant 'papr'; there are {', '.join(VARIANTS[name][1:])}"):
+    with pytest.raises(InputError, match=f"Unknown variant 'papr'; use one of {', '.join(VARIANTS[name][1:])}"):
         load(CONFIGS / f"{name}.py", "papr")
 
 

@@ -45,7 +45,7 @@ def test_every_configuration_says_its_command(file):
 
 
 def test_an_unknown_variant_is_named_with_those_there_are():
-    with pytest.raises(InputError, match="no variant 'papr'; there are tiny, fetal_planes_db, paper"):
+    with pytest.raises(InputError, match="Unknown variant 'papr'; use one of tiny, fetal_planes_db, paper"):
         load(CONFIGS / "fine.py", "papr")
 
 

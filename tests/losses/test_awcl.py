@@ -361,11 +361,11 @@ def test_rows_that_are_not_unit_length_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"contrast_groups": np.zeros(3, int)}, "contrast has one id .* 4 rows, 4 ids and 3 entries"),
-        ({"anchor_ids": np.arange(5)}, "anchors has one id .* 4 rows, 5 ids and 4 entries"),
+        ({"contrast_groups": np.zeros(3, int)}, "contrast must have one id .* 4 rows, 4 ids and 3 entries"),
+        ({"anchor_ids": np.arange(5)}, "anchors must have one id .* 4 rows, 5 ids and 4 entries"),
         ({"anchor_groups": np.zeros((4, 2), int)}, "same number of groups; got 2, 1 and 2"),
         ({"group_weights": (1.0, 1.0)}, "same number of groups; got 1, 1 and 2"),
-        ({"group_weights": (-1.0,)}, "0 or more"),
+        ({"group_weights": (-1.0,)}, "must be >= 0 and not all 0"),
         ({"group_weights": (0.0,)}, "not all 0"),
         ({"temperature": 0.0}, "above 0"),
         ({"temperature": float("nan")}, "above 0"),

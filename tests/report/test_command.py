@@ -73,7 +73,7 @@ def test_the_page_tells_what_the_folder_holds(run):
     text = (run / "report.html").read_text()
     assert "0.500 (0.400 to 0.600)" in text
     assert "3 of 4 test frames correct" in text
-    assert [image["alt"][:14] for image in page.all("img")] == ["Frames that th"]
+    assert [image["alt"][:14] for image in page.all("img")] == ["Frames that at"]
 
 
 def test_it_is_the_same_each_time_and_needs_no_other_file(run, monkeypatch, tmp_path):
@@ -125,9 +125,9 @@ def test_an_unfinished_run_shows_what_there_is(run):
     assert "<p>No scores." in text
     assert len(data_in(Elements(text))["panels"]) > 1
     (run / "metrics.jsonl").unlink()
-    assert "There are no metrics yet" in report.write_report([run]).read_text()
+    assert "No metrics yet." in report.write_report([run]).read_text()
     (run / "metrics.jsonl").write_text("")
-    assert "There are no metrics yet" in report.write_report([run]).read_text()
+    assert "No metrics yet." in report.write_report([run]).read_text()
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path, run, capsys):

@@ -56,7 +56,7 @@ function drawPanel(figure, panel, runs) {
     legend: { show: false },
     scales: { x: { time: false } },
     cursor: { y: false, points: { size: 7 } },
-    axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => said(tick)) }],
+    axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
     series: [{}, ...drawn.map(({ line, pale, few }) => ({
       stroke: line.colour, width: pale ? 1 : 2, alpha: pale ? 0.3 : 1, dash: DASHES[line.run],
       points: { show: Boolean(few), size: 6, fill: line.colour, stroke: line.colour },
@@ -66,7 +66,7 @@ function drawPanel(figure, panel, runs) {
       const step = u.cursor.idx == null ? null : u.data[0][u.cursor.idx];
       for (const { line, now } of key) {
         const i = step == null ? -1 : line.steps.indexOf(step);
-        now.textContent = i < 0 ? "" : `${said(line.values[i])} at ${step.toLocaleString("en")}`;
+        now.textContent = i < 0 ? "" : `${format(line.values[i])} at ${step.toLocaleString("en")}`;
       }
     }] },
   }, data, place);
@@ -85,13 +85,13 @@ function describe(line) {
   const finite = line.values.filter((value) => value != null);
   if (!finite.length) return `${line.name}: never finite`;
   const last = line.values.length - 1;
-  return `${line.name}: from ${said(line.values[0])} at step ${line.steps[0]} to ${said(line.values[last])} at step ` +
-    `${line.steps[last]}, between ${said(Math.min(...finite))} and ${said(Math.max(...finite))}`;
+  return `${line.name}: from ${format(line.values[0])} at step ${line.steps[0]} to ${format(line.values[last])} at step ` +
+    `${line.steps[last]}, between ${format(Math.min(...finite))} and ${format(Math.max(...finite))}`;
 }
 
 function panelTable(title, lines) {
   const steps = [...new Set(lines.flatMap((line) => line.steps))].sort((a, b) => a - b);
   const found = lines.map((line) => new Map(line.steps.map((step, i) => [step, line.values[i]])));
-  const rows = steps.map((step) => [step, ...found.map((values) => (values.has(step) ? said(values.get(step)) : ""))]);
+  const rows = steps.map((step) => [step, ...found.map((values) => (values.has(step) ? format(values.get(step)) : ""))]);
   return table(title, ["Step", ...lines.map((line) => line.name)], rows);
 }

@@ -2,46 +2,46 @@
 // The frames of a map: labels, thumbnail and neighbours of each, and which are shown.
 
 class Frames {
-  constructor(told) {
-    this.told = told;
-    this.count = told.ids.length;
+  constructor(data) {
+    this.data = data;
+    this.count = data.ids.length;
     this.filters = {}; // label -> code
     this.shown = new Uint8Array(this.count).fill(1);
   }
 
   text(label, i) {
-    const { codes, names } = this.told.labels[label];
+    const { codes, names } = this.data.labels[label];
     return codes[i] < 0 ? "unknown" : names[codes[i]];
   }
 
   caption(i) {
-    return `${this.told.ids[i]}, ${this.text("anatomy", i)}`;
+    return `${this.data.ids[i]}, ${this.text("anatomy", i)}`;
   }
 
   // The labels with more than one name.
   labels() {
-    return Object.keys(this.told.labels).filter((label) => this.told.labels[label].names.length > 1);
+    return Object.keys(this.data.labels).filter((label) => this.data.labels[label].names.length > 1);
   }
 
   filter(label, code) {
     if (code === "") delete this.filters[label];
     else this.filters[label] = Number(code);
-    const wanted = Object.entries(this.filters).map(([name, value]) => [this.told.labels[name].codes, value]);
+    const wanted = Object.entries(this.filters).map(([name, value]) => [this.data.labels[name].codes, value]);
     for (let i = 0; i < this.count; i++) this.shown[i] = wanted.every(([codes, value]) => codes[i] === value) ? 1 : 0;
     return this.shown.reduce((sum, one) => sum + one, 0);
   }
 
   // [frame, cosine] of the nearest, of the same scan ("same") or of others ("others").
   nearest(which, i) {
-    const { frames, cosines } = this.told[which];
+    const { frames, cosines } = this.data[which];
     const found = [];
-    for (let j = i * this.told.k; j < (i + 1) * this.told.k; j++) if (frames[j] >= 0) found.push([frames[j], cosines[j] / 1000]);
+    for (let j = i * this.data.k; j < (i + 1) * this.data.k; j++) if (frames[j] >= 0) found.push([frames[j], cosines[j] / 1000]);
     return found;
   }
 
   // A sheet is decoded only when one of its thumbnails is shown.
   thumbnail(i, size) {
-    const { edge, count, row, sheets } = this.told.thumbnails;
+    const { edge, count, row, sheets } = this.data.thumbnails;
     const made = element("span", { class: "thumb", "aria-hidden": "true" });
     made.style.width = made.style.height = `${size}px`;
     if (i >= count) return made;
@@ -70,9 +70,9 @@ function listFrames(details, frames, choose) {
     const some = shown.slice(start, start + PAGE_ROWS);
     body.replaceChildren(...some.map((i) => element("tr", {},
       element("td", {}, frames.thumbnail(i, 40)),
-      element("th", { scope: "row" }, frames.told.ids[i]),
+      element("th", { scope: "row" }, frames.data.ids[i]),
       ...labels.map((label) => element("td", {}, frames.text(label, i))),
-      element("td", {}, element("button", { type: "button", "aria-label": `Neighbours of ${frames.told.ids[i]}`, onclick: () => choose(i, true) }, "Neighbours")))));
+      element("td", {}, element("button", { type: "button", "aria-label": `Neighbours of ${frames.data.ids[i]}`, onclick: () => choose(i, true) }, "Neighbours")))));
     where.textContent = some.length ? `${(start + 1).toLocaleString("en")} to ${(start + some.length).toLocaleString("en")} of ${shown.length.toLocaleString("en")}` : "no frames";
     back.disabled = start === 0;
     on.disabled = start + PAGE_ROWS >= shown.length;

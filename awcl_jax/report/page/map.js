@@ -14,8 +14,8 @@ const SWATCHES = { circle: "M7 2a5 5 0 1 0 .01 0Z", triangle: "M7 1L13 12H1Z", s
 class FrameMap {
   constructor(root, frames, onChoose) {
     Object.assign(this, { root, frames, onChoose, place: root.querySelector(".plot"), colourBy: "anatomy", pointed: -1, chosen: -1 });
-    this.x = frames.told.x;
-    this.y = frames.told.y;
+    this.x = frames.data.x;
+    this.y = frames.data.y;
     this.tip = element("div", { class: "tip", hidden: true });
     this.all();
     this.plot = new uPlot({
@@ -87,7 +87,7 @@ class FrameMap {
   }
 
   draw(c) {
-    const ratio = devicePixelRatio, { codes, names } = this.frames.told.labels[this.colourBy];
+    const ratio = devicePixelRatio, { codes, names } = this.frames.data.labels[this.colourBy];
     const zoomed = (SIDE / this.width / this.unit) ** 0.35;
     const radius = Math.min(7, Math.max(1.4, (this.frames.count > 5000 ? 2 : 3.2) * zoomed));
     const groups = new Map();
@@ -161,9 +161,9 @@ class FrameMap {
     if (i >= 0) {
       if (i !== before || !this.tip.firstChild) {
         const lines = this.frames.labels().map((label) => element("div", {}, `${label}: ${this.frames.text(label, i)}`));
-        const size = Math.min(96, Math.max(64, this.frames.told.thumbnails.edge));
-        const thumb = i < this.frames.told.thumbnails.count ? [this.frames.thumbnail(i, size)] : [];
-        this.tip.replaceChildren(...thumb, element("div", {}, element("strong", {}, this.frames.told.ids[i]), ...lines));
+        const size = Math.min(96, Math.max(64, this.frames.data.thumbnails.edge));
+        const thumb = i < this.frames.data.thumbnails.count ? [this.frames.thumbnail(i, size)] : [];
+        this.tip.replaceChildren(...thumb, element("div", {}, element("strong", {}, this.frames.data.ids[i]), ...lines));
       }
       const [x, y] = this.at(i);
       const beside = x + 16 + this.tip.offsetWidth < this.width ? x + 16 : x - 16 - this.tip.offsetWidth;
@@ -244,7 +244,7 @@ class FrameMap {
   }
 
   legend() {
-    const { codes, names } = this.frames.told.labels[this.colourBy], list = this.root.querySelector(".legend");
+    const { codes, names } = this.frames.data.labels[this.colourBy], list = this.root.querySelector(".legend");
     if (names.length > COLOURS * SHAPES.length) {
       return void list.replaceChildren(element("li", {}, `${names.length.toLocaleString("en")} names, too many for a legend. Point at a frame to see its name.`));
     }

@@ -13,15 +13,15 @@ function showChosen(root, frames, i, choose) {
           frames.caption(j), element("br"), frames.text("scan", j), element("br"), `cosine ${cosine.toFixed(3)}`)))))];
   };
   detail.replaceChildren(
-    element("h4", {}, frames.told.ids[i]),
-    element("div", { class: "chosen" }, ...(i < frames.told.thumbnails.count ? [frames.thumbnail(i, 128)] : []), facts),
+    element("h4", {}, frames.data.ids[i]),
+    element("div", { class: "chosen" }, ...(i < frames.data.thumbnails.count ? [frames.thumbnail(i, 128)] : []), facts),
     ...alike("same", "Nearest of the same scan", "No other frame of this scan is on the map."),
     ...alike("others", "Nearest of other scans", "No frame of another scan is on the map."));
   detail.scrollTop = 0;
 }
 
-function startMap(root, told) {
-  const frames = new Frames(told), say = (text) => { root.querySelector("[data-status]").textContent = text; };
+function startMap(root, data) {
+  const frames = new Frames(data), say = (text) => { root.querySelector("[data-status]").textContent = text; };
   const count = root.querySelector(".count");
   const choose = (i, toDetail) => {
     map.choose(i);
@@ -30,12 +30,12 @@ function startMap(root, told) {
     if (toDetail) root.querySelector(".detail").focus({ preventScroll: false });
   };
   const map = new FrameMap(root, frames, choose);
-  const tell = (shown) => { count.textContent = `${shown.toLocaleString("en")} of ${frames.count.toLocaleString("en")} frames shown`; };
+  const showCount = (shown) => { count.textContent = `${shown.toLocaleString("en")} of ${frames.count.toLocaleString("en")} frames shown`; };
   const refill = listFrames(root.querySelector(".listed"), frames, choose);
-  tell(frames.count);
+  showCount(frames.count);
   for (const select of root.querySelectorAll("[data-filter]")) {
     select.addEventListener("change", () => {
-      tell(frames.filter(select.dataset.filter, select.value));
+      showCount(frames.filter(select.dataset.filter, select.value));
       if (map.pointed >= 0 && !frames.shown[map.pointed]) map.point(-1);
       map.redraw();
       map.legend();

@@ -64,7 +64,7 @@ function table(caption, head, rows) {
       element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row))))));
 }
 
-function said(number) {
+function format(number) {
   if (number == null) return "not finite";
   const rounded = +number.toPrecision(4);
   return Math.abs(rounded) >= 1e4 && Math.abs(rounded) < 1e9 ? rounded.toLocaleString("en") : String(rounded);
