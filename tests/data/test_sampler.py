@@ -1,4 +1,4 @@
-"""Which frames make up a batch."""
+"""The frames of a batch."""
 
 import itertools
 import os

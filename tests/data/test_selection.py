@@ -1,4 +1,4 @@
-"""Which frames a run trains on, and whom its loss pulls together."""
+"""The frames that a run trains on, and the labels of its loss."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Frames from wherever they are, in their order, with what is known of them."""
+"""Frames from any source, in order, with their labels."""
 
 import threading
 import time

@@ -82,7 +82,7 @@ def test_missing_masks(source, tmp_path):
     [
         (speckle("x"), r"_mask.png holds \d+ values from 0 on; it is 0 and one other"),
         (np.full((32, 40), 255, np.uint8), "holds 1 values from 255 on"),
-        (lesion(1)[:, 1:], "has 39 x 32 pixels, its image 40 x 32"),
+        (lesion(1)[:, 1:], "as many pixels as its image, 40 x 32; got 39 x 32"),
     ],
 )
 def test_a_mask_that_does_not_fit(source, tmp_path, mask, message):

@@ -123,8 +123,8 @@ def test_broken_and_other_files(source, tmp_path):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (mask_of("x") + 1, r"_gt.nii.gz holds 4; its values mean 0 background, 1 left ventricle"),
-        (mask_of("x")[:-1], r"_gt.nii.gz has 40 x 31 pixels, its image 40 x 32"),
+        (mask_of("x") + 1, r"_gt.nii.gz has the unknown values 4; known are 0 background, 1 left ventricle"),
+        (mask_of("x")[:-1], r"_gt.nii.gz must have as many pixels as its image, 40 x 32; got 40 x 31"),
     ],
 )
 def test_a_mask_that_does_not_fit(source, tmp_path, mask, message):

@@ -45,14 +45,16 @@ def test_prepared_records(planes, masks, tmp_path):
 def test_a_value_that_means_nothing(planes, masks, tmp_path):
     cv2.imwrite(str(masks / "b1.png"), np.where(mask_of("b1") == 3, 255, mask_of("b1")).astype(np.uint8))
     builder = FetalHeadBiometry(source=planes.folder, masks=masks, data_dir=tmp_path / "out")
-    with pytest.raises(InputError, match=r"b1.png holds 255; its values mean 0 background, 1 brain, 2 .*--skip_broken"):
+    with pytest.raises(
+        InputError, match=r"b1.png has the unknown values 255; known are 0 background, 1 brain, 2 .*--skip_broken"
+    ):
         builder.download_and_prepare()
 
 
 def test_a_mask_of_another_size(planes, masks, tmp_path):
     cv2.imwrite(str(masks / "b1.png"), mask_of("b1")[:, :-1])
     builder = FetalHeadBiometry(source=planes.folder, masks=masks, data_dir=tmp_path / "out")
-    with pytest.raises(InputError, match=r"b1.png has 39 x 32 pixels, its image 40 x 32"):
+    with pytest.raises(InputError, match=r"b1.png must have as many pixels as its image, 40 x 32; got 39 x 32"):
         builder.download_and_prepare()
     kept = decoded_records(
         FetalHeadBiometry(source=planes.folder, masks=masks, data_dir=tmp_path / "out", skip_broken=True)

@@ -218,7 +218,7 @@ def test_a_changed_byte_is_noticed(tmp_path):
 
 
 def test_sixteen_bits_are_refused(tmp_path):
-    with pytest.raises(InputError, match="16 bits a pixel; frames have 8"):
+    with pytest.raises(InputError, match="16 bits a pixel; frames must have 8"):
         read_png(write_png(tmp_path / "x.png", speckle("x").astype(np.uint16) * 256))
 
 

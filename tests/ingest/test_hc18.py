@@ -157,7 +157,7 @@ def test_a_split_by_file_is_refused(prepare_frames):
     path = prepare_frames(
         **{split: [frame_record(name, study_of(name)) for name in names] for split, names in files.items()}
     )
-    with pytest.raises(InputError, match=r"1 patient\(s\) in several splits, the first '010' in train and test"):
+    with pytest.raises(InputError, match=r"1 patient\(s\) in several splits, the first is '010' in train and test"):
         ScanIndex.from_dataset(path)
 
 
@@ -190,7 +190,7 @@ def test_a_frame_without_its_outline(tmp_path):
     ("outline", "message"),
     [
         (np.zeros((HEIGHT, WIDTH), np.uint8), "012_HC_Annotation.png holds no outline"),
-        (np.zeros((HEIGHT, WIDTH - 1), np.uint8), "159 x 120 pixels, its image 160 x 120"),
+        (np.zeros((HEIGHT, WIDTH - 1), np.uint8), "as many pixels as its image, 160 x 120; got 159 x 120"),
     ],
 )
 def test_an_outline_that_does_not_fit(tmp_path, outline, message):

@@ -121,8 +121,8 @@ def test_paths_may_be_of_another_root(source, tmp_path_factory):
     ("lines", "message"),
     [
         (["path;patient_id", "a.png;p"], "lacks the column(s) scan_id; it has path, patient_id"),
-        (["file,scan_id", "a.png,s"], "has no column 'path', which names the files; it has file, scan_id"),
-        (["path,scan_id"], "a header and no rows"),
+        (["file,scan_id", "a.png,s"], "has no column 'path' with the file names; its columns are file, scan_id"),
+        (["path,scan_id"], "a header but no rows"),
         (["path,scan_id", "\udcff\udcfe,s"], "is not a CSV in UTF-8"),
         (["path,scan_id", "a.png"], "has 1 cells in row 1 and 2 in its header"),
     ],
@@ -141,7 +141,7 @@ def test_no_table(tmp_path):
         with pytest.raises(InputError, match=r"is a table \(.csv or .parquet\) that is there"):
             read_manifest(tmp_path / name)
     (tmp_path / "scans.parquet").write_bytes(b"PAR1, not")
-    with pytest.raises(InputError, match="no Parquet file"):
+    with pytest.raises(InputError, match="is not a Parquet file"):
         read_manifest(tmp_path / "scans.parquet")
 
 
@@ -314,7 +314,7 @@ def test_all_unknown_names_are_listed_with_the_nearest():
         ("[aliases]\na = 'b'", r"has \[planes\]"),
         ("[planes]\na = 3", "every name is a text in quotes; got 3"),
         ("[planes]\na = 'b'\n[other]\nc = 'd'", "it also has other"),
-        ("[planes]\na = 'b'\n[aliases]\nc = 'd'", "stands for 'd'"),
+        ("[planes]\na = 'b'\n[aliases]\nc = 'd'", "'c' means 'd'"),
         ("[planes\n", "no TOML or YAML file"),
         ("", r"has \[planes\]"),
     ],
