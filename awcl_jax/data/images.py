@@ -243,7 +243,7 @@ def _open(file: BinaryIO | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
     except Exception as error:  # Pillow raises many kinds
         if (bits := _jpeg_bits(file)) > 8:
             raise BadImageError("bit_depth", f"it is a JPEG of {bits} bits a pixel; convert it to 8") from error
-        raise BadImageError("no_image", f"it is no {_NAMES}") from error
+        raise BadImageError("no_image", f"it is not a {_NAMES}") from error
 
 
 def _require_size(image: Image.Image, max_pixels: int) -> None:
@@ -377,7 +377,7 @@ def _read_csv(path: Path) -> pa.Table:
     if ragged:
         number, cells, columns = ragged[0]
         raise InputError(
-            f"{path} has {cells} cells in row {number - 1 - above} and {columns} in its header: put names with a "
-            f"{delimiter!r} in quotes."
+            f"{path} has {cells} cells in row {number - 1 - above} and {columns} in its header. Quote names that "
+            f"contain {delimiter!r}."
         )
     return table

@@ -117,7 +117,7 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 
 def png_bits(data: bytes) -> int:
-    """Bits of a channel of a PNG, from its header; 0 where it is no PNG."""
+    """Bits of a channel of a PNG, from its header; 0 if it is not a PNG."""
     return data[24] if data.startswith(_PNG) else 0
 
 
@@ -147,7 +147,7 @@ def _decode(data: bytes, orientation: int, path: Path) -> UInt8[np.ndarray, "h w
     if image is None or not image.size:
         raise InputError(f"{path} is broken: it cannot be decoded as an image.")
     if image.dtype != np.uint8:
-        raise InputError(f"{path} has {8 * image.dtype.itemsize} bits a pixel; frames have 8.")
+        raise InputError(f"{path} has {8 * image.dtype.itemsize} bits a pixel; frames must have 8.")
     return upright(to_grey(image), orientation)
 
 

@@ -64,8 +64,8 @@ def several(path):
     [
         ("a.png", lambda path: None, "No such file"),
         ("a.png", lambda path: path.mkdir(), "Is a directory"),
-        ("a.png", lambda path: path.write_bytes(b""), "no PNG, JPEG, BMP, TIFF or WebP"),
-        ("a.png", lambda path: path.write_text("text"), "no PNG, JPEG, BMP, TIFF or WebP"),
+        ("a.png", lambda path: path.write_bytes(b""), "not a PNG, JPEG, BMP, TIFF or WebP"),
+        ("a.png", lambda path: path.write_text("text"), "not a PNG, JPEG, BMP, TIFF or WebP"),
         ("a.png", cut_short, "it is broken"),
         ("a.png", damaged, "it is broken"),
         ("a.jpg", cut_short, "it is broken"),

@@ -217,7 +217,7 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
         (downstream_segmentation, {"task.head": ("skull",)}, {}, r"\['skull'\]; the masks of .* show brain"),
         (downstream_segmentation, {}, {"mask": np.zeros((32, 40), np.uint8)}, "No training mask .* shows any of brain"),
         (downstream_segmentation, {}, {"pixel_mm": np.nan}, "has no pixel sizes.*config.task.head"),
-        (downstream_segmentation, {"task.label_fraction": 0.1}, {}, "leaves 1 of 12 training frames, fewer than the 2"),
+        (downstream_segmentation, {"task.label_fraction": 0.1}, {}, "keeps 1 of 12 training frames, fewer than the 2"),
         (downstream_planes, {"task.anatomies": ("toes",)}, {}, r"\['toes'\]; the data has abdomen"),
         (downstream_planes, {"task.anatomies": ("thorax",)}, {}, "No training frame .* shows any of .*thorax"),
         (
@@ -226,7 +226,7 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
             {},
             r"show only femur\. Training needs at least two anatomies",
         ),
-        (downstream_planes, {"task.label_fraction": 0.05}, {}, "leaves 1 of 12 training frames, fewer than the 2"),
+        (downstream_planes, {"task.label_fraction": 0.05}, {}, "keeps 1 of 12 training frames, fewer than the 2"),
         (downstream_planes, {"data.path": "no-such-folder"}, {}, "There is no folder no-such-folder"),
         (downstream_planes, {"data.path": "", "data.dataset": "hc18"}, {}, "ingest hc18"),
         (downstream_planes, {"encoder.init": "no-such-run"}, {}, r"no-such-run is not a run folder"),

@@ -280,7 +280,7 @@ def test_pages_are_frames_of_a_clip(name, options, tmp_path):
     np.testing.assert_array_equal(frames_of(path, Reading(every=5)), pages[::5])
     if path.suffix != ".gif":
         assert kind_of(images.read_image, path, Reading()) == "several_pages"
-        with pytest.raises(InputError, match="holds 12 pictures"):
+        with pytest.raises(InputError, match="has 12 pictures"):
             read_image(path)
 
 

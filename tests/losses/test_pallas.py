@@ -223,7 +223,7 @@ def test_a_kernel_that_is_none_is_named_with_those_there_are():
 
 
 def test_the_kernel_has_blocks_of_its_own():
-    with pytest.raises(InputError, match="leave block_size out; got 64"):
+    with pytest.raises(InputError, match="leave block_size unset; got 64"):
         loss_of(jnp.ones((4, 2)), kernel="pallas", block_size=64)
 
 
