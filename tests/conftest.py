@@ -28,6 +28,8 @@ def pytest_configure() -> None:
     """The tests compile more than they compute, and are a third faster with a compiler that does less."""
     gc.disable()  # until all is imported
     jax.config.update("jax_disable_most_optimizations", True)
+    # A shape that fits by accident is a fault.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     # The commands that tests start: the bits that users get, at LLVM's level 1 in three quarters of the time. XLA ends
     # a process whose flags it does not know, as another version may.
     if f"jaxlib=={jaxlib.__version__}" in CONSTRAINTS.read_text().split():

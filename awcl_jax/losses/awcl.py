@@ -179,7 +179,7 @@ def groups_from_labels(
     """
     columns = as_columns(labels)
     m = columns.shape[1]
-    own = -1 - (m * rows[:, None] + jnp.arange(m, dtype=rows.dtype))
+    own = -1 - (m * rows[:, None] + jnp.arange(m, dtype=rows.dtype)[None, :])
     return jnp.where(columns == UNLABELLED, own, columns).reshape(labels.shape)
 
 

@@ -178,7 +178,7 @@ def _exponentials(
     rows: Array, ids: Array, valid: Array, others: Array, other_ids: Array, other_valid: Array, temperature: float
 ) -> Array:
     """Return exp((z_i.z_j - 1) / t) of two blocks; 0 where i = j and where either is padding."""
-    counted = ~_left_out(ids, other_ids) & valid[:, None] & other_valid
+    counted = ~_left_out(ids, other_ids) & valid[:, None] & other_valid[None, :]
     return jnp.where(counted, jnp.exp((_product(rows, others.T) - 1) / temperature), 0.0)
 
 
@@ -194,7 +194,8 @@ def _logits(rows: Array, ids: Array, contrast: Array, contrast_ids: Array, tempe
 
 
 def _left_out(ids: Array, contrast_ids: Array) -> Bool[Array, "a n"]:
-    return (ids[:, None] == contrast_ids) | (ids[:, None] == ABSENT) | (contrast_ids == ABSENT)
+    ids, contrast_ids = ids[:, None], contrast_ids[None, :]
+    return (ids == contrast_ids) | (ids == ABSENT) | (contrast_ids == ABSENT)
 
 
 def _product(a: Array, b: Array) -> Array:

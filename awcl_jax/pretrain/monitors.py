@@ -73,7 +73,7 @@ def effective_rank(z: Float[Array, "v b d"]) -> Float[Array, ""]:
       z: unit embeddings of v views of b frames.
     """
     rows = z.reshape(-1, z.shape[-1])
-    centred = rows - rows.mean(axis=0)
+    centred = rows - rows.mean(axis=0, keepdims=True)
     covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / rows.shape[0]
     eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(covariance), 0)
     total = eigenvalues.sum()
