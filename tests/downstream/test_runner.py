@@ -84,11 +84,13 @@ def test_the_same_command_again_only_repeats_the_results(segmented, phantom, cap
 
 @pytest.mark.slow
 def test_a_classification_beats_the_most_frequent_anatomy(phantom, tmp_path):
-    training = {"train.steps": 120, "train.validate_every": 40, "task.granularity": "coarse"}
+    training = {"train.steps": 160, "train.validate_every": 40, "task.granularity": "coarse"}
+    training |= {"optim.learning_rate": 2e-3, "model.width_factor": 0.25}
     results = downstream.run(
         tiny(phantom, downstream_planes, **training, **{"report.pictures": True}), tmp_path / "run"
     )
-    # Of eight anatomies. By rounding alone so short a training ends anywhere from 0.27 to 0.44, and 0.15 to 0.37.
+    # Of eight anatomies: accuracy 0.45 and macro-F1 0.36 here, where the baseline has 0.19 and 0.04. Half as long a
+    # training of a smaller network ended at the baseline on one CPU and at twice its accuracy on another.
     assert results["test"]["accuracy"]["value"] > results["baseline"]["accuracy"]["value"] + 0.05
     assert results["test"]["macro_f1"]["value"] > 2 * results["baseline"]["macro_f1"]["value"]
     assert (tmp_path / "run" / "confusion.png").read_bytes().startswith(b"\x89PNG")
