@@ -1,6 +1,6 @@
 """Prepare a dataset: `python -m awcl_jax.ingest fetal_planes_db --source=DIR --out=DIR`.
 
-It becomes TFDS records, which every other command reads. What is in them is printed at the end.
+The result is TFDS records, which every other command reads. A summary is printed at the end.
 """
 
 import argparse
@@ -34,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     builder = args.make_builder(args, out)
     if _is_prepared(builder):
-        print(f"{builder.data_dir} is prepared already: nothing to do.")
+        print(f"{builder.data_dir} is already prepared: nothing to do.")
     else:
         prepare(builder, out)
     print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
 
 
 def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:
-    """Frames, scans, patients and anatomy by split, as a table.
+    """Return a table of frames, scans, patients and anatomies by split.
 
     Args:
       index: the labels of a dataset.
@@ -69,7 +69,7 @@ def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:
 
 
 def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
-    """The coarse anatomies, under each its fine ones, and the frames that show them; none that no frame shows."""
+    """Yield each coarse anatomy, followed by its fine ones, with its frames; without those that have no frame."""
     for coarse, name in enumerate([*index.coarse_names, "no anatomy"]):
         of_group = index.coarse == (coarse if coarse < len(index.coarse_names) else UNLABELLED)
         if not of_group.any():
@@ -87,44 +87,44 @@ def _count(frames: Bool[np.ndarray, " n"]) -> str:
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether the dataset is there as asked for.
+    """Return whether the dataset exists with these settings.
 
     Raises:
-      InputError: it is there with other settings, or is not whole.
+      InputError: it exists with other settings, or is incomplete.
     """
     folder = Path(builder.data_dir)
     if not folder.exists():
         return False
     remedy = "Choose another --out, or delete that folder."
     if not builder.is_prepared():
-        raise InputError(f"{folder} exists but is no complete dataset. {remedy}")
+        raise InputError(f"{folder} exists but is not a complete dataset. {remedy}")
     if not isinstance(builder, FolderBuilder):
         return True  # a phantom's preset is part of its folder
     was = builder.info.metadata.get("settings", {})
-    # Without a source, what was downloaded is not looked at again: the settings given by flags are compared.
+    # Without a source, the download is not checked again: only settings from flags are compared.
     now = builder.settings(builder.source) if builder.source else builder.flags()
     if changed := [name for name, value in now.items() if was.get(name) != value]:
-        listed = "; ".join(f"{name} was {was.get(name)} and now is {now[name]}" for name in changed)
+        listed = "; ".join(f"{name} was {was.get(name)} and is now {now[name]}" for name in changed)
         raise InputError(f"{folder} was prepared with other settings: {listed}. {remedy}")
     return True
 
 
 def _skipped(builder: tfds.core.DatasetBuilder) -> list[str]:
-    """Sentences on the frames that were left out, and on those whose size is not known."""
+    """Return sentences on the frames that were left out, and on those of unknown size."""
     metadata = builder.info.metadata or {}
     skipped = metadata.get("skipped", {})
-    why = {"missing": "a file is not there", "broken": "a file is broken, empty or does not fit"}
-    said = [
+    why = {"missing": "a file is missing", "broken": "a file is broken, empty or does not fit"}
+    sentences = [
         f"Skipped {len(skipped[kind]):,} frame(s) because {reason}, the first {skipped[kind][0]}."
         for kind, reason in why.items()
         if skipped.get(kind)
     ]
     if unknown := metadata.get("unknown_size"):
-        said.append(
-            f"The pixel size of {len(unknown):,} frame(s) with masks is not known, the first {unknown[0]}: they can be "
+        sentences.append(
+            f"The pixel size of {len(unknown):,} frame(s) with masks is unknown, the first {unknown[0]}. They can be "
             "compared as shapes (Dice), not in millimetres."
         )
-    return said
+    return sentences
 
 
 def _from_folder(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
@@ -137,20 +137,20 @@ def _from_folder(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilde
 
 def _phantom(args: argparse.Namespace, out: Path) -> tfds.core.DatasetBuilder:
     if args.preset not in phantom.Phantom.builder_configs:
-        raise InputError(f"Unknown preset {args.preset!r}; known are {', '.join(phantom.Phantom.builder_configs)}.")
+        raise InputError(f"--preset must be one of {', '.join(phantom.Phantom.builder_configs)}; got {args.preset!r}.")
     return phantom.Phantom(config=args.preset, data_dir=out, file_format="array_record")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What the help says about a dataset that is prepared from a folder.
+    """Help text of a dataset prepared from a folder.
 
     Attributes:
-      help: what is in it, whose it is and under which licence.
-      holds: what the folder holds.
-      csv: name of its CSV, where another can be chosen.
-      masks: what the folder of masks holds, where they lie apart.
-      download: whether it is downloaded without --source, and how large it is.
+      help: content, source and licence.
+      holds: content of the folder.
+      csv: name of its CSV, if another can be chosen.
+      masks: content of the folder of masks, if that is separate.
+      download: its size, if it is downloaded without --source.
     """
 
     help: str
@@ -197,13 +197,13 @@ _LAYOUTS = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.ingest",
-        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks. It is made\n"
-        "of your own images, videos or DICOM files, of a public dataset, or of a phantom.",
+        description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks, from your\n"
+        "images, videos or DICOM files, from a public dataset, or from a simulated phantom.",
         epilog="examples:\n"
         "  python -m awcl_jax.ingest folder --source=pictures --out=data/own\n"
         "  python -m awcl_jax.ingest dicom --source=scans --key_file=KEY --out=data/own\n"
         "  python -m awcl_jax.ingest phantom --out=data/phantom\n\n"
-        "`python -m awcl_jax.ingest DATASET --help` says more of each.",
+        "`python -m awcl_jax.ingest DATASET --help` describes each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(make_builder=_phantom)
     for dataset in datasets.choices.values():
-        dataset.add_argument("--out", metavar="DIR", required=True, help="folder that the prepared dataset goes to")
+        dataset.add_argument("--out", metavar="DIR", required=True, help="folder for the prepared dataset")
     return parser
 
 
@@ -239,7 +239,7 @@ def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    otherwise = "; without it, download" if layout.download else ""
+    otherwise = " (default: download)" if layout.download else ""
     parser.add_argument("--source", metavar="DIR", help=f"folder with {layout.holds}{otherwise}")
     if layout.masks:
         parser.add_argument("--masks", metavar="DIR", help=f"folder with {layout.masks}")
@@ -247,9 +247,9 @@ def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
         parser.add_argument(
             "--csv", metavar="NAME", default=layout.csv, help="the CSV in --source (default: %(default)s)"
         )
-    parser.add_argument("--skip_missing", action="store_true", help="leave out frames that lack a file")
+    parser.add_argument("--skip_missing", action="store_true", help="skip frames that lack a file")
     parser.add_argument(
-        "--skip_broken", action="store_true", help="leave out frames with a file that is broken, empty or does not fit"
+        "--skip_broken", action="store_true", help="skip frames with a file that is broken, empty or does not fit"
     )
     parser.set_defaults(
         make_builder=_from_folder,

@@ -1,4 +1,4 @@
-"""Datasets that this package can prepare, each by a TFDS builder of its own."""
+"""Datasets that this package can prepare, each with a TFDS builder."""
 
 import contextlib
 import importlib
@@ -24,20 +24,20 @@ BUILDERS = {
     "echonet_dynamic": "awcl_jax.ingest.public.echonet_dynamic:EchonetDynamic",
     "usgra": "awcl_jax.ingest.public.usgra:Usgra",
 }
-"""Name of a dataset -> where its builder is; imported when it is wanted."""
+"""Name of a dataset -> module and class of its builder, imported on demand."""
 
 
 PHANTOM_PRESETS = ("default", "tiny", "heart", "heart_tiny")
 
 
 def make_builder(name: str, **settings: Any) -> tfds.core.DatasetBuilder:
-    """The builder of a dataset, with settings of its own."""
+    """Return the builder of a dataset with its settings."""
     module, _, builder = BUILDERS[name].partition(":")
     return getattr(importlib.import_module(module), builder)(**settings)
 
 
 def prepare_phantom(preset: str) -> Path:
-    """Folder of the phantom, made in the user's cache folder where it is not there yet."""
+    """Return the folder of the phantom, prepared in the user's cache folder if it does not exist."""
     out = cache_folder("datasets")
     builder = make_builder("phantom", config=preset, data_dir=out, file_format="array_record")
     if not _is_prepared(builder):
@@ -46,16 +46,16 @@ def prepare_phantom(preset: str) -> Path:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False) -> None:
-    """Write a dataset; what a run that was killed has left of it is removed before.
+    """Write a dataset, after removing the leftovers of a killed run.
 
     Args:
       builder: writes below `out`.
-      out: folder, made where it is not there.
-      wait: if another process prepares a dataset there, wait for it; what it has made meanwhile is left as it is.
+      out: folder, created if it does not exist.
+      wait: if another process prepares a dataset there, wait for it, and keep a dataset that it has finished.
 
     Raises:
-      InputError: another process prepares a dataset there, without `wait`.
-      OSError: the disk is full, or cannot be written.
+      InputError: another process prepares a dataset there, and `wait` is not set.
+      OSError: the disk is full or not writable.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -66,54 +66,54 @@ def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False)
                 return
             _remove_leftovers(folder)
             print(f"Preparing {folder}")
-            # TFDS says on stdout that it downloads an unknown size, whatever it does; its progress bars are on stderr.
+            # TFDS always prints on stdout that it downloads an unknown size; its progress bars are on stderr.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     except RuntimeError as error:
-        # What array_record makes of a disk that is full.
+        # array_record raises this when the disk is full.
         if "write() failed" in str(error):
             raise OSError(str(error)) from error
         raise
     finally:
-        # Folders that TFDS makes and nobody filled.
+        # Empty folders that TFDS has made.
         for empty in (out / "downloads" / "extracted", out / "downloads", *_parents(folder, out), *made):
             with contextlib.suppress(OSError):
                 empty.rmdir()
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    # TFDS warns of a folder that is not there.
+    # TFDS warns about a missing folder.
     return Path(builder.data_dir).exists() and builder.is_prepared()
 
 
 def _parents(folder: Path, out: Path) -> list[Path]:
-    """The folders between a version folder and `out`, the inner ones first."""
+    """Return the folders between a version folder and `out`, inner ones first."""
     return [parent for parent in folder.parents if parent.is_relative_to(out) and parent != out]
 
 
 @contextlib.contextmanager
 def only_writer(out: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it even when the process is killed.
+    """Lock a folder for this process; the system releases it even if the process is killed.
 
     Args:
       out: the folder.
-      wait: if another process holds it, wait for that.
+      wait: if another process has locked it, wait.
 
     Raises:
-      InputError: another process holds it, without `wait`.
+      InputError: another process has locked it, and `wait` is not set.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(out, wait=wait))
         except BlockingIOError:
             raise InputError(
-                f"Another process prepares a dataset in {out}: wait for it, or choose another --out."
+                f"Another process is preparing a dataset in {out}. Wait for it, or choose another --out."
             ) from None
         yield
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what runs left that were killed: TFDS writes into incomplete.*_VERSION and renames that at the end."""
+    """Remove leftovers of killed runs: TFDS writes into incomplete.*_VERSION and renames that at the end."""
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        print(f"Removing {leftover}, which an interrupted run left.")
+        print(f"Removing {leftover}, left by an interrupted run.")
         shutil.rmtree(leftover)

@@ -71,7 +71,7 @@ def test_frames_are_in_the_order_of_their_numbers(source, tmp_path):
 def test_missing_masks(source, tmp_path):
     (source / "benign/benign (2)_mask.png").unlink()
     (source / "malignant/malignant (3).png").unlink()
-    with pytest.raises(InputError, match=r"of 2 frame\(s\), the first benign \(2\).png. --skip_missing"):
+    with pytest.raises(InputError, match=r"of 2 frame\(s\), the first benign \(2\).png. Use --skip_missing"):
         find(source, tmp_path)
     found, missing = find(source, tmp_path, skip_missing=True)
     assert (len(found), missing) == (23, ["benign (2)", "malignant (3)"])
@@ -80,7 +80,7 @@ def test_missing_masks(source, tmp_path):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (speckle("x"), r"_mask.png holds \d+ values from 0 on; it is 0 and one other"),
+        (speckle("x"), r"_mask.png must have the value 0 and one other; got \d+ values from 0"),
         (np.full((32, 40), 255, np.uint8), "holds 1 values from 255 on"),
         (lesion(1)[:, 1:], "as many pixels as its image, 40 x 32; got 39 x 32"),
     ],
@@ -93,5 +93,7 @@ def test_a_mask_that_does_not_fit(source, tmp_path, mask, message):
 
 def test_another_layout(source, tmp_path):
     (source / "normal").rename(source / "healthy")
-    with pytest.raises(InputError, match=r"There is no folder .*normal: --source is the folder that holds benign/"):
+    with pytest.raises(
+        InputError, match=r"The folder .*normal does not exist. Set --source to the folder with benign/"
+    ):
         find(source, tmp_path)

@@ -94,7 +94,7 @@ def test_a_patient_in_two_subgroups_or_in_none(source, tmp_path):
 def test_missing_files(source, tmp_path):
     (source / "database_nifti/patient0002/patient0002_4CH_ES_gt.nii.gz").unlink()
     (source / "database_split/subgroup_testing.txt").write_text("patient0004\npatient0009\n")
-    with pytest.raises(InputError, match=r"of 5 frame\(s\), the first patient0002_4CH_ES.nii.gz. --skip_missing"):
+    with pytest.raises(InputError, match=r"of 5 frame\(s\), the first patient0002_4CH_ES.nii.gz. Use --skip_missing"):
         find(source, tmp_path)
     found, missing = find(source, tmp_path, skip_missing=True)
     assert (len(found), len(missing)) == (15, 5)
@@ -108,10 +108,10 @@ def test_broken_and_other_files(source, tmp_path):
         with pytest.raises(InputError, match="is broken: it cannot be read as NIfTI"):
             read_nifti(path)
     save(path, speckle("x").astype(np.float32) + np.float32(0.5))
-    with pytest.raises(InputError, match=r"holds values from 0.5 to 255.5; frames have 0, 1, ..., 255"):
+    with pytest.raises(InputError, match=r"must have values 0, 1, ..., 255; got 0.5 to 255.5"):
         read_nifti(path)
     save(path, np.zeros((3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    with pytest.raises(InputError, match=r"holds colours \(R, G, B\); frames have grey"):
+    with pytest.raises(InputError, match=r"must have grey values; got colours \(R, G, B\)"):
         read_nifti(path)
     save(path, np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(InputError, match="two dimensions"):

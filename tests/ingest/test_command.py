@@ -49,7 +49,7 @@ femur                  0     2      2
 cervix                 0     1      1
 no anatomy             1     0      1
 
-Skipped 1 frame(s) because a file is not there, the first m1.
+Skipped 1 frame(s) because a file is missing, the first m1.
 Train on it with --config.data.path={out}/fetal_planes_db/1.0.0
 """
     assert status == 0
@@ -58,7 +58,7 @@ Train on it with --config.data.path={out}/fetal_planes_db/1.0.0
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.array_record*")}
     status, printed, _ = run(*args, capsys=capsys)
-    assert (status, printed) == (0, f"{out}/fetal_planes_db/1.0.0 is prepared already: nothing to do.\n{table}")
+    assert (status, printed) == (0, f"{out}/fetal_planes_db/1.0.0 is already prepared: nothing to do.\n{table}")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.array_record*")} == before
 
 
@@ -68,7 +68,7 @@ def test_other_settings_are_refused(planes, tmp_path, capsys):
     assert run(*args, capsys=capsys)[0] == 0
     status, _, error = run(*args, "--skip_broken", capsys=capsys)
     assert status == 1
-    assert "other settings: skip_broken was False and now is True. Choose another --out" in error
+    assert "other settings: skip_broken was False and is now True. Choose another --out" in error
     assert "skip_broken was False" in run(args[0], args[2], "--skip_broken", capsys=capsys)[2], "without a source too"
     planes.write(*PLANES_ROWS, "e1;5;Fetal thorax;;;;1")
     assert re.search(
@@ -171,7 +171,7 @@ def test_phantom_presets_lie_side_by_side(small_phantom, tmp_path, capsys):
 
 def test_unknown_preset(small_phantom, tmp_path, capsys):
     status, _, error = run("phantom", f"--out={tmp_path}", "--preset=huge", capsys=capsys)
-    assert (status, error) == (1, "error: Unknown preset 'huge'; known are default, tiny.")
+    assert (status, error) == (1, "error: --preset must be one of default, tiny; got 'huge'.")
 
 
 def test_unknown_arguments_are_refused(tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_videos_that_are_missing_or_not_traced(source, tmp_path):
     path = source / "VolumeTracings.csv"
     kept = [line for line in path.read_text().splitlines() if not (line.startswith("0X1C") and line.endswith(",5"))]
     path.write_text("\n".join(kept))
-    with pytest.raises(InputError, match=r"of 2 video\(s\) \(of 4\), the first 0X1A.avi. --skip_missing"):
+    with pytest.raises(InputError, match=r"of 2 video\(s\) \(of 4\), the first 0X1A.avi. Use --skip_missing"):
         find(source, tmp_path)
     found, missing = find(source, tmp_path, skip_missing=True)
     assert (len(found), missing) == (4, ["0X1A", "0X1C"])
@@ -126,13 +126,13 @@ def test_videos_that_are_missing_or_not_traced(source, tmp_path):
     ("file", "old", "new", "message"),
     [
         ("FileList.csv", "TRAIN", "TRIAN", "unknown Split 'TRIAN', did you mean 'TRAIN'"),
-        ("FileList.csv", "0X1B,", "0X1A,", "FileName names a file in Videos/, once; got '0X1A'"),
+        ("FileList.csv", "0X1B,", "0X1A,", "FileName must be a file in Videos/, in one row only; got '0X1A'"),
         ("FileList.csv", "0X1B,", "../0X1B,", "once; got '../0X1B'"),
-        ("FileList.csv", "0X1B,", "0X1F,", "traces 0X1B, which FileList.csv does not name"),
+        ("FileList.csv", "0X1B,", "0X1F,", "traces 0X1B, which FileList.csv does not list"),
         ("FileList.csv", "Split", "Set", r"lacks the column\(s\) Split"),
-        ("VolumeTracings.csv", "50.0,", "x,", "is a number; got 'x'"),
-        ("VolumeTracings.csv", "50.0,", "nan,", "is a number; got 'nan'"),
-        ("VolumeTracings.csv", ",3\n", ",-3\n", "Frame is a whole number from 0 on; got '-3'"),
+        ("VolumeTracings.csv", "50.0,", "x,", "must be a number; got 'x'"),
+        ("VolumeTracings.csv", "50.0,", "nan,", "must be a number; got 'nan'"),
+        ("VolumeTracings.csv", ",3\n", ",-3\n", "Frame must be a whole number >= 0; got '-3'"),
     ],
 )
 def test_tables_that_are_refused(source, tmp_path, file, old, new, message):
@@ -155,8 +155,10 @@ def test_a_video_that_is_too_short_or_none(source, tmp_path):
     (source / "Videos/0X1D.avi").write_bytes(b"no video")
     path = source / "VolumeTracings.csv"
     path.write_text(path.read_text().replace(",9\n", ",40\n"))
-    with pytest.raises(InputError, match=r"0X1A.avi is broken: of frame 40, 12 frame\(s\) can be.*--skip_broken"):
+    with pytest.raises(
+        InputError, match=r"0X1A.avi is broken: frame 40 is needed, but only 12 frame\(s\) can be.*--skip_broken"
+    ):
         EchonetDynamic(source=source, data_dir=tmp_path / "out").download_and_prepare()
     path.write_text(path.read_text().replace(",40\n", ",9\n"))
-    with pytest.raises(InputError, match=r"0X1D.avi is broken: of frame 4, 0 frame\(s\)"):
+    with pytest.raises(InputError, match=r"0X1D.avi is broken: frame 4 is needed, but only 0 frame\(s\)"):
         EchonetDynamic(source=source, data_dir=tmp_path / "out").download_and_prepare()

@@ -67,16 +67,16 @@ def test_masks_and_images_that_do_not_meet(planes, masks, tmp_path):
         return FetalHeadBiometry(source=planes.folder, data_dir=tmp_path / "out", **flags).find(planes.folder)
 
     (planes.folder / "Images" / "b1.png").unlink()
-    with pytest.raises(InputError, match=r"has 1 mask\(s\) \(of 3\) of images .* the first b1.png. --skip_missing"):
+    with pytest.raises(InputError, match=r"has 1 mask\(s\) \(of 3\) of images .* the first b1.png. Use --skip_missing"):
         find(masks=masks)
     found, missing = find(masks=masks, skip_missing=True)
     assert ([frame.frame_id for frame in found], missing) == (["a2", "c1"], ["b1"])
     cv2.imwrite(str(masks / "zz.png"), mask_of("zz"))
-    with pytest.raises(InputError, match=r"1 mask\(s\) of frames .* does not name, the first zz.png"):
+    with pytest.raises(InputError, match=r"1 mask\(s\) of frames .* does not list, the first zz.png"):
         find(masks=masks)
     with pytest.raises(InputError, match="--masks is missing"):
         find()
-    with pytest.raises(InputError, match=r"There is no folder .*nowhere: --masks"):
+    with pytest.raises(InputError, match=r"The folder .*nowhere does not exist. Set --masks"):
         find(masks=tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="holds no masks"):
@@ -87,9 +87,9 @@ def test_the_command(planes, masks, tmp_path, capsys):
     args = ["fetal_head_biometry", f"--source={planes.folder}", f"--masks={masks}", f"--out={tmp_path / 'out'}"]
     ingest.main(args)
     printed = capsys.readouterr().out
-    assert "The pixel size of 3 frame(s) with masks is not known, the first a2" in printed
+    assert "The pixel size of 3 frame(s) with masks is unknown, the first a2" in printed
     ingest.main(args)
-    assert "is prepared already" in capsys.readouterr().out
+    assert "is already prepared" in capsys.readouterr().out
     cv2.imwrite(str(masks / "d1.png"), mask_of("d1"))
     with pytest.raises(SystemExit):
         ingest.main(args)

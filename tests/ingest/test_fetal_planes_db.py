@@ -90,11 +90,11 @@ GOOD = "x;1;Other;Not A Brain;Op. 1;Aloka;1"
         (["x;1;Fetal brain;Trans-thalamc;;;1"], "unknown Brain_plane 'Trans-thalamc', did you mean 'Trans-thalamic'"),
         (["x;1;Fetal brain;Not A Brain;;;1"], "unknown Brain_plane 'Not A Brain'"),
         (["x;1;Trans-thalamic;;;;1"], "unknown Plane 'Trans-thalamic'"),
-        (["x;P7;Other;;;;1"], "Patient_num is a whole number; got 'P7'"),
+        (["x;P7;Other;;;;1"], "Patient_num must be a whole number; got 'P7'"),
         (["x;1;Other;;;;2"], "Train is 1 .train. or 0 .test.; got '2'"),
         (["x;1;Other"], "Train is 1 .train. or 0 .test.; got ''"),
         (["../x;1;Other;;;;1"], "name of a file in Images/; got '../x'"),
-        ([GOOD, GOOD], "names the image x twice"),
+        ([GOOD, GOOD], "lists the image x twice"),
         ([GOOD, "y;2;Other;;;;1", "z;2;Other;;;;0", "w;001;Other;;;;0"], r"patient 00001 in both splits.*\(2 such"),
     ],
 )
@@ -130,7 +130,7 @@ def test_missing_images_are_counted_and_skipped_on_demand(planes, tmp_path):
     planes.write(*PLANES_ROWS)
     for name in ("a2", "c1"):
         (planes.folder / "Images" / f"{name}.png").unlink()
-    with pytest.raises(InputError, match=r"names 2 images \(of 7\).*the first a2.png. --skip_missing"):
+    with pytest.raises(InputError, match=r"lists 2 images \(of 7\).*the first a2.png. Use --skip_missing"):
         prepare(planes.folder, tmp_path / "out")
     records = prepare(planes.folder, tmp_path / "out", skip_missing=True)
     assert [record["frame_id"] for record in records["train"]] == [b"a1", b"b1", b"b2"]
@@ -147,7 +147,7 @@ def test_broken_images_are_named_and_skipped_on_demand(planes, tmp_path):
     planes.write(*PLANES_ROWS)
     broken = planes.folder / "Images" / "b1.png"
     broken.write_bytes(broken.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"b1.png is broken: it is cut short. --skip_broken"):
+    with pytest.raises(InputError, match=r"b1.png is broken: it is cut short. Use --skip_broken"):
         prepare(planes.folder, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.array_record*")), "nothing is left of a refused dataset"
     records = prepare(planes.folder, tmp_path / "out", skip_broken=True)
@@ -280,7 +280,7 @@ def test_download_once(tmp_path):
         ({"checksum": "md5:" + "0" * 32}, "in place of 0000"),
         ({"size": 7}, "sent 5 of 7 bytes"),
         ({"checksum": "sha256:0"}, "sha256 checksum"),
-        ({"links": {}}, "in a way not known here"),
+        ({"links": {}}, "in an unknown format"),
         ({"key": "b.zip"}, "has no file 'a.zip'; it has b.zip"),
     ],
 )
@@ -321,7 +321,7 @@ def test_an_archive_that_would_write_elsewhere(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("fine", "x")
         archive.writestr(name, "x")
-    with pytest.raises(InputError, match="escaped', which would leave"):
+    with pytest.raises(InputError, match="escaped', which is outside"):
         download.unpack(tmp_path / "a.zip", tmp_path / "a")
     assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
 

@@ -57,8 +57,8 @@ def test_splits_hold_their_frames_in_order(tmp_path):
     [
         ([("a", "p", "train"), ("b", "q", "test"), ("c", "p", "test")], "has patient p in train and in test: results"),
         ([("a", "p", "train"), ("a", "q", "test")], "has the frame a twice"),
-        ([], "holds no frames of given. Is this the folder"),
-        ([("a*", "p", "train"), ("b", "p", "train")], r"a\* is broken. --skip_broken leaves such frames out"),
+        ([], "has no frames of given. Is this the unpacked folder"),
+        ([("a*", "p", "train"), ("b", "p", "train")], r"a\* is broken. Use --skip_broken to skip such frames"),
     ],
 )
 def test_folders_that_are_refused(tmp_path, frames, message):

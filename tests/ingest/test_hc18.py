@@ -86,7 +86,7 @@ def test_what_is_no_outline(points):
     line = np.zeros((HEIGHT, WIDTH), np.uint8)
     for row, column in points:
         line[row, column] = 255
-    with pytest.raises(InputError, match="x holds no outline of a head"):
+    with pytest.raises(InputError, match="x has no outline of a head"):
         fill_outline(line, "x")
 
 
@@ -164,11 +164,11 @@ def test_a_split_by_file_is_refused(prepare_frames):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"010_HC.png": "x,180"}, "line 2: pixel size.mm. is a number; got 'x'"),
-        ({"010_HC.png": "0,180"}, "pixel size.mm. is a length above 0; got '0'"),
+        ({"010_HC.png": "x,180"}, "line 2: pixel size.mm. must be a number; got 'x'"),
+        ({"010_HC.png": "0,180"}, "pixel size.mm. must be a length above 0; got '0'"),
         ({"010_HC.png": "0.2,-3"}, "head circumference .mm. is a length above 0"),
-        ({"010.png": "0.2,180"}, "filename is like 010_2HC.png; got '010.png'"),
-        ({"010_HC.png": "0.2,180", "10_HC.png": "0.2,180"}, "names the image 010_HC a second time"),
+        ({"010.png": "0.2,180"}, "filename must be like 010_2HC.png; got '010.png'"),
+        ({"010_HC.png": "0.2,180", "10_HC.png": "0.2,180"}, "lists the image 010_HC again"),
         ({}, "names no frames"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_csv_that_is_refused(tmp_path, rows, message):
 
 def test_a_frame_without_its_outline(tmp_path):
     source = write(tmp_path / "hc18", ROWS, skip=("012_HC_Annotation.png", "013_HC.png"))
-    with pytest.raises(InputError, match=r"of 2 frame\(s\), the first 012_HC.png. --skip_missing"):
+    with pytest.raises(InputError, match=r"of 2 frame\(s\), the first 012_HC.png. Use --skip_missing"):
         Hc18(source=source, data_dir=tmp_path / "out").download_and_prepare()
     records = decoded_records(Hc18(source=source, data_dir=tmp_path / "out", skip_missing=True))
     assert sum(map(len, records.values())) == len(ROWS) - 2

@@ -114,7 +114,7 @@ head          6    2     4     12
     before = raw(out)
     status, printed, _ = run(*args)
     assert status == 0
-    assert "is prepared already: nothing to do." in printed
+    assert "is already prepared: nothing to do." in printed
     assert table in printed
     assert raw(out) == before
 
@@ -125,9 +125,9 @@ def test_other_files_or_settings_are_refused(tmp_path, run):
     assert run(*args)[0] == 0
     status, _, (error,) = run(*args, "--seed=1")
     assert status == 1
-    assert "seed was 0 and now is 1" in error
+    assert "seed was 0 and is now 1" in error
     draw(source.parent / "p0/s0/0.png", "another")
-    assert "was prepared of other files, labels or ids than these. Choose another --out" in run(*args)[2][0]
+    assert "was prepared from other files, labels or ids. Choose another --out" in run(*args)[2][0]
 
 
 def test_masks_frames_and_splits_of_a_table(tmp_path, run):
@@ -140,7 +140,7 @@ def test_masks_frames_and_splits_of_a_table(tmp_path, run):
             lines.append(f"{name},{split},{frame},mask{name},{split},")
     (tmp_path / "scans.csv").write_text("\n".join(lines))
     args = ("manifest", f"--source={tmp_path / 'scans.csv'}", f"--out={tmp_path / 'out'}")
-    assert "there are masks without names" in run(*args)[2][0]
+    assert "got masks without names" in run(*args)[2][0]
     assert run(*args, "--mask_names=background,head", "--keep_ids")[0] == 0
     for split, of_split in records(tmp_path / "out").items():
         assert [record["scan_id"] for record in of_split] == [split.encode()] * 3
@@ -181,7 +181,7 @@ def test_pictures_of_other_formats_are_counted_in_a_line(tmp_path, run):
         (tmp_path / "in/head/p0" / name).write_bytes(b"x")
     status, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
     assert status == 0
-    assert "Left alone 4 file(s) in other formats (2 .gif, 1 .nii, 1 .nii.gz): `folder` reads .png, .jpg" in printed
+    assert "Ignored 4 file(s) in other formats (2 .gif, 1 .nii, 1 .nii.gz): `folder` reads .png, .jpg" in printed
 
 
 def bad_tree(folder: Path) -> Path:
@@ -208,16 +208,16 @@ def test_bad_files_are_a_line_each_and_the_rest_goes_on(tmp_path, run):
     assert status == 1
     assert printed == ""
     assert [re.sub(r"^left out (file \d+, )?", "", line).split(" (")[0] for line in said[:-1]] == [
-        "'head/p3/link.png': it lies outside of the folder that files may come from, or a link leads out of it",
-        "'head/p1/copy.png': it is, pixel for pixel, a frame that came before: its frame, first in file 2",
-        "'head/p1/cut.png': it is cut short or damaged",
-        "'head/p1/empty.png': the file has no bytes",
-        r"'head/p1/odd\n\udcff.png': the file has no bytes",
-        "'head/p1/text.png': it is no image that can be decoded",
+        "'head/p3/link.png': it is outside the folder that files may come from, or a link leads outside it",
+        "'head/p1/copy.png': it repeats an earlier frame pixel for pixel: its frame, first in file 2",
+        "'head/p1/cut.png': it is truncated or damaged",
+        "'head/p1/empty.png': the file is empty",
+        r"'head/p1/odd\n\udcff.png': the file is empty",
+        "'head/p1/text.png': it cannot be decoded as an image",
         "'head/p2/black.png': every pixel has the same value",
-        "'head/p2/deep.png': it has more than 8 bits a pixel and says nothing on how to show them",
+        "'head/p2/deep.png': it has more than 8 bits per pixel and does not say how to display them",
     ]
-    assert said[-1].startswith("error: 8 of 15 file(s) cannot be used: what is wrong is listed above")
+    assert said[-1].startswith("error: 8 of 15 file(s) cannot be used; the reasons are listed above")
     assert not list(out.glob("own_scans"))
     assert run(*args, "--skip_bad")[0] == 0
     report = json.loads((out / "ingest_report.json").read_text())
@@ -250,7 +250,7 @@ def test_of_many_faults_of_a_kind_a_terminal_shows_the_first(tmp_path, run, monk
     assert [re.search(r"(\d+)\.png", line).group(1) for line in empty] == [f"{number:02}" for number in range(20)]
     assert len(others) == (3 if looked_at else 12)
     assert others[0].startswith(
-        "left out 10 more: the file has no bytes" if looked_at else "left out file 21, 'head/p/20.png'"
+        "left out 10 more: the file is empty" if looked_at else "left out file 21, 'head/p/20.png'"
     )
     assert others[-2].startswith("left out file 32, 'head/p/z.png'")
     assert others[-1].startswith("error: 31 of 32 file(s) cannot be used")
@@ -262,20 +262,20 @@ def test_what_cannot_be_used_at_all(tmp_path, run):
     args = ("folder", f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
     status, _, said = run(*args, "--skip_bad")
     assert status == 1
-    assert said[-1].startswith("error: Not one of 1 file(s) can be used: what is wrong is listed above")
+    assert said[-1].startswith("error: None of 1 file(s) can be used; the reasons are listed above")
 
 
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--test_share=0.7", "--val_share=0.3"], 1, "The shares of val and test are below 1 together"),
-        (["--test_share=0.99", "--val_share=0"], 1, "none would train"),
-        (["--region=tag"], 1, "--region of manifest is whole or X0,Y0,X1,Y1; got 'tag'"),
+        (["--test_share=0.7", "--val_share=0.3"], 1, "--val_share and --test_share must be >= 0 and their sum below 1"),
+        (["--test_share=0.99", "--val_share=0"], 1, "leave none for training"),
+        (["--region=tag"], 1, "--region of manifest must be whole or X0,Y0,X1,Y1; got 'tag'"),
         (["--region=9,0,3,3"], 2, ""),
         (["--window=9"], 2, ""),
         (["--name=../x"], 2, ""),
         (["--max_pixels=0"], 2, ""),
-        (["--mask_names=a,b"], 1, "there are names without masks"),
+        (["--mask_names=a,b"], 1, "got names without masks"),
     ],
 )
 def test_bad_flags(tmp_path, run, flags, status, message):
@@ -333,7 +333,7 @@ def test_a_dataset_that_was_left_before_its_pictures_is_finished(tmp_path, run, 
         assert run(*args)[0] == 130
     before = raw(out)
     assert not (out / "montage.png").exists()
-    assert "seed was 0 and now is 1" in run(*args, "--seed=1")[2][0]
+    assert "seed was 0 and is now 1" in run(*args, "--seed=1")[2][0]
     assert run(*args)[0] == 0
     assert raw(out) == before
     assert sorted(path.name for path in out.iterdir()) == ["ingest_report.json", "montage.png", "own_scans"]
@@ -348,7 +348,7 @@ def test_ids_are_numbers_or_hashes_unless_they_are_to_be_kept(tmp_path, run, mon
         found[out] = {record["patient_id"].decode() for of in records(tmp_path / out).values() for record in of}
     assert found == {"numbers": {f"patient00000{n}" for n in (1, 2, 3)}, "kept": {"p0", "p1", "p2"}}
     monkeypatch.setenv("AWCL_ID_KEY", KEY)
-    assert "--keep_ids stores ids as they are" in run(*args, f"--out={tmp_path / 'no'}", "--keep_ids")[2][0]
+    assert "--keep_ids stores ids unchanged" in run(*args, f"--out={tmp_path / 'no'}", "--keep_ids")[2][0]
     assert run(*args, f"--out={tmp_path / 'hashes'}")[0] == 0
     names = ScanIndex.from_dataset(tmp_path / "hashes").patient_names
     assert set(names) == {Pseudonyms(KEY.encode()).digest("patient", f"p{n}") for n in range(3)}
@@ -397,7 +397,7 @@ def test_what_was_removed_of_clips_is_shown_and_their_fans_are_stored(tmp_path, 
     args = ("video", f"--source={tmp_path / 'in'}", "--every=2")
     status, printed, _ = run(*args, f"--out={tmp_path / 'out'}", "--region=sector")
     assert status == 0
-    assert f"See in {tmp_path / 'out/removed.png'} that what was removed" in printed
+    assert f"Check in {tmp_path / 'out/removed.png'} that the removed parts (red) are text, not echoes" in printed
     picture = cv2.imread(str(tmp_path / "out/removed.png")).astype(int)
     red = (picture[..., 2] > 60) & (picture[..., :2].max(axis=-1) < 10)
     assert 0.001 < red.mean() < 0.05, "the names, and next to nothing of the fans"
@@ -422,7 +422,7 @@ def test_frames_that_stand_still_are_dropped(tmp_path, run):
     args = ("video", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--every=1")
     status, printed, _ = run(*args)
     assert status == 0
-    assert "Dropped 10 frame(s) that show what the one before showed" in printed
+    assert "Dropped 10 near-duplicate frame(s)" in printed
     assert len(ScanIndex.from_dataset(tmp_path / "out")) == 2 + 4 + 4
 
 

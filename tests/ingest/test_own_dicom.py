@@ -247,7 +247,7 @@ def test_regions_that_leave_the_picture_are_of_another_picture(tmp_path, regions
     assert np.isnan(clip.pixel_mm)
     with pytest.raises(BadFileError) as error:
         kept_part(clip, "tag", (48, 64))
-    assert (error.value.kind, error.value.detail) == ("no_region", "its regions leave the picture")
+    assert (error.value.kind, error.value.detail) == ("no_region", "its regions extend beyond the picture")
 
 
 @pytest.mark.parametrize("name", ["examples_ybr_color.dcm", "examples_palette.dcm"])
@@ -338,7 +338,7 @@ def test_frames_are_held_against_their_number(tmp_path, syntax, announced):
         del ds.NumberOfFrames
     ds.save_as(path)
     if announced == 7:
-        assert fault_of(path) == ("cut_short", "5 whole frame(s) where NumberOfFrames is 7")
+        assert fault_of(path) == ("cut_short", "5 complete frame(s), but NumberOfFrames is 7")
     else:
         assert_frames(path, frames, remarks=set() if announced == 5 else {"miscounted"})
 
@@ -436,9 +436,9 @@ def test_streams_that_are_not_of_their_transfer_syntax(tmp_path):
         np.testing.assert_array_equal(frames_of(path)[0], frame)
     tags = {"Rows": 64, "Columns": 48}
     path = write_streams(tmp_path / "x.dcm", [stream], (48, 64), syntax=said, photometric="MONOCHROME2", **tags)
-    assert fault_of(path) == ("contradiction", "its stream is of another size than Rows and Columns")
+    assert fault_of(path) == ("contradiction", "its stream differs in size from Rows and Columns")
     path = write_streams(tmp_path / "x.dcm", [b"no stream"], (48, 64), syntax=said, photometric="MONOCHROME2")
-    assert fault_of(path) == ("cut_short", "its stream does not begin as one")
+    assert fault_of(path) == ("cut_short", "it does not begin as a compressed stream")
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGBaseline8Bit], ids=lambda syntax: syntax.name)
@@ -472,7 +472,7 @@ def test_what_must_not_be_missing_is_named(tmp_path, name):
 )
 def test_values_that_a_tag_cannot_have_are_named(tmp_path, name, value):
     path = write_dicom(tmp_path / "x.dcm", moving_disc(2), **{name: value})
-    assert fault_of(path) == ("bad_tag", f"{name} is not one of the values that it may have")
+    assert fault_of(path) == ("bad_tag", f"{name} has an unknown value")
 
 
 def without(path: Path, *, preamble: bool = False, meta: bool = False) -> Path:
@@ -681,7 +681,12 @@ def test_one_id_for_all_examinations_is_noted(tmp_path, ingest):
     write("ANONYMOUS")
     status, _, said = ingest()
     assert status == 1
-    assert said.count("One PatientID names 6 of 6 examinations: if it is not one patient's (but ANONYMOUS, say)") == 1
+    assert (
+        said.count(
+            "One PatientID names 6 of 6 examinations. If it is not that of one patient (but ANONYMOUS, for example)"
+        )
+        == 1
+    )
     assert "--patient_from=study or folder" in said
     assert "One PatientID" in ingest("--test_share=0", "--val_share=0")[1], "where it works, too"
     assert "One PatientID" not in "".join(map(str, ingest("--patient_from=study", "--name=other")))
@@ -706,7 +711,7 @@ def test_what_is_counted_and_named_in_the_report(tmp_path, ingest):
         "bad_tag": [4],
         "contradiction": [5],
     }
-    assert "Read 5 frame(s) of files that hold another number of frames than their NumberOfFrames." in printed
-    assert "Stored no pixel size of 2 frame(s)" in printed
-    assert "its regions leave the picture" in said
-    assert "BitsAllocated is not one of the values that it may have" in said
+    assert "Read 5 frame(s) of files whose number of frames differs from NumberOfFrames." in printed
+    assert "Stored no pixel size for 2 frame(s)" in printed
+    assert "its regions extend beyond the picture" in said
+    assert "BitsAllocated has an unknown value" in said

@@ -347,15 +347,15 @@ def test_a_length_that_does_not_fit_its_tags_is_named(tmp_path):
     ds.save_as(path)
     assert fault_of(path) == (
         "contradiction",
-        "its length is that of YBR_FULL_422, PhotometricInterpretation is not",
+        "its length fits YBR_FULL_422, but PhotometricInterpretation is another",
     )
     ds.PhotometricInterpretation = "YBR_FULL_422"
     ds.PixelData = STORED.tobytes() * 2  # as long as three frames of YBR_FULL_422
     ds.save_as(path)
-    assert fault_of(path) == ("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+    assert fault_of(path) == ("contradiction", "its length fits both YBR_FULL and YBR_FULL_422")
     ds.PixelData = STORED.tobytes() + b"\0" * 100  # as long as one frame of YBR_FULL_422, and half of another
     ds.save_as(path)
-    assert fault_of(path) == ("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+    assert fault_of(path) == ("contradiction", "its length fits both YBR_FULL and YBR_FULL_422")
     ds.PixelData = halved(STORED).tobytes() + b"\0" * 100
     ds.save_as(path)
     assert len(frames_of(path)) == 1
@@ -395,7 +395,7 @@ def test_colours_that_nothing_tells_are_refused(tmp_path):
     ds = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", [STORED], photometric="RGB"))
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.save_as(tmp_path / "x.dcm")
-    assert fault_of(tmp_path / "x.dcm") == ("contradiction", "whether its colours are RGB or YCbCr cannot be told")
+    assert fault_of(tmp_path / "x.dcm") == ("contradiction", "it is unclear whether its colours are RGB or YCbCr")
     for stored, model in ((scan(), "rgb"), (to_ybr(scan()), "ybr")):
         ds.PixelData = stored.tobytes()
         ds.save_as(tmp_path / "x.dcm")
@@ -509,7 +509,7 @@ def test_overlays_above_the_stored_bits_are_left_out(tmp_path):
         ds = pydicom.dcmread(path)
         ds.BitsStored, ds.HighBit = 8, 7
         ds.save_as(path)
-        assert fault_of(path) == ("contradiction", "it has values of more bits than BitsStored, 8")
+        assert fault_of(path) == ("contradiction", "it has values with more bits than BitsStored, 8")
         ds.add_new(0x60000100, "US", 16)  # OverlayBitsAllocated, OverlayBitPosition
         ds.add_new(0x60000102, "US", 8)
         ds.save_as(path)

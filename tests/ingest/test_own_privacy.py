@@ -234,7 +234,7 @@ def test_keys(tmp_path, monkeypatch):
     (tmp_path / "key").write_bytes(KEY + b"\n")
     assert read_key(tmp_path / "key") == KEY, "the file goes before the environment"
     (tmp_path / "key").write_bytes(b"short\n")
-    with pytest.raises(InputError, match="has 5 bytes; it needs 16 or more"):
+    with pytest.raises(InputError, match="must have at least 16 bytes, otherwise ids could be guessed; got 5"):
         read_key(tmp_path / "key")
     with pytest.raises(InputError, match="cannot be read"):
         read_key(tmp_path / "none")

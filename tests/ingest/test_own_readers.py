@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from awcl_jax.data.images import IMAGES
-from awcl_jax.ingest.own.grey import apply_window
-from awcl_jax.ingest.own.images import open_image, read_image, read_mask
+from awcl_jax.ingest.own.images import apply_window, open_image, read_image, read_mask
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.near import difference, thumbnail
 from awcl_jax.ingest.own.region import keep, kept_part, moving_sector

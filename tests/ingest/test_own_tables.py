@@ -109,7 +109,7 @@ def test_each_bad_row_is_one_fault_and_the_rest_goes_on(source, tmp_path_factory
     assert [row.number for row in listing.rows] == [1, 14]
     kinds = ["same_row"] * 2 + ["missing", *["outside"] * 3, *["bad_cell"] * 6, "missing"]
     assert faults(listing) == list(zip([2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15], kinds, strict=True))
-    assert "split is train, val, test; got 'trian'" in listing.faults[8].rule
+    assert "split must be one of train, val, test; got 'trian'" in listing.faults[8].rule
 
 
 def test_paths_may_be_of_another_root(source, tmp_path_factory):
@@ -138,7 +138,7 @@ def test_unusable_tables(source, lines, message):
 def test_no_table(tmp_path):
     (tmp_path / "scans.txt").write_text("path,scan_id\na.png,s\n")
     for name in ("scans.csv", "scans.txt"):
-        with pytest.raises(InputError, match=r"is a table \(.csv or .parquet\) that is there"):
+        with pytest.raises(InputError, match=r"must be an existing table \(.csv or .parquet\)"):
             read_manifest(tmp_path / name)
     (tmp_path / "scans.parquet").write_bytes(b"PAR1, not")
     with pytest.raises(InputError, match="is not a Parquet file"):
@@ -196,12 +196,12 @@ def test_folders_that_say_nothing(tmp_path):
     listing = folder.list_images(tmp_path, (".png",), scan_from="folder")
     assert said(listing) == [("a", "p", "p")]
     assert faults(listing) == [(2, "no_scan"), (3, "no_scan")]
-    for pattern, message in (("(", "no regular expression"), (r"\d+", r"has a group \(\?P<scan>")):
+    for pattern, message in (("(", "must be a regular expression"), (r"\d+", r"must have a group \(\?P<scan>")):
         with pytest.raises(InputError, match=message):
             folder.list_images(tmp_path, (".png",), pattern=pattern)
-    with pytest.raises(InputError, match=r"holds no file that ends in \.mp4"):
+    with pytest.raises(InputError, match=r"has no file that ends in \.mp4"):
         folder.list_clips(tmp_path, (".mp4",))
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match=r"The folder .* does not exist"):
         folder.list_images(tmp_path / "none", (".png",))
 
 
@@ -288,7 +288,7 @@ def test_taxonomy(tmp_path, name, text):
 
 def test_taxonomies_without_a_file():
     assert labels.read_taxonomy(Path("fetal_planes_14")) == (FETAL_PLANES_14, frozenset())
-    with pytest.raises(InputError, match="is a file, or fetal_planes_14 or fetal_planes_db; there is no file planes"):
+    with pytest.raises(InputError, match="must be a file or fetal_planes_14 or fetal_planes_db; planes"):
         labels.read_taxonomy(Path("planes"))
 
 
@@ -302,7 +302,7 @@ def test_without_a_taxonomy_names_are_fine_and_coarse():
 def test_all_unknown_names_are_listed_with_the_nearest():
     with pytest.raises(InputError) as error:
         labels.resolve_names(["4CH", "4Ch", "4Ch", "hart"], FETAL_PLANES_14)
-    assert "does not know 2 name(s): '4Ch' (2 file(s), nearest '4CH'), 'hart' (1 file(s), nearest 'heart')" in str(
+    assert "The taxonomy lacks 2 name(s): '4Ch' (2 file(s), nearest '4CH'), 'hart' (1 file(s), nearest 'heart')" in str(
         error.value
     )
 
@@ -310,13 +310,13 @@ def test_all_unknown_names_are_listed_with_the_nearest():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("planes = 3", r"has \[planes\]"),
-        ("[aliases]\na = 'b'", r"has \[planes\]"),
-        ("[planes]\na = 3", "every name is a text in quotes; got 3"),
+        ("planes = 3", r"must have \[planes\]"),
+        ("[aliases]\na = 'b'", r"must have \[planes\]"),
+        ("[planes]\na = 3", "Every name must be text in quotes; got 3"),
         ("[planes]\na = 'b'\n[other]\nc = 'd'", "it also has other"),
         ("[planes]\na = 'b'\n[aliases]\nc = 'd'", "'c' means 'd'"),
-        ("[planes\n", "no TOML or YAML file"),
-        ("", r"has \[planes\]"),
+        ("[planes\n", "not a TOML or YAML file"),
+        ("", r"must have \[planes\]"),
     ],
 )
 def test_bad_taxonomies(tmp_path, text, message):

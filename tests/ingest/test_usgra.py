@@ -72,7 +72,9 @@ def test_an_image_without_a_mask(source, tmp_path):
 @pytest.mark.parametrize("part", ["test/masks", "train"])
 def test_another_layout(source, tmp_path, part):
     (source / part).rename(tmp_path / "away")
-    with pytest.raises(InputError, match=r"There is no folder .*: --source is the folder that holds train/ and test/"):
+    with pytest.raises(
+        InputError, match=r"The folder .* does not exist. Set --source to the folder with train/ and test/"
+    ):
         Usgra(source=source, data_dir=tmp_path / "out").find(source)
 
 
@@ -82,11 +84,13 @@ def test_bad_sources_are_one_line(tmp_path, capsys):
             ingest.main(["usgra", *args, f"--out={tmp_path / 'out'}"])
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert error_of() == "error: --source is missing: the folder that usgra was unpacked into."
-    assert error_of(f"--source={tmp_path / 'no'}").startswith(f"error: There is no folder {tmp_path / 'no'}: --source")
+    assert error_of() == "error: --source is missing. Set it to the folder with the unpacked usgra."
+    assert error_of(f"--source={tmp_path / 'no'}").startswith(
+        f"error: The folder {tmp_path / 'no'} does not exist. Set --source"
+    )
     for part in ("train/images", "train/masks", "test/images", "test/masks"):
         (tmp_path / "bare" / part).mkdir(parents=True)
-    assert "holds no frames of usgra" in error_of(f"--source={tmp_path / 'bare'}")
+    assert "has no frames of usgra" in error_of(f"--source={tmp_path / 'bare'}")
 
 
 def test_real_data(real_data, tmp_path):

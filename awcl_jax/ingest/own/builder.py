@@ -1,7 +1,7 @@
-"""The TFDS builder of a researcher's own scans: records that are decoded already become the shards of a dataset.
+"""TFDS builder of your own scans: copies decoded records into the shards of a dataset.
 
-TFDS's own writer would hold all records in memory (with shuffling off, everything that it spills to disk is one bucket,
-which it reads back whole), so they are copied here from the chunks as they are.
+TFDS's writer would keep all records in memory (with shuffling off, everything that it spills to disk is one bucket,
+which it reads back at once), so records are copied here from the chunks unchanged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +22,16 @@ _BATCH = 16
 
 
 class OwnScans(FileReaderBuilder):
-    """TFDS builder of frames that were decoded into chunks; see `awcl_jax.data.record` for the record.
+    """TFDS builder of frames decoded into chunks; see `awcl_jax.data.record` for the record.
 
     Args:
       name: of the dataset.
       taxonomy: names of its anatomies.
-      mask_names: what the values of its masks mean; none where it has none.
+      mask_names: what the values of its masks mean; empty without masks.
       parts: split -> its records.
-      sizes: split -> bytes of these, about, by which they are divided into files.
-      metadata: kept with the dataset.
-      data_dir: folder that it goes to.
+      sizes: split -> approximate bytes of these, to divide them into files.
+      metadata: stored with the dataset.
+      data_dir: folder to write to.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -87,7 +87,7 @@ class OwnScans(FileReaderBuilder):
 
 
 def _read(parts: Sequence[Part]) -> Iterator[bytes]:
-    """Records one after the other, a few in memory at a time."""
+    """Yield the records in order, a few in memory at a time."""
     for part in parts:
         reader = ArrayRecordReader(str(part.path))
         try:

@@ -1,7 +1,7 @@
-"""Jobs are decoded into chunks: ArrayRecord files of finished records, and beside each what came of its files.
+"""Decode jobs into chunks: ArrayRecord files of finished records, each beside the outcomes of its files.
 
-A chunk is renamed into place when it is complete, so that after a kill the complete ones are used and the others made
-anew. It depends on its job alone: the number of processes changes nothing.
+A chunk is renamed into place when it is complete. After a kill, complete ones are used and the others are redone. A
+chunk depends only on its job, not on the number of processes.
 """
 
 import concurrent.futures
@@ -39,26 +39,26 @@ from awcl_jax.ingest.own.removed import SIZE, show_removed
 from awcl_jax.runtime.errors import InputError
 
 _OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dicom.open_dicom}
-RECORD_OPTIONS = "group_size:1,uncompressed"  # each record is found by itself, and PNG does not get smaller
+RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, and PNG does not compress further
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
-_NO_PROCESS = "Processes to decode in cannot be started: --workers=1 decodes in this one, and memory may be short."
+_NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
-    """What came of a file.
+    """Outcome of decoding a file.
 
     Attributes:
-      start, stop: its records in the chunk; none where it is at fault.
+      start, stop: its records in the chunk; none if it has a fault.
       size: of these in bytes.
-      near: frames dropped because they show what the one before showed.
+      near: frames dropped as near duplicates of the previous one.
       blank: frames dropped because all their pixels have one value.
       coloured: frames whose grey was made from colours.
-      masked: frames that were made black outside of a region.
-      fans: of its sector, as numbers (see `data.fan.Fan`), where that was looked for in the clip.
-      miscounted: frames of a file that holds another number of them than it says.
-      unscaled: frames without the size of their pixels, because it differs within the picture.
+      masked: frames set to black outside a region.
+      fans: of its sector, as numbers (see `data.fan.Fan`), if a sector was searched in the clip.
+      miscounted: frames of a file whose number of frames differs from the stated one.
+      unscaled: frames without a pixel size, because it differs within the picture.
       kind: of its fault (see `items.WHY`), or empty.
       detail: of its fault.
     """
@@ -93,33 +93,33 @@ class Chunk:
 
 
 def records_of(job: Job, folder: Path) -> Path:
-    """The file of a job's records."""
+    """Return the file of a job's records."""
     return folder / f"{job.name}.array_record"
 
 
 def read_chunk(job: Job, folder: Path) -> Chunk:
-    """What came of a job that is decoded."""
+    """Read the outcomes of a decoded job."""
     stored = json.loads(_notes(job, folder).read_text())
     outcomes = tuple(Outcome(**outcome) for outcome in stored["outcomes"])
     return Chunk(outcomes, tuple(stored["frame_ids"]), Counter(stored["dropped"]))
 
 
 def removed_examples(jobs: Sequence[Job], folder: Path) -> UInt8[np.ndarray, "n 160 160 3"]:
-    """What was removed from some frames of each job that is decoded, as `show_removed` draws it."""
+    """Return pictures of what was removed from some frames of each decoded job, drawn by `show_removed`."""
     paths = [path for job in jobs if (path := _removed(job, folder)).exists()]
     drawn = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in paths]
     return np.concatenate([np.zeros((0, SIZE, 3), np.uint8), *drawn]).reshape(-1, SIZE, SIZE, 3)
 
 
 def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Callable[[int], object]) -> None:
-    """Decode the jobs that are not decoded yet.
+    """Decode the jobs that have no chunk yet.
 
     Args:
       jobs: what to decode.
       folder: of the chunks.
-      workers: number of processes; with 1, this one decodes. A file whose decoding ends its process is at fault, and
-        the others go on: at once, or, where this process decodes, when the same is called again.
-      progress: called with the number of files of each job that is done.
+      workers: number of processes; with 1, this one decodes. A file that crashes its process becomes a fault, and the
+        others continue: at once or, if this process decodes, at the next call.
+      progress: called with the number of files of each finished job.
 
     Raises:
       InputError: the processes cannot be started.
@@ -132,7 +132,7 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
         else:
             waiting.append(job)
     try:
-        # Jobs that were begun and not ended: their process died, which a file of theirs may have done.
+        # Jobs that were begun but not finished: their process died, perhaps because of one of their files.
         for job in [job for job in waiting if _mark(job, folder).exists()]:
             _decode_alone(job, folder)
             progress(len(job.items))
@@ -153,14 +153,14 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
                 progress(len(job.items))
                 waiting.remove(job)
     except RuntimeError as error:
-        # What array_record makes of a disk that is full.
+        # array_record raises this when the disk is full.
         if "write() failed" in str(error):
             raise OSError(str(error)) from error
         raise
 
 
 def _decode_together(jobs: Sequence[Job], folder: Path, workers: int, progress: Callable[[int], object]) -> None:
-    """Decode in several processes, until all is done or one of them dies."""
+    """Decode in several processes until all jobs are done or a process dies."""
     todo = iter(jobs)
     running: dict[concurrent.futures.Future[None], Job] = {}
     with _pool(workers) as pool, contextlib.suppress(BrokenProcessPool):
@@ -174,14 +174,14 @@ def _decode_together(jobs: Sequence[Job], folder: Path, workers: int, progress: 
                 progress(len(running.pop(future).items))
                 for job in itertools.islice(todo, 1):
                     running[pool.submit(decode_job, job, folder)] = job
-    # When a process dies, what others have just ended is reported as broken, too.
+    # When a process dies, jobs that others have just finished are reported as broken too.
     for job in running.values():
         if _notes(job, folder).exists():
             progress(len(job.items))
 
 
 def _decode_alone(job: Job, folder: Path) -> None:
-    """Decode a job in a process of its own, without the files that end it."""
+    """Decode a job in a separate process, without the files that crash it."""
     crashed: frozenset[int] = frozenset()
     while not _notes(job, folder).exists():
         _mark(job, folder).unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def _decode_alone(job: Job, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Processes that end with this one, even when it is killed, and at once when it is interrupted."""
+    """Start processes that end with this one, even if it is killed, and at once if it is interrupted."""
     context = multiprocessing.get_context("spawn")
     end, held = context.Pipe(duplex=False)
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_follow, initargs=(end,))
@@ -208,7 +208,7 @@ def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 
 
 def _follow(end: Connection) -> None:
-    """Leave ctrl-C to the parent, and go when the other end of this pipe is closed, by it or by its death."""
+    """Leave ctrl-C to the parent, and exit when it closes the other end of this pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
@@ -225,7 +225,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     Args:
       job: what to decode.
       folder: of the chunks.
-      crashed: positions of the files that end the process, and are left out.
+      crashed: positions of the files that crash the process; they are left out.
     """
     features = frame_features(job.taxonomy, mask_names=job.reading.mask_names)
     serializer = ExampleSerializer(features.get_serialized_info())
@@ -241,7 +241,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
         quiet,
     ):
         for position, item in enumerate(job.items):
-            # Over what is there: a file made anew for every picture would take as long as a small picture.
+            # Overwritten in place: a new file for every picture would take as long as a small picture.
             os.pwrite(mark.fileno(), f"{position:8}".encode(), 0)
             outcome, examples = Outcome(start=len(frame_ids)), len(removed)
             outcomes.append(outcome)
@@ -251,7 +251,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                 clip = _OPENERS[job.kind](item.path, job.reading)
                 dropped.update(clip.dropped)
                 for record in _records(item, clip, job.reading, outcome, removed):
-                    # A map of protobuf has no order of its own, and another one in every process.
+                    # A protobuf map has no fixed order; it differs between processes.
                     example = serializer.get_tf_example(features.encode_example(record))
                     data = example.SerializeToString(deterministic=True)
                     writer.write(data)
@@ -262,7 +262,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                 if len(frame_ids) == outcome.start:
                     raise BadFileError("blank" if outcome.blank else "no_pixels")
             except BadFileError as error:
-                # Records that were written before the fault stay in the file, and no outcome counts them.
+                # Records written before the fault stay in the file, but no outcome counts them.
                 outcome.kind, outcome.detail = error.kind, error.detail
                 outcome.start, outcome.size = len(frame_ids), 0
                 del removed[examples:]
@@ -280,7 +280,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
 def _records(
     item: Item, clip: Clip, reading: Reading, outcome: Outcome, removed: list[UInt8[np.ndarray, "_ _ 3"]]
 ) -> Iterator[dict[str, Any]]:
-    """The records of a file, as `frame_features` describes them; of its first frame also what was removed."""
+    """Yield the records of a file (see `frame_features`); note for its first frame what was removed."""
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     seen: set[str] = set()
     for picture, image in _kept_frames(clip, reading, outcome):
@@ -293,7 +293,7 @@ def _records(
         seen.add(frame_id)
         outcome.coloured += picture.colour
         record = {
-            "image": encode_png(image),  # anew: a file may hold text beside its pixels
+            "image": encode_png(image),  # encoded again: a file may contain text beside its pixels
             "frame_id": frame_id,
             "scan_id": item.scan_id,
             "patient_id": item.patient_id,
@@ -308,7 +308,7 @@ def _records(
 
 
 def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tuple[Picture, UInt8[np.ndarray, "h w"]]]:
-    """Frames and what is kept of their pictures, without those that are blank or show what the last one showed."""
+    """Yield frames and the kept part of their pictures, without blank frames and near duplicates."""
     kept, last = None, None
     for picture in clip.frames():
         if kept is None:
@@ -328,7 +328,7 @@ def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tup
 
 
 def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:
-    """Told by the picture alone, so that it says nothing of the file, and one picture has one id everywhere."""
+    """Return an id made from the picture only: it reveals nothing of the file, and equal pictures have equal ids."""
     height, width = image.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
     digest.update(image.tobytes())
@@ -344,5 +344,5 @@ def _removed(job: Job, folder: Path) -> Path:
 
 
 def _mark(job: Job, folder: Path) -> Path:
-    """Says which file of a job is being decoded, for the case that it ends the process."""
+    """Return the file that notes which file of a job is being decoded, in case it crashes the process."""
     return folder / f"{job.name}.at"

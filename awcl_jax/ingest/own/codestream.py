@@ -1,4 +1,4 @@
-"""What a compressed picture says of itself, read off the markers before its data: JPEG, JPEG-LS and JPEG 2000.
+"""Header of a compressed picture, read from the markers before its data: JPEG, JPEG-LS and JPEG 2000.
 
     marker        JPEG (DCT)                              lossless JPEG, JPEG-LS      JPEG 2000, HTJ2K
     JFIF          YCbCr; open where the ids are R, G, B   YCbCr, unless pixels deny   -
@@ -8,10 +8,10 @@
     subsampled    YCbCr                                   YCbCr                       RGB: decoders convert it
     none of it    open                                    open                        open
 
-The columns of JPEG are what libjpeg-turbo does (jdapimin.c, `default_decompress_parms`), but for what is open here:
-there it guesses YCbCr (lossless: RGB), where DICOM has a tag to ask. JPEG 2000 names no colours (ISO/IEC 15444-1): its
-multiple component transformation, which the decoder undoes, does not tell what went in. The header of a JP2 file, which
-DICOM forbids, may name YCbCr (sYCC); it is taken off, for some decoders follow it and others do not.
+The columns of JPEG follow libjpeg-turbo (jdapimin.c, `default_decompress_parms`), except where it says "open": there
+libjpeg-turbo guesses YCbCr (lossless: RGB), while DICOM has a tag. JPEG 2000 names no colours (ISO/IEC 15444-1): its
+multiple component transformation, which the decoder undoes, does not reveal the input. The header of a JP2 file, which
+DICOM forbids, may name YCbCr (sYCC); it is removed, because some decoders follow it and others do not.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ _CODECS: dict[int, Codec] = {
     **dict.fromkeys((0xC3, 0xCB), "lossless"),
     0xF7: "jpeg_ls",
 }
-"""Start of frame -> codec; hierarchical JPEG, which nothing decodes, is in none."""
+"""Start of frame -> codec; without hierarchical JPEG, which no package decodes."""
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _SYCC = 18  # enumerated colour space of JP2
 
 
 @dataclasses.dataclass(frozen=True)
 class Codestream:
-    """A compressed picture's own account of itself.
+    """The header of a compressed picture.
 
     Attributes:
-      codec: `jpeg` (DCT), `lossless` (JPEG), `jpeg_ls`, or `jpeg2000`, which HTJ2K is a kind of.
+      codec: `jpeg` (DCT), `lossless` (JPEG), `jpeg_ls`, or `jpeg2000`, including HTJ2K.
       size: height and width.
-      components: how many there are.
+      components: number of components.
       precision: bits of each.
-      colours: what three components are as they are decoded; empty where that is open.
-      certain: whether nothing outside of the stream can overrule `colours`.
-      taken_for_ybr: JPEG only: what libjpeg takes its three components for, unless it is told otherwise.
-      start: offset of the stream's first marker; above 0 behind a JP2 header.
+      colours: meaning of three components as decoded; empty if open.
+      certain: whether nothing outside the stream can overrule `colours`.
+      taken_for_ybr: JPEG only: whether libjpeg reads its three components as YCbCr by default.
+      start: offset of the stream's first marker; above 0 after a JP2 header.
     """
 
     codec: Codec
@@ -57,17 +57,17 @@ class Codestream:
 
 
 def begins_picture(head: bytes) -> bool:
-    """Whether these first bytes are those of a compressed picture; eight suffice."""
+    """Return whether these first bytes begin a compressed picture; eight suffice."""
     return head.startswith((_JPEG, _JPEG2000, _JP2)) or begins_rle(head)
 
 
 def begins_rle(head: bytes) -> bool:
-    """Number of segments, at most 15, and the offset of the first, which follows the header of 64 bytes."""
+    """Return whether these bytes begin RLE: at most 15 segments, and the first at offset 64, after the header."""
     return len(head) >= 8 and 1 <= int.from_bytes(head[:4], "little") <= 15 and head[4:8] == b"\x40\0\0\0"
 
 
 def read_codestream(data: bytes) -> Codestream | None:
-    """Read what a compressed picture says of itself; None where it is of no kind known here, or its header is cut."""
+    """Read the header of a compressed picture; None if its kind is unknown, or the header is truncated."""
     try:
         if data.startswith(_JPEG):
             return _read_jpeg(data)
@@ -130,7 +130,7 @@ def _jpeg_frame(codec: Codec, body: bytes, *, jfif: bool, adobe: int) -> Codestr
 
 
 def without_applications(data: bytes) -> bytes:
-    """A JPEG-LS stream without segments of applications, at which CharLS stops, but for that of HP's colours (APP8)."""
+    """Return a JPEG-LS stream without application segments, at which CharLS stops, except HP's colours (APP8)."""
     kept, at = [data[:2]], 2
     while data[at + 1] not in _CODECS:
         end = at + 2 + _number(data, at + 2)
@@ -151,13 +151,13 @@ def _read_jp2(data: bytes) -> Codestream | None:
             return stream
         if name == b"colr" and data[at + 8] == 1:
             sycc = int.from_bytes(data[at + 11 : at + 15], "big") == _SYCC
-        # The box of the header holds others, which come right behind its own eight bytes.
+        # The header box contains others, which follow its eight bytes.
         at += 8 if name == b"jp2h" else max(length, 8)
     return None
 
 
 def _read_jpeg2000(data: bytes, start: int) -> Codestream:
-    """Of the marker SIZ: Xsiz, Ysiz, XOsiz and YOsiz at 8, Csiz at 40, and of each component Ssiz, XRsiz and YRsiz."""
+    """Read marker SIZ: Xsiz, Ysiz, XOsiz and YOsiz at 8, Csiz at 40, and of each component Ssiz, XRsiz and YRsiz."""
     right, bottom, left, top = (int.from_bytes(data[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
     components = _number(data, start + 40)
     parts = data[start + 42 : start + 42 + 3 * components]
@@ -168,5 +168,5 @@ def _read_jpeg2000(data: bytes, start: int) -> Codestream:
 
 
 def _number(data: bytes, at: int) -> int:
-    """Two bytes, the higher first."""
+    """Read two bytes, the higher first."""
     return data[at] << 8 | data[at + 1]

@@ -1,4 +1,4 @@
-"""The frames of all chunks together: which of them go into the dataset, and what became of the others."""
+"""Select the frames for the dataset from all chunks, and report the others."""
 
 import dataclasses
 from collections import Counter, defaultdict
@@ -29,11 +29,11 @@ class Collection:
 
     Attributes:
       parts: split -> its records, in order.
-      sizes: split -> bytes of these, about.
-      faults: of files that could not be decoded, or whose frames came before.
+      sizes: split -> approximate bytes of these.
+      faults: of files that could not be decoded, or that repeat frames.
       counts: of frames, by `COUNTS` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
-      fans: scan -> those of its files, as numbers (see `data.fan.Fan`), where sectors were looked for in clips.
+      fans: scan -> those of its files, as numbers (see `data.fan.Fan`), if sectors were searched in clips.
     """
 
     parts: dict[str, list[Part]]
@@ -45,15 +45,15 @@ class Collection:
 
 
 def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collection:
-    """Look through the chunks of the jobs.
+    """Collect the chunks of the jobs.
 
-    Of frames that are the same pixel for pixel, that of the file with the lowest number is kept; a file that loses
-    frames so is at fault. Sixteen bytes a frame are held for it.
+    Of frames that are equal pixel for pixel, that of the file with the lowest number is kept; the other files get a
+    fault. This takes 16 bytes of memory per frame.
 
     Args:
-      jobs: all of them, decoded.
+      jobs: all jobs, decoded.
       folder: of the chunks.
-      unit: what files are counted in, for messages.
+      unit: name of a file or row in messages.
     """
     collection = Collection(defaultdict(list), Counter(), [], Counter(), Counter())
     hashes, owners = [], []
@@ -91,7 +91,7 @@ def _add_counts(counts: Counter[str], outcome: Outcome) -> None:
 def _drop_repeated(
     collection: Collection, hashes: UInt64[np.ndarray, " n"], owners: Int32[np.ndarray, " n"], unit: str
 ) -> None:
-    # Frames of one picture one after the other, that of the lowest file first.
+    # Frames with equal pictures in sequence, that of the lowest file first.
     order = np.lexsort((owners, hashes))
     new = np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]])
     if new.all():

@@ -1,4 +1,4 @@
-"""The subcommands of `python -m awcl_jax.ingest` that take a researcher's own scans."""
+"""Run the subcommands of `python -m awcl_jax.ingest` that read your own scans."""
 
 import argparse
 import dataclasses
@@ -39,21 +39,21 @@ REGIONS = {
     "image": {"whole": "all of it"},
     "video": {"whole": "all of it", "sector": "what moves"},
     "dicom": {
-        "tag": "the sector within the file's SequenceOfUltrasoundRegions, which must be there",
-        "sector": "of clips without that tag, what moves",
+        "tag": "the sector within the file's SequenceOfUltrasoundRegions, which is required",
+        "sector": "what moves, for clips without that tag",
         "whole": "all of it",
     },
 }
-"""Kind of a file -> what can be kept of its pictures beside a rectangle."""
+"""Kind of a file -> parts of its pictures that can be kept, besides a rectangle."""
 
 _LINES_OF_A_KIND = 20
-_MANY_SCANS = 3  # of one patient, from which on an id is looked at twice
+_MANY_SCANS = 3  # of one patient: from here on its id is suspicious
 _REMEDY = "Choose another --out or --name, or delete that folder."
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A dataset that is there: its folder, and sentences on what was left out."""
+    """A prepared dataset: its folder, and sentences on what was left out."""
 
     path: Path
     notes: list[str]
@@ -62,15 +62,15 @@ class Prepared:
 def run(args: argparse.Namespace, out: Path) -> Prepared:
     """Prepare the dataset that the arguments of a subcommand ask for.
 
-    Files that cannot be used are named on stderr, a line each, and the others are decoded.
+    Files that cannot be used are listed on stderr, one per line; the others are decoded.
 
     Args:
       args: of the subcommand.
-      out: folder that the dataset goes to.
+      out: folder for the dataset.
 
     Raises:
-      InputError: some files cannot be used and `--skip_bad` is not given; their report is written, and what was decoded
-        is kept for the next time. Or nothing can be used at all, or an argument does not fit.
+      InputError: some files cannot be used and `--skip_bad` is not set; the report is written, and decoded frames are
+        kept for the next run. Or no file can be used, or an argument is invalid.
     """
     pseudonyms = Pseudonyms(read_key(args.key_file))
     _check(args, pseudonyms)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     if target.exists():
         said = _require_same(target, settings)
         if not work.exists():
-            print(f"{target} is prepared already: nothing to do.")
+            print(f"{target} is already prepared: nothing to do.")
             return Prepared(target, said)
     work.mkdir(parents=True, exist_ok=True)
     with only_writer(work, wait=False):
@@ -116,44 +116,44 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         (out / REMOVED).unlink(missing_ok=True)
         if len(removed := removed_examples(jobs, work)):
             write_removed_sheet(removed, out / REMOVED)
-            said.append(f"See in {out / REMOVED} that what was removed (red) is writing, and not echoes.")
-        # Last, for where it is left, the next run takes up from here.
+            said.append(f"Check in {out / REMOVED} that the removed parts (red) are text, not echoes.")
+        # Last: while it exists, the next run resumes from it.
         shutil.rmtree(work)
-    return Prepared(target, [*said, f"Look through {out / MONTAGE} for text that is burnt in; {report} says the rest."])
+    return Prepared(target, [*said, f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest."])
 
 
 def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
-    """Refuse arguments that do not fit together, before a file is looked at."""
+    """Refuse arguments that do not fit together, before any file is read."""
     if isinstance(args.region, str) and args.region not in REGIONS[KINDS[args.command]]:
         known = ", ".join(REGIONS[KINDS[args.command]])
-        raise InputError(f"--region of {args.command} is {known} or X0,Y0,X1,Y1; got {args.region!r}.")
+        raise InputError(f"--region of {args.command} must be {known} or X0,Y0,X1,Y1; got {args.region!r}.")
     if args.keep_ids and pseudonyms.keyed:
         raise InputError(
-            f"--keep_ids stores ids as they are, a key (--key_file, ${KEY_VARIABLE}) hashes them: leave one."
+            f"--keep_ids stores ids unchanged, but a key (--key_file, ${KEY_VARIABLE}) hashes them. Omit one."
         )
 
 
 def _said_of_unread(listing: Listing) -> list[str]:
-    """A sentence on pictures and clips of the source that this command does not read."""
+    """Return a sentence on pictures and clips of the source that this command does not read."""
     if not listing.unread:
         return []
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(listing.unread.items()))
     known = f"`folder` reads {', '.join(IMAGES)}, `video` {', '.join(videos.SUFFIXES)}"
-    return [f"Left alone {listing.unread.total():,} file(s) in other formats ({kinds}): {known}; convert the others."]
+    return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}. Convert the others."]
 
 
 def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:
     if pseudonyms.keyed:
-        return ["Ids of patients and scans are hashes: the same in every dataset that is made with this key."]
+        return ["Ids of patients and scans are hashes, the same in every dataset made with this key."]
     if args.keep_ids:
-        return ["Ids of patients and scans are stored as they were given (--keep_ids)."]
-    return ["Ids of patients and scans are numbers, for there is no key (--key_file) to hash them with."]
+        return ["Ids of patients and scans are stored unchanged (--keep_ids)."]
+    return ["Ids of patients and scans are numbers, because no key (--key_file) was set to hash them."]
 
 
 def _plan(args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms) -> tuple[Taxonomy, list[Any]]:
     names = [row.anatomy for row in listing.rows]
     unlabelled: frozenset[str] = frozenset()
-    # A cell of a table may spell that it is empty; a folder of that name is a class.
+    # A table may spell out an empty cell; a folder of that name is a class.
     gaps = GAPS if listing.unit == "row" else frozenset()
     if args.taxonomy is None:
         taxonomy = found_taxonomy(names, gaps)
@@ -194,7 +194,7 @@ def _builder(
 def _settings(
     args: argparse.Namespace, reading: Reading, listing: Listing, jobs: list[Job], pseudonyms: Pseudonyms
 ) -> dict[str, Any]:
-    """What the dataset depends on, to tell whether one that exists is the one asked for. It names no file."""
+    """Return what the dataset depends on, to compare with an existing one. It names no file."""
     digest = hashlib.sha256(json.dumps([job.name for job in jobs]).encode())
     digest.update(json.dumps([(fault.number, fault.kind) for fault in listing.faults]).encode())
     settings = {
@@ -211,31 +211,31 @@ def _settings(
 
 
 def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
-    """What was said of a dataset that is there already.
+    """Return the notes of an existing dataset.
 
     Raises:
-      InputError: it was made of other files or with other settings, or is not whole.
+      InputError: it was made from other files or with other settings, or is incomplete.
     """
     try:
         metadata = open_dataset(target).info.metadata or {}
         was, said = metadata["settings"], metadata["notes"]
     except Exception as error:  # TFDS and protobuf raise many kinds here
-        raise InputError(f"{target} exists but is no complete dataset of this kind. {_REMEDY}") from error
+        raise InputError(f"{target} exists but is not a complete dataset of this kind. {_REMEDY}") from error
     changed = [name for name in {**was, **settings} if was.get(name) != settings.get(name)]
     if changed == ["input"]:
-        raise InputError(f"{target} was prepared of other files, labels or ids than these. {_REMEDY}")
+        raise InputError(f"{target} was prepared from other files, labels or ids. {_REMEDY}")
     if changed:
         listed = "; ".join(
-            f"{name} was {was.get(name)} and now is {settings.get(name)}" for name in changed if name != "input"
+            f"{name} was {was.get(name)} and is now {settings.get(name)}" for name in changed if name != "input"
         )
         raise InputError(f"{target} was prepared with other settings: {listed}. {_REMEDY}")
     return list(said)
 
 
 def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudonyms: Pseudonyms) -> None:
-    """Name what cannot be used on stderr, one line each; of DICOM without paths, for they often name the patient.
+    """List what cannot be used on stderr, one per line; for DICOM without paths, which often name the patient.
 
-    Whoever looks at a terminal gets the first of each kind, and how many more there are; a file gets all.
+    A terminal shows the first of each kind and how many more there are; a file gets all.
     """
     shown = {row.number: row.shown for row in listing.rows}
     hidden = args.command == "dicom" and not args.show_paths
@@ -252,19 +252,19 @@ def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudo
         for line in of_kind[:at_most]:
             print(line, file=sys.stderr)
         if more := len(of_kind) - len(of_kind[:at_most]):
-            print(f"left out {more:,} more: {WHY[kind]} (2>FILE names all)", file=sys.stderr)
+            print(f"left out {more:,} more: {WHY[kind]} (2>FILE lists all)", file=sys.stderr)
 
 
 def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -> None:
     at_fault = {fault.number or fault.path for fault in faults}
     all_there_are = at_fault | {row.number for row in listing.rows}
-    told = f"what is wrong is listed above and counted in {report}"
+    reasons = f"the reasons are listed above and counted in {report}"
     if not usable:
-        raise InputError(f"Not one of {len(all_there_are):,} {listing.unit}(s) can be used: {told}.")
+        raise InputError(f"None of {len(all_there_are):,} {listing.unit}(s) can be used; {reasons}.")
     raise InputError(
-        f"{len(at_fault):,} of {len(all_there_are):,} {listing.unit}(s) cannot be used: {told}. Nothing is prepared "
-        "yet, but the good frames are decoded and kept: mend the others, or give --skip_bad to leave them out, and "
-        "start the same command again."
+        f"{len(at_fault):,} of {len(all_there_are):,} {listing.unit}(s) cannot be used; {reasons}. The dataset is not "
+        "prepared yet, but good frames are decoded and kept. Repair the files, or set --skip_bad to leave them out, "
+        "and rerun the same command."
     )
 
 
@@ -274,8 +274,8 @@ def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     has_masks = any(row.mask for row in listing.rows)
     if has_masks != bool(args.mask_names):
         raise InputError(
-            "--mask_names=NAME,NAME,... says what the values 0, 1, ... of the masks mean, in the column `mask` of "
-            f"{args.source}: there are {'masks' if has_masks else 'names'} without {'names' if has_masks else 'masks'}."
+            "--mask_names=NAME,NAME,... must name the values 0, 1, ... of the masks, which are in the column `mask` of "
+            f"{args.source}; got {'masks' if has_masks else 'names'} without {'names' if has_masks else 'masks'}."
         )
     return listing
 
@@ -298,8 +298,8 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     dicom.require_pydicom()
     if not pseudonyms.keyed:
         raise InputError(
-            f"DICOM needs a key that ids are hashed with: --key_file=FILE or the variable {KEY_VARIABLE}; "
-            "`openssl rand -hex 32 > KEY_FILE` makes one. Keep it, and keep it apart from the dataset."
+            f"DICOM needs a key to hash ids with: set --key_file=FILE or the variable {KEY_VARIABLE}. Make one with "
+            "`openssl rand -hex 32 > KEY_FILE`, and keep it, apart from the dataset."
         )
     if args.source.is_dir():
         listing = folder.list_all(args.source)
@@ -307,7 +307,7 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
         listing.ignored += len(listing.rows) - len(wanted)
         listing.rows = [dataclasses.replace(row, number=place) for place, row in enumerate(wanted, 1)]
         if not wanted and not listing.faults:
-            raise InputError(f"{args.source} holds no DICOM file ({listing.ignored:,} others).")
+            raise InputError(f"{args.source} has no DICOM file ({listing.ignored:,} others).")
     else:
         listing = _list_dicom_table(args)
     rows, listing.rows = listing.rows, []
@@ -327,14 +327,14 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
 
 
 def _advice(scans: Mapping[str, set[str]]) -> str:
-    """What to do where one PatientID names most examinations, as that of files made anonymous does."""
+    """Return advice if one PatientID names most examinations, as in anonymised files; else nothing."""
     most = max(map(len, scans.values()), default=0)
     total = sum(map(len, scans.values()))
     if most < _MANY_SCANS or 2 * most <= total:
         return ""
     return (
-        f"One PatientID names {most:,} of {total:,} examinations: if it is not one patient's (but ANONYMOUS, say), "
-        "--patient_from=study or folder tells patients apart."
+        f"One PatientID names {most:,} of {total:,} examinations. If it is not that of one patient (but ANONYMOUS, for "
+        "example), use --patient_from=study or folder."
     )
 
 
@@ -345,13 +345,13 @@ def _list_dicom_table(args: argparse.Namespace) -> Listing:
         if args.show_paths:
             raise
         raise InputError(
-            f"{args.source} is no table (.csv or .parquet) with the column `path`. What is wrong is not said, for a "
-            "table's cells may name patients; --show_paths says it."
+            f"{args.source} is not a table (.csv or .parquet) with the column `path`. Details are hidden because cells "
+            "may name patients; --show_paths shows them."
         ) from None
 
 
 def _identified(row: Row, patient_from: str) -> Row:
-    """The row with the ids of its file, where the table gives none."""
+    """Return the row with the ids of its file where the table has none."""
     patient, study = dicom.read_ids(row.path)
     if not (scan := row.scan or study):
         raise BadFileError("no_scan")

@@ -1,4 +1,4 @@
-"""Sheets of small pictures by which a person sees what is in a dataset, and what was removed from its frames."""
+"""Sheets of small pictures that show what is in a dataset and what was removed from its frames."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +15,13 @@ _ROWS, _COLUMNS, _SIZE = 12, 8, 160
 
 
 def write_contact_sheet(index: ScanIndex, out: Path, *, seed: int = 0) -> None:
-    """Write a PNG with a row for each anatomy, of frames from as many scans as there are.
+    """Write a PNG with a row for each anatomy, with frames from as many scans as possible.
 
     Args:
-      index: the frames. Of more than twelve anatomies, those with the most frames are shown; of one that is all, more
+      index: the frames. Of more than twelve anatomies, those with the most frames are shown; a single one gets more
         rows.
       out: the file.
-      seed: which frames are drawn.
+      seed: of the choice of frames.
     """
     groups = sorted(_anatomies(index), key=lambda group: -group[1].sum())[:_ROWS]
     rows = [(name, _draw(index, frames, _COLUMNS, seed)) for name, frames in groups]
@@ -45,9 +45,9 @@ def write_removed_sheet(examples: UInt8[np.ndarray, "n h w 3"], out: Path, *, se
     """Write a PNG of what was removed from frames.
 
     Args:
-      examples: one picture or more, as `show_removed` draws them.
+      examples: one picture or more, drawn by `show_removed`.
       out: the file.
-      seed: which of them are drawn, if there are more than fit.
+      seed: of the choice, if there are more than fit.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(len(examples))[: _ROWS * _COLUMNS])
     rows = -(-len(drawn) // _COLUMNS)
@@ -72,7 +72,7 @@ def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]
 
 
 def _draw(index: ScanIndex, frames: Bool[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " m"]:
-    """Some of these frames, of each scan one before any has two."""
+    """Draw some of these frames, one of each scan before a second of any."""
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(frames))
     rank = np.zeros(len(drawn), np.int64)
     times: dict[int, int] = {}

@@ -1,19 +1,19 @@
-"""Whether a clip's file is as long as its container says, told by headers alone.
+"""Check by headers alone whether a clip's file is as long as its container says.
 
-FFmpeg plays what is left of a file that was cut short, and of most containers says nothing. What tells is the length
-that each part of a file carries:
+FFmpeg plays what is left of a truncated file, for most containers without a warning. The check uses the length that
+each part of a file states:
 
-    Matroska, WebM   the size of every element; where the recorder left it open (live), of those inside
+    Matroska, WebM   the size of every element; if the recorder left it open (live), of those inside
     MP4, MOV         the size of every box
     AVI, WebP        the size of every RIFF chunk
-    WMV (ASF)        the size of the objects, and of the data packets where the recorder left the data's open
+    WMV (ASF)        the size of the objects, and of the data packets if the recorder left that of the data open
     MPEG             the length of every packet of a program stream
     MPEG-TS          packets of one length
     FLV              the size of every tag
     GIF              the blocks, and the byte that ends them
 
-Zeros after the end are padding. A file that is cut between two parts of a live recording, or between two packets of
-MPEG-TS, cannot be told from a whole one.
+Zeros after the end are padding. A file truncated between two parts of a live recording, or between two packets of
+MPEG-TS, cannot be distinguished from a complete one.
 """
 
 import io
@@ -33,7 +33,7 @@ _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 
 def is_cut(file: BinaryIO | io.BytesIO) -> bool:
-    """Return whether a file ends before its container does; False for containers that do not tell.
+    """Return whether a file ends before its container does; False for containers without lengths.
 
     The file is left at its beginning.
     """
@@ -73,7 +73,7 @@ def _matroska(file: BinaryIO | io.BytesIO, size: int) -> bool:
     while at < size:
         file.seek(at)
         if file.read(1) == b"\0":
-            return False  # no element begins so: padding
+            return False  # no element begins like this: padding
         file.seek(at)
         identifier, length = _variable(file, keep_marker=True), _variable(file, keep_marker=False)
         if identifier is None or length is None:
@@ -89,7 +89,7 @@ def _matroska(file: BinaryIO | io.BytesIO, size: int) -> bool:
 
 
 def _variable(file: BinaryIO | io.BytesIO, *, keep_marker: bool) -> tuple[int, int] | None:
-    """A number of EBML and how many bytes it takes; None where the file ends in it or there is none."""
+    """Read an EBML number and its number of bytes; None if the file ends in it or there is none."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -123,9 +123,9 @@ def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
         head = file.read(12)
         length = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or length in (0, 2**32 - 1):
-            return False  # what follows is no chunk, or was never filled in
+            return False  # what follows is not a chunk, or was never filled in
         at += 8 + length
-    # A last byte of padding may be missing, which nobody reads.
+    # A last byte of padding, which no one reads, may be missing.
     return at > size + 1
 
 
@@ -137,7 +137,7 @@ def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
         if kind == _ASF_HEADER:
             header = file.read(min(length, 1 << 20))
             if (found := header.find(_ASF_FILE)) >= 0:
-                # Of its properties the smallest packet, which is the largest, too.
+                # Of its properties the smallest packet size, which equals the largest.
                 packet = int.from_bytes(header[found + 92 : found + 96], "little")
         if kind == _ASF_DATA and length <= 50:  # never filled in: packets to the end
             return packet > 0 and (size - at - 50) % packet != 0
@@ -153,7 +153,7 @@ def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
         file.seek(at)
         head = file.read(14)
         if head[:3] != b"\0\0\1":
-            return False  # padding, or of another make
+            return False  # padding, or another format
         code = head[3]
         if code == _END:
             return False
@@ -200,7 +200,7 @@ def _gif(file: BinaryIO | io.BytesIO, size: int) -> bool:
         elif kind == _GIF_EXTENSION:
             file.seek(1, os.SEEK_CUR)
         elif kind:
-            return False  # of another make; 0 is padding between blocks
+            return False  # another format; 0 is padding between blocks
         if kind:
             while length := (file.read(1) or b"\0")[0]:
                 file.seek(length, os.SEEK_CUR)
@@ -208,5 +208,5 @@ def _gif(file: BinaryIO | io.BytesIO, size: int) -> bool:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a table of colours."""
+    """Return the bytes of a colour table."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

@@ -1,6 +1,6 @@
-"""DICOM files as grey frames. Of a file's tags, only those listed in `privacy.py` are read.
+"""DICOM files as grey frames. Only the tags listed in `privacy.py` are read.
 
-Messages from here never hold a value of a file, nor what pydicom says of one.
+Messages from here never contain a value of a file, or text from pydicom about one.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ _SEQUENCES = (
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
 )
-"""Sequences of which something is read."""
+"""Sequences with tags that are read."""
 _ULTRASOUND = (
     "1.2.840.10008.5.1.4.1.1.3",
     "1.2.840.10008.5.1.4.1.1.3.1",
@@ -62,21 +62,21 @@ _ULTRASOUND = (
     "1.2.840.10008.5.1.4.1.1.6.1",
     "1.2.840.10008.5.1.4.1.1.6.2",
 )
-"""Classes of ultrasound: images and multi-frame images, retired and of today, and enhanced volumes."""
+"""Ultrasound classes: images and multi-frame images, retired and current, and enhanced volumes."""
 
 
 def require_pydicom() -> None:
-    """Refuse to go on without pydicom.
+    """Check that pydicom is installed.
 
     Raises:
       InputError: it is not installed.
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise InputError("DICOM is read by pydicom, which is not installed: pip install 'awcl_jax[dicom]'.")
+        raise InputError("pydicom, which reads DICOM, is not installed: pip install 'awcl_jax[dicom]'.")
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file's name or its first bytes say that it is DICOM."""
+    """Return whether a file is DICOM, by its name or its first bytes."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.name.lower().endswith(SUFFIXES):
@@ -89,10 +89,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_ids(path: Path) -> tuple[str, str]:
-    """The patient's and the examination's id, to be hashed; empty where the file has none.
+    """Read the ids of the patient and the examination, to be hashed; empty if the file has none.
 
     Raises:
-      BadFileError: it is no DICOM file, or not of ultrasound.
+      BadFileError: it is not a DICOM file, or not ultrasound.
     """
     with opened(path) as file, quietly():
         tags = _read_header(file).tags
@@ -104,10 +104,10 @@ def read_ids(path: Path) -> tuple[str, str]:
 
 
 def open_dicom(path: Path, reading: Reading) -> Clip:
-    """Open a DICOM file; of several frames, every n-th from the first.
+    """Open a DICOM file; with several frames, read every n-th from the first.
 
     Raises:
-      BadFileError: it is no DICOM file, holds no picture, is cut short, too large, or cannot be decoded.
+      BadFileError: it is not a DICOM file, has no picture, is truncated, too large, or cannot be decoded.
     """
     with opened(path) as file, quietly():
         header = _read_header(file)
@@ -131,7 +131,7 @@ def open_dicom(path: Path, reading: Reading) -> Clip:
         return Clip(
             frames=lambda: _frames(path, header, layout, frames, reading, remarks),
             region=tuple(region.rectangle for region in regions or ()),
-            region_fault="its regions leave the picture" if regions is None else "",
+            region_fault="its regions extend beyond the picture" if regions is None else "",
             pixel_mm=pixel_mm,
             machine=maker_of(dicom_tags.text(tags, "Manufacturer")),
             dropped=tuple(sorted({*_dropped(tags), *_dropped_behind(file, tags, frames.end)})),
@@ -141,7 +141,7 @@ def open_dicom(path: Path, reading: Reading) -> Clip:
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """The tags before the pixels, where those are (None where there are none), and how all of it is written."""
+    """Tags before the pixels, the place of the pixels (None if there are none), and the transfer syntax."""
 
     tags: "Dataset"
     pixels: Pixels | None
@@ -176,7 +176,7 @@ def _read_header(file: BinaryIO) -> _Header:
             raise BadFileError("no_dicom")
         _require_inflatable(file, start)
         file.seek(0)
-        # Large values of other tags (private copies of the whole clip) are passed over.
+        # Large values of other tags (private copies of the whole clip) are skipped.
         tags = read_partial(file, stop_when=at_pixels, defer_size=1 << 20, force=True)
         syntax = tags.file_meta.get("TransferSyntaxUID") or _guessed_syntax(tags)
         if not found:
@@ -192,12 +192,12 @@ def _read_header(file: BinaryIO) -> _Header:
         )
     except BadFileError:
         raise
-    except Exception:  # pydicom raises many kinds, and names values in them: none may be chained
+    except Exception:  # pydicom raises many kinds that quote values: none may be chained
         raise BadFileError("no_dicom") from None
 
 
 def _guessed_syntax(tags: "Dataset") -> "UID":
-    """The syntax of a file that names none; compressed pixels say themselves what they are."""
+    """Return the syntax of a file that names none; compressed pixels identify themselves."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     implicit, little = tags.original_encoding
@@ -205,9 +205,9 @@ def _guessed_syntax(tags: "Dataset") -> "UID":
 
 
 def _start(file: BinaryIO) -> int | None:
-    """Where the first tag is: behind the preamble, or at once where there is none; None where it is no DICOM file.
+    """Return the offset of the first tag, after the preamble if there is one; None if it is not a DICOM file.
 
-    Without a preamble, the first tag is of group 2 (how the file is written) or, in either order of bytes, of group 8.
+    Without a preamble, the first tag is of group 2 (file meta information) or, in either byte order, of group 8.
     """
     file.seek(0)
     head = file.read(140)
@@ -221,7 +221,7 @@ def _start(file: BinaryIO) -> int | None:
 
 
 def _require_inflatable(file: BinaryIO, start: int) -> None:
-    """Refuse a file that would inflate to more than `_INFLATED` bytes; pydicom would do it without asking."""
+    """Refuse a file that would inflate to more than `_INFLATED` bytes; pydicom has no such limit."""
     from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -230,7 +230,7 @@ def _require_inflatable(file: BinaryIO, start: int) -> None:
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
     if "FileMetaInformationGroupLength" in meta:
-        file.seek(start + 12 + int(meta.FileMetaInformationGroupLength))  # behind the tag that holds this length
+        file.seek(start + 12 + int(meta.FileMetaInformationGroupLength))  # after the tag with this length
     inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while piece := inflater.unconsumed_tail or file.read(_PIECE):
         inflated += len(inflater.decompress(piece, _PIECE))
@@ -239,19 +239,21 @@ def _require_inflatable(file: BinaryIO, start: int) -> None:
 
 
 def _find_frames(file: BinaryIO, header: _Header, pixels: Pixels, layout: Layout) -> Frames:
-    """Where the frames lie; those of a video, which are not known before it is decoded, count as one.
+    """Find the frames; those of a video, unknown before it is decoded, count as one.
 
     Raises:
-      BadFileError: pixels end before their time, which decoders would fill in, or do not fit their tags.
+      BadFileError: pixels end too early, which decoders would fill in, or do not fit their tags.
     """
     if pixels.compressed:
         return find_compressed(file, pixels, None if header.is_video else layout.announced)
     if header.is_deflated:
-        return dataclasses.replace(find_native(layout, pixels), end=None)  # zlib has seen its end
+        return dataclasses.replace(find_native(layout, pixels), end=None)  # zlib has checked its end
     if pixels.offset + pixels.length > file.seek(0, io.SEEK_END):
         raise BadFileError("cut_short")
     if header.syntax.is_encapsulated:
-        raise BadFileError("contradiction", "TransferSyntaxUID is of compressed pixels, and they are not in items")
+        raise BadFileError(
+            "contradiction", "TransferSyntaxUID is for compressed pixels, but the pixels are not in items"
+        )
     return find_native(layout, pixels)
 
 
@@ -272,7 +274,7 @@ def _frames(
                 raise BadFileError(error.kind, error.detail) from None
             except NotImplementedError:
                 raise BadFileError("no_decoder") from None
-            except Exception:  # decoders raise many kinds, and say what is in a file
+            except Exception:  # decoders raise many kinds that quote values
                 raise BadFileError("cut_short") from None
         yield picture
 
@@ -288,7 +290,7 @@ def _samples(path: Path, header: _Header, layout: Layout, frames: Frames, wanted
             for number in wanted:
                 yield decode_compressed(read(file, frames.ranges[number]), header.syntax, layout)
         elif header.is_deflated:
-            # pydicom inflates a file only when it reads it whole.
+            # pydicom inflates a file only when it reads all of it.
             inflated = io.BytesIO(dcmread(path, force=True).PixelData)
             yield from decode_native(inflated, ExplicitVRLittleEndian, pixels, layout, frames, wanted)
         else:
@@ -297,7 +299,7 @@ def _samples(path: Path, header: _Header, layout: Layout, frames: Frames, wanted
 
 
 def _video(path: Path, frames: Frames, layout: Layout, reading: Reading, remarks: set[str]) -> Iterator[Picture]:
-    """The frames of the video that a file wraps, in one item or in several."""
+    """Yield the frames of the video in a file, in one item or in several."""
     with opened(path) as file:
         stream = io.BytesIO(read(file, [part for frame in frames.ranges for part in frame]))
     count = 0
@@ -310,12 +312,12 @@ def _video(path: Path, frames: Frames, layout: Layout, reading: Reading, remarks
 
 @dataclasses.dataclass(frozen=True)
 class _Region:
-    """A rectangle of two-dimensional ultrasound, x1 and y1 outside.
+    """A rectangle of two-dimensional ultrasound, without column x1 and row y1.
 
     Attributes:
       rectangle: x0, y0, x1, y1 in pixels.
-      scaled: whether it says how large its pixels are, be it in no way that is of use here.
-      edge: of its pixels in millimetres; NaN where they are no squares, or of something else than a length.
+      scaled: whether it states a pixel size, even one that cannot be used here.
+      edge: of its pixels in millimetres; NaN if they are not square, or not in a unit of length.
     """
 
     rectangle: tuple[int, int, int, int]
@@ -324,10 +326,10 @@ class _Region:
 
 
 def _regions(tags: "Dataset", rows: int, columns: int) -> list[_Region] | None:
-    """The regions of two-dimensional ultrasound; None where a region leaves the picture.
+    """Return the regions of two-dimensional ultrasound; None if a region extends beyond the picture.
 
-    Then the picture is not the one that the regions were written for, but one made smaller or cut, and none of them can
-    be trusted. By one pixel they may leave it: some machines write the first column outside for the last inside.
+    In that case the picture was shrunk or cropped after the regions were written, so none can be trusted. One pixel
+    beyond is accepted: some machines write the first column outside instead of the last one inside.
     """
     found = []
     for region in dicom_tags.items(tags, "SequenceOfUltrasoundRegions"):
@@ -351,9 +353,9 @@ def _regions(tags: "Dataset", rows: int, columns: int) -> list[_Region] | None:
 
 
 def _pixel_mm(tags: "Dataset", regions: list[_Region] | None) -> float:
-    """Edge of a pixel, where it is the same in all regions, or else, where none of them has one, of PixelSpacing.
+    """Return the edge of a pixel: the same in all regions or, if none has one, that of PixelSpacing.
 
-    NaN where regions differ or their pixels are no squares, and where PixelSpacing's are none.
+    NaN if regions differ, or pixels are not square.
     """
     if regions is None:
         return math.nan
@@ -372,7 +374,7 @@ def _edge(x: float, y: float) -> float:
 
 
 def _dropped(tags: "Dataset") -> Iterator[str]:
-    """The tags that are not read, at the head of the file, before the pixels, and in the items that are read."""
+    """Yield the unread tags of the file header, before the pixels, and in the items that are read."""
     for tag in tags.file_meta.keys():  # noqa: SIM118  items() would read the values
         yield from _unread(tag)
     yield from _dropped_in(tags)
@@ -388,21 +390,21 @@ def _dropped_in(tags: "Dataset") -> Iterator[str]:
 
 
 def _dropped_behind(file: BinaryIO, tags: "Dataset", end: int | None) -> Iterator[str]:
-    """The tags behind the pixels, where some machines put their own; of a deflated file they are not looked at."""
+    """Yield the tags after the pixels, where some machines put private ones; not those of a deflated file."""
     from pydicom.filereader import data_element_generator
 
     if end is None:
         return
     implicit, little = tags.original_encoding
     file.seek(end)
-    # What lies there is not needed: where it is broken, its tags are not listed.
+    # Nothing there is needed: if it is broken, its tags are not listed.
     with contextlib.suppress(Exception):
         for element in data_element_generator(file, bool(implicit), bool(little), defer_size=1 << 10):
             yield from _unread(element.tag)
 
 
 def _unread(tag: "BaseTag") -> Iterator[str]:
-    """A tag by its number and name, if it is not read; of private ones the number, for their names are free text."""
+    """Yield an unread tag as number and name; without the name if private, because that is free text."""
     from pydicom.datadict import keyword_for_tag
 
     name = "private" if tag.is_private else keyword_for_tag(tag) or "unknown"
@@ -412,7 +414,7 @@ def _unread(tag: "BaseTag") -> Iterator[str]:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """What the decoders' C code writes to the process's standard error, as GDCM's does of damaged JPEG, is lost."""
+    """Discard what C code writes to the process's standard error, such as GDCM on damaged JPEG."""
     sys.stderr.flush()
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -426,7 +428,7 @@ def _hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Nothing of what pydicom and GDCM say of a file's values reaches the terminal or a log."""
+    """Keep messages of pydicom and GDCM, which quote a file's values, from the terminal and the logs."""
     logger = logging.getLogger("pydicom")
     was = logger.level
     with contextlib.suppress(ImportError):

@@ -1,7 +1,7 @@
-"""The frames of a DICOM file: where they lie, how many there are, and their samples as they were stored.
+"""The frames of a DICOM file: their places, their number, and their samples as stored.
 
-pydicom checks the length of the pixels and the number of frames when it decodes all of them into one array, and not
-when it decodes frame by frame, as is done here; so both are checked here, before the first is decoded.
+pydicom checks the length of the pixels and the number of frames only when it decodes all frames into one array, not
+frame by frame as here. So both are checked here, before the first frame is decoded.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two samples a pixel where they are not compressed
+_HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two samples per pixel if not compressed
 _RLE = "1.2.840.10008.1.2.5"
-_NO_STREAM = "its stream does not begin as one"
+_NO_STREAM = "it does not begin as a compressed stream"
 _SINGLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _NEXT = re.compile(rb"\xff\xd9\0{0,4}(?=\xff\xd8\xff|\xff\x4f\xff\x51)")  # the end of a stream, the start of another
 
@@ -42,7 +42,7 @@ Range = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Where a file's pixels lie: offset of their first byte, their length or `UNDEFINED`, and their VR."""
+    """Place of a file's pixels: offset of their first byte, their length or `UNDEFINED`, and their VR."""
 
     offset: int
     length: int
@@ -56,13 +56,13 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What the tags say of a frame. Of compressed frames, the stream knows better.
+    """Description of a frame by the tags. For compressed frames, the stream is more reliable.
 
     Attributes:
       size: rows and columns.
       photometric: PhotometricInterpretation, in capitals; empty where it is missing.
       samples: of a pixel.
-      planar: whether there is one plane a sample; else samples take turns.
+      planar: whether each sample has a plane; otherwise samples are interleaved.
       allocated, stored, high: BitsAllocated, BitsStored and HighBit.
       signed: whether samples have a sign.
       announced: NumberOfFrames; None where it is missing.
@@ -80,10 +80,10 @@ class Layout:
 
 
 def read_layout(tags: "Dataset", *, compressed: bool) -> Layout:
-    """What the tags say of a frame.
+    """Read the description of a frame from the tags.
 
     Raises:
-      BadFileError: one that is needed is missing or not valid; the others have a value that they are taken to have.
+      BadFileError: a required tag is missing or invalid; the others have defaults.
     """
     photometric = dicom_tags.text(tags, "PhotometricInterpretation").upper()
     if not compressed and not photometric:
@@ -107,13 +107,13 @@ def read_layout(tags: "Dataset", *, compressed: bool) -> Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Where frames lie.
+    """Places of frames.
 
     Attributes:
-      count: how many there are.
-      end: offset behind the pixels; None in a file that is deflated.
+      count: number of frames.
+      end: offset after the pixels; None in a deflated file.
       ranges: of each compressed frame.
-      halved: whether two neighbours of a row share their colours (YBR_FULL_422 that is not compressed).
+      halved: whether two neighbours in a row share their colours (uncompressed YBR_FULL_422).
     """
 
     count: int
@@ -123,61 +123,63 @@ class Frames:
 
 
 def find_native(layout: Layout, pixels: Pixels) -> Frames:
-    """Frames that are not compressed: as many as the length holds, where that is more than announced.
+    """Find uncompressed frames: as many as fit in the length, if that is more than announced.
 
     Raises:
-      BadFileError: there are fewer than announced, or the length is that of another layout.
+      BadFileError: there are fewer than announced, or the length belongs to another layout.
     """
     if layout.samples == 1 and layout.photometric not in _SINGLE:
-        raise BadFileError("contradiction", "PhotometricInterpretation has three samples, SamplesPerPixel is 1")
+        raise BadFileError("contradiction", "PhotometricInterpretation has three samples, but SamplesPerPixel is 1")
     announced, area = layout.announced or 1, layout.size[0] * layout.size[1]
     colours = layout.samples == 3 and layout.allocated == 8
     halved = colours and layout.photometric in _HALVED and _is_halved(pixels.length, area, layout.announced)
     count = _count(pixels.length, area * (16 if halved else layout.samples * layout.allocated), announced)
     if count < announced:
         if colours and not halved and _fits(pixels.length, 2 * area, announced):
-            raise BadFileError("contradiction", "its length is that of YBR_FULL_422, PhotometricInterpretation is not")
+            raise BadFileError(
+                "contradiction", "its length fits YBR_FULL_422, but PhotometricInterpretation is another"
+            )
         raise BadFileError("cut_short", _counted(count, announced))
     return Frames(count, pixels.offset + pixels.length, halved=halved)
 
 
 def _is_halved(length: int, area: int, announced: int | None) -> bool:
-    """Whether a length is that of two samples a pixel, and not of three, which are stored under this name, too.
+    """Return whether a length fits two samples per pixel, not three, which also occur under this name.
 
     Raises:
-      BadFileError: it may be either.
+      BadFileError: both fit.
     """
     two, three = (_fits(length, samples * area, announced) for samples in (2, 3))
     if two == three and length >= 3 * area * (announced or 1):
-        raise BadFileError("contradiction", "its length may be that of YBR_FULL or of YBR_FULL_422")
+        raise BadFileError("contradiction", "its length fits both YBR_FULL and YBR_FULL_422")
     return not three
 
 
 def _fits(length: int, size: int, announced: int | None) -> bool:
-    """Whether a length is that of whole frames, with a byte that makes it even or without."""
+    """Return whether a length is that of complete frames, with or without a padding byte."""
     if announced is not None and announced > 1:
         return length in (announced * size, announced * size + 1)
     return length >= size and length % size in (0, 1)
 
 
 def _count(length: int, frame_bits: int, announced: int) -> int:
-    """Number of whole frames; the byte that makes a length even is none, however small they are."""
+    """Return the number of complete frames; a padding byte is not a frame, however small frames are."""
     if 0 <= 8 * length - announced * frame_bits < 16:
         return announced
     return 8 * length // frame_bits
 
 
 def _counted(found: int, announced: int) -> str:
-    return f"{found:,} whole frame(s) where NumberOfFrames is {announced:,}"
+    return f"{found:,} complete frame(s), but NumberOfFrames is {announced:,}"
 
 
 def find_compressed(file: BinaryIO, pixels: Pixels, announced: int | None) -> Frames:
-    """Compressed frames, each in one item or in several, as the streams in them say.
+    """Find compressed frames, each in one item or in several, by the streams in them.
 
-    The item that closes the sequence may be missing, or be replaced by zeros: what counts is that all items are whole.
+    The item that closes the sequence may be missing or replaced by zeros, provided that all items are complete.
 
     Raises:
-      BadFileError: an item is cut, or there are fewer frames than announced.
+      BadFileError: an item is truncated, or there are fewer frames than announced.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(pixels.offset)
@@ -202,13 +204,13 @@ def find_compressed(file: BinaryIO, pixels: Pixels, announced: int | None) -> Fr
     if len(frames) < (announced or 1):
         raise BadFileError("cut_short", _counted(len(frames), announced or 1))
     if not closed and announced is None and mark.strip(b"\0"):
-        raise BadFileError("cut_short")  # what comes next is no item, and nobody knows how many there should be
+        raise BadFileError("cut_short")  # what follows is not an item, and the expected number is unknown
     end = items[-1][0] + items[-1][1] + (8 if closed or mark == b"\0" * 8 else 0)
     return Frames(len(frames), end, tuple(frames))
 
 
 def _offsets(table: bytes, items: Sequence[Range], pixels: Pixels) -> list[int]:
-    """Which items begin a frame by the Basic Offset Table; none where it is empty or does not fit."""
+    """Return which items begin a frame by the Basic Offset Table; empty if it is empty or does not fit."""
     base = pixels.offset + 8 + len(table)
     places = {offset - 8 - base: number for number, (offset, _) in enumerate(items)}
     starts = [places.get(int.from_bytes(table[at : at + 4], "little"), -1) for at in range(0, len(table), 4)]
@@ -218,7 +220,7 @@ def _offsets(table: bytes, items: Sequence[Range], pixels: Pixels) -> list[int]:
 def _group(
     items: Sequence[Range], heads: Sequence[bytes], table: Sequence[int], announced: int | None
 ) -> list[tuple[Range, ...]]:
-    """The items of each frame: a new one begins where a stream does; where none does, the table or the number tells."""
+    """Return the items of each frame, which begins where a stream does; without any, use the table or the number."""
     starts = [number for number, head in enumerate(heads) if begins_picture(head)]
     if not items:
         return []
@@ -228,7 +230,7 @@ def _group(
 
 
 def _split(file: BinaryIO, frame: tuple[Range, ...]) -> Iterator[tuple[Range, ...]]:
-    """The streams of one item, which may hold several behind each other."""
+    """Yield the streams of one item, which may have several in sequence."""
     if len(frame) > 1:
         yield frame
         return
@@ -239,7 +241,7 @@ def _split(file: BinaryIO, frame: tuple[Range, ...]) -> Iterator[tuple[Range, ..
 
 
 def read(file: BinaryIO, ranges: Sequence[Range]) -> bytes:
-    """The bytes of these ranges behind each other."""
+    """Read the bytes of these ranges in sequence."""
     parts = []
     for offset, length in ranges:
         file.seek(offset)
@@ -249,11 +251,11 @@ def read(file: BinaryIO, ranges: Sequence[Range]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """A frame as it was stored.
+    """A frame as stored.
 
     Attributes:
       values: one component, or three behind each other.
-      stream: what a compressed frame says of itself.
+      stream: a compressed frame's description of itself.
     """
 
     values: Shaped[np.ndarray, "..."]
@@ -263,7 +265,7 @@ class Samples:
 def decode_native(
     file: BinaryIO | io.BytesIO, syntax: "UID", pixels: Pixels, layout: Layout, frames: Frames, wanted: range
 ) -> Iterator[Samples]:
-    """Decode frames that are not compressed."""
+    """Decode uncompressed frames."""
     from pydicom.pixels import get_decoder
 
     options: dict[str, Any] = {"view_only": not frames.halved, "pixel_vr": pixels.vr}
@@ -273,14 +275,14 @@ def decode_native(
         options |= {"photometric_interpretation": "YBR_FULL_422", "planar_configuration": 0}
     decoder = get_decoder(syntax)
     for number in wanted:
-        # One by one: `iter_array` takes the second frame of YBR_FULL_422 for three samples a pixel.
+        # One by one: `iter_array` reads the second frame of YBR_FULL_422 with three samples per pixel.
         file.seek(pixels.offset)
         values, _ = decoder.as_array(file, index=number, raw=True, **options)
         yield Samples(values)
 
 
 def _options(size: tuple[int, int], samples: int, bits: int, *, signed: bool) -> dict[str, Any]:
-    """What pydicom's decoders are told, which is never a file's own PhotometricInterpretation: some convert by it."""
+    """Return options for pydicom's decoders, never with the file's PhotometricInterpretation: some convert by it."""
     return {
         "rows": size[0],
         "columns": size[1],
@@ -292,15 +294,15 @@ def _options(size: tuple[int, int], samples: int, bits: int, *, signed: bool) ->
         "photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2",
         "number_of_frames": 1,
         "pixel_keyword": "PixelData",
-        "correct_unused_bits": False,  # they are looked at
+        "correct_unused_bits": False,  # they are checked here
     }
 
 
 def decode_compressed(data: bytes, syntax: "UID", layout: Layout) -> Samples:
-    """Decode a compressed frame, by what it says of itself: the transfer syntax tells no more than why that fails.
+    """Decode a compressed frame by its own headers; the transfer syntax only explains failures.
 
     Raises:
-      BadFileError: it is damaged, of another size than the tags say, or nothing installed decodes it.
+      BadFileError: it is damaged, differs in size from the tags, or no installed package decodes it.
     """
     stream = read_codestream(data)
     if stream is None:
@@ -308,9 +310,9 @@ def decode_compressed(data: bytes, syntax: "UID", layout: Layout) -> Samples:
             raise _unknown_stream(syntax)
         return Samples(_decode_rle(data, layout))
     if stream.components not in (1, 3):
-        raise BadFileError("contradiction", f"its stream has {stream.components} components")
+        raise BadFileError("contradiction", f"its stream has {stream.components} components; 1 or 3 are supported")
     if stream.size != layout.size:
-        raise BadFileError("contradiction", "its stream is of another size than Rows and Columns")
+        raise BadFileError("contradiction", "its stream differs in size from Rows and Columns")
     data = data[stream.start :]
     if stream.codec == "jpeg" and stream.precision == 8:
         return Samples(_decode_by_pillow(data, stream), stream)
@@ -321,7 +323,7 @@ def _unknown_stream(syntax: "UID") -> BadFileError:
     from pydicom.pixels import get_decoder
 
     if not syntax.is_encapsulated:
-        return BadFileError("bad_tag", "TransferSyntaxUID is missing or not that of its pixels")
+        return BadFileError("bad_tag", "TransferSyntaxUID is missing or does not match its pixels")
     try:
         get_decoder(syntax)
     except NotImplementedError:
@@ -339,14 +341,14 @@ def _decode_rle(data: bytes, layout: Layout) -> Shaped[np.ndarray, "..."]:
         raise BadFileError("cut_short", _NO_STREAM)
     width, rest = divmod(segments, layout.samples)
     if rest or width not in (1, 2, 4):
-        raise BadFileError("contradiction", "its number of RLE segments does not go with SamplesPerPixel")
+        raise BadFileError("contradiction", "its number of RLE segments does not match SamplesPerPixel")
     options = _options(layout.size, layout.samples, 8 * width, signed=layout.signed)
     values, _ = get_decoder(RLELossless).as_array(encapsulate([data]), index=0, raw=True, **options)
     return values
 
 
 def _decode_by_pillow(data: bytes, stream: Codestream) -> Shaped[np.ndarray, "..."]:
-    """JPEG by libjpeg, its components as they are in the stream."""
+    """Decode JPEG with libjpeg, with its components as in the stream."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -356,10 +358,10 @@ def _decode_by_pillow(data: bytes, stream: Codestream) -> Shaped[np.ndarray, "..
 
 
 def _decode_by_plugin(data: bytes, stream: Codestream, *, signed: bool) -> Shaped[np.ndarray, "..."]:
-    """Ask pydicom's decoders one after the other.
+    """Try pydicom's decoders one after the other.
 
-    GDCM is never the second: it may end the process on what another refuses (JPEG 2000 whose components are not those
-    of its tags, damaged JPEG), and libjpeg and OpenJPEG decode all that it does of these.
+    GDCM is never the second: it may crash the process on input that another refuses (JPEG 2000 whose components differ
+    from its tags, damaged JPEG), and libjpeg and OpenJPEG decode all that it decodes of these.
     """
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
@@ -384,7 +386,7 @@ def _decode_by_plugin(data: bytes, stream: Codestream, *, signed: bool) -> Shape
         asked.append("pillow")
         with contextlib.suppress(Exception):
             return _decode_by_pillow(data, stream)
-    # pydicom asks none for what GDCM is known to get wrong.
+    # pydicom uses no decoder for what GDCM is known to get wrong.
     if not asked or (stream.codec == "jpeg_ls" and stream.precision < 8):
         raise BadFileError("no_decoder", f"{stream.codec} of {stream.precision} bits")
     raise BadFileError("cut_short", f"refused by {', '.join(asked)}")

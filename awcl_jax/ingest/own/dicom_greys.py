@@ -1,11 +1,11 @@
-"""What a DICOM file's samples look like as 8 bits of grey: the one place that decides on colours and on depth.
+"""DICOM samples as 8-bit grey: the only place that decides on colours and depth.
 
-Colours. Three components are RGB or YCbCr, decided once for a file, by the first of these that says it:
+Colours. Three components are RGB or YCbCr, decided once per file, by the first of these that is conclusive:
 
-1. the stream (see `codestream.py`), where nothing can overrule it;
-2. the pixels, where they contradict what 3 and 4 say. Most of an ultrasound picture is grey, above all black, and grey
+1. the stream (see `codestream.py`), if nothing can overrule it;
+2. the pixels, if they contradict 3 and 4. Most of an ultrasound picture is grey, above all black, and grey
    is (g, g, g) in RGB and (g, 128, 128) in YCbCr; read as the other, hardly a pixel is grey;
-3. the stream, where it is a hint only;
+3. the stream, if it is only a hint;
 4. the tag PhotometricInterpretation:
 
        RGB                                   RGB
@@ -14,13 +14,13 @@ Colours. Three components are RGB or YCbCr, decided once for a file, by the firs
        YBR_PARTIAL_422, YBR_PARTIAL_420      YCbCr of 16 to 235 (retired)
        anything else                         nothing
 
-   Whether YBR_FULL_422 that is not compressed has two samples a pixel or three, its length tells (`dicom_frames.py`).
+   The length of uncompressed YBR_FULL_422 shows whether it has two samples per pixel or three (`dicom_frames.py`).
 
 A stream of one component is grey, or indices of a palette, whatever the tag says of colours.
 
-Depth. Of grey values deeper than 8 bits: the modality's slope and intercept or its table, then the user's window, else
-the file's first window, else its first table (VOI LUT), else all values that can be stored become 0 to 255; but where a
-picture's values span less than an eighth of these, fewer than 32 greys would be left of them, and it is refused.
+Depth. Grey values of more than 8 bits: first the modality's slope and intercept or its table; then the user's window,
+else the file's first window, else its first table (VOI LUT), else the range of storable values becomes 0 to 255. If a
+picture's values span less than an eighth of that range, fewer than 32 greys would be left, and it is refused.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from awcl_jax.ingest.own import dicom_tags
 from awcl_jax.ingest.own.dicom_frames import Layout, Samples
-from awcl_jax.ingest.own.grey import apply_window
+from awcl_jax.ingest.own.images import apply_window
 from awcl_jax.ingest.own.items import BadFileError, Picture, Reading
 
 if TYPE_CHECKING:
@@ -54,17 +54,17 @@ TAGS: dict[str, Model] = {
 """PhotometricInterpretation -> what three components are."""
 
 _COLOURED = 16  # least distance of two channels; lossy compression makes smaller ones out of grey
-_NEUTRAL = 8  # most distance of what counts as grey when colours are told by the pixels
-_MOSTLY, _MORE = 0.5, 4  # share of grey pixels that tells, and how many times more than read the other way
-_FEWEST = 3  # bits: values that span less than 2**-3 of what can be stored are not shown without a window
+_NEUTRAL = 8  # largest distance that counts as grey when pixels decide on the colours
+_MOSTLY, _MORE = 0.5, 4  # share of grey pixels that decides, and its least ratio to the other reading
+_FEWEST = 3  # bits: values that span less than 2**-3 of the range need a window
 
 
 class Greys:
-    """Makes pictures of a file's frames. What it has decided for one frame holds for those after it.
+    """Makes pictures of a file's frames. Decisions for one frame hold for later ones.
 
     Args:
       tags: of the file.
-      layout: what they say of a frame.
+      layout: of a frame, by the tags.
       reading: the user's window.
     """
 
@@ -77,7 +77,7 @@ class Greys:
         """Make a picture of a frame.
 
         Raises:
-          BadFileError: what its values mean cannot be told, or they are deeper than can be shown.
+          BadFileError: the meaning of its values is unclear, or they are too deep to display.
         """
         values, bits = self._stored(samples)
         if values.ndim == 3:
@@ -88,13 +88,13 @@ class Greys:
         return Picture(255 - grey if self._layout.photometric == "MONOCHROME1" else grey)
 
     def _stored(self, samples: Samples) -> tuple[Shaped[np.ndarray, "..."], int]:
-        """The values without bits that are none of theirs, and their number of bits.
+        """Return the values without foreign bits, and their number of bits.
 
-        What a stream's own precision leaves out is none of theirs. What lies above BitsStored is not, either, but only
-        old overlay planes may lie there (PS3.5 8.1.1).
+        Bits beyond the stream's precision are foreign. So are bits above BitsStored, where only old overlay planes may
+        be (PS3.5 8.1.1).
 
         Raises:
-          BadFileError: values are larger than BitsStored says.
+          BadFileError: values are larger than BitsStored allows.
         """
         values, layout = samples.values, self._layout
         bits = layout.stored
@@ -114,7 +114,7 @@ class Greys:
             kept = (kept.astype(np.int64) ^ sign) - sign
         strays = ((unsigned >> low) >> bits).any()
         if strays and not (layout.signed and np.array_equal(kept, values)) and not self._has_overlays:
-            raise BadFileError("contradiction", f"it has values of more bits than BitsStored, {bits}")
+            raise BadFileError("contradiction", f"it has values with more bits than BitsStored, {bits}")
         return kept, bits
 
     @functools.cached_property
@@ -135,10 +135,10 @@ class Greys:
             model: Model = stream.colours
         else:
             if self._model is None:
-                said = (stream.colours if stream is not None else "") or TAGS.get(self._layout.photometric)
-                self._model = _told_by_pixels(values, said or None) or said or None
+                stated = (stream.colours if stream is not None else "") or TAGS.get(self._layout.photometric)
+                self._model = _model_by_pixels(values, stated or None) or stated or None
             if self._model is None:
-                raise BadFileError("contradiction", "whether its colours are RGB or YCbCr cannot be told")
+                raise BadFileError("contradiction", "it is unclear whether its colours are RGB or YCbCr")
             model = self._model
         return Picture(*_to_luminance(_to_rgb(values, model)))
 
@@ -150,7 +150,7 @@ class Greys:
 
     @functools.cached_property
     def _palette(self) -> tuple[int, UInt8[np.ndarray, "n 3"]]:
-        """The stored value of its first entry, and the colours."""
+        """Return the stored value of its first entry, and the colours."""
         tags, names = self._tags, [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
         if not all(dicom_tags.has_value(tags, f"{name}Descriptor") for name in names):
             raise BadFileError("bad_tag", f"{names[0]}Descriptor is missing")
@@ -164,7 +164,7 @@ class Greys:
         return first, (colours >> max(bits - 8, 0)).astype(np.uint8)
 
     def _to_grey(self, values: Shaped[np.ndarray, "h w"], bits: int) -> UInt8[np.ndarray, "h w"]:
-        """8 bits out of stored values x: y = slope x + intercept, then the window (PS3.3 C.11.2.1.2 and C.11.2.1.3).
+        """Convert values x to 8 bits: y = slope x + intercept, then the window (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
         Unsigned values of 8 bits stay as they are unless the user gives a window.
         """
@@ -190,7 +190,7 @@ class Greys:
         return apply_window(scaled, ends)
 
     def _require_spread(self, values: Shaped[np.ndarray, "..."], bits: int) -> None:
-        """Refuse values that nothing says how to show, and of which few greys would be left."""
+        """Refuse values without a window that would leave few greys."""
         if self._spread:
             return
         spread = float(values.max()) - float(values.min())
@@ -200,7 +200,7 @@ class Greys:
 
     @functools.cached_property
     def _modality(self) -> "tuple[float, float, _Table | None]":
-        """Slope, intercept, and the table that is there in place of both."""
+        """Return slope, intercept, and the table that replaces both, if any."""
         tags = self._shared("PixelValueTransformationSequence", "RescaleSlope")
         tables = dicom_tags.items(self._tags, "ModalityLUTSequence")
         table = _read_table(tables[0], "LUTDescriptor", "LUTData", self._layout.signed) if tables else None
@@ -219,14 +219,14 @@ class Greys:
         return dicom_tags.shared(self._tags, macro, name)
 
 
-def _told_by_pixels(values: UInt8[np.ndarray, "h w 3"], said: Model | None) -> Model | None:
-    """RGB or YCbCr, where far more pixels are grey that way than as is said; None where that does not tell."""
+def _model_by_pixels(values: UInt8[np.ndarray, "h w 3"], stated: Model | None) -> Model | None:
+    """Return RGB or YCbCr if far more pixels are grey that way than as stated; None if inconclusive."""
     c = values[::4, ::4].astype(np.int16)
     shares = {
         "rgb": float((c.max(axis=-1) - c.min(axis=-1) <= _NEUTRAL).mean()),
         "ybr": float((np.abs(c[..., 1:] - 128) <= _NEUTRAL).all(axis=-1).mean()),
     }
-    other: Model = "ybr" if said == "rgb" or (said is None and shares["ybr"] > shares["rgb"]) else "rgb"
+    other: Model = "ybr" if stated == "rgb" or (stated is None and shares["ybr"] > shares["rgb"]) else "rgb"
     own = "rgb" if other == "ybr" else "ybr"
     return other if shares[other] >= _MOSTLY and shares[other] > _MORE * shares[own] else None
 
@@ -243,7 +243,7 @@ def _to_rgb(values: UInt8[np.ndarray, "h w 3"], model: Model) -> UInt8[np.ndarra
 
 
 def _to_luminance(rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], bool]:
-    """Grey, and whether there were colours."""
+    """Return the grey, and whether there were colours."""
     return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), _is_coloured(rgb[::4, ::4])
 
 
@@ -253,7 +253,7 @@ def _is_coloured(rgb: UInt8[np.ndarray, "h w 3"]) -> bool:
 
 
 def _apply_file_window(scaled: Float[np.ndarray, "h w"], tags: "Dataset") -> UInt8[np.ndarray, "h w"] | None:
-    """The file's first window; None where it has none."""
+    """Apply the file's first window; return None if it has none."""
     centre, width = (dicom_tags.number(tags, name, math.nan) for name in ("WindowCenter", "WindowWidth"))
     if not (math.isfinite(centre) and width > 1):
         return None
@@ -267,28 +267,28 @@ def _apply_file_window(scaled: Float[np.ndarray, "h w"], tags: "Dataset") -> UIn
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """A lookup table: the value that its first entry stands for, its entries, and their number of bits."""
+    """A lookup table: the value of its first entry, its entries, and their number of bits."""
 
     first: int
     values: Shaped[np.ndarray, "..."]
     bits: int
 
     def look_up(self, values: Shaped[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-        """The entries of these values; those beyond an end have the entry there."""
+        """Return the entries of these values; values beyond an end have the entry there."""
         places = np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.values) - 1)
         return self.values[places].astype(np.float64)
 
 
 def _read_table(tags: "Dataset", descriptor: str, data: str, signed: bool) -> _Table:
-    """A lookup table (PS3.3 C.7.6.3.1.5 and C.11.1.1.1), whose entries may be bytes, or bytes in words of 16 bits.
+    """Read a lookup table (PS3.3 C.7.6.3.1.5 and C.11.1.1.1), whose entries may be bytes, or bytes in 16-bit words.
 
     Raises:
-      BadFileError: it is missing or not valid.
+      BadFileError: it is missing or invalid.
     """
     try:
         count, first, bits = (int(part) for part in dicom_tags.value(tags, descriptor))
     except (TypeError, ValueError):
-        raise BadFileError("bad_tag", f"{descriptor} is not valid") from None
+        raise BadFileError("bad_tag", f"{descriptor} is invalid") from None
     count = count or 1 << 16
     if signed and first >= 1 << 15:
         first -= 1 << 16
@@ -306,14 +306,14 @@ def _read_table(tags: "Dataset", descriptor: str, data: str, signed: bool) -> _T
     return _Table(first, values, _bits_of(values, bits))
 
 
-def _bits_of(values: Shaped[np.ndarray, "..."], said: int) -> int:
-    """Bits of a table's entries: 8 where all of them fit, be they in words of 16."""
+def _bits_of(values: Shaped[np.ndarray, "..."], stated: int) -> int:
+    """Return the bits of a table's entries: 8 if all of them fit, even in 16-bit words."""
     most = int(values.max())
-    return 8 if most < 256 else said if 8 < said <= 16 and most < 1 << said else 16
+    return 8 if most < 256 else stated if 8 < stated <= 16 and most < 1 << stated else 16
 
 
 def _segments(tags: "Dataset") -> _Table:
-    """A palette in segments, which pydicom expands: all three columns."""
+    """Expand a segmented palette with pydicom: all three columns."""
     from pydicom.pixels import apply_color_lut
 
     count, first, bits = (int(part) for part in dicom_tags.value(tags, "RedPaletteColorLookupTableDescriptor"))

@@ -1,4 +1,4 @@
-"""Values of DICOM tags that may be read (see `privacy.READ_TAGS`), where files are broken, too."""
+"""Values of DICOM tags that may be read (see `privacy.READ_TAGS`), also in broken files."""
 
 import math
 from collections.abc import Container
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def value(tags: "Dataset", name: str) -> Any:
-    """The value of a tag; None where it is absent or broken."""
+    """Return the value of a tag; None if it is absent or broken."""
     try:
         return tags.get(name)
     except Exception:  # pydicom converts values now, and raises many kinds
@@ -19,7 +19,7 @@ def value(tags: "Dataset", name: str) -> Any:
 
 
 def number(tags: "Dataset", name: str, otherwise: float) -> float:
-    """A number, the first where there are several; `otherwise` where there is none, or one without end."""
+    """Return a number, the first of several; `otherwise` if there is none, or it is not finite."""
     found = value(tags, name)
     try:
         first = float(found if isinstance(found, (str, int, float)) else found[0])
@@ -29,10 +29,10 @@ def number(tags: "Dataset", name: str, otherwise: float) -> float:
 
 
 def whole(tags: "Dataset", name: str, known: Container[int], otherwise: int | None = None) -> int:
-    """A whole number of those known; `otherwise` where the tag is absent or empty.
+    """Return a whole number in `known`; `otherwise` if the tag is absent or empty.
 
     Raises:
-      BadFileError: it is absent and there is nothing else to take, or it is none of those known.
+      BadFileError: it is absent without `otherwise`, or not in `known`.
     """
     if not has_value(tags, name):
         if otherwise is None:
@@ -43,23 +43,23 @@ def whole(tags: "Dataset", name: str, known: Container[int], otherwise: int | No
     except (TypeError, ValueError, OverflowError):
         raise BadFileError("bad_tag", f"{name} is not a number") from None
     if read not in known:
-        raise BadFileError("bad_tag", f"{name} is not one of the values that it may have")
+        raise BadFileError("bad_tag", f"{name} has an unknown value")
     return read
 
 
 def has_value(tags: "Dataset", name: str) -> bool:
-    """Whether a tag is there and holds something, be it broken."""
+    """Return whether a tag exists and is not empty, even if broken."""
     return name in tags and tags.get_item(name).value not in (None, "", b"")
 
 
 def text(tags: "Dataset", name: str) -> str:
-    """A text without blanks at its ends; empty where there is none."""
+    """Return a text without blanks at its ends; empty if there is none."""
     found = value(tags, name)
     return found.strip() if isinstance(found, str) else ""
 
 
 def items(tags: "Dataset", name: str) -> "list[Dataset]":
-    """The items of a sequence; none where there is none."""
+    """Return the items of a sequence; empty if there is none."""
     found = value(tags, name)
     try:
         return list(found or ())
@@ -68,7 +68,7 @@ def items(tags: "Dataset", name: str) -> "list[Dataset]":
 
 
 def shared(tags: "Dataset", macro: str, name: str) -> "Dataset":
-    """Where a tag is: of an enhanced object in a macro that all frames share, else in the file itself."""
+    """Return the place of a tag: for enhanced objects a macro that all frames share, else the file itself."""
     for group in items(tags, "SharedFunctionalGroupsSequence"):
         for found in items(group, macro):
             if has_value(found, name):

@@ -1,4 +1,4 @@
-"""The flags of the subcommands of `python -m awcl_jax.ingest` that take a researcher's own scans."""
+"""Flags of the subcommands of `python -m awcl_jax.ingest` that read your own scans."""
 
 import argparse
 import os
@@ -18,14 +18,14 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
     parser = _add(
         datasets,
         "manifest",
-        "images that a table names, with their scans and labels",
-        "A row of the table (.csv or .parquet) is an image (png, jpg, bmp, tif). Its columns:\n"
-        "  path, scan_id                      must be there; paths are relative to the table's folder, or to --root\n"
-        "  patient_id                         else each scan is of a patient of its own\n"
-        "  anatomy                            empty where nothing, or nothing known, is shown\n"
-        "  split                              train, val or test; else patients are drawn\n"
-        "  frame                              number of the image in its scan; else rows are in order\n"
-        "  mask, pixel_mm, machine            a mask's path, the edge of a pixel in millimetres, the machine",
+        "images listed in a table, with their scans and labels",
+        "Each row of the table (.csv or .parquet) is an image (png, jpg, bmp, tif). Columns:\n"
+        "  path, scan_id                      required; paths are relative to the table's folder, or to --root\n"
+        "  patient_id                         without it, each scan counts as a separate patient\n"
+        "  anatomy                            empty if unknown or none\n"
+        "  split                              train, val or test; without it, patients are split at random\n"
+        "  frame                              number of the image in its scan; by default the order of rows\n"
+        "  mask, pixel_mm, machine            path of a mask, edge of a pixel in millimetres, machine",
         "manifest --source=scans.csv --out=data/own",
         ingest_own.list_manifest,
     )
@@ -38,10 +38,10 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         datasets,
         "folder",
         "images in folders of classes, DIR/class/.../image",
-        "The first folder under --source is what an image shows. Which images are of one patient is told by the\n"
-        "folders under the class (DIR/4CH/patient7/scan1/a.png) or by the beginning of the file's name\n"
-        "(DIR/4CH/patient7_a.png), across classes. Look at the counts at the end: with as many patients as\n"
-        "images, one patient may be trained and tested on.",
+        "The first folder under --source names the anatomy. The patient comes from the folders under the class\n"
+        "(DIR/4CH/patient7/scan1/a.png) or from the start of the file name (DIR/4CH/patient7_a.png), across\n"
+        "classes. Check the counts at the end: if there are as many patients as images, images of one patient\n"
+        "may be in both training and test.",
         "folder --source=DIR --scan_from=folder --out=data/own",
         ingest_own.list_folder,
     )
@@ -49,23 +49,24 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "--scan_from",
         choices=folder.SCAN_FROM,
         default="auto",
-        help="what names a scan: the folders under the class (the first is the patient), or the stem of the file's "
-        "name; auto: folders where every image has some, stems where none has (default: %(default)s)",
+        help="where the scan's name comes from: the folders under the class (the first is the patient), or the stem of "
+        "the file name; auto: folders if every image has some, stems if none has (default: %(default)s)",
     )
     parser.add_argument(
         "--pattern",
         default=folder.PATTERN,
         metavar="REGEX",
-        help="of the stem, with groups (?P<scan>) and (?P<patient>) (default: %(default)s, up to the first - or _)",
+        help="regular expression for the stem, with groups (?P<scan>) and (?P<patient>) (default: %(default)s, up to "
+        "the first - or _)",
     )
 
     parser = _add(
         datasets,
         "video",
         "clips (mp4, avi, mov, mpeg, ...) in a folder or a table, each a scan",
-        "Of each clip every n-th frame is taken, and none that shows what the last one showed. In a folder, the first\n"
-        "folder under --source is the patient. A table has the columns path and, where they are known, scan_id,\n"
-        "patient_id, anatomy, split, machine and pixel_mm.",
+        "Keep every n-th frame of each clip, without near duplicates of the last one kept. In a folder, the first\n"
+        "folder under --source is the patient. A table has the column path and optionally scan_id, patient_id,\n"
+        "anatomy, split, machine and pixel_mm.",
         "video --source=videos.csv --every=8 --out=data/own",
         ingest_own.list_videos,
     )
@@ -75,12 +76,12 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
     parser = _add(
         datasets,
         "dicom",
-        "DICOM of ultrasound, without anything that names a patient",
-        "Nothing is read but the pixels and a written list of tags (own/privacy.py). PatientID and StudyInstanceUID\n"
-        "become hashes, for which a key is needed: openssl rand -hex 32 > KEY. Outside of the sector, where names are\n"
-        "burnt in, pictures become black. No name of a file is kept or said. ingest_report.json lists, by tag, what\n"
-        "was dropped. Labels come from a table with the columns path, anatomy and split; scan_id and patient_id\n"
-        "there go before the file's own.",
+        "ultrasound DICOM, without anything that identifies a patient",
+        "Only the pixels and a fixed list of tags (own/privacy.py) are read. PatientID and StudyInstanceUID are\n"
+        "hashed with a key; make one with `openssl rand -hex 32 > KEY`. Pixels outside the sector, where names are\n"
+        "burnt in, become black. File names are neither stored nor printed. ingest_report.json lists the dropped\n"
+        "tags. Labels come from a table with the columns path, anatomy and split; its scan_id and patient_id\n"
+        "replace those of the file.",
         "dicom --source=DIR --key_file=KEY --out=data/own",
         ingest_own.list_dicom,
     )
@@ -90,10 +91,10 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "--patient_from",
         choices=("tag", "study", "folder"),
         default="tag",
-        help="what tells patients apart: PatientID, the examination, or the first folder under --source "
+        help="what identifies a patient: PatientID, the examination, or the first folder under --source "
         "(default: %(default)s)",
     )
-    parser.add_argument("--show_paths", action="store_true", help="name files by path in messages, not by hash")
+    parser.add_argument("--show_paths", action="store_true", help="show paths instead of hashes in messages")
     parser.set_defaults(region="tag")
 
 
@@ -107,30 +108,30 @@ def _add(
 ) -> argparse.ArgumentParser:
     parser = datasets.add_parser(
         name,
-        help=f"your own: {text}",
+        help=f"your {text}",
         description=f"Prepare {text}.\n\n{more}",
         epilog=f"example: python -m awcl_jax.ingest {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--source", type=_path, required=True, metavar="PATH", help="the folder or table")
-    add("--name", type=_name, default="own_scans", help="of the dataset (default: %(default)s)")
+    add("--source", type=_path, required=True, metavar="PATH", help="folder or table")
+    add("--name", type=_name, default="own_scans", help="name of the dataset (default: %(default)s)")
     add(
         "--taxonomy",
         type=_path,
         metavar="FILE",
-        help="what the names of anatomies mean, as TOML or YAML with the tables planes (fine = coarse) and aliases "
-        f"(name = fine) and the list unlabelled; or {', '.join(BUILT_IN)} (default: each name is an anatomy)",
+        help="what anatomy names mean: TOML or YAML with the tables planes (fine = coarse) and aliases (name = fine) "
+        f"and the list unlabelled; or {', '.join(BUILT_IN)} (default: each name is an anatomy)",
     )
-    add("--key_file", type=_path, metavar="FILE", help=f"key that ids are hashed with (default: ${KEY_VARIABLE})")
-    add("--test_share", type=float, default=0.2, metavar="S", help="of patients, where no split is given (%(default)s)")
-    add("--val_share", type=float, default=0.1, metavar="S", help="of patients, where no split is given (%(default)s)")
-    add("--seed", type=int, default=0, help="of that draw (default: %(default)s)")
-    add("--skip_bad", action="store_true", help="leave out what cannot be used, and prepare the rest")
-    add("--workers", type=_count, default=_processors(), metavar="N", help="processes that decode (%(default)s)")
-    add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="of a picture (%(default)s)")
-    add("--window", type=_window, metavar="LOW,HIGH", help="values that become black and white, of deeper pictures")
+    add("--key_file", type=_path, metavar="FILE", help=f"key to hash ids with (default: ${KEY_VARIABLE})")
+    add("--test_share", type=float, default=0.2, metavar="S", help="test share of patients, if not split (%(default)s)")
+    add("--val_share", type=float, default=0.1, metavar="S", help="validation share, likewise (%(default)s)")
+    add("--seed", type=int, default=0, help="of the random split (default: %(default)s)")
+    add("--skip_bad", action="store_true", help="skip files that cannot be used and prepare the rest")
+    add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
+    add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="largest picture (%(default)s)")
+    add("--window", type=_window, metavar="LOW,HIGH", help="values for black and white, for more than 8 bits")
     regions = ", ".join(
         f"{region} ({meaning})" for region, meaning in ingest_own.REGIONS[ingest_own.KINDS[name]].items()
     )
@@ -139,7 +140,7 @@ def _add(
         type=_region,
         default="whole",
         metavar="REGION",
-        help=f"what is kept, black outside: {regions}, or X0,Y0,X1,Y1 in pixels (default: %(default)s)",
+        help=f"part to keep, black outside: {regions}, or X0,Y0,X1,Y1 in pixels (default: %(default)s)",
     )
     parser.set_defaults(run=ingest_own.run, command=name, list_source=lister, keep_ids=False)
     return parser
@@ -147,7 +148,7 @@ def _add(
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     _add_root(parser)
-    parser.add_argument("--keep_ids", action="store_true", help="store scan_id and patient_id as the table has them")
+    parser.add_argument("--keep_ids", action="store_true", help="store scan_id and patient_id unchanged")
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
@@ -156,14 +157,15 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
 
 def _add_clips(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--every", type=_count, default=Reading.every, help="take each n-th frame (default: %(default)s)"
+        "--every", type=_count, default=Reading.every, help="keep every n-th frame (default: %(default)s)"
     )
     parser.add_argument(
         "--near_duplicate",
         type=float,
         default=Reading.near_duplicate,
         metavar="LEVELS",
-        help="drop a frame whose 32 x 32 average differs less from the last one, in grey levels (default: %(default)s)",
+        help="drop frames that differ from the last one by less, in grey levels of 32 x 32 averages (default: "
+        "%(default)s)",
     )
 
 
@@ -181,13 +183,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", text):
-        raise argparse.ArgumentTypeError(f"small letters, digits and _, from a letter on; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be lower-case letters, digits and _, beginning with a letter; got {text!r}"
+        )
     return text
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text!r}")
     return int(text)
 
 
@@ -197,7 +201,7 @@ def _window(text: str) -> tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not low < high:
-        raise argparse.ArgumentTypeError(f"two numbers, the lower first; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be two numbers, the lower first; got {text!r}")
     return low, high
 
 
@@ -206,8 +210,8 @@ def _region(text: str) -> str | tuple[int, int, int, int]:
         return text
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"whole, sector, tag or X0,Y0,X1,Y1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be whole, sector, tag or X0,Y0,X1,Y1; got {text!r}")
     x0, y0, x1, y1 = (int(part) for part in parts)
     if x0 >= x1 or y0 >= y1:
-        raise argparse.ArgumentTypeError(f"X0 < X1 and Y0 < Y1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must have X0 < X1 and Y0 < Y1; got {text!r}")
     return x0, y0, x1, y1

@@ -1,4 +1,4 @@
-"""Files found in a folder, and what their place in it says of them."""
+"""Files found in a folder, and the labels that follow from their paths."""
 
 import dataclasses
 import re
@@ -13,33 +13,33 @@ PATTERN = r"(?P<scan>[^_-]+)"
 
 
 def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto", pattern: str = PATTERN) -> Listing:
-    """Images below folders of classes: `root/class/.../image`.
+    """List images below folders of classes: `root/class/.../image`.
 
-    The scan does not depend on the class: frames of one scan may lie in several. It is told
+    The scan does not depend on the class: frames of one scan may be in several. `scan_from` says where it comes from:
 
-    - by `folder`: of `root/class/patient/scan/image`, the first folder under the class is the patient, all folders
-      under it are the scan (with one folder, that is both);
-    - by `stem`: `pattern` is matched against the beginning of the file's name, its group `scan` is the scan and its
-      group `patient`, where it has one, the patient. By default the scan is what comes before the first `_` or `-`;
-    - by `auto`: by folder if every image lies below another folder than its class, by stem if none does.
+    - `folder`: of `root/class/patient/scan/image`, the first folder under the class is the patient, and all folders
+      under it are the scan (a single folder is both);
+    - `stem`: `pattern` is matched against the beginning of the file name; its group `scan` is the scan and its group
+      `patient`, if it has one, the patient. By default the scan is the text before the first `_` or `-`;
+    - `auto`: `folder` if every image is in a folder below its class, `stem` if none is.
 
     Raises:
-      InputError: there is no such folder, no image is in it, `pattern` does not work, or `auto` cannot tell.
+      InputError: the folder does not exist or has no image, `pattern` is invalid, or `auto` is ambiguous.
     """
     expression = _compile(pattern)
     listing = _find(root, suffixes)
     deep = {row.shown.count("/") > 1 for row in listing.rows}
     if scan_from == "auto" and len(deep) > 1:
         raise InputError(
-            f"In {root}, some images lie in a folder of their class and others below: say with --scan_from=folder or "
-            "--scan_from=stem what names a scan."
+            f"In {root}, some images are directly in the folder of their class and others in folders below it. Set "
+            "--scan_from=folder or --scan_from=stem."
         )
     by_folder = scan_from == "folder" or (scan_from == "auto" and deep == {True})
     rows, listing.rows = listing.rows, []
     for row in rows:
         anatomy, *folders = Path(row.shown).parent.parts or ("",)
         if not anatomy:
-            listing.faults.append(Fault(row.number, "no_scan", "it lies in no folder of a class", row.shown))
+            listing.faults.append(Fault(row.number, "no_scan", "it is not in a folder of a class", row.shown))
             continue
         if by_folder:
             scan, patient = "/".join(folders), "".join(folders[:1])
@@ -56,10 +56,10 @@ def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto
 
 
 def list_clips(root: Path, suffixes: tuple[str, ...]) -> Listing:
-    """Videos below a folder: each is a scan; the first folder under `root`, where there is one, is the patient.
+    """List videos below a folder: each is a scan; the first folder under `root`, if any, is the patient.
 
     Raises:
-      InputError: there is no such folder, or no video is in it.
+      InputError: the folder does not exist or has no video.
     """
     listing = _find(root, suffixes)
     listing.rows = [dataclasses.replace(row, scan=row.shown, patient=top_folder(row)) for row in listing.rows]
@@ -67,26 +67,26 @@ def list_clips(root: Path, suffixes: tuple[str, ...]) -> Listing:
 
 
 def list_all(root: Path) -> Listing:
-    """Every file below a folder.
+    """List every file below a folder.
 
     Raises:
-      InputError: there is no such folder, or nothing is in it.
+      InputError: the folder does not exist or is empty.
     """
     return _find(root, None)
 
 
 def top_folder(row: Row) -> str:
-    """The folder under the source that a file lies in, however deep; empty where it lies in none."""
+    """Return the folder under the source that a file is in, however deep; empty if it is in none."""
     return row.shown.split("/")[0] if "/" in row.shown else ""
 
 
 def _find(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
     if not root.is_dir():
-        raise InputError(f"There is no folder {root}: --source is the folder that holds the files.")
+        raise InputError(f"The folder {root} does not exist. Set --source to the folder with the files.")
     listing = find_files(root, suffixes)
     if not listing.rows and not listing.faults:
         kinds = f" that ends in {', '.join(suffixes)}" if suffixes else ""
-        raise InputError(f"{root} holds no file{kinds} ({listing.ignored:,} others).")
+        raise InputError(f"{root} has no file{kinds} ({listing.ignored:,} others).")
     return listing
 
 
@@ -94,7 +94,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--pattern is no regular expression ({error}): {pattern!r}.") from error
+        raise InputError(f"--pattern must be a regular expression ({error}); got {pattern!r}.") from error
     if not {"scan", "patient"} & expression.groupindex.keys():
-        raise InputError(f"--pattern has a group (?P<scan>...) or (?P<patient>...); got {pattern!r}.")
+        raise InputError(f"--pattern must have a group (?P<scan>...) or (?P<patient>...); got {pattern!r}.")
     return expression

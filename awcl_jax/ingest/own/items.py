@@ -1,4 +1,4 @@
-"""What the stations of an ingest hand to each other."""
+"""The values that the stages of an ingest pass to each other."""
 
 import dataclasses
 import math
@@ -13,58 +13,58 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.images import MAX_PIXELS
 
 WHY = {
-    "missing": "no file is there",
-    "outside": "it lies outside of the folder that files may come from, or a link leads out of it",
-    "special": "it is no regular file",
-    "unreadable": "it cannot be read (no permission, or a fault of the disk)",
-    "no_bytes": "the file has no bytes",
-    "no_image": "it is no image that can be decoded",
-    "no_video": "it is no video that can be decoded",
-    "no_dicom": "it is no DICOM file that can be read",
+    "missing": "the file does not exist",
+    "outside": "it is outside the folder that files may come from, or a link leads outside it",
+    "special": "it is not a regular file",
+    "unreadable": "it cannot be read (no permission, or a disk error)",
+    "no_bytes": "the file is empty",
+    "no_image": "it cannot be decoded as an image",
+    "no_video": "it cannot be decoded as a video",
+    "no_dicom": "it cannot be read as a DICOM file",
     "no_ultrasound": "its modality is not ultrasound (US)",
-    "no_pixels": "it holds no picture",
-    "no_decoder": "nothing installed decodes its transfer syntax",
-    "no_patient": "it names no patient",
-    "no_scan": "it names no examination",
-    "no_region": "it does not say where the ultrasound region lies, so burnt-in text cannot be masked",
-    "no_motion": "too little moves in it to tell the sector from burnt-in text",
-    "several_pages": "it holds several pictures",
-    "slanted": "it is to be displayed at an angle that is no quarter turn",
-    "cut_short": "it is cut short or damaged",
-    "bad_tag": "a tag that describes its pixels is missing or not valid",
+    "no_pixels": "it contains no picture",
+    "no_decoder": "no installed package decodes its transfer syntax",
+    "no_patient": "it has no patient id",
+    "no_scan": "it has no examination id",
+    "no_region": "it does not say where its ultrasound region is, so burnt-in text cannot be masked",
+    "no_motion": "too little moves in it to separate the sector from burnt-in text",
+    "several_pages": "it contains several pictures",
+    "slanted": "its display angle is not a multiple of 90 degrees",
+    "cut_short": "it is truncated or damaged",
+    "bad_tag": "a tag that describes its pixels is missing or invalid",
     "contradiction": "its tags and its pixels contradict each other",
-    "too_large": "its picture has more pixels than allowed",
-    "bit_depth": "it has more than 8 bits a pixel and says nothing on how to show them",
+    "too_large": "it has more pixels than allowed",
+    "bit_depth": "it has more than 8 bits per pixel and does not say how to display them",
     "blank": "every pixel has the same value",
-    "duplicate": "it is, pixel for pixel, a frame that came before",
-    "same_row": "the file or the number of its frame is named twice",
+    "duplicate": "it repeats an earlier frame pixel for pixel",
+    "same_row": "its file or frame number is listed twice",
     "two_splits": "its patient is in two splits",
-    "bad_cell": "a cell of its row is empty or not of its kind",
-    "bad_mask": "its mask does not fit",
-    "crash": "decoding it ended the process",
+    "bad_cell": "a cell of its row is empty or invalid",
+    "bad_mask": "its mask cannot be used",
+    "crash": "decoding it crashed the process",
 }
-"""Kind of a fault -> the rule that was broken. The kinds are all that a report keeps of a fault."""
+"""Kind of a fault -> the rule that was broken. A report keeps only the kinds."""
 
 REMEDIES = {
-    "outside": "--root=DIR names another folder",
-    "no_image": "PNG, JPEG, BMP, TIFF and WebP are read, and by `ingest video` GIF",
-    "no_video": "FFmpeg's formats are read, animated GIF, and TIFF of several pages",
-    "several_pages": "give each in a file of its own, or take them as a clip by `ingest video`",
+    "outside": "--root=DIR sets another folder",
+    "no_image": "supported: PNG, JPEG, BMP, TIFF and WebP; `ingest video` also reads GIF",
+    "no_video": "supported: FFmpeg's formats, animated GIF and multi-page TIFF",
+    "several_pages": "save each in a separate file, or read them as a clip with `ingest video`",
     "no_decoder": "pip install 'awcl_jax[dicom]'",
-    "no_patient": "--patient_from=study or folder takes another",
-    "no_region": "--region=sector (of clips) or X0,Y0,X1,Y1 masks, --region=whole keeps the picture as it is",
-    "no_motion": "--region=X0,Y0,X1,Y1 masks, --region=whole keeps the picture as it is",
+    "no_patient": "--patient_from=study or folder uses another id",
+    "no_region": "--region=sector (clips) or X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
+    "no_motion": "--region=X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
     "too_large": "--max_pixels=N allows more",
-    "bit_depth": "--window=LOW,HIGH says it",
+    "bit_depth": "--window=LOW,HIGH sets it",
 }
 
 
 class BadFileError(Exception):
-    """A file that cannot be used; the ingest goes on with the others.
+    """A file that cannot be used; the ingest continues with the others.
 
     Attributes:
-      kind: of `WHY`.
-      detail: more for the terminal. It is never stored, and of DICOM it never holds a value.
+      kind: a key of `WHY`.
+      detail: more for the terminal. It is never stored, and for DICOM it never contains a value.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -78,8 +78,8 @@ class Fault:
     """Something that cannot be used.
 
     Attributes:
-      number: of the row or file; 0 for what has none.
-      kind: of `WHY`.
+      number: of the row or file; 0 if it has none.
+      kind: a key of `WHY`.
       detail: more for the terminal.
       path: relative to the source, for the terminal.
     """
@@ -91,14 +91,14 @@ class Fault:
 
     @property
     def rule(self) -> str:
-        """One sentence: the rule, the value, the remedy."""
-        said = WHY[self.kind] + (f": {self.detail}" if self.detail else "")
-        return said + (f" ({REMEDIES[self.kind]})" if self.kind in REMEDIES else "")
+        """One sentence: the rule, the value, the fix."""
+        rule = WHY[self.kind] + (f": {self.detail}" if self.detail else "")
+        return rule + (f" ({REMEDIES[self.kind]})" if self.kind in REMEDIES else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """A file, and what the user says of it. An empty text says nothing."""
+    """A file and its labels from the user; an empty text is unknown."""
 
     number: int
     path: Path
@@ -118,14 +118,14 @@ class Listing:
     """The files of a source.
 
     Attributes:
-      rows: one for each, in order.
+      rows: one for each file, in order.
       faults: what cannot be used.
       ignored: number of files of other kinds.
-      unread: of these, endings of pictures and clips that are not read -> number of files.
-      unit: what rows are counted in: `file` (by sorted path) or `row` (of a table).
-      has_splits: whether the rows say which split they are in.
-      named: whether ids of scans and patients are the user's own; else they were read off the files' names.
-      advice: what may be wrong with the patients, and the remedy; empty where nothing is.
+      unread: file endings of pictures and clips among these -> number of files.
+      unit: what a row is: `file` (by sorted path) or `row` (of a table).
+      has_splits: whether the rows name their splits.
+      named: whether the user gave the ids of scans and patients; otherwise they come from file names.
+      advice: what may be wrong with the patients, and the fix; empty if nothing is.
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)
@@ -140,7 +140,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """A file to decode, with the labels of its frames as they are stored."""
+    """A file to decode, with its labels as stored."""
 
     number: int
     path: Path
@@ -160,13 +160,13 @@ class Reading:
     """How files are read.
 
     Attributes:
-      every: of a clip, each so-manieth frame is taken.
+      every: keep every n-th frame of a clip.
       near_duplicate: a frame of a clip that differs less from the last one kept is dropped (see `near.py`).
-      region: what of the picture is kept, see `region.py`: `whole`, `tag`, `sector`, or a rectangle (x0, y0, x1, y1)
-        in pixels, its last column and row outside.
+      region: part of the picture to keep, see `region.py`: `whole`, `tag`, `sector`, or a rectangle (x0, y0, x1, y1)
+        in pixels, without column x1 and row y1.
       window: grey values (low, high) that become 0 and 255; None for 8-bit pictures as they are.
-      max_pixels: a picture with more is refused.
-      mask_names: what the values of masks mean; without them there are none.
+      max_pixels: larger pictures are refused.
+      mask_names: what the values of masks mean; empty if there are no masks.
     """
 
     every: int = 8
@@ -187,16 +187,16 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clip:
-    """A file that was opened.
+    """An open file.
 
     Attributes:
-      frames: decodes its pictures from the first on, each time it is called; raises BadFileError.
-      region: rectangles (x0, y0, x1, y1) that hold ultrasound, from the file; none where it does not say.
-      pixel_mm: edge of a pixel, NaN where the file does not say.
-      machine: its maker, empty where the file does not say.
+      frames: decodes its pictures from the first, each time it is called; raises BadFileError.
+      region: rectangles (x0, y0, x1, y1) of ultrasound, from the file; empty if it names none.
+      pixel_mm: edge of a pixel; NaN if the file does not state it.
+      machine: its maker; empty if the file does not state it.
       dropped: names of the tags that were not read.
-      region_fault: why what the file says of its regions is of no use.
-      remarks: what the report counts its frames under, of `collect.COUNTS`; complete when all frames are decoded.
+      region_fault: why the regions in the file cannot be used.
+      remarks: members of `collect.COUNTS` under which the report counts its frames; complete when all are decoded.
     """
 
     frames: Callable[[], Iterator[Picture]]

@@ -1,4 +1,4 @@
-"""The anatomy that the user's names stand for."""
+"""The anatomies that the user's names mean."""
 
 import difflib
 import tomllib
@@ -19,9 +19,9 @@ _TABLES = ("planes", "aliases", "unlabelled")
 
 
 def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
-    """Read which names stand for what, from a TOML or YAML file; or take one of `BUILT_IN` by its name.
+    """Read a taxonomy from a TOML or YAML file, or use one of `BUILT_IN` by name.
 
-        unlabelled = ["other", "unknown"]     # names that stand for no anatomy
+        unlabelled = ["other", "unknown"]     # names without an anatomy
 
         [planes]                              # fine name = its coarse group
         4CH = "heart"
@@ -31,15 +31,15 @@ def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
         "four chamber view" = "4CH"
 
     Returns:
-      (the taxonomy, names that stand for no anatomy)
+      (the taxonomy, names without an anatomy)
 
     Raises:
-      InputError: the file cannot be read, or is not of this form.
+      InputError: the file cannot be read, or does not have this form.
     """
     if str(path) in BUILT_IN:
         return BUILT_IN[str(path)], frozenset()
     tables = _load(path)
-    form = f"{path} has [planes] (fine name = coarse name), and may have [aliases] and a list `unlabelled`"
+    form = f"{path} must have [planes] (fine name = coarse name), and may have [aliases] and a list `unlabelled`"
     planes, aliases, unlabelled = (
         tables.get(name, kind()) for name, kind in zip(_TABLES, (dict, dict, list), strict=True)
     )
@@ -50,7 +50,7 @@ def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
         raise InputError(f"{form}.")
     # YAML reads 3 as a number and no as a truth value.
     if wrong := [text for pair in (*texts, unlabelled) for text in pair if not (isinstance(text, str) and text)]:
-        raise InputError(f"{form}: every name is a text in quotes; got {wrong[0]!r}.")
+        raise InputError(f"{form}. Every name must be text in quotes; got {wrong[0]!r}.")
     groups: dict[str, tuple[str, ...]] = {}
     for fine, coarse in planes.items():
         groups[coarse] = (*groups.get(coarse, ()), fine)
@@ -58,15 +58,15 @@ def read_taxonomy(path: Path) -> tuple[Taxonomy, frozenset[str]]:
 
 
 def found_taxonomy(names: Iterable[str], gaps: frozenset[str] = frozenset()) -> Taxonomy:
-    """Every name found is a fine and a coarse anatomy, but for `gaps`, which stand for none.
+    """Return a taxonomy in which every name is a fine and a coarse anatomy, except `gaps`, which have none.
 
     Raises:
-      InputError: a name has a line break or another character that cannot be printed.
+      InputError: a name has a line break or another unprintable character.
     """
     found = sorted({*names} - {""} - gaps)
     if wrong := [name for name in found if not name.isprintable()]:
         raise InputError(
-            f"The name of an anatomy is one line of text; got {wrong[0]!r}. --taxonomy=FILE gives aliases."
+            f"An anatomy name must be one line of text; got {wrong[0]!r}. Define an alias in --taxonomy=FILE."
         )
     return Taxonomy({name: (name,) for name in found})
 
@@ -77,16 +77,16 @@ def resolve_names(
     unlabelled: frozenset[str] = frozenset(),
     gaps: frozenset[str] = frozenset(),
 ) -> Mapping[str, tuple[int, int]]:
-    """Fine and coarse label of each name; one that is a coarse name only has no fine label.
+    """Return the fine and coarse label of each name; a coarse name has no fine label.
 
     Args:
-      names: as the user has them.
-      taxonomy: the names that are known.
-      unlabelled: names that stand for no anatomy.
-      gaps: spellings of an empty cell, which stand for no anatomy unless the taxonomy knows them.
+      names: the user's names.
+      taxonomy: the known names.
+      unlabelled: names without an anatomy.
+      gaps: spellings of an empty cell, without an anatomy unless the taxonomy has them.
 
     Raises:
-      InputError: names are unknown: all of them, each with the nearest known one.
+      InputError: names are unknown; it lists all, each with the nearest known one.
     """
     counts = Counter(names)
     resolved: dict[str, tuple[int, int]] = {}
@@ -107,7 +107,7 @@ def resolve_names(
             unknown.append(f"{name!r} ({count:,} file(s), nearest {nearest!r})")
     if unknown:
         raise InputError(
-            f"The taxonomy does not know {len(unknown)} name(s): {', '.join(unknown)}. Add them to [planes], "
+            f"The taxonomy lacks {len(unknown)} name(s): {', '.join(unknown)}. Add them to [planes], "
             "[aliases] or `unlabelled`."
         )
     return resolved
@@ -115,12 +115,12 @@ def resolve_names(
 
 def _load(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
-        raise InputError(f"--taxonomy is a file, or {' or '.join(BUILT_IN)}; there is no file {path}.")
+        raise InputError(f"--taxonomy must be a file or {' or '.join(BUILT_IN)}; {path} does not exist.")
     try:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"The taxonomy {path} is no TOML or YAML file ({' '.join(str(error).split())}).") from error
+        raise InputError(f"The taxonomy {path} is not a TOML or YAML file ({' '.join(str(error).split())}).") from error
     if not isinstance(tables, dict):
         raise InputError(f"The taxonomy {path} has no tables.")
     return tables

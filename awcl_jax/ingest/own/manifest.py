@@ -1,4 +1,4 @@
-"""A table that names files: CSV, or Parquet."""
+"""Tables that list files: CSV or Parquet."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,38 +15,38 @@ from awcl_jax.runtime.errors import InputError
 COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame")
 SPLITS = ("train", "val", "test")
 _PATHS = ("path", "mask")
-_NAMED = ("path", "anatomy")  # in which a gap's spelling may be a name
+_NAMED = ("path", "anatomy")  # where the spelling of a gap may be a name
 _BATCH = 4096
 
 
 def read_manifest(
     path: Path, *, root: Path | None = None, columns: Sequence[str] = COLUMNS, required: Sequence[str] = ("path",)
 ) -> Listing:
-    """Read a table with a row for each file.
+    """Read a table with a row for each file, with `awcl_jax.data.images.read_manifest`.
 
-    It is read as `awcl_jax.data.images.read_manifest` does. Columns are `path`, `scan_id`, `patient_id`, `anatomy`,
-    `split` (train, val or test), `machine`, `mask` (a path), `pixel_mm` and `frame` (its number in its scan, by which
-    frames are ordered). A column has a value in every row; only in `anatomy`, `machine` and `pixel_mm` does an empty
-    cell say unknown. A cell is empty, too, where it is spelt as programs spell a gap (`awcl_jax.data.images.GAPS`), but
-    not in `path`, where it is a name; an anatomy is left as it is spelt, for a taxonomy may name it.
+    Columns are `path`, `scan_id`, `patient_id`, `anatomy`, `split` (train, val or test), `machine`, `mask` (a path),
+    `pixel_mm` and `frame` (its number in its scan, which orders the frames). A column must have a value in every row;
+    only in `anatomy`, `machine` and `pixel_mm` does an empty cell mean unknown. A spelt-out gap
+    (`awcl_jax.data.images.GAPS`) counts as empty, except in `path`, where it is a name; an anatomy keeps its spelling
+    because a taxonomy may define it.
 
     Args:
       path: of the table; its rows are numbered from 1.
-      root: folder that paths are relative to and must lie in; by default the table's.
-      columns: that are looked at; others are ignored.
-      required: columns that must be there.
+      root: folder that paths are relative to and must be in; by default the table's.
+      columns: to read; others are ignored.
+      required: columns that must exist.
 
     Raises:
-      InputError: the table cannot be read, lacks columns, or names nothing.
+      InputError: the table cannot be read, lacks columns, or lists nothing.
     """
     root = path.parent if root is None else root
     if not path.is_file() or path.suffix.lower() not in images.TABLES:
-        raise InputError(f"--source is a table ({' or '.join(images.TABLES)}) that is there; got {path}.")
+        raise InputError(f"--source must be an existing table ({' or '.join(images.TABLES)}); got {path}.")
     table = images.read_manifest(path)
     present = set(table.column_names)
     if absent := [name for name in required if name not in present]:
         raise InputError(
-            f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known are "
+            f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known columns: "
             f"{', '.join(columns)}."
         )
     wanted = [name for name in columns if name in present]
@@ -56,14 +56,14 @@ def read_manifest(
     for number, given in _rows(table.select(wanted)):
         try:
             row = _parse(number, given, root)
-            keys: dict[Any, str] = {str(row.path): "the file is that of"}
+            keys: dict[Any, str] = {str(row.path): "the same file is in"}
             if "frame" in given:
                 keys[row.scan, row.frame] = f"frame {row.frame} of its scan is in"
             for key, what in keys.items():
                 if key in seen:
                     raise BadFileError("same_row", f"{what} row {seen[key]}")
             if row.scan and owners.setdefault(row.scan, row.patient) != row.patient:
-                raise BadFileError("bad_cell", "its scan_id had another patient_id before")
+                raise BadFileError("bad_cell", "an earlier row has its scan_id with another patient_id")
             seen |= dict.fromkeys(keys, number)
         except BadFileError as error:
             listing.faults.append(Fault(number, error.kind, error.detail, given["path"]))
@@ -77,17 +77,17 @@ def _parse(number: int, given: Mapping[str, str], root: Path) -> Row:
         if not given.get(name, "x"):
             raise BadFileError("bad_cell", f"{name} is empty")
     if given.get("split", "train") not in SPLITS:
-        raise BadFileError("bad_cell", f"split is {', '.join(SPLITS)}; got {given['split']!r}")
+        raise BadFileError("bad_cell", f"split must be one of {', '.join(SPLITS)}; got {given['split']!r}")
     try:
         frame = int(given.get("frame", number))
     except ValueError as error:
-        raise BadFileError("bad_cell", f"frame is a whole number; got {given['frame']!r}") from error
+        raise BadFileError("bad_cell", f"frame must be a whole number; got {given['frame']!r}") from error
     try:
         pixel_mm = float(given.get("pixel_mm") or math.nan)
     except ValueError as error:
-        raise BadFileError("bad_cell", f"pixel_mm is a number; got {given['pixel_mm']!r}") from error
+        raise BadFileError("bad_cell", f"pixel_mm must be a number; got {given['pixel_mm']!r}") from error
     if pixel_mm <= 0 or math.isinf(pixel_mm):
-        raise BadFileError("bad_cell", f"pixel_mm is a length above 0; got {given['pixel_mm']!r}")
+        raise BadFileError("bad_cell", f"pixel_mm must be a length above 0; got {given['pixel_mm']!r}")
     return Row(
         number,
         resolve(given["path"], root),
@@ -111,7 +111,7 @@ def _mask(name: str, root: Path) -> Path:
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number from 1, cells as text) of the rows."""
+    """Yield (number from 1, cells as text) of the rows."""
     number = 0
     for batch in table.to_batches(_BATCH):
         for cells in batch.to_pylist():
@@ -122,8 +122,8 @@ def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _to_text(cell: Any, *, strip: bool) -> str:
-    """A cell as a CSV would hold it: pandas makes numbers with gaps into floats, 12 into 12.0."""
+    """Return a cell as a CSV would have it: pandas turns numbers with gaps into floats, 12 into 12.0."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     text = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-    return text.strip() if strip else text  # a file's name may begin or end with a blank
+    return text.strip() if strip else text  # a file name may begin or end with a blank

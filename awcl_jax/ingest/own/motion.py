@@ -10,8 +10,8 @@ Immerkaer, "Fast noise variance estimation", Computer Vision and Image Understan
 
     sigma = median |d * N| / 0.6745 / sqrt 2,    d = x_t+1 - x_t,    N = (1, -2, 1)^T (1, -2, 1) / 6
 
-Deep, dark echoes may not move. So what is brighter than the background is joined to what moves, but for what is bright
-and rests, which is writing, and what is near it, where codecs leave its shadow. The sector is that of both.
+Deep, dark echoes may not move. So what is brighter than the background is joined to what moves, except what is bright
+and still, which is writing, and its surroundings, where codecs leave its shadow. The sector is that of both.
 """
 
 import math
@@ -48,7 +48,7 @@ class Motion:
         self._changes: Int32[np.ndarray, "levels _ _"]
 
     def add(self, frame: UInt8[np.ndarray, "h w"]) -> None:
-        """Take in the next frame, of the size of the first."""
+        """Add the next frame, of the size of the first."""
         small = shrink(frame).astype(np.float32)
         smooth = cv2.blur(small, (3, 3))
         self._frames += 1
@@ -65,7 +65,7 @@ class Motion:
         self._last, self._last_smooth = frame, smooth
 
     def sector(self) -> Bool[np.ndarray, "h w"] | None:
-        """Return the sector of the frames so far; None where nothing moves, or too little."""
+        """Return the sector of the frames so far; None if nothing moves, or too little."""
         if self._last is None or not self._steps:
             return None
         mean = self._sum / self._frames
@@ -86,7 +86,7 @@ class Motion:
         return self._changes[place] >= min(self._steps, max(_TWICE, _OFTEN * self._steps))
 
     def _dim(self, mean: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-        """What is brighter than the background, and neither writing nor near it."""
+        """Return what is brighter than the background, and neither writing nor near it."""
         level = background(mean)
         writing = (mean > level + _WRITTEN) & ~self._moves()
         near = cv2.dilate(writing.astype(np.uint8), np.ones((2 * _NEAR + 1, 2 * _NEAR + 1), np.uint8)) != 0

@@ -1,4 +1,4 @@
-"""Files of a source: which there are, and how they are opened. Nothing is followed out of the source's folder."""
+"""Find and open the files of a source. No path or link leads outside the source's folder."""
 
 import contextlib
 import os
@@ -15,18 +15,18 @@ _PICTURES = (
     *(".webp", ".gif", ".tif", ".tiff", ".mp4", ".m4v", ".mov", ".avi", ".mpeg", ".mpg", ".mkv", ".wmv", ".webm"),
     *(".flv", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".3gp"),
 )
-"""Endings of pictures and clips, some of which no command reads, and others another one than that which looks."""
+"""Endings of pictures and clips, to report those that a command does not read."""
 
 
 def find_files(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
-    """Every file below a folder, in the order of their paths, numbered from 1.
+    """List every file below a folder, in the order of their paths, numbered from 1.
 
-    Hidden files and folders are left alone. A link is never followed: one that leads out of the folder is a fault, any
-    other is left alone, for what it leads to is found anyway.
+    Hidden files and folders are ignored. Links are never followed: one that leads outside the folder is a fault; any
+    other is ignored, because its target is found anyway.
 
     Args:
       root: the folder.
-      suffixes: endings, in lower case, of the files wanted; others are counted as ignored. None takes all.
+      suffixes: lower-case endings of the files to list; others are counted as ignored. None lists all.
     """
     listing = Listing()
     found: list[str] = []
@@ -65,10 +65,10 @@ def _walk(root: str, inside: str, found: list[str], listing: Listing) -> None:
 
 
 def resolve(name: str, root: Path) -> Path:
-    """The file of this name, relative to `root`, as `awcl_jax.data.images.find_named` finds it.
+    """Return the file of this name, relative to `root`, found by `awcl_jax.data.images.find_named`.
 
     Raises:
-      BadFileError: it is not there, or lies outside of `root`, be it by its name or by a link.
+      BadFileError: it does not exist, or is outside `root`, by its name or by a link.
     """
     try:
         path = Path(os.path.realpath(find_named(root, name)))
@@ -83,10 +83,10 @@ def resolve(name: str, root: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to read.
+    """Open a file for reading.
 
     Raises:
-      BadFileError: it is not there, no regular file, without a byte, or cannot be read.
+      BadFileError: it does not exist, is not a regular file, is empty, or cannot be read.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.

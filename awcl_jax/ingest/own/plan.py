@@ -1,4 +1,4 @@
-"""What is to be decoded: ids as they are stored, a split for every patient, and jobs of a few files each."""
+"""Plan of what to decode: stored ids, a split for every patient, and jobs of a few files each."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,8 @@ from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.privacy import Pseudonyms
 from awcl_jax.runtime.errors import InputError
 
-_FORMAT = 2  # a new number when what a chunk holds changes
-_SECTOR_FORMAT = 3  # the same for chunks of which sectors were looked for
+_FORMAT = 2  # a new number when the content of a chunk changes
+_SECTOR_FORMAT = 3  # likewise for chunks with a search for sectors
 _JOB_FILES, _JOB_BYTES = 64, 64 << 20
 
 
@@ -23,7 +23,7 @@ class Job:
     """Files of one split that are decoded together.
 
     Attributes:
-      name: tells what comes of it: the files, their labels and how they are read. It cannot be traced to a file's name.
+      name: a digest of all that its result depends on: files, labels, and how they are read. It reveals no file name.
       kind: `image`, `video` or `dicom`.
       items: the files.
       reading: how they are read.
@@ -47,23 +47,23 @@ def make_items(
     seed: int,
     keep_ids: bool = False,
 ) -> list[Item]:
-    """The files as they are stored, ordered by split, patient, scan and frame.
+    """Return the files to store, ordered by split, patient, scan and frame.
 
-    Where the user names no scans, each file is one; where the user names no patients, each scan is of its own. Ids are
-    hashed where there is a key, and else replaced by numbers, in the order of the files. Patients that are in two
-    splits are added to the faults and left out.
+    Without scan names, each file is a scan; without patient names, each scan counts as a separate patient. Ids are
+    hashed if there is a key, and otherwise replaced by numbers in the order of the files. Patients in two splits are
+    added to the faults and left out.
 
     Args:
       listing: the files; the faults found here are added to it.
-      labels: fine and coarse label of each name of an anatomy.
+      labels: fine and coarse label of each anatomy name.
       pseudonyms: hashes ids.
-      val_share: share of the patients that validate, where the listing has no splits.
-      test_share: share of the patients that test.
-      seed: of the draw of these.
-      keep_ids: store the ids that the user gives as they are; not those that were read off the names of files.
+      val_share: share of validation patients, if the listing has no splits.
+      test_share: share of test patients.
+      seed: of the random split.
+      keep_ids: store the user's ids unchanged, but not those read from file names.
 
     Raises:
-      InputError: the shares leave no patient to train on.
+      InputError: the shares leave no training patient.
     """
     kept = keep_ids and listing.named
     scans, patients = _Ids("scan", pseudonyms, kept), _Ids("patient", pseudonyms, kept)
@@ -97,7 +97,7 @@ def make_items(
 
 
 class _Ids:
-    """What is stored in place of an id."""
+    """Replaces ids by what is stored."""
 
     def __init__(self, kind: str, pseudonyms: Pseudonyms, kept: bool) -> None:
         self._kind, self._pseudonyms, self._kept = kind, pseudonyms, kept
@@ -112,41 +112,43 @@ class _Ids:
 
 
 def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dict[str, str]:
-    """The split of each patient; one that is in two has none."""
+    """Return the split of each patient; a patient in two splits has none."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for row, _, patient in rows:
         found[patient].setdefault(row.split, row.number)
     for of_patient in found.values():
         if len(of_patient) > 1:
-            said = " and ".join(f"{split} in {listing.unit} {number}" for split, number in of_patient.items())
-            listing.faults.append(Fault(max(of_patient.values()), "two_splits", said))
+            places = " and ".join(f"{split} in {listing.unit} {number}" for split, number in of_patient.items())
+            listing.faults.append(Fault(max(of_patient.values()), "two_splits", places))
     return {patient: next(iter(splits)) for patient, splits in found.items() if len(splits) == 1}
 
 
 def draw_splits(
     patients: set[str], *, val_share: float, test_share: float, seed: int, advice: str = ""
 ) -> dict[str, str]:
-    """A split for each patient, drawn from the seed and the patient's id.
+    """Draw a split for each patient from the seed and the patient's id.
 
-    A share is rounded to whole patients; above 0, it is one at least.
+    A share is rounded to whole patients; a share above 0 has at least one.
 
     Args:
       patients: their ids.
-      val_share: share that validates.
-      test_share: share that tests.
+      val_share: share of validation patients.
+      test_share: share of test patients.
       seed: of the draw.
-      advice: said besides where none is left to train on.
+      advice: added to the message if no training patient is left.
 
     Raises:
-      InputError: a share is out of range, or none is left to train on.
+      InputError: a share is out of range, or no training patient is left.
     """
     if not (0 <= val_share < 1 and 0 <= test_share < 1 and val_share + test_share < 1):
-        raise InputError(f"The shares of val and test are below 1 together; got {val_share} and {test_share}.")
+        raise InputError(
+            f"--val_share and --test_share must be >= 0 and their sum below 1; got {val_share} and {test_share}."
+        )
     test, val = (max(round(share * len(patients)), int(share > 0)) for share in (test_share, val_share))
     if patients and test + val >= len(patients):
         raise InputError(
-            f"{len(patients)} patient(s) cannot be split: {test} would test and {val} validate, none would train. "
-            "Lower --test_share and --val_share, or give more patients." + (f" {advice}" if advice else "")
+            f"{len(patients)} patient(s) cannot be split: {test} for test and {val} for validation leave none for "
+            "training. Lower --test_share and --val_share, or add patients." + (f" {advice}" if advice else "")
         )
     drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
     return {
@@ -158,7 +160,7 @@ def draw_splits(
 def make_jobs(
     items: Sequence[Item], pseudonyms: Pseudonyms, *, kind: str, reading: Reading, taxonomy: Taxonomy
 ) -> list[Job]:
-    """Jobs of neighbouring files of one split, of at most 64 files, and 64 MB unless a file has more."""
+    """Group neighbouring files of one split into jobs of at most 64 files, and 64 MB unless one file is larger."""
     return [
         Job(_name(group, pseudonyms, kind, reading, taxonomy), kind, tuple(group), reading, taxonomy)
         for group in _groups(items)
@@ -183,7 +185,7 @@ def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
 def _size(item: Item) -> int:
     try:
         return item.path.stat().st_size
-    except OSError:  # what is wrong with it comes to light when it is opened
+    except OSError:  # reported when the file is opened
         return 0
 
 
@@ -195,7 +197,7 @@ def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Rea
 
 
 def _state(item: Item) -> Iterator[object]:
-    """Which file it is, and when it was changed last."""
+    """Yield which file it is, and when it last changed."""
     for path in filter(None, (item.path, item.mask)):
         try:
             status = path.stat()

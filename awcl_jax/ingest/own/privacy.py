@@ -1,4 +1,4 @@
-"""What of a patient may pass: nothing but pixels, a written list of harmless tags, and keyed hashes of ids."""
+"""What may be kept of a patient: only pixels, a fixed list of harmless tags, and keyed hashes of ids."""
 
 import hashlib
 import hmac
@@ -83,13 +83,13 @@ MAKERS = {
     "Butterfly": ("butterfly",),
     "Clarius": ("clarius",),
 }
-"""Makers of ultrasound machines -> words that their names are told by."""
+"""Makers of ultrasound machines -> words that identify them."""
 
 _LEAST_KEY, _DIGITS = 16, 20
 
 
 def read_key(key_file: Path | None) -> bytes | None:
-    """The key that ids are hashed with: of the file, else of the environment; None where there is neither.
+    """Read the key to hash ids with from the file, else from the environment; None if there is neither.
 
     Raises:
       InputError: the file cannot be read, or the key is shorter than 16 bytes.
@@ -107,17 +107,17 @@ def read_key(key_file: Path | None) -> bytes | None:
             return None
     if len(key) < _LEAST_KEY:
         raise InputError(
-            f"{origin} has {len(key)} bytes; it needs {_LEAST_KEY} or more, for ids could be guessed otherwise: make "
-            "one with `openssl rand -hex 32 > KEY_FILE`."
+            f"{origin} must have at least {_LEAST_KEY} bytes, otherwise ids could be guessed; got {len(key)}. Make one "
+            "with `openssl rand -hex 32 > KEY_FILE`."
         )
     return key
 
 
 class Pseudonyms:
-    """Hashes of ids: HMAC-SHA256(key, kind 0x00 id), its first 20 hex digits.
+    """Hashes of ids: the first 20 hex digits of HMAC-SHA256(key, kind 0x00 id).
 
-    The same id of the same kind has the same hash in every dataset made with the key, and cannot be told from it, nor
-    tried out, without the key.
+    The same id of the same kind has the same hash in every dataset made with the key. Without the key, the id can
+    neither be read from the hash nor be guessed by trying.
     """
 
     def __init__(self, key: bytes | None) -> None:
@@ -129,7 +129,7 @@ class Pseudonyms:
         return self._key is not None
 
     def digest(self, kind: str, text: str) -> str:
-        """Hash of a text, keyed where there is a key."""
+        """Return the hash of a text, keyed if there is a key."""
         message = f"{kind}\0{text}".encode(errors="surrogatepass")
         if self._key is None:
             return hashlib.sha256(message).hexdigest()[:_DIGITS]
@@ -137,6 +137,6 @@ class Pseudonyms:
 
 
 def maker_of(text: str) -> str:
-    """The maker that a text names, as one of `MAKERS`; empty where it names none of them."""
+    """Return the maker that a text names, one of `MAKERS`; empty if it names none of them."""
     words = " ".join(re.findall(r"[a-z]+", text.lower()))
     return next((maker for maker, known in MAKERS.items() if any(re.search(rf"\b{k}\b", words) for k in known)), "")

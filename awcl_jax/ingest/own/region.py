@@ -1,12 +1,12 @@
-"""Which part of a picture is kept; all else, where names and settings are burnt in, becomes black.
+"""The part of a picture to keep; the rest, with burnt-in names and settings, becomes black.
 
 - `whole`: all of it.
-- `tag`: the rectangles of ultrasound that the file names, and in each frame the sector (see `awcl_jax.data.sector`)
-  within them. A rectangle in which no sector is found is kept whole. A file that names none is refused.
-- `sector`: for clips that name none. The sector is looked for in what moves, which burnt-in text does not, and joined
-  with what is brighter than the background; see `motion.py`. A sector found in one frame alone is no safe place to
-  keep, for writing that is large takes part in it. Where nothing moves, or no sector is found, the file is refused.
-- a rectangle of the user's.
+- `tag`: the ultrasound rectangles in the file's tags, and in each frame the sector (see `awcl_jax.data.sector`) within
+  them. A rectangle without a sector is kept whole. A file without rectangles is refused.
+- `sector`: for clips without rectangles. The sector is found by what moves, which burnt-in text does not, joined with
+  what is brighter than the background; see `motion.py`. A sector found in a single frame is not safe, because it may
+  include large writing. If nothing moves, or no sector is found, the file is refused.
+- a rectangle from the user.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from awcl_jax.ingest.own.items import BadFileError, Clip, Picture
 from awcl_jax.ingest.own.motion import Motion
 
 Rectangle = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels, the last column and row outside."""
+"""x0, y0, x1, y1 in pixels, without column x1 and row y1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What is kept of every frame of a clip.
+    """The part of every frame of a clip to keep.
 
     Attributes:
       part: its pixels; None for all.
-      rectangles: in which the sector is looked for in each frame by itself.
-      fans: of the clip's sector, where that was looked for in the whole clip; None where it is no fan.
+      rectangles: where the sector is searched in each frame separately.
+      fans: of the clip's sector, if it was searched in the whole clip; None if it is not a fan.
     """
 
     part: Bool[np.ndarray, "h w"] | None
@@ -40,7 +40,7 @@ class Kept:
 
 
 def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kept:
-    """What of a clip is kept.
+    """Return the part of a clip to keep.
 
     Args:
       clip: a file.
@@ -48,7 +48,7 @@ def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kep
       size: height and width of its pictures.
 
     Raises:
-      BadFileError: the file names no region, no sector is found, or the rectangle lies outside of the picture.
+      BadFileError: the file has no region, no sector is found, or the rectangle is outside the picture.
     """
     if region == "whole":
         return Kept(None)
@@ -62,15 +62,15 @@ def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kep
     for x0, y0, x1, y1 in rectangles:
         part[y0:y1, x0:x1] = True
     if not part.any():
-        raise BadFileError("no_region", f"the rectangle lies outside of its {size[1]} x {size[0]} pixels")
+        raise BadFileError("no_region", f"the rectangle is outside its {size[1]} x {size[0]} pixels")
     return Kept(part, rectangles if isinstance(region, str) else ())
 
 
 def keep(image: UInt8[np.ndarray, "h w"], kept: Kept) -> UInt8[np.ndarray, "h w"]:
-    """The picture, black where it is not kept.
+    """Return the picture, black where it is not kept.
 
     Raises:
-      BadFileError: it is of another size than the clip's first.
+      BadFileError: its size differs from the clip's first.
     """
     if kept.part is None:
         return image
@@ -84,7 +84,7 @@ def keep(image: UInt8[np.ndarray, "h w"], kept: Kept) -> UInt8[np.ndarray, "h w"
 
 
 def moving_sector(frames: Iterable[Picture], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The sector of a clip, from what moves in it.
+    """Find the sector of a clip by what moves in it.
 
     Raises:
       BadFileError: nothing moves, or no sector is found in what does.

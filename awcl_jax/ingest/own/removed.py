@@ -1,23 +1,23 @@
-"""Small pictures of what was removed from frames, in which writing is seen and cannot be read."""
+"""Small pictures of what was removed from frames, in which writing is visible but unreadable."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 SIZE = 160
-_BLOCKS = 32  # along the longer edge, each of which has one brightness where something was removed
-_PART = 0.02  # of a block, which is red when more than this was removed
+_BLOCKS = 32  # along the longer edge; where something was removed, each has one brightness
+_PART = 0.02  # of a block; it is red if more than this was removed
 _DARKEST, _GAIN = 70, 2
 
 
 def show_removed(frame: UInt8[np.ndarray, "h w"], kept: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "160 160 3"]:
-    """Return a small RGB picture of a frame: grey what is kept of it, red what was removed.
+    """Return a small RGB picture of a frame: kept parts in grey, removed parts in red.
 
-    What was removed is drawn in coarse blocks, for it may be a name. Echoes are seen as a broad red area, writing as a
+    Removed parts are drawn in coarse blocks because they may be a name. Echoes show as a broad red area, writing as a
     few blocks.
 
     Args:
-      frame: as it was.
+      frame: the original.
       kept: the same with 0 where something was removed.
     """
     longer = max(frame.shape)
@@ -39,6 +39,6 @@ def show_removed(frame: UInt8[np.ndarray, "h w"], kept: UInt8[np.ndarray, "h w"]
 def _in_blocks(
     values: Shaped[np.ndarray, "h w"], coarse: tuple[int, int], small: tuple[int, int]
 ) -> Float32[np.ndarray, "_ _"]:
-    """The means of blocks, at the small picture's size (both sizes are width and height)."""
+    """Return the means of blocks, at the small picture's size (both sizes are width and height)."""
     blocks = cv2.resize(values.astype(np.float32), coarse, interpolation=cv2.INTER_AREA)
     return cv2.resize(blocks, small, interpolation=cv2.INTER_NEAREST)

@@ -1,4 +1,4 @@
-"""What an ingest says at its end: lines for the terminal, and a report that names no file and no patient."""
+"""Results of an ingest: lines for the terminal, and a report that names no file and no patient."""
 
 import json
 from collections import Counter, defaultdict
@@ -13,25 +13,25 @@ from awcl_jax.runtime.files import atomic_write
 
 REPORT = "ingest_report.json"
 _FORMAT = 1
-_SAID = {
-    "near": "Dropped {:,} frame(s) that show what the one before showed (--near_duplicate).",
-    "blank": "Dropped {:,} frame(s) of a single grey value.",
-    "coloured": "Made grey out of colours in {:,} frame(s).",
-    "masked": "Made {:,} frame(s) black outside of the ultrasound region.",
-    "miscounted": "Read {:,} frame(s) of files that hold another number of frames than their NumberOfFrames.",
-    "unscaled": "Stored no pixel size of {:,} frame(s): their regions differ in scale, have no square pixels, or "
-    "leave the picture.",
+_NOTES = {
+    "near": "Dropped {:,} near-duplicate frame(s) (--near_duplicate).",
+    "blank": "Dropped {:,} frame(s) with a single grey value.",
+    "coloured": "Converted {:,} frame(s) from colour to grey.",
+    "masked": "Set {:,} frame(s) to black outside the ultrasound region.",
+    "miscounted": "Read {:,} frame(s) of files whose number of frames differs from NumberOfFrames.",
+    "unscaled": "Stored no pixel size for {:,} frame(s): their regions differ in scale, have non-square pixels, or "
+    "extend beyond the picture.",
 }
 
 
 def notes(faults: Sequence[Fault], collection: Collection) -> list[str]:
-    """Sentences on what was left out and changed."""
+    """Return sentences on what was left out and changed."""
     counts = Counter(fault.kind for fault in faults)
-    said = [f"Left out {count:,} time(s): {WHY[kind]}." for kind, count in counts.items()]
-    said += [_SAID[name].format(count) for name, count in collection.counts.items() if count]
+    sentences = [f"Left out {count:,} time(s): {WHY[kind]}." for kind, count in counts.items()]
+    sentences += [_NOTES[name].format(count) for name, count in collection.counts.items() if count]
     if collection.dropped:
-        said.append(f"Read none of {len(collection.dropped):,} other tags; {REPORT} lists them.")
-    return said
+        sentences.append(f"Ignored {len(collection.dropped):,} other tags; {REPORT} lists them.")
+    return sentences
 
 
 def write_report(
@@ -47,8 +47,8 @@ def write_report(
 ) -> Path:
     """Write what was skipped, and why, as JSON.
 
-    A file is named by its number alone: the line of its table, or its place among the sorted paths of its folder. Of a
-    fault only the kind is kept, for the values that broke a rule may be a patient's.
+    A file is identified only by its number: the row of its table, or its place among the sorted paths of its folder.
+    Only the kind of a fault is kept, because the value that broke a rule may be a patient's.
     """
     numbers: dict[str, list[int]] = defaultdict(list)
     for fault in sorted(faults, key=lambda fault: fault.number):

@@ -1,4 +1,4 @@
-"""Videos as grey frames, decoded by FFmpeg through PyAV; animated GIF and pictures of several pages by Pillow."""
+"""Videos as grey frames, decoded by FFmpeg through PyAV; animated GIF and multi-page pictures by Pillow."""
 
 import importlib.util
 import io
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from awcl_jax.data.images import BadImageError, Grey, read_pages
 from awcl_jax.data.upright import AS_STORED, orientation_of_matrix, square_width, upright, with_square_pixels
 from awcl_jax.ingest.own.containers import is_cut
-from awcl_jax.ingest.own.grey import apply_window
+from awcl_jax.ingest.own.images import apply_window
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
 from awcl_jax.runtime.errors import InputError
@@ -28,13 +28,13 @@ _MATRIX = struct.Struct("9i")
 
 
 def require_av() -> None:
-    """Refuse to go on without PyAV.
+    """Check that PyAV is installed.
 
     Raises:
       InputError: it is not installed.
     """
     if importlib.util.find_spec("av") is None:
-        raise InputError("Videos are decoded by PyAV, which is not installed: pip install 'awcl_jax[video]'.")
+        raise InputError("PyAV, which decodes videos, is not installed: pip install 'awcl_jax[video]'.")
 
 
 def open_video(path: Path, reading: Reading) -> Clip:
@@ -50,16 +50,15 @@ def open_video(path: Path, reading: Reading) -> Clip:
 def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
     """Yield every n-th frame of a clip, from the first, upright and with square pixels.
 
-    A frame is its luminance from 0 to 255: what the video calls black and white, so that 16 to 235 of a limited range
-    are stretched once, and 64 to 940 of 10 bits likewise. Frames of plain grey values or colours of more than 8 bits
-    have no such black and white; grey ones need a window.
+    A frame is its luminance from 0 to 255, between the video's black and white: 16 to 235 of a limited range are
+    stretched once, and 64 to 940 of 10 bits likewise. Plain grey values or colours of more than 8 bits have no such
+    black and white; grey ones need a window.
 
-    FFmpeg by itself conceals what a damaged packet lacks, and ends quietly where a file is cut short; here both are
-    faults.
+    By default FFmpeg hides damaged packets and ends silently where a file is truncated; here both are faults.
 
     Raises:
-      BadFileError: it is no video, is cut short or damaged, its picture is too large or to be displayed at a slant, or
-        it has more than 8 bits without a window.
+      BadFileError: it is not a video, is truncated or damaged, its picture is too large or to be displayed at a slant,
+        or it has more than 8 bits without a window.
     """
     start = file.read(4)
     if is_cut(file):
@@ -74,7 +73,7 @@ def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
 
 
 def _pages(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[], Picture]]:
-    """The pictures of a file, one after the other."""
+    """Yield the pictures of a file one after the other."""
     try:
         for page in read_pages(file, max_pixels=reading.max_pixels):
             if page.deep and reading.window is None:
@@ -89,7 +88,7 @@ def _picture_of(page: Grey, window: tuple[float, float] | None) -> Picture:
 
 
 def _video(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[], Picture]]:
-    """The frames of a video; each is converted when it is called."""
+    """Yield the frames of a video; each is converted when called."""
     import av
 
     start = file.read(12)
@@ -97,11 +96,11 @@ def _video(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[
     try:
         container = av.open(file, mode="r")
     except Exception as error:  # FFmpeg's errors are of many kinds
-        # MP4 and MOV mostly end with their table of contents: without it not one frame is found.
+        # MP4 and MOV mostly end with their table of contents; without it no frame is found.
         raise BadFileError("cut_short" if start[4:8] == b"ftyp" else "no_video") from error
     with container:
         stream = next(iter(container.streams.video), None)
-        if stream is None or stream.codec_context is None:  # no picture, or in a codec that is not known
+        if stream is None or stream.codec_context is None:  # no picture, or an unknown codec
             raise BadFileError("no_video")
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"err_detect": "explode"}
@@ -123,7 +122,7 @@ def _video(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[
 
 
 def _show(frame: "av.VideoFrame", aspect: Fraction | None, reading: Reading) -> Picture:
-    """A decoded frame as it is displayed."""
+    """Return a decoded frame as it is displayed."""
     _require_size(square_width(frame.width, aspect) * frame.height, reading)
     if not _is_deep(frame):
         grey = frame.to_ndarray(format="gray")
@@ -135,7 +134,7 @@ def _show(frame: "av.VideoFrame", aspect: Fraction | None, reading: Reading) -> 
 
 
 def _is_deep(frame: "av.VideoFrame") -> bool:
-    """Whether a frame has plain values of more than 8 bits, of which nothing says which are black and white."""
+    """Return whether a frame has plain values of more than 8 bits, without a defined black and white."""
     layout = frame.format
     plain = layout.name.startswith("gray") or layout.is_rgb
     return plain and max(component.bits for component in layout.components) > 8

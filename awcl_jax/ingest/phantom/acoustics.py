@@ -53,7 +53,7 @@ class Transducer:
         return self.cycles * self.wavelength_mm / 2
 
     def lateral_fwhm_mm(self, depth_mm: float, *, shown_mm: float) -> float:
-        """Width of the beam at a depth, where `shown_mm` is the depth of the whole picture."""
+        """Return the width of the beam at a depth, where `shown_mm` is the depth of the whole picture."""
         focus_mm = self.focus * shown_mm
         half_range_mm = 3.5 * self.wavelength_mm * self.f_number**2
         return self.wavelength_mm * self.f_number * math.sqrt(1 + ((depth_mm - focus_mm) / half_range_mm) ** 2)
@@ -62,7 +62,7 @@ class Transducer:
 def transmission(
     attenuation: Float[np.ndarray, "f depth beam"], *, frequency_mhz: float, step_mm: float
 ) -> Float[np.ndarray, "f depth beam"]:
-    """Amplitude that comes back from every sample, as a share of what was sent.
+    """Return the amplitude that comes back from every sample, as a share of what was sent.
 
     A sample is weakened by what lies above it only: the surface of a bone is bright, and the shadow starts below.
 
@@ -78,7 +78,7 @@ def transmission(
 
 
 def gaussian_kernel(fwhm: float) -> Float[np.ndarray, " taps"]:
-    """A Gaussian of `fwhm` samples, with the sum of squares 1, so that it keeps the mean power of speckle."""
+    """Return a Gaussian of `fwhm` samples, with the sum of squares 1, so that it keeps the mean power of speckle."""
     sigma = max(fwhm / FWHM, 1e-3)
     reach = max(1, math.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -153,7 +153,7 @@ def compress(
     frequency_mhz: float,
     step_mm: float,
 ) -> Float[np.ndarray, "f depth beam"]:
-    """Grey values from 0 to 1 of the echoes: noise, time gain, logarithm, grey map.
+    """Return grey values from 0 to 1 of the echoes: noise, time gain, logarithm, grey map.
 
     Args:
       echoes: after the point spread.

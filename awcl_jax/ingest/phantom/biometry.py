@@ -67,13 +67,13 @@ class Biometry:
 
 
 def ellipse_circumference(semi_long: float, semi_short: float) -> float:
-    """Circumference of an ellipse, pi (3 (a + b) - sqrt((3a + b)(a + 3b))) (Ramanujan 1914), to 1e-5 here."""
+    """Return an ellipse's circumference, pi (3 (a + b) - sqrt((3a + b)(a + 3b))) (Ramanujan 1914), to 1e-5 here."""
     a, b = semi_long, semi_short
     return math.pi * (3 * (a + b) - math.sqrt((3 * a + b) * (a + 3 * b)))
 
 
 def draw_biometry(rng: np.random.Generator) -> Biometry:
-    """A fetus of random age whose sizes scatter by 4 % about the growth chart."""
+    """Draw a fetus of random age whose sizes scatter by 4 % about the growth chart."""
     w = float(rng.uniform(*WEEKS))
     head, abdomen, femur = (float(factor) for factor in 1 + 0.04 * rng.standard_normal(3).clip(-2, 2))
     return Biometry(

@@ -40,7 +40,7 @@ class PhantomConfig(tfds.core.BuilderConfig):
     seed: int = 0
 
     def scans(self, split: str) -> Iterator[Scan]:
-        """The scans of a split, patient by patient."""
+        """Yield the scans of a split, patient by patient."""
         names, counts = zip(*self.patients, strict=True)
         ends = dict(zip(names, itertools.accumulate(counts), strict=True))
         for patient in range(ends[split] - dict(self.patients)[split], ends[split]):
@@ -113,7 +113,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
 
 def records(scan: Scan) -> Iterator[dict[str, Any]]:
-    """The records of a scan, as `frame_features` describes them."""
+    """Yield the records of a scan, as `frame_features` describes them."""
     patient_id = f"P{scan.patient:04d}"
     scan_id = f"{patient_id}-S{scan.number}"
     machine = scan.settings.machine.name

@@ -77,7 +77,7 @@ class Field:
         return self.side_mm / self.image_size
 
     def beam_positions(self) -> tuple[Float[np.ndarray, "depth beam"], Float[np.ndarray, "depth beam"]]:
-        """Positions x and z of every sample."""
+        """Return positions x and z of every sample."""
         depths, beams = self.samples
         r = (np.arange(depths) * self.step_mm)[:, None]
         across = np.linspace(-self.spread, self.spread, beams)[None]
@@ -86,7 +86,7 @@ class Field:
         return (self.radius_mm + r) * np.sin(across), (self.radius_mm + r) * np.cos(across) - self.radius_mm
 
     def pixel_positions(self, oversampling: int = 1) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-        """Positions x and z of the centre of every pixel, or of `oversampling` times as many points each way."""
+        """Return positions x and z of the centre of every pixel, or of `oversampling` times as many points each way."""
         n = self.image_size * oversampling
         at = (np.arange(n) + 0.5) * self.side_mm / n
         top = -self._rise_mm - 0.5 * (self.side_mm - self.depth_mm - self._rise_mm)
@@ -96,7 +96,7 @@ class Field:
     def sample_at(
         self, x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"]
     ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
-        """Depth sample and beam, both fractional, of a position; outside the field they leave the grid."""
+        """Return depth sample and beam, both fractional, of a position; outside the field they leave the grid."""
         _, beams = self.samples
         if self.radius_mm:
             r, across = np.hypot(x, z + self.radius_mm) - self.radius_mm, np.arctan2(x, z + self.radius_mm)
@@ -105,11 +105,11 @@ class Field:
         return r / self.step_mm, (across + self.spread) * ((beams - 1) / (2 * self.spread))
 
     def visible(self) -> np.ndarray:
-        """Pixels [h, w] whose centre lies in the field of view."""
+        """Return the pixels [h, w] whose centre is in the field of view."""
         return _inside(self, *self.sample_at(*self.pixel_positions()))
 
     def scan_convert(self, beams: Float[np.ndarray, "f depth beam"]) -> Float[np.ndarray, "f h w"]:
-        """The picture of beam samples: bilinear between the four nearest, black outside the field of view."""
+        """Return the picture of beam samples: bilinear between the four nearest, black outside the field of view."""
         flat = np.ascontiguousarray(beams.reshape(len(beams), -1).T)
         return (_conversion(self) @ flat).T.reshape(len(beams), self.image_size, self.image_size)
 
@@ -121,7 +121,7 @@ def _inside(field: Field, depth: np.ndarray, beam: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _conversion(field: Field) -> Any:
-    """Scan conversion as a sparse matrix [h w, depth beam]; machines have few depth settings, each is used often."""
+    """Return scan conversion as a sparse matrix [h w, depth beam], cached: machines have few depth settings."""
     from scipy import sparse
 
     depths, beams = field.samples
@@ -187,5 +187,5 @@ def draw_overlay(
 
 @functools.cache
 def _glyph(letter: str) -> np.ndarray:
-    """Points [5, 4] of a letter, with a column of space."""
+    """Return points [5, 4] of a letter, with a column of space."""
     return np.array([[point == "#" for point in row + "."] for row in _GLYPHS[letter].split(" ")])

@@ -22,7 +22,7 @@ class Surround(Protocol):
     def __call__(
         self, rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Field, reach_mm: float
     ) -> Medium:
-        """The medium before the plane is painted."""
+        """Return the medium before the plane is painted."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ PATIENT, SCANS, SETTINGS, VISITS, SPECKLE, DRAWING, MOMENT = range(7)
 
 
 def address(seed: int, patient: int, scan: int = -1, frame: int = -1, *, purpose: int) -> np.random.Generator:
-    """The generator of one draw. All addresses are equally long: numpy takes [1, 2] and [1, 2, 0] for the same seed."""
+    """Return the generator of one draw. All addresses have one length: for numpy, [1, 2] and [1, 2, 0] are one seed."""
     return np.random.default_rng([seed, patient, scan + 1, frame + 1, purpose])
 
 
@@ -49,7 +49,7 @@ class Machine:
     ticks: str
 
     def field(self, depth_mm: float, *, image_size: int) -> Field:
-        """The field of view at a depth setting; machines have one every centimetre."""
+        """Return the field of view at a depth setting; machines have one every centimetre."""
         depth_mm = 10.0 * round(depth_mm / 10)
         spread = self.spread if self.radius_mm else self.spread * depth_mm
         return Field(depth_mm, self.radius_mm, spread, self.crop, image_size)
@@ -104,7 +104,7 @@ class Settings:
 
 
 def draw_settings(rng: np.random.Generator, *, machines: Sequence[Machine]) -> Settings:
-    """Machine, body wall and sonographer of a scan."""
+    """Draw machine, body wall and sonographer of a scan."""
 
     def uniform(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -147,7 +147,7 @@ class Visit:
 
 
 def draw_visits(rng: np.random.Generator, *, frames: int, planes: Sequence[str], most_away: int = 2) -> list[Visit]:
-    """The planes a scan visits in random order: up to `most_away` frames on the way to each, one to three on it."""
+    """Draw the planes of a scan in random order: up to `most_away` frames on the way to each, one to three on it."""
     visits: list[Visit] = []
     order: list[str] = []
     start = 0
@@ -182,7 +182,7 @@ class Pose:
     def to_plane(
         self, x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"]
     ) -> tuple[Float[np.ndarray, "f h w"], Float[np.ndarray, "f h w"]]:
-        """The plane's coordinates (u, v) of positions."""
+        """Return the plane's coordinates (u, v) of positions."""
         dx, dz = x - self.x, z - self.z
         c, s = np.cos(self.turn), np.sin(self.turn)
         u, v = (c * dx + s * dz) / self.scale, (c * dz - s * dx) / self.scale
@@ -190,7 +190,7 @@ class Pose:
 
 
 def drift(rng: np.random.Generator, *, frames: int) -> Float[np.ndarray, " f"]:
-    """A smooth walk about 0 with steps of about 0.3: two slow waves of random phase."""
+    """Draw a smooth walk about 0 with steps of about 0.3: two slow waves of random phase."""
     t = np.arange(frames)
     speed, phase = rng.uniform(0.15, 0.6, 2), rng.uniform(0, 2 * np.pi, 2)
     return (np.sin(speed[0] * t + phase[0]) + 0.5 * np.sin(speed[1] * t + phase[1])) / 1.5

@@ -56,7 +56,7 @@ class Heart:
     contraction: float = 0.0
 
     def at(self, contraction: float) -> "Heart":
-        """This heart, given at end diastole, when it has contracted so far."""
+        """Return this heart, given at end diastole, at a stage of its contraction."""
         c = contraction
         return Heart(
             ventricle_length=self.ventricle_length * (1 - 0.16 * c),
@@ -118,13 +118,13 @@ class Heart:
 
 
 def draw_heart(rng: np.random.Generator) -> Heart:
-    """A heart at end diastole whose sizes scatter by 8 % about the ordinary."""
+    """Draw a heart at end diastole whose sizes scatter by 8 % about the ordinary."""
     length, width, wall, atrium, across, right = (1 + 0.08 * rng.standard_normal(6).clip(-2, 2)).tolist()
     return Heart(84.0 * length, 47.0 * width, 9.0 * wall, 42.0 * atrium, 38.0 * across, 33.0 * right)
 
 
 def contract(heart: Heart, rng: np.random.Generator) -> Heart:
-    """The heart at the moment of a visit."""
+    """Return the heart at the moment of a visit."""
     return heart.at(float(rng.uniform(0, 1)))
 
 
@@ -151,7 +151,7 @@ def four_chamber(view: View, heart: Heart, rng: np.random.Generator) -> None:
 
 
 def measured(plane: str, heart: Heart) -> list[tuple[str, Outline]]:
-    """Names in MASKS and outlines, of which later ones cover earlier ones."""
+    """Return names in MASKS and outlines, of which later ones cover earlier ones."""
     del plane  # there is one
     return [
         ("myocardium", heart.myocardium),
@@ -161,7 +161,7 @@ def measured(plane: str, heart: Heart) -> list[tuple[str, Outline]]:
 
 
 def _valve(view: View, middle: Point, half: float, *, contraction: float) -> None:
-    """Two leaflets from the annulus: open into the ventricle at end diastole, closed at end systole."""
+    """Paint two leaflets from the annulus: open into the ventricle at end diastole, closed at end systole."""
     u, v = middle
     gap = 0.45 * half * (1 - contraction)
     for side in (-1, 1):
@@ -170,7 +170,7 @@ def _valve(view: View, middle: Point, half: float, *, contraction: float) -> Non
 
 
 def _trabeculae(view: View, heart: Heart, rng: np.random.Generator) -> None:
-    """Papillary muscles and strands along the free wall, within the cavity that is outlined around them."""
+    """Paint papillary muscles and strands along the free wall, within the cavity that is outlined around them."""
     (bu, bv), (au, av) = heart.axis
     for along, length in zip(rng.uniform(0.45, 0.7, 2).tolist(), rng.uniform(0.08, 0.18, 2).tolist(), strict=True):
         across = 0.3 * heart.ventricle_width * math.sqrt(1 - along**2)

@@ -40,7 +40,7 @@ class Ellipse:
         return self.centre, max(self.semi_axes)
 
     def distance(self, u: Distance, v: Distance) -> Distance:
-        """First-order distance (f - 1) / |grad f| with f = |(p / a, q / b)| for p along the first axis, q across."""
+        """Return, to first order, (f - 1) / |grad f| with f = |(p / a, q / b)| for p along the first axis, q across."""
         length = math.hypot(*self.turn)
         c, s = self.turn[0] / length, self.turn[1] / length
         du, dv = u - float(self.centre[0]), v - float(self.centre[1])
@@ -63,7 +63,7 @@ class Rod:
         return _circle(self.points, self.radius)
 
     def distance(self, u: Distance, v: Distance) -> Distance:
-        """Least distance to its straight pieces."""
+        """Return the least distance to its straight pieces."""
         ends = [*self.points[1:], self.points[-1]] if len(self.points) == 1 else self.points[1:]
         pieces = [_segment(u, v, a, b) for a, b in zip(self.points, ends, strict=False)]
         return np.sqrt(functools.reduce(np.minimum, pieces)) - float(self.radius)
@@ -81,7 +81,7 @@ class Polygon:
         return _circle(self.points, 0.0)
 
     def distance(self, u: Distance, v: Distance) -> Distance:
-        """Distance to the nearest edge, negative inside (even-odd rule)."""
+        """Return the distance to the nearest edge, negative inside (even-odd rule)."""
         closed = [*self.points, self.points[0]]
         inside = np.zeros(u.shape, bool)
         for (au, av), (bu, bv) in itertools.pairwise(closed):
@@ -119,7 +119,7 @@ class Bullet:
         return centre, math.hypot(self.length / 2, self.half_width)
 
     def distance(self, u: Distance, v: Distance) -> Distance:
-        """The greater of the distances to the straight base and, to first order as for `Ellipse`, to the ellipses."""
+        """Return the greater distance, to the straight base or, to first order as for `Ellipse`, to the ellipses."""
         length, b = self.length, float(self.half_width)
         c, s = (self.tip[0] - self.base[0]) / length, (self.tip[1] - self.base[1]) / length
         du, dv = u - float(self.base[0]), v - float(self.base[1])
@@ -132,7 +132,7 @@ class Bullet:
         return np.maximum(round_end, -along)
 
     def widened(self, by: float) -> "Bullet":
-        """The same, larger by so much on every side."""
+        """Return the same, larger by a margin on every side."""
         share = by / self.length
         du, dv = share * (self.tip[0] - self.base[0]), share * (self.tip[1] - self.base[1])
         base, tip = (self.base[0] - du, self.base[1] - dv), (self.tip[0] + du, self.tip[1] + dv)
@@ -143,7 +143,7 @@ Outline = Ellipse | Rod | Polygon | Bullet
 
 
 def _segment(u: Distance, v: Distance, start: Point, end: Point) -> Distance:
-    """Squared distance to a straight segment."""
+    """Return the squared distance to a straight segment."""
     au, av = float(start[0]), float(start[1])
     du, dv = float(end[0]) - au, float(end[1]) - av
     pu, pv = u - au, v - av
@@ -235,7 +235,7 @@ COARSE = 8
 
 
 def window(u: Distance, v: Distance, outline: Outline, *, margin_mm: float) -> tuple[slice, slice]:
-    """Depth samples and beams that may touch an outline in some frame, found on a coarse grid.
+    """Return depth samples and beams that may touch an outline in some frame, found on a coarse grid.
 
     Args:
       u: position at every eighth (`COARSE`) sample each way.

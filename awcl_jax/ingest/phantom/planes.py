@@ -88,7 +88,7 @@ class View:
 
 
 def disc(centre: Point, radius: float) -> Rod:
-    """A round vessel, bubble or bone."""
+    """Return the outline of a round vessel, bubble or bone."""
     return Rod([centre], radius)
 
 
@@ -97,14 +97,14 @@ Draw = Callable[[View, Any, np.random.Generator], None]
 
 
 def _skull(view: View, a: float, b: float) -> None:
-    """Scalp, skull and brain of a head with semi-axes a (front is +u) and b to the outer edge of the skull."""
+    """Paint scalp, skull and brain of a head with semi-axes a (front is +u) and b to the outer edge of the skull."""
     view.outline(Ellipse((0.0, 0.0), (a + 2.5, b + 2.5)), SKIN)
     view.outline(Ellipse((0.0, 0.0), (a, b)), SKULL)
     view.outline(Ellipse((0.0, 0.0), (a - 1.6, b - 1.6)), BRAIN)
 
 
 def _front_of_brain(view: View, a: float, b: float) -> None:
-    """Falx from the forehead to the cavum septi pellucidi, the fluid between its two walls, and the thalami."""
+    """Paint the falx from the forehead to the cavum septi pellucidi, the fluid between its walls, and the thalami."""
     view.detail(Rod([(0.93 * a, 0.0), (0.55 * a, 0.0)], 0.7), MEMBRANE)
     view.detail(Rod([(0.55 * a, 0.0), (0.3 * a, 0.0)], 0.09 * b), MEMBRANE)
     view.detail(Rod([(0.53 * a, 0.0), (0.32 * a, 0.0)], 0.05 * b), FLUID)
@@ -128,7 +128,7 @@ def head_transventricular(view: View, size: Biometry, rng: np.random.Generator) 
 
 
 def _tilted_head(size: Biometry) -> Point:
-    """Semi-axes of the head in the suboccipitobregmatic plane, which cuts it a little short."""
+    """Return the semi-axes of the head in the suboccipitobregmatic plane, which cuts it a little short."""
     a, b = size.head_semi_axes
     return 0.99 * a, 0.97 * b
 
@@ -149,7 +149,7 @@ def head_transcerebellar(view: View, size: Biometry, rng: np.random.Generator) -
 
 
 def _vertebra(view: View, centre: Point, size: float) -> None:
-    """Three ossification centres of a vertebra cut across: the body in front, two laminae behind (+v)."""
+    """Paint three ossification centres of a vertebra cut across: the body in front, two laminae behind (+v)."""
     u, v = centre
     view.outline(disc((u, v), 0.9 * size), BONE)
     for side in (-1, 1):
@@ -160,7 +160,7 @@ def _vertebra(view: View, centre: Point, size: float) -> None:
 
 
 def _ribs(view: View, radius: float, start: float, stop: float) -> None:
-    """A rib on either side, along the wall of the trunk between two angles from its back."""
+    """Paint a rib on either side, along the wall of the trunk between two angles from its back."""
     angles = np.linspace(start, stop, 5)
     for side in (-1, 1):
         points = [(float(side * radius * np.sin(t)), float(radius * np.cos(t))) for t in angles]
@@ -183,7 +183,7 @@ def abdomen(view: View, size: Biometry, rng: np.random.Generator) -> None:
 
 
 def femur_outline(size: Biometry) -> Rod:
-    """The femur's shaft; the round caps are part of its length."""
+    """Return the outline of the femur's shaft; the round caps are part of its length."""
     radius = 0.045 * size.femur_length + 0.6
     half = size.femur_length / 2 - radius
     return Rod([(-half, 0.0), (half, 0.0)], radius)
@@ -204,7 +204,7 @@ def femur(view: View, size: Biometry, rng: np.random.Generator) -> None:
 
 
 def _chest(view: View, size: Biometry) -> float:
-    """Trunk at the height of the heart with lungs, ribs and spine; returns its radius."""
+    """Paint the trunk at the height of the heart with lungs, ribs and spine; return its radius."""
     r = size.chest_radius
     view.outline(Ellipse((0.0, 0.0), (1.05 * r, r)), SKIN)
     view.outline(Ellipse((0.0, 0.0), (1.05 * r - 2, r - 2)), LUNG)
@@ -220,7 +220,7 @@ def four_chamber(view: View, size: Biometry, rng: np.random.Generator) -> None:
     at, h = (-0.12 * r, -0.12 * r), 0.58 * r
 
     def point(along: float, across: float) -> Point:
-        """`along` from the crux to the apex, up and left; `across` towards the left side of the fetus."""
+        """Return `along` from the crux to the apex, up and left; `across` towards the left side of the fetus."""
         c, s = 1 / np.hypot(1.0, axis), axis / np.hypot(1.0, axis)
         return float(at[0] + h * (-c * along - s * across)), float(at[1] + h * (-s * along + c * across))
 

@@ -83,12 +83,12 @@ class Scan:
         return examination.draw_visits(rng, frames=self.frame_count, planes=planes, most_away=most_away)
 
     def size_at(self, visit: Visit) -> Any:
-        """Sizes at the moment of a visit."""
+        """Return the sizes at the moment of a visit."""
         rng = address(self.seed, self.patient, self.number, visit.frames[0], purpose=examination.MOMENT)
         return self.domain.sizes_at(self.size, rng)
 
     def frames(self) -> Iterator[Frame]:
-        """The frames in order."""
+        """Yield the frames in order."""
         settings = self.settings
         for visit in self.visits:
             yield from self._visit(visit, size=self.size_at(visit), settings=settings)
@@ -161,7 +161,7 @@ def _draw_pose(
 
 
 def _contact(settings: Settings, *, beams: int) -> Float[np.ndarray, " beam"]:
-    """Amplitude that each beam gets into the body at all."""
+    """Return the amplitude of each beam when it enters the body."""
     at = np.linspace(0, 1, beams)
     loss_db = np.zeros(beams)
     for centre, width, depth_db in settings.contact:
@@ -172,7 +172,7 @@ def _contact(settings: Settings, *, beams: int) -> Float[np.ndarray, " beam"]:
 def _warped(
     rng: np.random.Generator, outlines: list[Outline], pose: Pose, *, field: Field, reach_mm: float, within: bool
 ) -> tuple[Float[np.ndarray, "f depth beam"], Float[np.ndarray, "f depth beam"]]:
-    """Coordinates (u, v) of the plane at every sample, bent a little: no two fetuses have their organs in one place.
+    """Return the plane's coordinates (u, v) at every sample, bent a little because no two fetuses are alike.
 
     The bend fades out towards the outlines that are measured, from within or from about them, and is none on their
     other side, so that the mask stays exact.
@@ -189,19 +189,19 @@ def _warped(
 
 
 def _texture(rng: np.random.Generator, field: Field) -> Float[np.ndarray, "depth beam"]:
-    """Unevenness of tissue, some 3 dB over cells of about 12 mm and again of about 4 mm, as a factor of amplitude."""
+    """Draw the unevenness of tissue as a factor of amplitude: about 3 dB over cells of 12 mm and again of 4 mm."""
     return np.exp(0.3 * _uneven(rng, field, cell_mm=12.0) + 0.4 * _uneven(rng, field, cell_mm=4.0))
 
 
 def _uneven(rng: np.random.Generator, field: Field, *, cell_mm: float) -> Float[np.ndarray, "depth beam"]:
-    """A random surface over depth and beams: bilinear between standard normal knots, a cell apart."""
+    """Draw a random surface over depth and beams: bilinear between standard normal knots, a cell apart."""
     counts = tuple(max(3, round(extent / cell_mm)) for extent in (field.depth_mm, field.side_mm))
     surface = _refine(rng.standard_normal(counts), field.samples[0])
     return _refine(surface.T, field.samples[1]).T
 
 
 def _refine(knots: Float[np.ndarray, "knots n"], samples: int) -> Float[np.ndarray, "samples n"]:
-    """Linear interpolation between evenly spaced knots."""
+    """Interpolate linearly between evenly spaced knots."""
     at = np.linspace(0, len(knots) - 1, samples)
     low = np.minimum(at.astype(int), len(knots) - 2)
     share = (at - low)[:, None]
@@ -225,7 +225,7 @@ def _receiver(settings: Settings, field: Field, *, gain_db: Float[np.ndarray, " 
 def _masks(
     visit: Visit, outlines: list[tuple[int, Outline]], pose: Pose, *, field: Field
 ) -> UInt8[np.ndarray, "f h w"]:
-    """What is measured on the frames on the plane; all else, and every frame between planes, is background."""
+    """Return what is measured on the frames on the plane; all else, and every frame between planes, is background."""
     masks = np.zeros((len(visit.frames), field.image_size, field.image_size), np.uint8)
     if not outlines:
         return masks

@@ -20,7 +20,7 @@ LUNG = Tissue(4.0, 1.6, wall=5.0)
 
 
 def womb(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Field, reach_mm: float) -> Medium:
-    """Body wall, uterus, placenta, fluid and neighbouring parts of the fetus."""
+    """Paint body wall, uterus, placenta, fluid and neighbouring parts of the fetus."""
     shape = (len(pose.x), *field.samples)
     medium = _filled(FLUID, shape, field)
     x, z = field.beam_positions()
@@ -43,7 +43,7 @@ def womb(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Fie
 
 
 def chest(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Field, reach_mm: float) -> Medium:
-    """The wall of an adult's chest, the lung on either side of the heart, and what lies behind it."""
+    """Paint the wall of an adult's chest, the lung on either side of the heart, and what lies behind it."""
     shape = (len(pose.x), *field.samples)
     medium = _filled(MEDIASTINUM, shape, field)
     x, z = (np.broadcast_to(at.astype(np.float32), shape) for at in field.beam_positions())
@@ -72,7 +72,7 @@ def _wall(
     settings: Settings,
     inner: Tissue,
 ) -> None:
-    """Skin, fat and fascias of the body wall down to its inner layer, undulating."""
+    """Paint skin, fat and fascias of the body wall down to its inner layer, undulating."""
     wall = settings.wall_mm
     rows = slice(0, math.ceil((1.3 * wall + 8) / medium.step_mm))
     for level, tissue in ((1.0, inner), (0.72, FASCIA), (0.64, FAT), (0.22, FASCIA), (0.12, SOFT)):
@@ -90,7 +90,7 @@ def _neighbour(
     centre: tuple[float, float],
     reach_mm: float,
 ) -> None:
-    """A limb, or the next part of the trunk, beside what is looked at."""
+    """Paint a limb, or the next part of the trunk, beside what is looked at."""
     radius = reach_mm * float(rng.uniform(0.25, 0.8))
     at = (
         centre[0] + side * reach_mm * float(rng.uniform(1.2, 1.9)),
@@ -104,6 +104,6 @@ def _neighbour(
 
 
 def _wave(rng: np.random.Generator, x: Float[np.ndarray, "f depth beam"]) -> Float[np.ndarray, "f depth beam"]:
-    """An undulation of a few millimetres along x: a slope and a parabola, as layers bulge rather than ripple."""
+    """Draw an undulation of a few millimetres along x: a slope and a parabola, as layers bulge rather than ripple."""
     bulge, slope = float(rng.uniform(-0.0012, 0.0012)), float(rng.uniform(-0.08, 0.08))
     return slope * x + bulge * x * x

@@ -1,10 +1,10 @@
 """BUSI: breasts with and without lesions, in the publisher's layout, as a TFDS dataset.
 
 benign/benign (1).png             a frame
-benign/benign (1)_mask.png        its lesion; benign (1)_mask_1.png and so on are further ones, and merged with it
+benign/benign (1)_mask.png        its lesion; further ones in benign (1)_mask_1.png and so on are merged with it
 malignant/, normal/               likewise; the masks of normal frames are empty
 
-Patients are not named: each image counts as a patient of its own. The publication counts 780 images of 600 women, and
+Patients are not named: each image counts as a separate patient. The publication counts 780 images of 600 women, and
 Pawlowska et al. (2023, Data in Brief) found copies among them: frames of one woman may be in several splits.
 The publisher gives no split; images are split here.
 """
@@ -93,7 +93,9 @@ def _record(frame: str, finding: str, image: Path, masks: list[Path]) -> dict[st
         mask = read_grey(path)
         require_size(mask, lesion.shape, path)
         if len(values := np.unique(mask)) > 2 or values[0] != 0:
-            raise InputError(f"The mask {path} holds {len(values)} values from {values[0]} on; it is 0 and one other.")
+            raise InputError(
+                f"The mask {path} must have the value 0 and one other; got {len(values)} values from {values[0]}."
+            )
         lesion |= mask != 0
     return record_of(
         frame,

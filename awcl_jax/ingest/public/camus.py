@@ -4,7 +4,7 @@ database_nifti/patientNNNN/
   patientNNNN_2CH_ED.nii.gz       the two-chamber view at end diastole; likewise 2CH_ES, 4CH_ED and 4CH_ES
   patientNNNN_2CH_ED_gt.nii.gz    its mask: 0 background, 1 left ventricle, 2 myocardium, 3 left atrium
   *_half_sequence*, Info_*.cfg    are not read
-database_split/subgroup_{training,validation,testing}.txt    the publisher's split: a patient a line
+database_split/subgroup_{training,validation,testing}.txt    the publisher's split: one patient per line
 
 Without database_split the patients are split here. Reading NIfTI needs nibabel, of the extra "nifti".
 """
@@ -71,8 +71,8 @@ class Camus(FolderBuilder):
         splits = _read_splits(source)
         if splits and (strangers := [patient for patient in here if patient not in splits]):
             raise InputError(
-                f"{source}/database_split names no subgroup of {len(strangers)} patient(s) in {folder}, the first "
-                f"{strangers[0]}. Without the folder database_split, patients are split here."
+                f"{source}/database_split has no subgroup for {len(strangers)} patient(s) in {folder}, the first "
+                f"{strangers[0]}. Add them, or remove the folder database_split to split patients here."
             )
         found: list[Found] = []
         missing: list[str] = []
@@ -94,12 +94,12 @@ class Camus(FolderBuilder):
 
 
 def read_nifti(path: Path) -> tuple[UInt8[np.ndarray, "h w"], tuple[float, float]]:
-    """An image of grey values or classes, and its pixels' height and width in millimetres (NaN where not given).
+    """Read an image of grey values or classes, and its pixels' height and width in millimetres (NaN if unknown).
 
-    NIfTI counts columns first: the array [w, h] is turned.
+    NIfTI stores columns first: the array [w, h] is transposed.
 
     Raises:
-      InputError: nibabel is not installed; the file is broken, of other than two dimensions, or holds values other than
+      InputError: nibabel is not installed; the file is broken, not two-dimensional, or has values other than
         0, 1, ..., 255.
     """
     try:
@@ -113,19 +113,19 @@ def read_nifti(path: Path) -> tuple[UInt8[np.ndarray, "h w"], tuple[float, float
         raise InputError(f"{path} is broken: it cannot be read as NIfTI ({first_line(error)}).") from error
     image = values.reshape([n for n in values.shape if n != 1]).T
     if image.ndim != 2:
-        raise InputError(f"{path} has the shape {values.shape}; a frame has two dimensions.")
+        raise InputError(f"{path} must have two dimensions; got the shape {values.shape}.")
     if image.dtype.fields is not None:
-        raise InputError(f"{path} holds colours ({', '.join(image.dtype.fields)}); frames have grey values.")
+        raise InputError(f"{path} must have grey values; got colours ({', '.join(image.dtype.fields)}).")
     grey = image.astype(np.uint8)
     if not np.array_equal(grey, image):
-        raise InputError(f"{path} holds values from {image.min()} to {image.max()}; frames have 0, 1, ..., 255.")
+        raise InputError(f"{path} must have values 0, 1, ..., 255; got {image.min()} to {image.max()}.")
     unit = _MILLIMETRES.get(file.header.get_xyzt_units()[0], math.nan)
     width, height = (float(edge) * unit if edge > 0 else math.nan for edge in file.header.get_zooms()[:2])
     return np.ascontiguousarray(grey), (height, width)
 
 
 def _read_splits(source: Path) -> dict[str, str]:
-    """The split of each patient that the publisher names; none without database_split."""
+    """Return the split of each patient that the publisher lists; empty without database_split."""
     folder = source / "database_split"
     splits: dict[str, str] = {}
     if not folder.is_dir():
@@ -133,10 +133,12 @@ def _read_splits(source: Path) -> dict[str, str]:
     for subgroup, split in SUBGROUPS.items():
         path = folder / f"subgroup_{subgroup}.txt"
         if not path.is_file():
-            raise InputError(f"{folder} has no {path.name}: the publisher's split is in three files.")
+            raise InputError(f"{folder} has no {path.name}. The publisher's split has three files.")
         for patient in path.read_text().split():
             if splits.setdefault(patient, split) != split:
-                raise InputError(f"{folder} names {patient} in {splits[patient]} and in {split}: a patient has one.")
+                raise InputError(
+                    f"{folder} lists {patient} in {splits[patient]} and {split}. A patient must have one split."
+                )
     return splits
 
 
@@ -149,7 +151,7 @@ def _record(name: str, patient: str, view: str, image: Path, mask: Path) -> dict
         name,
         image=encode_png(picture),
         patient_id=patient,
-        machine="GE Vivid E95",  # all of them, says the publication
+        machine="GE Vivid E95",  # all of them, according to the publication
         fine=view,
         coarse="heart",
         pixel_mm=width,

@@ -1,4 +1,4 @@
-"""Fetch a publisher's archive from a Zenodo record, checked, and unpack it."""
+"""Download, check and unpack a publisher's archive from a Zenodo record."""
 
 import hashlib
 import shutil
@@ -23,23 +23,23 @@ def fetch(record: str, name: str, folder: Path, *, base_url: str = ZENODO) -> Pa
     Args:
       record: number of the Zenodo record.
       name: file within the record.
-      folder: where the file goes; a complete one that lies there already is used.
+      folder: for the file; a complete one that exists is reused.
       base_url: address of the records.
 
     Returns:
       Path of the complete file.
 
     Raises:
-      InputError: there is no network, no such record or file, or what came is not what the record promises.
+      InputError: there is no network, no such record or file, or the download does not match the record.
     """
     entry = _find_entry(f"{base_url}/{record}", name)
     try:
         address, size = str(entry["links"]["self"]), int(entry["size"])
         method, _, checksum = str(entry["checksum"]).partition(":")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{base_url}/{record} describes {name} in a way not known here ({error!r}).") from error
+        raise InputError(f"{base_url}/{record} describes {name} in an unknown format ({error!r}).") from error
     if method != "md5":
-        raise InputError(f"{base_url}/{record} gives a {method} checksum of {name}; only md5 is known here.")
+        raise InputError(f"{base_url}/{record} has a {method} checksum for {name}; only md5 is supported.")
     archive = folder / name
     if archive.is_file() and archive.stat().st_size == size and _md5(archive) == checksum:
         return archive
@@ -55,17 +55,17 @@ def fetch(record: str, name: str, folder: Path, *, base_url: str = ZENODO) -> Pa
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a zip archive into `folder`, whole or not at all.
+    """Unpack a zip archive into `folder`, completely or not at all.
 
     Args:
       archive: the zip file.
-      folder: where its members go; one that exists is taken for an earlier, complete unpacking.
+      folder: for its members; if it exists, it counts as unpacked.
 
     Returns:
       `folder`.
 
     Raises:
-      InputError: the archive is damaged, or a member's path would leave `folder`.
+      InputError: the archive is damaged, or a member's path is outside `folder`.
     """
     if folder.is_dir():
         return folder
@@ -74,15 +74,17 @@ def unpack(archive: Path, folder: Path) -> Path:
     part.mkdir(parents=True)
     try:
         with zipfile.ZipFile(archive) as members:
-            # All paths are looked at before the first byte is written.
+            # All paths are checked before the first byte is written.
             for name in members.namelist():
                 if not (part / name).resolve().is_relative_to(part.resolve()):
-                    raise InputError(f"{archive} holds {name!r}, which would leave {folder}: nothing was unpacked.")
+                    raise InputError(
+                        f"{archive} has the member {name!r}, which is outside {folder}. Nothing was unpacked."
+                    )
             for member in tqdm(members.infolist(), desc=f"Unpacking {archive.name}", unit=" files"):
                 members.extract(member, part)
         part.rename(folder)
     except zipfile.BadZipFile as error:
-        raise InputError(f"{archive} is a damaged zip archive ({error}): delete it and start again.") from error
+        raise InputError(f"{archive} is a damaged zip archive ({error}). Delete it and rerun.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -122,9 +124,13 @@ def _stream(url: str, part: Path, size: int) -> None:
 
 def _check(part: Path, url: str, size: int, checksum: str) -> None:
     if part.stat().st_size != size:
-        raise InputError(f"{url} sent {part.stat().st_size:,} of {size:,} bytes: removed; start again.")
+        raise InputError(
+            f"{url} sent {part.stat().st_size:,} of {size:,} bytes; they were removed. Rerun to try again."
+        )
     if (found := _md5(part)) != checksum:
-        raise InputError(f"{url} sent a file with MD5 sum {found} in place of {checksum}: removed; start again.")
+        raise InputError(
+            f"{url} sent a file with MD5 sum {found} instead of {checksum}; it was removed. Rerun to try again."
+        )
 
 
 def _md5(path: Path) -> str:
@@ -139,4 +145,4 @@ def _unreachable(url: str, reason: object) -> InputError:
         reason = "no answer in time"
     elif isinstance(reason, requests.ConnectionError):
         reason = "no connection"
-    return InputError(f"Cannot download {url} ({reason}). --source=DIR takes a folder already downloaded.")
+    return InputError(f"Cannot download {url} ({reason}). Use --source=DIR for a folder that is already downloaded.")

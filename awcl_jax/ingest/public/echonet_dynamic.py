@@ -5,7 +5,7 @@ VolumeTracings.csv     FileName, X1, Y1, X2, Y2, Frame: chords across the left v
 Videos/*.avi           four-chamber views
 
 The first chord of a frame is the ventricle's long axis; the ends of the others are its outline, which is filled as the
-publisher's code does. End diastole is the frame with the larger area. The publication counts a video a patient.
+publisher's code does. End diastole is the frame with the larger area. The publication counts each video as a patient.
 """
 
 import collections
@@ -69,7 +69,7 @@ class EchonetDynamic(FolderBuilder):
     def find(self, source: Path) -> tuple[list[Found], list[str]]:
         splits, tracings = _read_videos(source), read_tracings(source)
         if strangers := [video for video in tracings if video not in splits]:
-            raise InputError(f"{source}/VolumeTracings.csv traces {strangers[0]}, which FileList.csv does not name.")
+            raise InputError(f"{source}/VolumeTracings.csv traces {strangers[0]}, which FileList.csv does not list.")
         found: list[Found] = []
         missing: list[str] = []
         for video, split in splits.items():
@@ -93,23 +93,23 @@ class EchonetDynamic(FolderBuilder):
 
 
 def read_tracings(source: Path) -> dict[str, dict[int, Chords]]:
-    """Chords of each traced frame of each video, the long axis first.
+    """Return the chords of each traced frame of each video, the long axis first.
 
     Raises:
-      InputError: VolumeTracings.csv is not there or not in the publisher's layout, or a frame has too few chords.
+      InputError: VolumeTracings.csv is missing or not in the publisher's layout, or a frame has too few chords.
     """
     chords: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for place, cells in read_table(source / "VolumeTracings.csv", ("FileName", *_CORNERS, "Frame")):
         if not cells["Frame"].isdigit():
-            raise InputError(f"{place}: Frame is a whole number from 0 on; got {cells['Frame']!r}.")
+            raise InputError(f"{place}: Frame must be a whole number >= 0; got {cells['Frame']!r}.")
         video = _video_of(cells)
         chords[video][int(cells["Frame"])].append([number(cells, corner, place) for corner in _CORNERS])
     for video, frames in chords.items():
         for frame, of_frame in frames.items():
             if len(of_frame) < _LEAST_CHORDS:
                 raise InputError(
-                    f"{source}/VolumeTracings.csv has {len(of_frame)} chord(s) of frame {frame} of {video}; an outline "
-                    f"has {_LEAST_CHORDS} or more."
+                    f"{source}/VolumeTracings.csv must have at least {_LEAST_CHORDS} chords for frame {frame} of "
+                    f"{video}; got {len(of_frame)}."
                 )
     return {
         video: {frame: np.array(of_frame) for frame, of_frame in frames.items()} for video, frames in chords.items()
@@ -117,25 +117,25 @@ def read_tracings(source: Path) -> dict[str, dict[int, Chords]]:
 
 
 def _video_of(cells: Mapping[str, str]) -> str:
-    """The name of a row's video, which the two tables have with and without its ending."""
+    """Return the name of a row's video, which the two tables have with and without its ending."""
     return re.sub(r"\.avi$", "", cells["FileName"], flags=re.IGNORECASE)
 
 
 def outline(chords: Chords) -> Float[np.ndarray, "points 2"]:
-    """Points (x, y) about the ventricle: down one end of the chords across it, and up the other."""
+    """Return points (x, y) around the ventricle: down one end of the chords across it, and up the other."""
     return np.concatenate([chords[1:, :2], chords[:0:-1, 2:]])
 
 
 def area(chords: Chords) -> float:
-    """Square pixels within the outline, by the shoelace formula."""
+    """Return the square pixels within the outline, by the shoelace formula."""
     x, y = outline(chords).T
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
 def fill_outline(chords: Chords, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Pixels whose centre lies in the outline or on it, its points rounded to pixels as in the publisher's code.
+    """Return the pixels whose centre is in or on the outline, its points rounded to pixels as in the publisher's code.
 
-    A ray to the right crosses an odd number of edges from within. All numbers are whole, so that it is exact.
+    From inside, a ray to the right crosses an odd number of edges. All numbers are integers, so this is exact.
     """
     points = np.rint(outline(chords)).astype(int)
     y, x = np.indices(size)
@@ -149,14 +149,16 @@ def fill_outline(chords: Chords, *, size: tuple[int, int]) -> Bool[np.ndarray, "
 
 
 def _read_videos(source: Path) -> dict[str, str]:
-    """The split of each video."""
+    """Return the split of each video."""
     videos: dict[str, str] = {}
     for place, cells in read_table(source / "FileList.csv", ("FileName", "Split")):
         video = _video_of(cells)
         split = cells["Split"].upper()  # copies of the table have it in small letters
         require_known("Split", split, tuple(SPLITS), place)
         if not video or Path(video).name != video or video in videos:
-            raise InputError(f"{place}: FileName names a file in Videos/, once; got {cells['FileName']!r}.")
+            raise InputError(
+                f"{place}: FileName must be a file in Videos/, in one row only; got {cells['FileName']!r}."
+            )
         videos[video] = SPLITS[split]
     return videos
 
@@ -174,9 +176,9 @@ def _record(name: str, video: str, path: Path, both: tuple[int, int], frame: int
     )
 
 
-@functools.lru_cache(maxsize=1)  # the two frames of a video are asked for in turn
+@functools.lru_cache(maxsize=1)  # the two frames of a video are read in turn
 def _read_frames(path: Path, frames: tuple[int, ...]) -> dict[int, UInt8[np.ndarray, "h w"]]:
-    """Some frames of a video, counted from 0.
+    """Read some frames of a video, counted from 0.
 
     Raises:
       InputError: the video cannot be decoded, or is shorter.
@@ -184,11 +186,13 @@ def _read_frames(path: Path, frames: tuple[int, ...]) -> dict[int, UInt8[np.ndar
     video = cv2.VideoCapture(str(path))
     read: dict[int, np.ndarray] = {}
     try:
-        # One after the other: not every codec finds a frame by its number.
+        # In sequence: not every codec finds a frame by its number.
         for frame in range(max(frames) + 1):
             whole, picture = video.read()
             if not whole:
-                raise InputError(f"{path} is broken: of frame {max(frames)}, {frame} frame(s) can be decoded.")
+                raise InputError(
+                    f"{path} is broken: frame {max(frames)} is needed, but only {frame} frame(s) can be decoded."
+                )
             if frame in frames:
                 read[frame] = to_grey(picture)
     finally:

@@ -3,7 +3,7 @@
 --source    FETAL_PLANES_DB in its publisher's layout
 --masks     masks named after the frames: 0 background, 1 brain, 2 cavum septi pellucidi, 3 lateral ventricle
 
-Only frames with a mask are taken; patients and split are those of FETAL_PLANES_DB. The cavum and the ventricle are
+Only frames with a mask are used; patients and split are those of FETAL_PLANES_DB. The cavum and the ventricle are
 coarse boxes.
 """
 
@@ -66,11 +66,11 @@ class FetalHeadBiometry(FetalPlanesDb):
         rows = {row.frame_id: row for row in fetal_planes_db.read_rows(source, self.csv)}
         masks = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
         if not masks:
-            raise InputError(f"{folder} holds no masks (*.png): --masks is the folder of the masks.")
+            raise InputError(f"{folder} has no masks (*.png). Set --masks to the folder of the masks.")
         if strangers := [name for name in masks if name not in rows]:
             raise InputError(
-                f"{folder} has {len(strangers):,} mask(s) of frames that {source / self.csv} does not name, the first "
-                f"{strangers[0]}.png: a mask has the name of its frame."
+                f"{folder} has {len(strangers):,} mask(s) of frames that {source / self.csv} does not list, the first "
+                f"{strangers[0]}.png. A mask must have the name of its frame."
             )
         images = {name: find_named(source / "Images", f"{name}.png") for name in masks}
         whole = [name for name in rows if name in masks and images[name].is_file()]
@@ -100,7 +100,9 @@ class FetalHeadBiometry(FetalPlanesDb):
 
     def _mask_folder(self) -> Path:
         if self.masks is None:
-            raise InputError("--masks is missing: the folder of the masks, which have the names of their frames.")
+            raise InputError(
+                "--masks is missing. Set it to the folder of the masks, which have the names of their frames."
+            )
         if not self.masks.is_dir():
-            raise InputError(f"There is no folder {self.masks}: --masks is the folder of the masks.")
+            raise InputError(f"The folder {self.masks} does not exist. Set --masks to the folder of the masks.")
         return self.masks

@@ -50,7 +50,7 @@ CITATION = """\
 
 @dataclasses.dataclass(frozen=True)
 class FrameRow:
-    """One row of the CSV: a frame, whose it is, and what it shows.
+    """One row of the CSV: a frame, its patient, and its anatomy.
 
     Attributes:
       frame_id: the image's name without .png.
@@ -78,7 +78,7 @@ class FetalPlanesDb(FolderBuilder):
       **kwargs: of `FolderBuilder`.
 
     Raises:
-      InputError: from `download_and_prepare`, about what is wrong with the CSV or an image.
+      InputError: from `download_and_prepare`, if the CSV or an image is wrong.
     """
 
     HOMEPAGE = "https://zenodo.org/records/3904280"
@@ -143,8 +143,8 @@ def read_rows(source: Path, name: str = CSV_NAME) -> tuple[FrameRow, ...]:
       The rows in the CSV's order.
 
     Raises:
-      InputError: there is no such CSV, it lacks columns or rows, a value is not known, a frame is named twice, or a
-        patient is in both splits.
+      InputError: the CSV does not exist, lacks columns or rows, has an unknown value, lists a frame twice, or has a
+        patient in both splits.
     """
     path = _csv_path(source, name)
     rows = tuple(_parse(cells, place) for place, cells in read_table(path, COLUMNS, delimiter=";"))
@@ -160,7 +160,7 @@ def find_images(
     Args:
       source: folder in the publisher's layout.
       name: name of the CSV, for the message.
-      rows: what the CSV says.
+      rows: of the CSV.
       skip_missing: leave out rows without an image.
 
     Returns:
@@ -178,41 +178,41 @@ def find_images(
         [f"{frame_id}.png" for frame_id in missing],
         found=found,
         skip=skip_missing,
-        what=f"{source / name} names {len(missing):,} images (of {len(rows):,}) that are not in {folder}",
+        what=f"{source / name} lists {len(missing):,} images (of {len(rows):,}) that are not in {folder}",
     )
     return found, missing
 
 
 def find_layout(folder: Path, name: str) -> Path:
-    """The folder at or below `folder` that holds the CSV `name`."""
+    """Return the folder at or below `folder` with the CSV `name`."""
     found = sorted(folder.rglob(name), key=lambda path: len(path.parts))
     return found[0].parent if found else folder
 
 
 def _csv_path(source: Path, name: str) -> Path:
     if not source.is_dir():
-        raise InputError(f"There is no folder {source}: --source is the folder that holds Images/ and {name}.")
+        raise InputError(f"The folder {source} does not exist. Set --source to the folder with Images/ and {name}.")
     if not (source / name).is_file():
         others = ", ".join(sorted(path.name for path in source.glob("*.csv"))) or "none"
-        raise InputError(f"{source} has no {name}. CSV files there: {others}; --csv=NAME chooses one.")
+        raise InputError(f"{source} has no {name}. CSV files there: {others}. Choose one with --csv=NAME.")
     return source / name
 
 
 def _parse(value: Mapping[str, str], place: str) -> FrameRow:
     frame_id = re.sub(r"\.png$", "", value["Image_name"], flags=re.IGNORECASE)
     if not frame_id or Path(frame_id).name != frame_id:
-        raise InputError(f"{place}: Image_name is the name of a file in Images/; got {value['Image_name']!r}.")
+        raise InputError(f"{place}: Image_name must be the name of a file in Images/; got {value['Image_name']!r}.")
     if not (value["Patient_num"].isascii() and value["Patient_num"].isdigit()):
-        raise InputError(f"{place}: Patient_num is a whole number; got {value['Patient_num']!r}.")
+        raise InputError(f"{place}: Patient_num must be a whole number; got {value['Patient_num']!r}.")
     if value["Train"] not in SPLITS:
-        raise InputError(f"{place}: Train is 1 (train) or 0 (test); got {value['Train']!r}.")
+        raise InputError(f"{place}: Train must be 1 (train) or 0 (test); got {value['Train']!r}.")
     fine, coarse = _anatomy(value["Plane"], value["Brain_plane"], place)
     patient_id = f"{int(value['Patient_num']):05d}"
     return FrameRow(frame_id, patient_id, value["US_Machine"], SPLITS[value["Train"]], fine, coarse)
 
 
 def _anatomy(plane: str, brain_plane: str, place: str) -> tuple[str | int, str | int]:
-    """Fine and coarse anatomy of a plane; the brain's is named by its sub-plane."""
+    """Return the fine and coarse anatomy of a plane; the brain's fine anatomy is its sub-plane."""
     require_known("Plane", plane, _PLANES, place)
     if plane == _OTHER:
         return UNLABELLED, UNLABELLED
@@ -229,11 +229,11 @@ def _check_rows(path: Path, rows: tuple[FrameRow, ...]) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.frame_id in seen:
-            raise InputError(f"{path} names the image {row.frame_id} twice; a frame has one row.")
+            raise InputError(f"{path} lists the image {row.frame_id} twice. A frame must have one row.")
         seen.add(row.frame_id)
     patients = {split: {row.patient_id for row in rows if row.split == split} for split in SPLITS.values()}
     if shared := sorted(patients["train"] & patients["test"]):
         raise InputError(
-            f"{path} has patient {shared[0]} in both splits, Train 1 and 0 ({len(shared)} such patient(s)): results on "
-            "the test split would be of patients seen in training. Give every patient one value of Train."
+            f"{path} has patient {shared[0]} in both splits, Train 1 and 0 ({len(shared)} such patient(s)): test "
+            "results would include patients seen in training. Set one value of Train for every patient."
         )

@@ -1,4 +1,4 @@
-"""What the builders have in common that prepare a dataset from a folder in its publisher's layout."""
+"""Base of the builders that prepare a dataset from a folder in its publisher's layout."""
 
 import abc
 import dataclasses
@@ -16,18 +16,18 @@ from awcl_jax.data.png import encode_png
 from awcl_jax.runtime.errors import InputError
 
 _TABLES = (".csv", ".txt", ".cfg")
-_SHARES = {"test": 0.2, "val": 0.1}  # of the patients, where the publisher gives no split; the rest trains
+_SHARES = {"test": 0.2, "val": 0.1}  # of the patients, if the publisher has no split; the rest is for training
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A frame whose files are there.
+    """A frame whose files exist.
 
     Attributes:
-      frame_id: its name, one of its own in the dataset.
-      patient_id: whose it is.
-      split: that it is in.
-      read: gives its record (see `awcl_jax.data.record`); raises InputError where a file is broken.
+      frame_id: its name, unique in the dataset.
+      patient_id: its patient.
+      split: its split.
+      read: returns its record (see `awcl_jax.data.record`); raises InputError if a file is broken.
     """
 
     frame_id: str
@@ -41,17 +41,17 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder):
 
     Args:
       source: the folder.
-      skip_missing: leave out frames that lack a file, instead of refusing the folder.
-      skip_broken: leave out frames with a file that is broken, empty or does not fit, instead of refusing it.
-      file_format: of the prepared dataset; ArrayRecord, which is read without TensorFlow.
+      skip_missing: skip frames that lack a file, instead of refusing the folder.
+      skip_broken: skip frames with a file that is broken, empty or does not fit, instead of refusing it.
+      file_format: of the prepared dataset; ArrayRecord can be read without TensorFlow.
       **kwargs: of `tfds.core.GeneratorBasedBuilder`, foremost `data_dir`.
 
     Raises:
-      InputError: from `download_and_prepare`, about what is wrong with the folder.
+      InputError: from `download_and_prepare`, if the folder is wrong.
     """
 
     HOMEPAGE = ""
-    """Where the publisher has it."""
+    """The publisher's page."""
 
     def __init__(
         self,
@@ -69,32 +69,32 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder):
 
     @abc.abstractmethod
     def find(self, source: Path) -> tuple[list[Found], list[str]]:
-        """Frames in the order of the dataset, and the ids of those left out for want of a file.
+        """Return the frames in the order of the dataset, and the ids of those skipped because they lack a file.
 
         Raises:
           InputError: the folder is not in the publisher's layout, or frames lack a file and `skip_missing` is not set.
         """
 
     def settings(self, source: Path) -> dict[str, Any]:
-        """What the prepared dataset depends on, to tell whether one that exists is the one asked for."""
+        """Return what the prepared dataset depends on, to compare with an existing one."""
         return {**self.flags(), **inventory(source)}
 
     def flags(self) -> dict[str, Any]:
-        """The part of `settings` that needs no source."""
+        """Return the part of `settings` that needs no source."""
         return {"skip_missing": self.skip_missing, "skip_broken": self.skip_broken}
 
     def fetch(self, folder: Path) -> Path:
-        """The source, where none is given.
+        """Download the source and return its folder.
 
         Raises:
-          InputError: this dataset is not downloaded by this package.
+          InputError: this package does not download this dataset.
         """
         del folder
-        at = f" (it is at {self.HOMEPAGE})" if self.HOMEPAGE else ""
-        raise InputError(f"--source is missing: the folder that {self.name} was unpacked into{at}.")
+        at = f" (available at {self.HOMEPAGE})" if self.HOMEPAGE else ""
+        raise InputError(f"--source is missing. Set it to the folder with the unpacked {self.name}{at}.")
 
     def describe(self, *, features: tfds.features.FeaturesDict, **text: str) -> tfds.core.DatasetInfo:
-        """The dataset's card; `text` is its description, license and citation."""
+        """Return the dataset's card; `text` is its description, license and citation."""
         return tfds.core.DatasetInfo(
             builder=self,
             features=features,
@@ -107,12 +107,14 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, dict]]]:
         source = self.source or self.fetch(Path(dl_manager.download_dir))
         if not source.is_dir():
-            raise InputError(f"There is no folder {source}: --source is the folder that {self.name} was unpacked into.")
+            raise InputError(
+                f"The folder {source} does not exist. Set --source to the folder with the unpacked {self.name}."
+            )
         found, missing = self.find(source)
         if not found:
-            raise InputError(f"{source} holds no frames of {self.name}. Is this the folder that was unpacked?")
+            raise InputError(f"{source} has no frames of {self.name}. Is this the unpacked folder?")
         _check(found, source)
-        # Written to metadata.json beside the records, by TFDS.
+        # TFDS writes this to metadata.json beside the records.
         metadata = self.info.metadata
         metadata["settings"] = self.settings(source)
         metadata["skipped"] = {"missing": missing, "broken": []}
@@ -129,7 +131,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder):
                 record = frame.read()
             except InputError as error:
                 if not self.skip_broken:
-                    raise InputError(f"{error} --skip_broken leaves such frames out.") from error
+                    raise InputError(f"{error} Use --skip_broken to skip such frames.") from error
                 metadata["skipped"]["broken"].append(frame.frame_id)
                 continue
             if "mask" in record and math.isnan(record["pixel_mm"]):
@@ -153,7 +155,7 @@ def record_of(
     mask: UInt8[np.ndarray, "h w"] | None = None,
     measures: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The record of a frame; without `scan_id` the patient is one scan, without `pixel_mm` its size is unknown."""
+    """Return the record of a frame; without `scan_id` the patient is one scan; `pixel_mm` NaN is an unknown size."""
     record = {
         "image": image,
         "frame_id": frame_id,
@@ -169,38 +171,38 @@ def record_of(
 
 
 def accept_missing(missing: Sequence[str], *, found: Collection, skip: bool, what: str) -> None:
-    """Refuse a folder that lacks files, unless they may be left out and others are there.
+    """Refuse a folder that lacks files, unless they may be skipped and others exist.
 
     Args:
-      missing: names of what is not there.
-      found: what is there.
-      skip: whether what is missing may be left out.
-      what: says whose files are missing, e.g. "data.csv names 2 images (of 7) that are not in Images".
+      missing: names of the missing files.
+      found: what exists.
+      skip: whether missing files may be skipped.
+      what: beginning of the message, e.g. "data.csv lists 2 images (of 7) that are not in Images".
 
     Raises:
-      InputError: it is refused.
+      InputError: the folder is refused.
     """
     if missing and not (skip and found):
-        remedy = "--skip_missing leaves them out." if found else "Is this the folder that was unpacked?"
+        remedy = "Use --skip_missing to skip them." if found else "Is this the unpacked folder?"
         raise InputError(f"{what}, the first {missing[0]}. {remedy}")
 
 
 def require_folder(folder: Path, layout: str) -> Path:
-    """The folder, which must be there.
+    """Return the folder, which must exist.
 
     Raises:
-      InputError: it is not.
+      InputError: it does not exist.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: --source is the folder that holds {layout}.")
+        raise InputError(f"The folder {folder} does not exist. Set --source to the folder with {layout}.")
     return folder
 
 
 def draw_split(patient_id: str) -> str:
-    """The split of a patient, where the publisher gives none: 70 % train, 10 % val, 20 % test.
+    """Draw the split of a patient, if the publisher has none: 70 % train, 10 % val, 20 % test.
 
-    It follows from the patient's name alone (where its SHA-256 digest lies among all), so that a part of a dataset is
-    split as the whole is.
+    It depends only on the patient's name (the place of its SHA-256 digest among all), so that a part of a dataset is
+    split in the same way as all of it.
     """
     digest = hashlib.sha256(f"awcl_jax split 0:{patient_id}".encode()).digest()
     at, end = int.from_bytes(digest[:8]) / 2**64, 0.0
@@ -212,7 +214,7 @@ def draw_split(patient_id: str) -> str:
 
 
 def inventory(folder: Path) -> dict[str, Any]:
-    """Number of files below a folder, and a digest of their names and sizes, and of what its tables say."""
+    """Return the number of files below a folder, and a digest of their names and sizes and of its tables."""
     digest, count = hashlib.sha256(), 0
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         count += 1
@@ -227,10 +229,10 @@ def _check(found: list[Found], source: Path) -> None:
     split_of: dict[str, str] = {}
     for frame in found:
         if frame.frame_id in seen:
-            raise InputError(f"{source} has the frame {frame.frame_id} twice; a frame has files of its own.")
+            raise InputError(f"{source} has the frame {frame.frame_id} twice. The name of a frame must be unique.")
         seen.add(frame.frame_id)
         if (split := split_of.setdefault(frame.patient_id, frame.split)) != frame.split:
             raise InputError(
-                f"{source} has patient {frame.patient_id} in {split} and in {frame.split}: results would be of "
-                "patients seen in training. Give every patient one split."
+                f"{source} has patient {frame.patient_id} in {split} and in {frame.split}: test results would include "
+                "patients seen in training. Set one split for every patient."
             )

@@ -4,9 +4,9 @@ training_set/NNN_HC.png, NNN_2HC.png, ...      frames of study NNN
 training_set/NNN_HC_Annotation.png             the head's outline, a line one pixel wide
 training_set_pixel_size_and_HC.csv             pixel size and head circumference in millimetres
 
-The publisher's test set has no outlines: the training set is split here, by study, for frames of one study (010_HC,
-010_2HC) look much alike. The publication counts 551 women in 1,334 images and does not tell which studies are of one:
-scan and patient are the study.
+The publisher's test set has no outlines: the training set is split here, by study, because frames of one study (010_HC,
+010_2HC) look much alike. The publication counts 551 women in 1,334 images but does not say which studies belong to the
+same woman: scan and patient are the study.
 """
 
 import functools
@@ -90,19 +90,19 @@ class Hc18(FolderBuilder):
 
 
 def study_of(frame_id: str) -> str:
-    """The study a frame is of: the frames 010_HC and 010_2HC are of study 010."""
+    """Return the study of a frame: the frames 010_HC and 010_2HC belong to study 010."""
     return frame_id.partition("_")[0]
 
 
 def fill_outline(outline: Shaped[np.ndarray, "h w"], place: str) -> Bool[np.ndarray, "h w"]:
-    """The head within its outline, the line included.
+    """Return the head within its outline, including the line.
 
-    The line cuts the picture into areas, where its border closes an outline that leaves the picture. Those that lie in
-    the ellipse fitted to the line (Fitzgibbon et al. 1999) are the head. Where that is not near the ellipse, for the
-    line has gaps, the head is the ellipse: sonographers draw one.
+    The line cuts the picture into areas; the border closes an outline that extends beyond the picture. Areas in the
+    ellipse fitted to the line (Fitzgibbon et al. 1999) are the head. If the result is not near the ellipse, because
+    the line has gaps, the head is the ellipse, which is what sonographers draw.
 
     Args:
-      outline: not 0 on the line; a region that is filled already stays as it is.
+      outline: not 0 on the line; a filled region is unchanged.
       place: of the file, for the message.
 
     Raises:
@@ -116,9 +116,9 @@ def fill_outline(outline: Shaped[np.ndarray, "h w"], place: str) -> Bool[np.ndar
         if all(map(math.isfinite, (*centre, *axes, turn))) and min(axes) >= 2 and max(axes) < 4 * max(line.shape):
             cv2.ellipse(ellipse, (centre, axes, turn), color=1, thickness=-1)
     if not ellipse.any():
-        raise InputError(f"{place} holds no outline of a head: {int(line.sum())} pixel(s) that fit no ellipse.")
+        raise InputError(f"{place} has no outline of a head: no ellipse fits its {int(line.sum())} pixel(s).")
     inside = ellipse != 0
-    # An area of the background does not pass the line where pixels touch by a corner only: 4-connected.
+    # 4-connected, so that background does not leak through the line where its pixels touch only at a corner.
     count, areas = cv2.connectedComponents((~line).astype(np.uint8), connectivity=4)
     total = np.bincount(areas.ravel(), minlength=count)
     covered = np.bincount(areas[inside], minlength=count)
@@ -129,32 +129,32 @@ def fill_outline(outline: Shaped[np.ndarray, "h w"], place: str) -> Bool[np.ndar
 
 
 def _read_sizes(source: Path) -> dict[str, tuple[float, float]]:
-    """Pixel size and head circumference of each frame that the CSV names; NaN where a cell is empty."""
+    """Return the pixel size and head circumference of each frame in the CSV; NaN if a cell is empty."""
     sizes: dict[str, tuple[float, float]] = {}
     for place, cells in read_table(source / CSV_NAME, (_FILE, _PIXEL_SIZE, _CIRCUMFERENCE)):
         match = _NAME.fullmatch(cells[_FILE])
         if match is None or match["outline"]:
-            raise InputError(f"{place}: {_FILE} is like 010_2HC.png; got {cells[_FILE]!r}.")
+            raise InputError(f"{place}: {_FILE} must be like 010_2HC.png; got {cells[_FILE]!r}.")
         if _frame_id(match) in sizes:
-            raise InputError(f"{place} names the image {_frame_id(match)} a second time; a frame has one row.")
+            raise InputError(f"{place} lists the image {_frame_id(match)} again. A frame must have one row.")
         sizes[_frame_id(match)] = length_mm(cells, _PIXEL_SIZE, place), length_mm(cells, _CIRCUMFERENCE, place)
     return sizes
 
 
 def _list(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and outlines by the frame they are of."""
+    """Return images and outlines by frame."""
     images: dict[str, Path] = {}
     outlines: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if match := _NAME.fullmatch(path.name):
             files = outlines if match["outline"] else images
             if (other := files.setdefault(_frame_id(match), path)) != path:
-                raise InputError(f"{path} and {other.name} are named after one frame; keep one of them.")
+                raise InputError(f"{path} and {other.name} have the name of the same frame. Keep one of them.")
     return images, outlines
 
 
 def _frame_id(name: re.Match) -> str:
-    """24_HC and 024_HC are one frame."""
+    """Return the frame's id: 24_HC and 024_HC are the same."""
     return f"{int(name['study']):03d}_{name['number']}HC"
 
 

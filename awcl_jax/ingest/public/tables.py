@@ -11,18 +11,18 @@ from awcl_jax.runtime.errors import InputError
 
 
 def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> list[tuple[str, dict[str, str]]]:
-    """Rows of a CSV, without the blanks about names and values.
+    """Read the rows of a CSV, without blanks around names and values.
 
     Args:
       path: of the CSV; a byte-order mark is dropped.
-      columns: that it must have.
+      columns: required ones.
       delimiter: between columns, unless a first line such as `sep=;` names another.
 
     Returns:
       (place for messages, value of each of `columns`) of every row.
 
     Raises:
-      InputError: the file is not there, is no text, or lacks columns or rows.
+      InputError: the file does not exist, is not text, or lacks columns or rows.
     """
     if not path.is_file():
         others = ", ".join(sorted(other.name for other in path.parent.glob("*.csv"))) or "none"
@@ -47,49 +47,51 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> l
                 for cells in table
             ]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV text file ({error}).") from error
+        raise InputError(f"{path} is not a CSV text file ({error}).") from error
     if not rows:
-        raise InputError(f"{path} names no frames: it has a header and no rows.")
+        raise InputError(f"{path} lists no frames: it has a header but no rows.")
     return rows
 
 
 def require_known(column: str, value: str, known: Sequence[str], place: str) -> None:
-    """Refuse a value that is not one of those known, and propose the nearest.
+    """Refuse an unknown value, and suggest the nearest known one.
 
     Raises:
-      InputError: it is not.
+      InputError: the value is unknown.
     """
     if value not in known:
         nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
         raise InputError(
-            f"{place}: unknown {column} {value!r}, did you mean {nearest!r}? Known are {', '.join(known)}."
+            f"{place}: unknown {column} {value!r}, did you mean {nearest!r}? Known values: {', '.join(known)}."
         )
 
 
 def number(cells: Mapping[str, str], column: str, place: str) -> float:
-    """A number of a row.
+    """Return a number of a row.
 
     Raises:
-      InputError: it is none.
+      InputError: it is not a number.
     """
     try:
         value = float(cells[column])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{place}: {column} is a number; got {cells[column]!r}.")
+        raise InputError(f"{place}: {column} must be a number; got {cells[column]!r}.")
     return value
 
 
 def length_mm(cells: Mapping[str, str], column: str, place: str) -> float:
-    """A length in millimetres; NaN where the cell is empty, or spells that it is.
+    """Return a length in millimetres; NaN if the cell is empty, or spells a gap.
 
     Raises:
-      InputError: it is no number above 0.
+      InputError: it is not a number above 0.
     """
     if not cells[column] or cells[column] in GAPS:
         return math.nan
     value = number(cells, column, place)
     if value <= 0:
-        raise InputError(f"{place}: {column} is a length above 0; got {cells[column]!r}. An empty cell says unknown.")
+        raise InputError(
+            f"{place}: {column} must be a length above 0; got {cells[column]!r}. Leave the cell empty if unknown."
+        )
     return value

@@ -3,8 +3,8 @@
 train/images/NNNN.png    frames           train/masks/NNNN.png    0 background, 1 nerve, 2 vessel
 test/images/, test/masks/                 the publisher's split
 
-Neither patients nor machines are named: each image counts as a patient of its own, so that frames of one patient may be
-in both of the publisher's splits.
+Neither patients nor machines are named: each image counts as a separate patient, so frames of one patient may be in
+both of the publisher's splits.
 """
 
 import functools
