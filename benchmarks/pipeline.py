@@ -2,7 +2,7 @@
 
 python -m benchmarks.pipeline --data=DIR --out=DIR
 
-DIR is a prepared dataset; without it, the small phantom. Every way makes two views of each frame, in float32:
+DIR is a prepared dataset; without it, the phantom. Every way makes two views of each frame, in float32:
 
 - `awcl_jax`: the dataset's PNGs, decoded by Grain's threads and augmented on the device; `kept in memory` if all
   frames fit, from the second epoch;
@@ -46,14 +46,14 @@ _REFERENCE = "DataLoader, 2 workers"
 def main() -> None:
     """Measure everything in turns and write a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the small phantom)")
+    parser.add_argument("--data", type=Path, help="a prepared dataset (default: the phantom)")
     parser.add_argument("--size", type=int, default=128, help="edge that frames are read at (default: %(default)s)")
     parser.add_argument("--view", type=int, default=112, help="edge of a view (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=60, help="of 32 frames in a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each way (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for pipeline.md")
     args = parser.parse_args()
-    index = ScanIndex.from_dataset(args.data or prepare.prepare_phantom("small")).split("train")
+    index = ScanIndex.from_dataset(args.data or prepare.prepare_phantom("default")).split("train")
     ways = {**_whole(args, index), **_parts(args, index)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
