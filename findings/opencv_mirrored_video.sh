@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# OpenCV 5.0.0.93 turns a video that is to be mirrored.
+# OpenCV 5.0.0.93 rotates a video that should be mirrored.
 #
 # A display matrix (ISO/IEC 14496-12, 8.3.2) of (-1, 0, 0, 1) mirrors a track left to right, as selfie cameras and frame
 # grabbers write it. OpenCV's VideoCapture applies the matrix by default (CAP_PROP_ORIENTATION_AUTO).
 # Expected: the frames mirrored left to right, as `ffmpeg -i x.mp4` and players show them.
-# Seen: turned by half a turn, upside down; with (1, 0, 0, -1), which mirrors top to bottom, they stay as stored.
-# Exits with 0 as long as this is so.
+# Seen: rotated by half a turn, upside down; with (1, 0, 0, -1), which mirrors top to bottom, they stay as stored.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# OpenCV 5.0.0.93 changes a TIFF that it is asked to read unchanged.
+# OpenCV 5.0.0.93 changes a TIFF that it should read unchanged.
 #
 # cv2.IMREAD_UNCHANGED: "return the loaded image as is (with alpha channel, otherwise it gets cropped). Ignore EXIF
 # orientation."
-# Expected: (a) a TIFF of grey and alpha with 16 bits gives 16 bits; (b) the orientation in tag 274 is left alone, as that
+# Expected: (a) a TIFF of grey and alpha with 16 bits gives 16 bits; (b) the orientation in tag 274 is ignored, as that
 # of a PNG or JPEG is.
-# Seen: (a) uint8, the lower 8 bits of each pixel dropped: 4095, 2048, 1024, 512, 256 come as 15, 8, 4, 2, 1, without alpha;
-# (b) the picture is turned, with IMREAD_IGNORE_ORIENTATION, too.
-# Exits with 0 as long as this is so.
+# Seen: (a) uint8, the lower 8 bits of each pixel dropped: 4095, 2048, 1024, 512, 256 become 15, 8, 4, 2, 1, without alpha;
+# (b) the picture is turned, even with IMREAD_IGNORE_ORIENTATION.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

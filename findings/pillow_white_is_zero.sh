@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Pillow 13.0.0 shows a 16-bit TIFF whose white is zero as its own negative.
+# Pillow 13.0.0 shows a 16-bit TIFF whose white is zero as a negative.
 #
-# TIFF 6.0 (p. 37): with PhotometricInterpretation 0, "WhiteIsZero", 0 is imaged as white. A grey ramp is written so, with 8
+# TIFF 6.0 (p. 37): with PhotometricInterpretation 0, "WhiteIsZero", 0 is imaged as white. Input: such a grey ramp, with 8
 # and with 16 bits, little- and big-endian, as baseline TIFF of one strip.
 # Expected: black to white in both; or an error.
-# Seen: 8 bits come inverted, as they should; 16 bits come as they are stored, white to black, and nothing is said. The
+# Seen: 8 bits come inverted, as they should; 16 bits come as stored, white to black, without a warning. The
 # big-endian file of 16 bits is not recognised as an image.
-# Exits with 0 as long as this is so.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

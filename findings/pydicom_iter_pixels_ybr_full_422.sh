@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # pydicom 3.0.2 (numpy 2.4.6): iter_pixels() fails at the second frame of uncompressed YBR_FULL_422.
 #
-# Input: two frames of 4 x 4 pixels, black and white, two samples a pixel (PS3.3 C.7.6.3.1.2), valid and made below.
-# Expected: iter_pixels() gives the frames that pixel_array() gives.
-# Seen: after the first frame the decoder takes the object for YBR_FULL, of three samples a pixel, and raises ValueError
+# Input: two frames of 4 x 4 pixels, black and white, two samples per pixel (PS3.3 C.7.6.3.1.2), valid and made below.
+# Expected: iter_pixels() returns the same frames as pixel_array().
+# Seen: after the first frame the decoder treats the object as YBR_FULL, with three samples per pixel, and raises ValueError
 #   ("insufficient pixel data", or "cannot reshape" when it reads from a file).
-# Ends with 0 as long as this is so.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,10 +4,10 @@
 # Input: a JPEG 2000 codestream of 64 x 64 with components Y, Cb, Cr, the last two of half the width, all of them even:
 #   Y = 50, 100, 150, 200 in bars, Cb = Cr = 128, which is grey. PhotometricInterpretation is YBR_FULL_422, which DICOM's
 #   CP-2650 allows for JPEG 2000. Made below by FFmpeg (PyAV 18.1.0).
-# Expected: pixel_array() gives RGB of 50, 100, 150, 200.
-# Seen: OpenJPEG's wrappers convert subsampled components to RGB by themselves, and pydicom converts the result once
-#   more, by the tag. With raw=True, which should give Y, Cb, Cr, it gives RGB.
-# Ends with 0 as long as this is so.
+# Expected: pixel_array() returns RGB of 50, 100, 150, 200.
+# Seen: OpenJPEG's wrappers convert subsampled components to RGB themselves, and pydicom converts the result once
+#   more, by the tag. With raw=True, which should return Y, Cb, Cr, it returns RGB.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,10 +4,10 @@
 # Input: JPEG baseline of four grey bars 20, 90, 160, 230, its components YCbCr, and Adobe's marker (APP14) says so with
 #   transform 1; PhotometricInterpretation is YBR_FULL_422, as it should be. Made below by Pillow; Pillow decodes the
 #   bare stream to the four greys.
-# Expected: pixel_array() gives RGB of 20, 90, 160, 230.
+# Expected: pixel_array() returns RGB of 20, 90, 160, 230.
 # Seen: pydicom's Pillow plugin lets libjpeg convert such a stream to RGB, and pydicom converts the result once more, by
 #   the tag: the greys get colours, and errors of up to 114 levels.
-# Ends with 0 as long as this is so.
+# Exits with 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
