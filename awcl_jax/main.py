@@ -1,8 +1,8 @@
-"""Pretrain an encoder, or put one to use: `python -m awcl_jax.main --config=configs/fine.py`.
+"""Pretrain an encoder, or train a downstream task: `python -m awcl_jax.main --config=configs/fine.py`.
 
-The configuration is a Python file with `get_config()`; a name after a colon is its argument, and any field can be set.
-Such a file is executed: take only one that you trust. JSON is only read, and may be a stranger's; `config.json` in a
-run's folder makes that run again, and a file of a few fields has the defaults for the others.
+The configuration is a Python file with `get_config()`; a name after a colon is its argument. Override any field on the
+command line. Python files are executed: use only files that you trust. JSON files are only read, so they need no trust;
+fields that they omit have defaults, and the `config.json` in a run folder repeats that run.
 
   python -m awcl_jax.main --config=configs/fine.py
   python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
@@ -10,13 +10,13 @@ run's folder makes that run again, and a file of a few fields has the defaults f
   python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
   python -m awcl_jax.main --config=runs/coarse/config.json --config.seed=1
 
-The same command with the same --workdir goes on where a run was stopped. `--helpfull` lists the flags of all libraries.
+The same command with the same --workdir resumes a stopped run. `--helpfull` lists the flags of all libraries.
 
-Exit status: 0 all done; 1 bad input, or a disk that is full or broken; 75 stopped by SIGTERM or ctrl-C, after the step
-that was being taken and with all that was learnt saved; 130 a second ctrl-C, which leaves at once; otherwise 128 and
-the number of the signal that ended it, as 134 where another process of the run was lost.
+Exit status: 0 finished; 1 bad input, or a full or broken disk; 75 stopped by SIGTERM or ctrl-C, after finishing the
+current step and saving a checkpoint; 130 a second ctrl-C, which exits at once; otherwise 128 plus the number of the
+signal that ended it, such as 134 if another process of the run was lost.
 
-Slurm's srun and a Cloud TPU slice start a process on every host, which find each other; elsewhere each is told:
+Slurm's srun and a Cloud TPU slice start a process on every host, and these find each other. Elsewhere, set the flags:
 
   python -m awcl_jax.main --config=configs/fine.py --workdir=SHARED --coordinator=HOST:PORT --processes=2 --process=0
 """
@@ -35,19 +35,21 @@ from awcl_jax.runtime.errors import InputError
 
 _CONFIG = define_config()
 _FIELDS = flags.DEFINE_bool("fields", False, "List every field of the configuration with its default and meaning.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; by default new in runs/.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no engine starts the processes.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run; 1 asks no engine for others.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, or gs://BUCKET/FOLDER; by default a new one in runs/.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if no launcher starts the processes.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Number of processes of the run; 1 disables detection of a launcher."
+)
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat", 100, "Seconds without a sign of life after which a process counts as lost, and all others end."
+    "heartbeat", 100, "Seconds without a heartbeat after which a process counts as lost, and all others exit."
 )
 
 
 def main(argv: list[str]) -> None:
-    """Run what the configuration says."""
+    """Run the configuration."""
     if len(argv) > 1:
-        raise InputError(f"Unknown argument {argv[1]!r}; see --help.")
+        raise InputError(f"Unknown argument {argv[1]!r}. See --help.")
     if _FIELDS.value:
         from awcl_jax.config.reference import fields_text
 
@@ -55,11 +57,11 @@ def main(argv: list[str]) -> None:
         return
     if _CONFIG.value is None:
         raise InputError(
-            "No configuration. Choose one, for example --config=configs/fine.py or --config=fine; see --help."
+            "--config is missing. Set it, for example --config=configs/fine.py or --config=fine; see --help."
         )
     bucket.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
-    # Orbax warns of every checkpoint that is saved without a score and has many lines for a damaged one, of which we
-    # tell in one; Matplotlib tells of its fonts when it is imported.
+    # Orbax warns about every checkpoint saved without a score, and prints many lines for a damaged one, where we print
+    # one; Matplotlib logs its fonts on import.
     logging.set_verbosity(logging.FATAL)
     memory.keep_freed_pages()
     child_process.continue_in_child()
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
     from awcl_jax.pretrain import runner as pretrain
     from awcl_jax.runtime import multihost
 
-    # What was imported stays: a collection of garbage need not look at its million objects again.
+    # Imported objects stay: garbage collection need not scan a million of them again.
     gc.freeze()
     gc.enable()
 
@@ -87,17 +89,17 @@ def main(argv: list[str]) -> None:
 
 
 def _new_workdir(name: str) -> str:
-    """A folder named after the moment at which the first process asks."""
+    """Return a folder name from the time of the first process."""
     from awcl_jax.runtime import multihost
 
-    # By its clock, whatever the others' zones.
+    # The first process's clock, whatever the time zones of the others.
     epoch = datetime.datetime(2026, 1, 1)
     seconds = multihost.agreed(int((datetime.datetime.now() - epoch).total_seconds()))
     return f"runs/{epoch + datetime.timedelta(seconds=seconds):%Y%m%d-%H%M%S}-{name}"
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Read the flags; absl ends with 1 after --help."""
+    """Read the flags; exit with 0 after --help, where absl exits with 1."""
     try:
         return parse_flags(argv)
     except SystemExit:
@@ -106,5 +108,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     with exit_on_bad_input():
-        gc.disable()  # imports leave next to no garbage
+        gc.disable()  # imports leave almost no garbage
         app.run(main, flags_parser=_parse)

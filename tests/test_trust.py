@@ -260,7 +260,7 @@ def test_a_taxonomy_builds_no_objects(tag, tmp_path, marker, capsys):
     taxonomy = tmp_path / "taxonomy.yaml"
     taxonomy.write_text(f"planes:\n  a: heart\naliases: {tag} [{marker}, w]\n")
     arguments = ["manifest", f"--source={source}", f"--taxonomy={taxonomy}", f"--out={tmp_path / 'out'}"]
-    assert "is no TOML or YAML file" in refused(ingest.main, arguments, capsys)
+    assert "is not a TOML or YAML file" in refused(ingest.main, arguments, capsys)
 
 
 CODE = "__import__('pathlib').Path({marker!r}).touch()"

@@ -1,8 +1,8 @@
 """Configurations by name and from files: Python, which is executed, or JSON, which is only read.
 
-The shipped ones have names, `fine` or `fine:tiny`, which work in any folder. A JSON file holds fields by group, as
-`{"granularity": "coarse", "train": {"steps": 500}}`; the others keep their defaults. The `config.json` in a run's
-folder is such a file, too, and makes the same run again.
+Shipped ones have names, such as `fine` or `fine:tiny`, which work in any folder. A JSON file has fields by group, such
+as `{"granularity": "coarse", "train": {"steps": 500}}`; the others keep their defaults. The `config.json` in a run
+folder is also such a file, and repeats the run.
 """
 
 import json
@@ -16,22 +16,22 @@ from ml_collections import ConfigDict, config_flags
 
 from awcl_jax.runtime.errors import InputError
 
-# --config is a flag of the program that asks for it, and is told by its --help.
+# --config belongs to the program that defines it, whose --help shows it.
 flags.disclaim_key_flags()
 
 _HELP = (
     "Configuration: the name of a shipped one, NAME[:VARIANT] (fine, coarse, scan, simclr, moco, downstream_planes, "
     "downstream_segmentation); a Python file, FILE.py[:VARIANT], which is executed, so use only one that you trust; or "
-    "FILE.json, which is only read and may be a stranger's, for example the config.json of a run."
+    "FILE.json, which is only read and needs no trust, for example the config.json of a run."
 )
-# In an installed package, and in a clone, where they are beside it.
+# In an installed package, and beside the package in a clone.
 _PACKAGE = Path(__file__).parents[1]
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
-_RUN = {"config", "data", "pixels"}  # in the config.json of a run: its configuration, and the data's fingerprints
+_RUN = {"config", "data", "pixels"}  # in the config.json of a run: its configuration and fingerprints of the data
 
 
 class _Parser(flags.ArgumentParser):
-    """Reads what `--config` names.
+    """Reads the value of `--config`.
 
     Args:
       python: reads a Python file.
@@ -41,32 +41,32 @@ class _Parser(flags.ArgumentParser):
         self._python = python
 
     def parse(self, path: str) -> ConfigDict:
-        """The configuration in a file, by the end of its name.
+        """Read a configuration; the ending of its name selects the format.
 
         Raises:
-          InputError: it is neither Python nor JSON by its name, is not there, or gives no configuration.
+          InputError: its name is neither of Python nor of JSON, it does not exist, or it returns no configuration.
           OSError: a JSON file cannot be read.
         """
         if path.lower().endswith(".json"):
             return read_config(Path(path))
-        # Whatever is no JSON would be executed: nothing is that does not call itself Python.
+        # What is not JSON would be executed, so only files named as Python are accepted.
         file, colon, variant = path.partition(":")
         if file.lower().endswith(".json"):
-            raise InputError(f"a JSON file has no variants; got {colon + variant!r} after its name")
+            raise InputError(f"a JSON file cannot have a variant; got {colon + variant!r} after its name")
         if file.isidentifier():
             file = str(shipped_file(file))
         if not file.endswith(".py"):
             raise InputError(
-                "a configuration is the name of a shipped one, NAME[:VARIANT], a Python file, NAME.py[:VARIANT], or "
-                "FILE.json"
+                "a configuration must be the name of a shipped one, NAME[:VARIANT], a Python file, FILE.py[:VARIANT], "
+                "or FILE.json"
             )
         if not Path(file).is_file():
             name = Path(file).stem
             hint = f"; the shipped configuration is --config={name}" if name in shipped_names() else ""
-            raise InputError(f"there is no file {file}{hint}")
+            raise InputError(f"{file} does not exist{hint}")
         config = self._python.parse(file + colon + variant)
-        if not isinstance(config, ConfigDict):  # or what ml_collections has for one that could not read a file
-            raise InputError("its get_config() gives no ConfigDict: begin with awcl_jax.config.default_config()")
+        if not isinstance(config, ConfigDict):  # or what ml_collections returns if it could not read a file
+            raise InputError("its get_config() must return a ConfigDict; begin with awcl_jax.config.default_config()")
         return config
 
 
@@ -82,7 +82,7 @@ def shipped_file(name: str) -> Path:
       InputError: no configuration has this name.
     """
     if name not in shipped_names():
-        raise InputError(f"{name!r} is not a shipped configuration; these are: {', '.join(shipped_names())}")
+        raise InputError(f"{name!r} is not a shipped configuration; choose from {', '.join(shipped_names())}")
     return _shipped_folder() / f"{name}.py"
 
 
@@ -90,8 +90,8 @@ def shipped_config(name: str, variant: str | None = None) -> ConfigDict:
     """Return a configuration that comes with the package.
 
     Args:
-      name: as `fine`.
-      variant: as `tiny`; none for the phantom's.
+      name: such as `fine`.
+      variant: such as `tiny`; None for the phantom.
     """
     return runpy.run_path(str(shipped_file(name)))["get_config"](variant)
 
@@ -113,10 +113,10 @@ def define_config(values: flags.FlagValues = flags.FLAGS, *, sys_argv: list[str]
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The configuration in a JSON file, of pretraining or, where it has a `task`, of a downstream run.
+    """Read a configuration from JSON, of pretraining or, if it has a `task`, of a downstream run.
 
     Raises:
-      InputError: it is no JSON object of fields; each that is unknown or of another kind is named.
+      InputError: it is not a JSON object of fields, or fields are unknown or of another type; all are listed.
       OSError: it cannot be read.
     """
     # Imported here, so that --help does not wait for JAX.
@@ -127,21 +127,21 @@ def read_config(path: Path) -> ConfigDict:
     try:
         values: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error})") from None
+        raise InputError(f"{path} is not JSON ({error})") from None
     if isinstance(values, dict) and values.keys() <= _RUN and isinstance(values.get("config"), dict):
         values = values["config"]
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no JSON object of fields")
+        raise InputError(f"{path} must be a JSON object of fields; got {type(values).__name__}")
     config = from_dict(values, default_downstream_config() if "task" in values else default_config())
     config.lock()
     return config
 
 
 def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Read flags; what is not a flag is given back.
+    """Read flags; return the arguments that are not flags.
 
     Raises:
-      InputError: in one line, where absl would have many for a slip in a field, or a traceback.
+      InputError: in one line, where absl would print many for a misspelt field, or a traceback.
       OSError: a JSON file cannot be read.
       SystemExit: with absl's status, after --help.
     """
@@ -150,20 +150,20 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     except InputError:
         raise
     except (ValueError, TypeError, IndexError) as error:
-        # What ml_collections makes of a field's name that is no name.
-        raise InputError(f"A field is set by --config.GROUP.FIELD=VALUE ({_one_line(str(error))}).") from None
+        # ml_collections raises these for an invalid field name.
+        raise InputError(f"Set a field with --config.GROUP.FIELD=VALUE ({_one_line(str(error))}).") from None
     except (AttributeError, KeyError) as error:
-        # ml_collections wraps the name and, where there is any, the nearest one in one to three exceptions.
-        said: object = error
-        while isinstance(said, Exception):
-            said = said.args[0]
-        raise InputError(f"The configuration has no field {_one_line(str(said))}") from None
+        # ml_collections wraps the name and, if any, the nearest one in one to three exceptions.
+        reason: object = error
+        while isinstance(reason, Exception):
+            reason = reason.args[0]
+        raise InputError(f"The configuration has no field {_one_line(str(reason))}") from None
     except flags.Error as error:
-        # Of an error within the configuration's file this is the traceback, as text.
-        said = str(error).strip()
-        if "Traceback (most recent call last):" in said:
-            said = said.splitlines()[-1].partition(": ")[2]
-        raise InputError(_one_line(said)) from None
+        # For an error within the configuration file, this is the traceback as text.
+        text = str(error).strip()
+        if "Traceback (most recent call last):" in text:
+            text = text.splitlines()[-1].partition(": ")[2]
+        raise InputError(_one_line(text)) from None
 
 
 def _one_line(text: str) -> str:

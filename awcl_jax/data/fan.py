@@ -1,4 +1,4 @@
-"""The shape of a convex or phased array's sector: apex, sides and arcs, as they are stored with a dataset's scans."""
+"""The shape of a convex or phased array's sector: apex, sides and arcs, as stored with a dataset's scans."""
 
 import math
 from pathlib import Path
@@ -13,21 +13,21 @@ from awcl_jax.data.stored import open_dataset
 FANS = "fans"
 """Key of the dataset's metadata."""
 
-_WIDENS = 0.15  # columns a row, at least; less is a linear array
+_WIDENS = 0.15  # columns per row, at least; less is a linear array
 _ROWS = 0.2  # of the sector's rows, which begin on the line of its side
 _OFF = 1.5  # pixels that a row's end may be off its side
-_WITHIN = 0.9  # of the angle between the axis and a side, in which the arc is looked for
+_WITHIN = 0.9  # of the angle between the axis and a side, where the arc is searched
 _ROUND = 0.03  # of the radius: the arc's pixels are no farther from their median
 
 
 class Fan(NamedTuple):
-    """A fan in pixels of the frame, as it is stored.
+    """A fan in pixels of the frame, as stored.
 
     Attributes:
       apex_x, apex_y: where its sides meet, most often above the frame.
       left, right: angles of its sides from straight down, in degrees; to the left they are below 0.
-      inner: radius at which its sides begin; None where the frame's border cuts them off.
-      outer: radius of its arc; None where the frame's border cuts it off, or where it is none of a circle.
+      inner: radius at which its sides begin; None if the frame's border cuts them off.
+      outer: radius of its arc; None if the frame's border cuts it off, or if it is not circular.
     """
 
     apex_x: float
@@ -39,10 +39,10 @@ class Fan(NamedTuple):
 
 
 def fit_fan(sector: Bool[np.ndarray, "h w"]) -> Fan | None:
-    """Return the fan that a sector is; None for that of a linear array, or where a side is not seen.
+    """Return the fan of a sector; None for a linear array, or if a side is not visible.
 
     Args:
-      sector: as `find_sector` finds it: straight over the array's face.
+      sector: from `find_sector`: straight over the array's face.
     """
     width = sector.shape[1]
     rows = np.flatnonzero(sector.any(axis=1))
@@ -72,19 +72,19 @@ def read_fans(path: Path) -> dict[str, list[Fan | None]]:
       path: folder of the dataset (TFDS's version folder, `ScanIndex.path`).
 
     Returns:
-      For each scan whose clips' sectors were looked for (`ingest --region=sector`) that of each clip, None where it is
-      no fan. Other scans are left out, and a dataset from before fans were stored has none.
+      For each scan whose clips' sectors were searched (`ingest --region=sector`), the fan of each clip, None if it is
+      not a fan. Other scans are left out, and a dataset from before fans were stored has none.
 
     Raises:
-      InputError: no dataset is there, or it cannot be opened.
+      InputError: the dataset does not exist, or cannot be opened.
     """
     metadata = open_dataset(path).info.metadata or {}
     return {scan: [None if fan is None else Fan(*fan) for fan in fans] for scan, fans in metadata.get(FANS, {}).items()}
 
 
 def _line(first: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"]) -> tuple[float, float, int] | None:
-    """Slope, start and topmost row of the line column = slope row + start on which rows begin."""
-    away = first > 1  # rows that begin at the border tell of no side
+    """Return slope, start and topmost row of the line column = slope row + start on which rows begin."""
+    away = first > 1  # rows that begin at the border show no side
     columns, rows = first[away], rows[away]
     side = left_side(columns, rows, least=max(8.0, _ROWS * first.size))
     if side is None:

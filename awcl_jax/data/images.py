@@ -35,7 +35,7 @@ _CLASS_MODES = ("1", "L", "P")  # its names of single values of 8 bits
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 _LUMINANCE = (0.114, 0.587, 0.299)  # of blue, green and red, ITU-R BT.601
 _DELIMITERS = ",;\t"
-_SEPARATOR_LINE = "sep="  # by which Excel is told a CSV's delimiter
+_SEPARATOR_LINE = "sep="  # sets a CSV's delimiter for Excel
 
 
 class BadImageError(InputError):
@@ -103,7 +103,7 @@ def read_grey(file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS) -> G
 
 
 def check_image(file: BinaryIO | io.BytesIO, *, max_pixels: int = MAX_PIXELS) -> int:
-    """Decode a picture file for nothing but its faults, and return its orientation (see `awcl_jax.data.upright`).
+    """Decode a picture file to check it, and return its orientation (see `awcl_jax.data.upright`).
 
     Raises:
       BadImageError: as `read_grey`.
@@ -141,8 +141,7 @@ def read_classes(
     """Read a mask: single values of 8 bits, or the indices of a palette.
 
     Returns:
-      (its values, upright; None where it has no single values of 8 bits, the palette where it has one, Pillow's name of
-      its mode)
+      (its values, upright; None if it has no single 8-bit values, the palette if it has one, Pillow's name of its mode)
 
     Raises:
       BadImageError: as `read_grey`.
@@ -158,7 +157,7 @@ def read_classes(
 
 @contextlib.contextmanager
 def _decoded(file: BinaryIO | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
-    """A picture with its pixels; how many these are is looked at before the first of them is decoded.
+    """Yield a picture with its pixels; their number is checked before the first is decoded.
 
     Raises:
       BadImageError: as `read_grey`.
@@ -181,7 +180,7 @@ def _decoded(file: BinaryIO | io.BytesIO, max_pixels: int) -> Iterator[Image.Ima
 
 
 def _grey_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> Grey:
-    """Grey values of a loaded picture; `file` is None for a page of several."""
+    """Return the grey values of a loaded picture; `file` is None for a page of several."""
     bits = _bits_of(image, file)
     if image.mode in _DEEP_MODES:
         values = np.asarray(image)
@@ -202,7 +201,7 @@ def _grey_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> Grey:
 
 
 def _deep_colours(image: Image.Image, file: BinaryIO | io.BytesIO | None, bits: int) -> Grey:
-    """The luminance of channels of more than 8 bits, of which Pillow drops the lower ones."""
+    """Return the luminance of channels of more than 8 bits, of which Pillow drops the lower ones."""
     pixels = None
     if file is not None:
         file.seek(0)
@@ -210,7 +209,7 @@ def _deep_colours(image: Image.Image, file: BinaryIO | io.BytesIO | None, bits: 
         pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
     if pixels is None or pixels.dtype == np.uint8:
         raise BadImageError("bit_depth", f"it has {bits} bits in each of several channels; convert it to 8")
-    # OpenCV turns a TIFF whatever it is told, as Pillow does, which then names no orientation any more.
+    # OpenCV always turns a TIFF, as does Pillow, which then no longer names an orientation.
     orientation = orientation_of(image)
     if pixels.ndim == 2:
         return Grey(upright(pixels, orientation), False)
@@ -221,7 +220,7 @@ def _deep_colours(image: Image.Image, file: BinaryIO | io.BytesIO | None, bits: 
 
 
 def _bits_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> int:
-    """Bits of a pixel's largest channel, by the file's header: Pillow's mode does not always show them."""
+    """Return the bits of a pixel's largest channel, by the file's header: Pillow's mode does not always show them."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS, (1,)))  # type: ignore[attr-defined]
     if image.format == "PNG" and file is not None:
@@ -231,7 +230,7 @@ def _bits_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> int:
 
 
 def _luminance(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
-    """The luminance (ITU-R BT.601) of a picture of 8 bits; three equal channels keep their values."""
+    """Return the luminance (ITU-R BT.601) of a picture of 8 bits; three equal channels keep their values."""
     return np.asarray((image if image.mode in _GREY_MODES else image.convert("RGB")).convert("L"))
 
 
@@ -256,7 +255,7 @@ def _broken(error: Exception) -> BadImageError:
 
 
 def _jpeg_bits(file: BinaryIO | io.BytesIO) -> int:
-    """The precision that a JPEG's frame header names; 0 where there is none."""
+    """Return the precision that a JPEG's frame header names; 0 if there is none."""
     file.seek(0)
     if file.read(2) != b"\xff\xd8":
         return 0
@@ -287,7 +286,7 @@ def find_images(folder: Path) -> list[str]:
 
 
 def find_named(root: Path, name: str) -> Path:
-    """Return the file that a table names; where it does not exist, one that was meant by all appearances.
+    """Return the file that a table names; if it does not exist, the one apparently meant.
 
     Tables of another system write folders with backslashes, and an ending in other letters (`.PNG` for `.png`). A file
     of exactly that name is preferred. Of several spellings of an ending the whole name's own is tried first.

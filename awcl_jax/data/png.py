@@ -50,7 +50,7 @@ def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
 def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Read a mask whose grey values are classes, or the indices of its palette.
 
-    A palette whose greys are classes themselves stands for these: programs that make files smaller write grey so.
+    If the greys of a palette are classes, these count: programs that shrink files write grey in this way.
 
     Args:
       path: of the mask.
@@ -117,7 +117,7 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 
 def png_bits(data: bytes) -> int:
-    """Bits of a channel of a PNG, from its header; 0 if it is not a PNG."""
+    """Return the bits of a channel of a PNG, from its header; 0 if it is not a PNG."""
     return data[24] if data.startswith(_PNG) else 0
 
 
@@ -129,7 +129,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check(data: bytes, path: Path) -> int:
-    """The orientation of an image that is whole."""
+    """Check that an image is intact, and return its orientation."""
     if fault := find_png_fault(data):
         # cv2 would silently fill missing parts with black.
         raise InputError(f"{path} is broken: {fault}.")
@@ -142,7 +142,7 @@ def _check(data: bytes, path: Path) -> int:
 
 
 def _decode(data: bytes, orientation: int, path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The grey values of an image that is whole."""
+    """Return the grey values of an intact image."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or not image.size:
         raise InputError(f"{path} is broken: it cannot be decoded as an image.")

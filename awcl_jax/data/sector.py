@@ -1,6 +1,6 @@
-"""The sector of a frame: where the machine shows echoes, and not what it writes about them.
+"""The sector of a frame: where the machine shows echoes, without the text around them.
 
-Machines burn text, scales and grey bars into their pictures. A model can read the preset there ("Cardiac") in place of
+Machines burn text, scales and grey bars into their pictures. A model can read the preset there ("Cardiac") instead of
 the anatomy.
 """
 
@@ -10,19 +10,19 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
-_EDGE = 256  # pixels of the longer edge at which the sector is looked for; larger frames are shrunk
-_FULL = 0.97  # a sector of this share of the picture or more is looked for again, above the noise
-_ABOVE = (0.5, 2.0)  # grey levels that echoes lie above what is about them: at first, and above the noise of a picture
-_BLACK = 8.0  # the brightest grey that may lie about a sector
+_EDGE = 256  # pixels of the longer edge for the search; larger frames are shrunk
+_FULL = 0.97  # a sector of at least this share of the picture is searched again, above the noise
+_ABOVE = (0.5, 2.0)  # grey levels of echoes above their surroundings: at first, and above the noise of a picture
+_BLACK = 8.0  # the brightest grey around a sector
 _WRITING = 7 / 256  # width of what is too thin to be a sector, as a share of the longer edge
 _PART = 0.02  # of the largest part: smaller ones are writing
-_LEAST = 0.1  # of the picture: what is smaller is no sector
-_SLOPES = np.linspace(-1.6, 0.3, 77)  # columns a row that the left side runs, from a wide sector to a narrowing one
+_LEAST = 0.1  # of the picture: what is smaller is not a sector
+_SLOPES = np.linspace(-1.6, 0.3, 77)  # columns per row of the left side, from a wide sector to a narrowing one
 _STRAIGHT = 0.15  # of the rows, which must begin on one line for it to be a side
-_OUTSIDE = (0.02, 0.05)  # of the largest part, and of all parts, which may lie outside of a side
+_OUTSIDE = (0.02, 0.05)  # of the largest part, and of all parts, that may be outside a side
 _CLEAR = 0.75  # of the rows: a side on which more begin is clear
-_OUTSIDE_CLEAR = 0.15  # of all parts, which may lie outside of a clear side
-_EVEN = 0.1  # columns a row by which the slopes of a fan's sides may differ
+_OUTSIDE_CLEAR = 0.15  # of all parts, that may be outside a clear side
+_EVEN = 0.1  # columns per row by which the slopes of a fan's sides may differ
 _DARK = (0.95, 1.15)  # of a fan with a dark part: depth on its axis, at most; area with the part, at least, to without
 
 
@@ -35,7 +35,7 @@ class Side(NamedTuple):
 
 
 def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The convex part of a frame that holds its echoes: a fan, a rectangle, or what a screen leaves of one.
+    """Return the convex part of a frame with its echoes: a fan, a rectangle, or the visible part of one.
 
     Echoes are brighter than the darkest part of the frame; what is as thin as writing, or small, is left out. Writing
     that touches the fan is cut off along the fan's side, where most rows of it begin. The convex hull of the rest fills
@@ -55,7 +55,7 @@ def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def mask_overlays(frame: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """The frame with 0 outside of its sector."""
+    """Return the frame with 0 outside its sector."""
     return np.where(find_sector(frame), frame, 0).astype(np.uint8)
 
 
@@ -74,7 +74,7 @@ def enlarge(sector: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.n
 
 
 def _above(frame: UInt8[np.ndarray, "h w"], above: float) -> Bool[np.ndarray, "h w"]:
-    """The sector of what is a few grey levels brighter than the darkest part; nothing, where nothing is."""
+    """Return the sector of what is a few grey levels brighter than the darkest part; empty if nothing is."""
     level = background(frame) + np.float32(above)
     return sector_of(cv2.blur(frame.astype(np.float32), (3, 3)) > level, frame > level)
 
@@ -108,7 +108,7 @@ def sector_of(broad: Bool[np.ndarray, "h w"], echoes: Bool[np.ndarray, "h w"]) -
 
 
 def _add_dark_part(sector: UInt8[np.ndarray, "h w"], ends: Int[np.ndarray, "n 2"], left: Side, right: Side) -> None:
-    """Add to a sector what lies between the sides of a fan and no farther from its apex than its farthest echo.
+    """Add to a sector what is between the sides of a fan and no farther from its apex than its farthest echo.
 
     A fan is as wide to the left as to the right. One that reaches this depth on its axis is left as it is: in a frame
     that was made square its arc is none of a circle.
@@ -138,7 +138,7 @@ def _add_dark_part(sector: UInt8[np.ndarray, "h w"], ends: Int[np.ndarray, "n 2"
 
 
 def _ends_of_rows(region: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
-    """(x, y) of the first and the last pixel of each row: a hundredth of all pixels, and of the same convex hull."""
+    """Return (x, y) of the first and last pixel of each row: 1% of all pixels, with the same convex hull."""
     rows = np.flatnonzero(region.any(axis=1))
     first, last = region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
     ends = np.stack([np.concatenate([first, last]), np.concatenate([rows, rows])], axis=1)
@@ -146,13 +146,13 @@ def _ends_of_rows(region: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
 
 
 def _without_writing(bright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """What is left when all that is thin is gone: 2 in the largest part, 1 in others that are not small.
+    """Return what is left without thin parts: 2 in the largest part, 1 in others that are not small.
 
     Fluid or a shadow may cut a sector into several parts.
     """
     edge = max(5, 2 * round(_WRITING * max(bright.shape) / 2) + 1)
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (edge, edge))
-    # A margin of nothing: OpenCV takes what lies beyond the border for bright, and so keeps a bar along it.
+    # An empty margin: OpenCV treats pixels beyond the border as bright, and so keeps a bar along it.
     opened = cv2.morphologyEx(np.pad(bright, edge), cv2.MORPH_OPEN, brush)[edge:-edge, edge:-edge]
     count, parts, numbers, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(opened), connectivity=8)
     if count == 1:
@@ -165,7 +165,7 @@ def _without_writing(bright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
 
 
 def _trim_left(parts: UInt8[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"], Side | None]:
-    """The parts without what lies outside of the largest one's straight left side, and this side, where it has one."""
+    """Return the parts without what is outside the largest one's straight left side, and that side, if any."""
     echoes = parts == 2
     rows = np.flatnonzero(echoes.any(axis=1))
     first = echoes[rows].argmax(axis=1)

@@ -147,7 +147,7 @@ def _of_dataset(path: Path, size: int, split: str | None, mask_overlays: bool) -
 
 
 def _without_gaps(table: pa.Table) -> pa.Table:
-    """The table with null for a gap that is spelt out, in the columns whose meaning is known."""
+    """Return the table with null for a gap that is spelt out, in the columns whose meaning is known."""
     for place, name in enumerate(table.column_names):
         column = table[name]
         if name in _KNOWN and pa.types.is_string(column.type):

@@ -1,4 +1,4 @@
-"""How a picture is displayed, where its file says so: turned, mirrored, its pixels stretched to squares.
+"""Display of a picture as its file states: turned, mirrored, its pixels stretched to squares.
 
 A file can store a picture lying or mirrored and name the turn that puts it upright: EXIF's tag Orientation in JPEG, PNG
 (eXIf), TIFF (tag 274) and WebP, the display matrix of a video. All of them are brought to EXIF's numbers here:
@@ -8,8 +8,8 @@ A file can store a picture lying or mirrored and name the turn that puts it upri
     3 half a turn               7 mirrored about the other diagonal
     4 mirrored top to bottom    8 a quarter turn counterclockwise
 
-This is the only place that turns pictures. Masks are turned by what their own files say, so that they lie on the
-picture as it is displayed.
+This is the only place that turns pictures. Masks are turned by the metadata of their files, so that they match the
+picture as displayed.
 """
 
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ _SLANT = 0.02  # of a display matrix, about a degree: what rounding leaves of a 
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return EXIF's orientation of a loaded picture, 1 to 8; 1 where its file names none or a broken one.
+    """Return EXIF's orientation of a loaded picture, 1 to 8; 1 if its file names none or a broken one.
 
     XMP counts where EXIF is missing, as in `PIL.ImageOps.exif_transpose`. Pillow turns a TIFF itself while it loads it,
-    and then names no orientation any more.
+    and then no longer names an orientation.
     """
     if not {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
         return AS_STORED  # the common case, without a parser
@@ -53,7 +53,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def orientation_of_matrix(matrix: Sequence[int]) -> int | None:
-    """Return the orientation that a video's display matrix stands for; None where it is not a quarter turn.
+    """Return the orientation that a video's display matrix stands for; None if it is not a quarter turn.
 
     Args:
       matrix: nine numbers (a, b, u, c, d, v, x, y, w) of FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX, which maps a point of

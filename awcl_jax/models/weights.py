@@ -1,4 +1,4 @@
-"""Weights of an encoder under torchvision's names: read from files for a grey encoder, and given to others.
+"""Weights of an encoder under torchvision's names: read for a grey encoder, and written for other programs.
 
     torchvision                      here
     layer1.0.conv1.weight [o,i,h,w]  params       layer1_0 / conv1 / kernel [h,w,i,o]
@@ -6,13 +6,12 @@
     layer1.0.bn1.running_mean, _var  batch_stats  layer1_0 / bn1 / mean, var
     layer1.0.downsample.0, .1        (as these)   layer1_0 / downsample_conv, downsample_bn
 
-timm names its plain ResNets alike. The published AWCL code wraps torchvision's layers in a Sequential (`features.0` is
-conv1, `features.4` layer1) and keeps its projection as `l1` and `l2`.
+timm uses the same names for its plain ResNets. The published AWCL code wraps torchvision's layers in a Sequential
+(`features.0` is conv1, `features.4` layer1) and keeps its projection as `l1` and `l2`.
 
-Programs of self-supervision keep the network inside of another: its names then begin with a prefix such as `module.`,
-`_orig_mod.`, `backbone.` or `module.encoder_q.`. A prefix that leaves a whole network is taken off, and what has
-another name (heads, queues) is left out. Where there are two networks, one that learns and its moving average, the one
-that learns is taken.
+Self-supervision programs wrap the network in another: its names then begin with a prefix such as `module.`,
+`_orig_mod.`, `backbone.` or `module.encoder_q.`. A prefix that leaves a complete network is removed, and other names
+(heads, queues) are left out. Of two networks, one that learns and its moving average, the one that learns is used.
 """
 
 import dataclasses
@@ -37,7 +36,7 @@ from awcl_jax.runtime.errors import InputError
 
 _ZIPS = (".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 FILES = (".safetensors", *_ZIPS)
-"""What files of PyTorch weights end in, in letters of either case."""
+"""Endings of files with PyTorch weights, in either case."""
 
 _LEAVES = {
     ("params", "kernel"): "weight",
@@ -47,7 +46,7 @@ _LEAVES = {
     ("batch_stats", "var"): "running_var",
 }
 _AWCL_LAYERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-# Heads, one of two layers among them, and counters that nothing reads.
+# Heads, including one of two layers, and counters that nothing reads.
 _IGNORED = re.compile(r"(fc(\.\d+)?|l1|l2)\.(weight|bias)|.*\.num_batches_tracked")
 _PARALLEL = "module."  # of torch.nn.DataParallel
 _AVERAGE = re.compile(r"(^|[._])(k|momentum|target|ema)([._]|$)")  # in the prefix of a moving average
@@ -56,7 +55,7 @@ _NORMALISATION = "awcl_jax.normalisation"  # in the metadata of the files that w
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """How a network's input was made of grey from 0 to 1, channel by channel: (grey - mean) / std."""
+    """How a network's input was made from grey from 0 to 1, channel by channel: (grey - mean) / std."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -75,7 +74,7 @@ def load_torch_resnet(
     width_factor: float = 1.0,
     trained: Normalisation | None = None,
 ) -> dict[str, PyTree]:
-    """Variables of a grey encoder from a file of PyTorch weights, whose first kernels fold into one channel.
+    """Return variables of a grey encoder from a file of PyTorch weights, whose first kernels fold into one channel.
 
     The file's network was trained on channels x_c = (grey_c - mean_c) / std_c. An ultrasound frame has one grey g,
     which is each grey_c, and comes to our encoder as n = (g - mean) / std, so that x_c = a_c n + b_c with
@@ -83,28 +82,27 @@ def load_torch_resnet(
         a_c = std / std_c,    b_c = (mean - mean_c) / std_c
         sum_c W_c * x_c = (sum_c a_c W_c) * n + sum_c b_c (W_c * 1)
 
-    where * is the convolution conv1. The first bracket is the grey kernel. The second sum is one number a feature, and
-    the running mean of bn1 takes it up. Hence the encoder's features are those of the file's network on the frame
+    where * is the convolution conv1. The first bracket is the grey kernel. The second sum is a number per feature and
+    goes into the running mean of bn1. Hence the encoder's features are those of the file's network on the frame
     copied into its channels, with their normalisation:
 
     - exactly (up to rounding) if every b_c is 0, that is if it was trained with `mean` for all channels;
-    - otherwise but for the edge of the frame. Both pad conv1 with zeros; there these are the mean grey of each channel,
-      here they are `mean`, and no one grey is all of them. It touches the two outermost rows and columns of conv1's
-      maps. With ImageNet's statistics take mean=0.449 and std=0.226 (their averages; `config.augment`): the features
-      of 15 frames of FETAL_PLANES_DB by ImageNet's ResNet-50 at 224 pixels then differ by 4% of their length on
-      average, and by 10% with 0.17 and 0.18; those of two frames differ by 85%. `read_torch_resnet` keeps three
-      channels, and nothing differs.
+    - otherwise except at the edge of the frame. Both pad conv1 with zeros: there the mean grey of each channel, here
+      `mean`, and no single grey is all of them. This affects the two outermost rows and columns of conv1's maps. With
+      ImageNet's statistics use mean=0.449 and std=0.226 (their averages; `config.augment`): the features of 15 frames
+      of FETAL_PLANES_DB by ImageNet's ResNet-50 at 224 pixels then differ by 4% of their length on average, and by 10%
+      with 0.17 and 0.18; those of two frames differ by 85%. `read_torch_resnet` keeps three channels, and nothing
+      differs.
 
     Args:
-      path: as of `read_torch_resnet`.
-      arch: "resnet18", "resnet34" or "resnet50". Where a ResNet-50 strides does not show in its weights: torchvision's
-        are for `make_resnet(strides="v1.5")`.
+      path: as in `read_torch_resnet`.
+      arch: "resnet18", "resnet34" or "resnet50". The place of a ResNet-50's strides does not show in its weights:
+        torchvision's are for `make_resnet(strides="v1.5")`.
       mean: of grey from 0 to 1, subtracted from the encoder's frames (`config.augment.mean`).
       std: likewise, divided by.
       width_factor: of the encoder (`config.model.width_factor`); 1 for all published weights.
-      trained: normalisation that the file's network was trained with. By default that of a file which
-        `awcl_jax.export` wrote, else ImageNet's for three channels, and `mean`, `std` for one, which is then taken bit
-        for bit.
+      trained: normalisation that the file's network was trained with. By default that stored by `awcl_jax.export`, else
+        ImageNet's for three channels, and `mean`, `std` for one, whose weights then stay bit for bit.
 
     Returns:
       `params` and `batch_stats` in float32 of `make_resnet(arch, width_factor=width_factor)` for frames [b, h, w, 1].
@@ -119,7 +117,9 @@ def load_torch_resnet(
     ours = Normalisation((mean,) * channels, (std,) * channels)
     trained = trained or weights.normalisation or (ours if channels == 1 else IMAGENET)
     if {len(trained.mean), len(trained.std)} != {channels}:
-        raise InputError(f"{path} takes {channels} channel(s); trained= gives {trained.mean} and {trained.std}.")
+        raise InputError(
+            f"{path} has {channels} input channel(s), so trained= must have as many; got {trained.mean}, {trained.std}."
+        )
     if channels > 1 or trained != ours:
         stds = np.array(trained.std)
         shift = (mean - np.array(trained.mean)) / stds
@@ -131,7 +131,7 @@ def load_torch_resnet(
 
 
 def read_torch_resnet(path: str | os.PathLike[str], arch: str, *, width_factor: float = 1.0) -> dict[str, PyTree]:
-    """Variables of an encoder from a file of PyTorch weights, with the file's own input channels.
+    """Return variables of an encoder from a file of PyTorch weights, with the file's input channels.
 
     Args:
       path: `.safetensors`, or `.pth`, `.pt`, `.pth.tar`, `.ckpt`, `.bin` of `torch.save` (of a state dict; nothing in
@@ -145,15 +145,15 @@ def read_torch_resnet(path: str | os.PathLike[str], arch: str, *, width_factor: 
       [b, h, w, 3] or [b, h, w, 1], normalised as the file's network was trained.
 
     Raises:
-      InputError: the file is not there, no such file or damaged; it is of another architecture or width (the message
-        says which); names are missing, unknown, or of another shape (all are listed).
+      InputError: the file does not exist, has another format, or is damaged; it has another architecture or width (the
+        message names it); names are missing, unknown, or of another shape (all are listed).
       OSError: it cannot be read.
     """
     return _to_flax(_read(Path(path)).arrays, Path(path), arch, width_factor)
 
 
 def to_torch(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Variables of an encoder under torchvision's names and in PyTorch's layout (kernels [out, in, h, w])."""
+    """Return variables of an encoder under torchvision's names and in PyTorch's layout (kernels [out, in, h, w])."""
     arrays = {}
     for address, leaf in traverse_util.flatten_dict(dict(variables)).items():
         array = np.asarray(leaf)
@@ -171,8 +171,8 @@ def save_torch_resnet(
       variables: `params` and `batch_stats` of the encoder.
       mean: of grey from 0 to 1, subtracted from the encoder's frames.
       std: likewise, divided by.
-      channels: of conv1: 1 as trained, or 3 for programs that know no other, of a third of the kernel each, for the
-        same normalised frame in all three.
+      channels: of conv1: 1 as trained, or 3 for programs that need three, with a third of the kernel each, for the same
+        normalised frame in all three.
 
     Raises:
       OSError: the file cannot be written.
@@ -181,13 +181,13 @@ def save_torch_resnet(
     if channels != 1:
         arrays["conv1.weight"] = np.repeat(arrays["conv1.weight"] / channels, channels, axis=1).astype(np.float32)
     normalisation = Normalisation((mean,) * channels, (std,) * channels)
-    # "pt" is what Hugging Face's libraries look for.
+    # Hugging Face's libraries look for "pt".
     save_file(arrays, path, {"format": "pt", _NORMALISATION: json.dumps(dataclasses.asdict(normalisation))})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Weights:
-    """Arrays of a file by torchvision's names, and how the network's input is normalised where the file says so."""
+    """Arrays of a file by torchvision's names, and the normalisation of its input if the file states it."""
 
     arrays: dict[str, np.ndarray]
     normalisation: Normalisation | None = None
@@ -195,12 +195,12 @@ class _Weights:
 
 def _read(path: Path) -> _Weights:
     if not path.is_file():
-        raise InputError(f"There is no file {path}.")
+        raise InputError(f"The file {path} does not exist.")
     name = path.name.lower()
     if name.endswith(".safetensors"):
         return _read_safetensors(path)
     if not name.endswith(_ZIPS):
-        raise InputError(f"Weights are read from {', '.join(FILES)}; got {path}.")
+        raise InputError(f"A file of weights must end in {', '.join(FILES)}; got {path}.")
     content = read_torch_zip(path)
     for outer in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(outer), dict):
@@ -217,20 +217,20 @@ def _read_safetensors(path: Path) -> _Weights:
         fields = {} if normalisation is None else json.loads(normalisation)
         trained = Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is no safetensors file, or is damaged: {error}; fetch it again.") from None
+        raise InputError(f"{path} is not a safetensors file, or is damaged: {error}. Download it again.") from None
     return _Weights(_named(arrays, path), trained)
 
 
 def _named(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a dictionary by torchvision's names.
+    """Return the arrays of a dictionary by torchvision's names.
 
     Raises:
-      InputError: it holds several networks, and nothing says which is meant.
+      InputError: it has several networks, and the choice is ambiguous.
     """
-    given = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
-    prefix = _prefix(given, path)
+    named = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    prefix = _prefix(named, path)
     arrays = {}
-    for name, value in given.items():
+    for name, value in named.items():
         if not name.startswith(prefix):
             continue
         name = _plain(name.removeprefix(prefix or _PARALLEL))
@@ -240,7 +240,7 @@ def _named(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
 
 
 def _prefix(names: Mapping[str, np.ndarray], path: Path) -> str:
-    """What stands before the names of the one whole network among these; empty where there is none, or nothing does."""
+    """Return the prefix of the only complete network among these names; empty if there is none, or no prefix."""
     first = re.compile(r"(.*?)(conv1|(features\.)?0)\.weight")
     beginnings = {found[1] for name in names if (found := first.fullmatch(name)) and names[name].ndim == 4}
     prefixes = sorted(prefix for prefix in beginnings if _is_whole(names, prefix))
@@ -250,21 +250,21 @@ def _prefix(names: Mapping[str, np.ndarray], path: Path) -> str:
         return ""
     if len(prefixes) > 1:
         raise InputError(
-            f"{path} holds {len(prefixes)} networks, under {', '.join(map(repr, prefixes))}: save the one that is "
-            "meant alone, without the prefix."
+            f"{path} has {len(prefixes)} networks, under {', '.join(map(repr, prefixes))}. Save only the one you need, "
+            "without the prefix."
         )
     return prefixes[0]
 
 
 def _is_whole(names: Mapping[str, np.ndarray], prefix: str) -> bool:
-    """Whether the names behind a prefix are those of a ResNet that is known."""
+    """Return whether the names after a prefix are those of a known ResNet."""
     inside = {_plain(name.removeprefix(prefix)): value for name, value in names.items() if name.startswith(prefix)}
     stages, bottleneck = _architecture(inside)
     return any((stages, bottleneck) == (of, arch == "resnet50") for arch, of in STAGES.items())
 
 
 def _plain(name: str) -> str:
-    """A name of a network in a Sequential by torchvision's; any other as it is."""
+    """Return torchvision's name for one of a network in a Sequential; any other name unchanged."""
     part = re.match(r"(?:features\.)?(\d+)\.", name)
     return f"{_AWCL_LAYERS[part[1]]}.{name[part.end() :]}" if part and part[1] in _AWCL_LAYERS else name
 
@@ -277,7 +277,7 @@ def _to_flax(arrays: Mapping[str, np.ndarray], path: Path, arch: str, width_fact
     if first.ndim == 4 and first.shape[0] != model.width:
         raise InputError(
             f"{path} has {first.shape[0]} features in conv1 (width_factor {first.shape[0] / 64:g}), the encoder "
-            f"{model.width} (width_factor {width_factor:g}); give the width_factor of the file."
+            f"{model.width} (width_factor {width_factor:g}). Use the width_factor of the file."
         )
     channels = 1 if first.shape[1:2] == (1,) else 3
     frame = jnp.zeros((1, 64, 64, channels))
@@ -300,7 +300,7 @@ def _from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def _architecture(arrays: Mapping[str, np.ndarray]) -> tuple[tuple[int, ...], bool]:
-    """Blocks in each stage, and whether they are bottlenecks, by the names."""
+    """Return the blocks in each stage, and whether they are bottlenecks, from the names."""
     blocks = {(int(m[1]), int(m[2])) for name in arrays if (m := re.match(r"layer(\d+)\.(\d+)\.", name))}
     stages = tuple(sum(stage == s for s, _ in blocks) for stage in sorted({s for s, _ in blocks}))
     return stages, any(re.fullmatch(r"layer\d+\.\d+\.conv3\.weight", name) for name in arrays)
@@ -311,8 +311,8 @@ def _likeness(arrays: Mapping[str, np.ndarray], found: tuple[tuple[int, ...], bo
     if not stages:
         names = ", ".join(list(arrays)[:3]) or "no names of weights"
         return (
-            f"holds no ResNet by torchvision's names, bare or behind one prefix (it begins with {names}): save its "
-            "encoder alone"
+            f"has no ResNet by torchvision's names, with or without a prefix (it begins with {names}): save only its "
+            "encoder"
         )
     for arch, known in STAGES.items():
         if (stages, bottleneck) == (known, arch == "resnet50"):
@@ -331,6 +331,6 @@ def _problems(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, 
         if len(needs) == 4:
             needs = (needs[3], needs[2], needs[0], needs[1])
         if has != needs:
-            yield f"{name} is {list(has)} and not {list(needs)}"
+            yield f"{name} must have the shape {list(needs)}; got {list(has)}"
         elif not np.isfinite(arrays[name]).all():
             yield f"{name} has numbers that are not finite"

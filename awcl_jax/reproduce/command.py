@@ -1,7 +1,7 @@
 """Run methods x seeds x tasks and write the tables: `python -m awcl_jax.reproduce --out=DIR`.
 
-What is finished is skipped, and what was stopped goes on, with the numbers of a run that never was. Each run has a
-folder of its own below --out, as `python -m awcl_jax.main` writes it; what it says goes into logs/.
+Finished runs are skipped, and stopped runs resume, with the same results as uninterrupted ones. Each run has a folder
+below --out, as written by `python -m awcl_jax.main`; its output goes to logs/.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _Part = TypeVar("_Part", bound=_Named)
 
 @exit_on_bad_input()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is missing of a study, and write its tables."""
+    """Run the unfinished runs of a study, and write its tables."""
     args = _parser().parse_args(argv)
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
@@ -49,20 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.only_tables:
         run_all(list(study.runs(plan, out)), out)
     elif not out.is_dir():
-        raise InputError(f"There is no study in {out} to make tables of; --only_tables runs nothing.")
+        raise InputError(
+            f"{out} does not exist: --only_tables needs a study there. Check --out, or omit --only_tables."
+        )
     study_tables.write(plan, out)
     print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
 
 
 def run_all(runs: Sequence["Run"], out: Path) -> None:
-    """Take every run that is not finished yet to its end, one after the other.
+    """Finish all unfinished runs, one after the other.
 
     Args:
-      runs: in an order in which each finds what it builds on.
-      out: folder that their folders are below.
+      runs: ordered so that each follows those that it depends on.
+      out: parent of their folders.
 
     Raises:
-      InputError: a run cannot work; its name comes first.
+      InputError: a run has bad input; the message begins with its name.
     """
     from tqdm import tqdm
 
@@ -87,7 +89,7 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
 
 @contextlib.contextmanager
 def _into(log: Path) -> Iterator[None]:
-    """Send what is printed meanwhile into a file, after what is there."""
+    """Append what is printed meanwhile to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
@@ -97,12 +99,12 @@ def _plan(args: argparse.Namespace) -> "Study":
     from awcl_jax.reproduce import study
 
     if malformed := [pair for pair in args.data if not all(pair.partition("="))]:
-        raise InputError(f"--data takes NAME=DIR; got {malformed[0]!r}.")
+        raise InputError(f"--data must be NAME=DIR; got {malformed[0]!r}.")
     paths = {
         name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
     }
     if args.imagenet and args.preset != "public":
-        raise InputError("--imagenet is for --preset=public: its ResNet-50 is too large for a quarter of an hour.")
+        raise InputError("--imagenet needs --preset=public, because its ResNet-50 is too large for the small preset.")
     imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
     plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
     if args.seeds is not None:
@@ -122,7 +124,7 @@ def _chosen(kind: str, of: Sequence[_Part], names: str) -> tuple[_Part, ...]:
     known = {one.name: one for one in of}
     chosen = list(filter(None, names.split(",")))
     if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"Unknown {kind} {', '.join(unknown)}; known are {', '.join(known) or 'none'}.")
+        raise InputError(f"Unknown --{kind} {', '.join(unknown)}; known: {', '.join(known) or 'none'}.")
     return tuple(known[name] for name in chosen)
 
 
@@ -132,7 +134,7 @@ def _ratio(text: str) -> float:
     except ValueError:
         ratio = -1.0
     if not 0 < ratio < 1:
-        raise InputError(f"--ratios are shares between 0 and 1, with commas between; got {text!r}.")
+        raise InputError(f"--ratios must be numbers above 0 and below 1, separated by commas; got {text!r}.")
     return ratio
 
 
@@ -158,27 +160,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=DIR",
         action="append",
         default=[],
-        help="a prepared dataset; once for each. Those that no task needs are pretrained on, without labels",
+        help="a prepared dataset; repeat for each. Datasets that no task uses are for pretraining without labels",
     )
     parser.add_argument(
         "--imagenet",
         metavar="FILE",
-        help="weights of ImageNet's ResNet-50 (.safetensors, .pth) for the methods that start from them; v1 strides",
+        help="ImageNet ResNet-50 weights (.safetensors, .pth; v1 strides) for the methods that start from them",
     )
-    parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds 0 to N - 1 instead of the preset's")
+    parser.add_argument("--seeds", metavar="N", type=_positive, help="use seeds 0 to N - 1 instead of the preset's")
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
-    parser.add_argument("--tasks", metavar="A,B", help="only these of its tasks; '' for pretraining and probes alone")
-    parser.add_argument("--variations", metavar="A,B", help="only these of its variations of pretraining; '' for none")
+    parser.add_argument("--tasks", metavar="A,B", help="only these tasks; '' for pretraining and probes only")
+    parser.add_argument("--variations", metavar="A,B", help="only these variations of pretraining; '' for none")
     parser.add_argument(
         "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
     )
     parser.add_argument(
-        "--only_tables", action="store_true", help="run nothing: write the tables of what is finished in --out"
+        "--only_tables", action="store_true", help="run nothing; write the tables of finished runs in --out"
     )
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number from 1 on; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text!r}")
     return int(text)

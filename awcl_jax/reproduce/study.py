@@ -1,10 +1,10 @@
-"""What a reproduction consists of: methods, tasks and seeds, and the runs that they make.
+"""Definition of a study: methods, tasks and seeds, and the resulting runs.
 
-All methods share data, augmentation, encoder, steps and budget; a method is what its file in `configs/` changes. Those
-that start from published weights have the encoder that these are of, and the tables say so.
+All methods share data, augmentation, encoder, steps and budget; a method is the changes of its file in `configs/`.
+Methods that start from published weights have the encoder of these weights, which the tables state.
 
-With `Study.learning_rates` all of them are tried in every task by every method with the first seed, and the one with
-the best score on validation patients is taken for all seeds.
+With `Study.learning_rates`, every method tries all of them in every task with the first seed; the one with the best
+score on validation patients is used for all seeds.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ PRETRAIN, DOWNSTREAM = "pretrain", "downstream"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to an encoder.
+    """A way to obtain an encoder.
 
     Attributes:
       name: in file names.
       title: in tables.
-      config: file in `configs/` that pretrains it; None for one that is not pretrained here.
-      fields: of that configuration, changed.
-      init: of the encoder where it is not pretrained: `random` or a file of weights.
-      encoder: fields that its pretraining and its tasks share, where its encoder is not that of the others.
+      config: file in `configs/` that pretrains it; None if it is not pretrained here.
+      fields: changes to that configuration.
+      init: of an encoder that is not pretrained: `random` or a file of weights.
+      encoder: fields for its pretraining and its tasks, if its encoder differs from the others.
     """
 
     name: str
@@ -45,16 +45,15 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What an encoder is put to.
+    """A downstream task of an encoder.
 
     Attributes:
       name: in file names.
       title: in tables.
       config: file in `configs/`.
       variant: argument of that file.
-      fields: of that configuration, changed.
-      scores: names in `results.json` of what its table shows, with their titles; the first is what methods are
-        compared by.
+      fields: changes to that configuration.
+      scores: names in `results.json` for its table, with their titles; methods are compared by the first.
     """
 
     name: str
@@ -75,10 +74,10 @@ class Study:
       pretraining: fields that all methods share.
       methods: in the order of the tables.
       tasks: in the order of the tables.
-      ratios: anatomy ratios of the curve, beside 1.
+      ratios: anatomy ratios of the curve, besides 1.
       seeds: of every run.
-      learning_rates: that every method tries in every task; none for those of the configurations.
-      variations: of fine AWCL, pretrained and probed only, to tell what else matters.
+      learning_rates: that every method tries in every task; empty for those of the configurations.
+      variations: of fine AWCL, pretrained and probed only, to see what else matters.
     """
 
     name: str
@@ -92,11 +91,11 @@ class Study:
     variations: tuple[Method, ...] = ()
 
     def tried(self, task: Task, method: Method) -> dict[float, str]:
-        """Learning rate -> folder of the run that tries it, below the study's."""
+        """Return learning rate -> folder of the run that tries it, below the study's."""
         return {rate: f"{task.name}/{method.name}-{self.seeds[0]}-lr{rate:g}" for rate in self.learning_rates}
 
     def chosen_rate(self, out: Path, task: Task, method: Method) -> float | None:
-        """The learning rate with the best score on validation patients, None as long as one is being tried.
+        """Return the learning rate with the best score on validation patients; None until all are tried.
 
         Args:
           out: the study's folder.
@@ -108,12 +107,12 @@ class Study:
                 return None
             found = list(run_folder.read_results(out / folder).get("validation", {}).values())
             if len(found) != 1:
-                raise InputError(f"{file} has no score on validation patients; restore it, or delete that folder.")
+                raise InputError(f"{file} has no score on validation patients. Restore the file, or delete its folder.")
             scores[rate] = found[0]
         return max(scores, key=lambda rate: (scores[rate], -rate)) if scores else None
 
     def task_folder(self, out: Path, task: Task, method: Method, seed: int) -> Path | None:
-        """Folder of a downstream run, which may not be there yet; None where what it needs is not known yet."""
+        """Return the folder of a downstream run, which may not exist yet; None while its learning rate is unknown."""
         if not self.learning_rates or seed != self.seeds[0]:
             return out / task.name / f"{method.name}-{seed}"
         rate = self.chosen_rate(out, task, method)
@@ -127,8 +126,8 @@ class Run:
     Attributes:
       folder: below the study's, such as `pretrain/fine-0`.
       kind: PRETRAIN or DOWNSTREAM.
-      config: whole configuration.
-      learning_rate: that this run takes, from what others have found; None where it stands in `config`.
+      config: complete configuration.
+      learning_rate: returns the learning rate found by other runs; None if it is in `config`.
     """
 
     folder: str
@@ -137,7 +136,7 @@ class Run:
     learning_rate: Callable[[], float | None] | None = None
 
     def final_config(self) -> ConfigDict:
-        """The configuration with all that the runs before this one had to find out."""
+        """Return the configuration, with results of the runs before this one."""
         config = self.config.copy_and_resolve_references()
         if self.learning_rate is not None:
             config.optim.learning_rate = self.learning_rate()
@@ -145,7 +144,7 @@ class Run:
 
     @property
     def work(self) -> float:
-        """Roughly how long it takes, to tell how much is left: pixels that the encoder learns from."""
+        """Approximate duration, for the progress bar: pixels that the encoder learns from."""
         views = 2 if self.kind == PRETRAIN else 1
         config = self.config
         return views * config.train.steps * config.sampler.batch_size * config.augment.size**2 * 1e-6
@@ -172,7 +171,7 @@ _HEADS = _SEGMENTATION | {"hc/mae_mm": "HC error, mm"}
 
 
 def phantom_small() -> Study:
-    """Everything on the phantom, in a quarter of an hour on two cores: to see that it works, on simulated frames."""
+    """Return a study on the phantom: a quarter of an hour on two cores, to see that all works on simulated frames."""
     frames = {"data.size": 64, "augment.size": 48, "eval.batch_size": 128}
     short = frames | {"train.steps": 100, "train.validate_every": 50, "report.pictures": True}
     masks = short | {"sampler.batch_size": 16}
@@ -213,14 +212,14 @@ def phantom_small() -> Study:
 
 
 def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
-    """Public frames: FETAL_PLANES_DB to pretrain and classify, HC18 and USGRA_SEG to segment.
+    """Return a study on public frames: FETAL_PLANES_DB to pretrain and classify, HC18 and USGRA_SEG to segment.
 
-    Pretraining sees, without labels, also the training studies of HC18 and of every further dataset.
+    Pretraining also uses, without labels, the training studies of HC18 and of every further dataset.
 
     Args:
       paths: dataset (`fetal_planes_db`, `hc18`, `usgra` and others) -> folder of the prepared dataset.
-      imagenet: file with the weights of a ResNet-50 (v1 strides) that was trained on ImageNet, for the methods that
-        start from them; None without these.
+      imagenet: file with the weights of a ResNet-50 (v1 strides) trained on ImageNet, for the methods that start from
+        them; None omits these methods.
 
     Raises:
       InputError: a folder is missing.
@@ -228,8 +227,8 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
     needed = ("fetal_planes_db", "hc18", "usgra")
     if missing := [name for name in needed if name not in paths]:
         raise InputError(
-            f"The preset public needs prepared datasets: give {' '.join(f'--data={name}=DIR' for name in missing)}; "
-            "`python -m awcl_jax.ingest --help` says how to prepare them."
+            f"--preset=public needs prepared datasets. Add {' '.join(f'--data={name}=DIR' for name in missing)}; see "
+            "`python -m awcl_jax.ingest --help`."
         )
     frames = {"data.size": 80, "augment.size": 64, "model.width_factor": 0.5}
     planes = frames | {"data.path": paths["fetal_planes_db"], "train.steps": 200, "train.validate_every": 50}
@@ -273,7 +272,7 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
                 "III: nerves and vessels",
                 "downstream_segmentation",
                 "usgra",
-                # Nerves are small: with the steps of the heads, a network has only begun to find them.
+                # Nerves are small: with as many steps as for heads, a network only begins to find them.
                 masks | {"data.path": paths["usgra"], "train.steps": 400, "train.validate_every": 100},
                 _SEGMENTATION,
             ),
@@ -300,7 +299,7 @@ _VARIATIONS = (
 
 
 def _from_imagenet(weights: str) -> Iterator[Method]:
-    """What starts from ImageNet's weights, and the same encoder without them."""
+    """Yield the methods that start from ImageNet's weights, and the same encoder without them."""
     encoder = {
         "model.arch": "resnet50",
         "model.strides": "v1",
@@ -321,17 +320,17 @@ def _from_imagenet(weights: str) -> Iterator[Method]:
 
 
 def ratio_method(ratio: float) -> Method:
-    """AWCL with the labels of a share of the labelled frames."""
+    """Return AWCL with the labels of a share of the labelled frames."""
     return Method(f"fine-{round(100 * ratio)}", f"AWCL, fine, {ratio:.0%} of labels", "fine", {"anatomy_ratio": ratio})
 
 
 def all_methods(study: Study) -> tuple[Method, ...]:
-    """The methods of the tables, and those of the curve over the anatomy ratio."""
+    """Return the methods of the tables, and those of the curve over the anatomy ratio."""
     return (*study.methods, *map(ratio_method, study.ratios))
 
 
 def runs(study: Study, out: Path) -> Iterator[Run]:
-    """All runs, in an order in which each finds what it builds on: seed after seed, so that a part is a whole study."""
+    """Yield all runs, each after those that it depends on; seed after seed, so that each seed is a complete study."""
     for seed in study.seeds:
         for method in all_methods(study):
             init = method.init
@@ -355,7 +354,7 @@ def _pretraining(study: Study, method: Method, seed: int) -> Run:
 
 
 def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out: Path) -> Iterator[Run]:
-    """The run of a task, or those that try its learning rates."""
+    """Yield the run of a task, or those that try its learning rates."""
     config = shipped_config(task.config, task.variant or None)
     config.update_from_flattened_dict(
         {**task.fields, **method.encoder, "name": task.name, "seed": seed, "encoder.init": init}

@@ -22,10 +22,10 @@ _PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What has been computed of a study.
+    """The finished runs of a study.
 
     Attributes:
-      study: whose runs these are.
+      study: the study.
       out: its folder.
     """
 
@@ -33,15 +33,15 @@ class Finished:
     out: Path
 
     def scores(self, task: Task, method: Method, score: str) -> list[dict[str, float]]:
-        """A score on the test patients for every seed that is finished: `value`, and its interval, `low` to `high`."""
+        """Return a test score of every finished seed: `value`, and its interval, `low` to `high`."""
         folders = (self.study.task_folder(self.out, task, method, seed) for seed in self.study.seeds)
         results = (_results(folder) for folder in folders if folder is not None)
         return [found["test"][score] for found in results if found and score in found["test"]]
 
     def probes(self, method: Method, score: str) -> list[dict[str, float]]:
-        """A score of the frozen features, as pretraining reports it, for every seed that is finished.
+        """Return a score of the frozen features of every finished seed, as reported by pretraining.
 
-        Where a method does not pretrain: of what another one starts from.
+        For a method without pretraining: of the starting point of another method.
         """
         column, source = "trained", method
         if method.config is None:
@@ -61,10 +61,11 @@ class Finished:
         return [result[column][score] for result in results if result]
 
     def pretraining(self, method: Method, seed: int) -> Path:
+        """Return the folder of a pretraining run."""
         return self.out / PRETRAIN / f"{method.name}-{seed}"
 
     def difference(self, task: Task, method: Method, other: Method) -> Score | None:
-        """What `method` is better by in the task's first score, paired by frame, with the frames of all seeds."""
+        """Return the gain of `method` in the task's first score, paired by frame, with the frames of all seeds."""
         rows, others = [], []
         for seed in self.study.seeds:
             folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
@@ -94,7 +95,7 @@ class Finished:
 
 
 def write(study: Study, out: Path) -> None:
-    """Write `tables.md`, `tables.json` and, where there is a curve, `anatomy_ratio.png` into the study's folder."""
+    """Write `tables.md`, `tables.json` and, if there is a curve, `anatomy_ratio.png` to the study's folder."""
     finished = Finished(study, out)
     tables = [_transfer(finished)]
     for task in study.tasks:
@@ -113,13 +114,14 @@ def write(study: Study, out: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table: its title, and rows of cells by column, each of them with the same columns."""
+    """A table: its title, and rows of cells by column, all with the same columns."""
 
     title: str
     rows: Sequence[Mapping[str, str]]
     remark: str = ""
 
     def markdown(self) -> str:
+        """Return the table as Markdown."""
         columns = list(self.rows[0]) if self.rows else []
         lines = [f"### {self.title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(row.values()) + " |" for row in self.rows]
@@ -127,14 +129,14 @@ class Table:
 
 
 def _transfer(finished: Finished) -> Table:
-    """What methods are compared by: of each task the first score."""
+    """Compare methods by the first score of each task."""
     rows = []
     for method in finished.study.methods:
         row = {"encoder": method.title}
-        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()}
         for task in finished.study.tasks:
             score, title = next(iter(task.scores.items()))
-            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
+            row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
     remark = _spread(finished.study)
     for method in finished.study.methods:
@@ -144,10 +146,10 @@ def _transfer(finished: Finished) -> Table:
 
 
 def _task(finished: Finished, task: Task) -> Table:
-    """All scores of a task."""
+    """Return all scores of a task."""
     rows = [
         {"encoder": method.title}
-        | {title: _told(finished.scores(task, method, score)) for score, title in task.scores.items()}
+        | {title: _cell(finished.scores(task, method, score)) for score, title in task.scores.items()}
         for method in finished.study.methods
     ]
     return Table(task.title, rows, _spread(finished.study))
@@ -163,7 +165,7 @@ def _differences(finished: Finished, task: Task) -> Table:
             row[other.title] = "" if score is None else f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
         rows.append(row)
     first = next(iter(task.scores.values()))
-    remark = "Row less column, with the 95% interval of a bootstrap over patients that are drawn once for both."
+    remark = "Row minus column, with the 95% interval of a bootstrap over patients, drawn once for both."
     return Table(f"{task.title}: difference in {first}", rows, remark)
 
 
@@ -171,23 +173,23 @@ def _ratio_table(finished: Finished) -> Table:
     rows = []
     for ratio, method in _curve(finished.study):
         row = {"anatomy ratio": f"{ratio:g}"}
-        row |= {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()}
         for task in finished.study.tasks:
             score, title = next(iter(task.scores.items()))
-            row[f"{task.title}: {title}"] = _told(finished.scores(task, method, score))
+            row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
     return Table("Anatomy ratio", rows, "AWCL with fine anatomy; 0 is SimCLR.")
 
 
 def _variation_table(finished: Finished) -> Table:
-    """Methods that are pretrained and probed only, below the ones that they vary."""
+    """Return the methods that are only pretrained and probed, below those that they vary."""
     by_name = {method.name: method for method in finished.study.methods}
     known = [by_name[name] for name in ("simclr", "fine") if name in by_name]
     rows = []
     for method in (*known, *finished.study.variations):
         row = {"pretraining": method.title}
-        rows.append(row | {title: _told(finished.probes(method, score)) for score, title in _PROBES.items()})
-    return Table("What else matters", rows, "Fine AWCL where nothing else is said, with one thing changed.")
+        rows.append(row | {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()})
+    return Table("What else matters", rows, "Fine AWCL with one change, unless another method is named.")
 
 
 def _learning_rate_table(finished: Finished) -> Table:
@@ -200,12 +202,12 @@ def _learning_rate_table(finished: Finished) -> Table:
             row[task.title] = "—" if rate is None else f"{rate:g}"
         rows.append(row)
     tried = ", ".join(f"{rate:g}" for rate in study.learning_rates)
-    remark = f"Of {tried}, tried with seed {study.seeds[0]}; the best on validation patients is taken for all seeds."
+    remark = f"Of {tried}, tried with seed {study.seeds[0]}; the best on validation patients is used for all seeds."
     return Table("Learning rate", rows, remark)
 
 
 def _gallery(finished: Finished) -> str:
-    """Links to the pictures of the first seed's runs, which lie beside the tables."""
+    """Return links to the pictures of the first seed's runs, beside the tables."""
     study, lines = finished.study, ["### Pictures", ""]
     for method in (*all_methods(study), *study.variations):
         folders: dict[str, Path | None] = {"map of embeddings": finished.pretraining(method, study.seeds[0])}
@@ -228,7 +230,7 @@ def _curve(study: Study) -> list[tuple[float, Method]]:
 
 
 def _draw_ratios(finished: Finished, out: Path) -> None:
-    """Scores over the anatomy ratio, with the 95% intervals over patients; means over the seeds of both."""
+    """Draw scores over the anatomy ratio, with 95% intervals over patients; both are means over the seeds."""
     curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in _PROBES.items()}
     for task in finished.study.tasks:
         score, title = next(iter(task.scores.items()))
@@ -252,15 +254,15 @@ def _draw_ratios(finished: Finished, out: Path) -> None:
 
 
 def _bound(score: Mapping[str, float | None], part: str) -> float:
-    """A score, or an end of its interval; the score itself where it has none, for want of patients."""
+    """Return a score or an end of its interval; the score itself if too few patients leave no interval."""
     bound = score.get(part)
     value = score["value"] if bound is None else bound
     assert value is not None
     return value
 
 
-def _told(scores: Sequence[Mapping[str, float | None]]) -> str:
-    """The mean and the standard deviation over the seeds; of one seed, the interval over patients."""
+def _cell(scores: Sequence[Mapping[str, float | None]]) -> str:
+    """Return the mean and the standard deviation over the seeds; for one seed, the interval over patients."""
     if not scores:
         return "—"
     if len(scores) == 1:
@@ -278,7 +280,7 @@ def _spread(study: Study) -> str:
 
 
 def _results(folder: Path) -> dict[str, Any] | None:
-    """`results.json` of a run, None where it is not finished."""
+    """Return `results.json` of a run; None if it is not finished."""
     return run_folder.read_results(folder) or None
 
 

@@ -91,7 +91,7 @@ def test_fields_are_set_over_json(written):
         ({"data": {"unlabelled": "a"}}, r"config\.data\.unlabelled must be a list of .*; got 'a'"),
         ({"augment": {"blur": [[0.1], 1]}}, r"config\.augment\.blur must be a list of .*; got \(\[0\.1\], 1\)"),
         ({"trane": 1, "seed": []}, r"'trane'.*; config\.seed must be a whole number"),
-        ([1], "holds no JSON object of fields"),
+        ([1], "must be a JSON object of fields; got list"),
         ("{", r"is no JSON \(Expecting"),
         ("[" * 100_000, r"is no JSON \(maximum recursion"),
         ('{"seed": ' + "9" * 5_000 + "}", r"is no JSON \(Exceeds the limit"),

@@ -267,7 +267,7 @@ def test_other_files_are_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"read from \.safetensors, \.pth, \.pt, "):
         read_torch_resnet(tmp_path / "w.h5", "resnet18")
     save_file({"visual.proj": np.zeros(3, np.float32)}, path)
-    with pytest.raises(InputError, match=r"no ResNet .*\(it begins with visual\.proj\): save its encoder alone"):
+    with pytest.raises(InputError, match=r"no ResNet .*\(it begins with visual\.proj\): save only its encoder"):
         read_torch_resnet(path, "resnet18")
     save_file(small_arrays(), path)
     with pytest.raises(InputError, match=r"3 channel\(s\)"):

@@ -309,7 +309,7 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
         (["--tasks=lung"], "Unknown tasks lung; known are planes, planes-10"),
         (["--variations=fine-cold"], "Unknown variations fine-cold; known are none"),
         (["--preset=public"], "--data=fetal_planes_db=DIR"),
-        (["--data=hc18"], "--data takes NAME=DIR; got 'hc18'"),
+        (["--data=hc18"], "--data must be NAME=DIR; got 'hc18'"),
         (["--ratios=0.5,2"], "got '2'"),
         (["--ratios=half"], "got 'half'"),
     ],
