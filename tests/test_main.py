@@ -56,7 +56,7 @@ def test_help_names_the_flags():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "No configuration. Choose one, for example --config=configs/fine.py"),
+        ((), "--config is missing. Set it, for example --config=configs/fine.py"),
         pytest.param(("configs/fine.py",), "configs/fine.py", marks=pytest.mark.slow),
         (("--config=configs/nope.py",), "configs/nope.py"),
         pytest.param((FINE, "--wrkdir=runs/a"), "Did you mean: workdir", marks=pytest.mark.slow),

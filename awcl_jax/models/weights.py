@@ -331,6 +331,6 @@ def _problems(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, 
         if len(needs) == 4:
             needs = (needs[3], needs[2], needs[0], needs[1])
         if has != needs:
-            yield f"{name} must have the shape {list(needs)}; got {list(has)}"
+            yield f"{name} must be {list(needs)}, got {list(has)}"
         elif not np.isfinite(arrays[name]).all():
             yield f"{name} has numbers that are not finite"

@@ -92,10 +92,10 @@ def test_fields_are_set_over_json(written):
         ({"augment": {"blur": [[0.1], 1]}}, r"config\.augment\.blur must be a list of .*; got \(\[0\.1\], 1\)"),
         ({"trane": 1, "seed": []}, r"'trane'.*; config\.seed must be a whole number"),
         ([1], "must be a JSON object of fields; got list"),
-        ("{", r"is no JSON \(Expecting"),
-        ("[" * 100_000, r"is no JSON \(maximum recursion"),
-        ('{"seed": ' + "9" * 5_000 + "}", r"is no JSON \(Exceeds the limit"),
-        ("import os", r"is no JSON \(Expecting"),
+        ("{", r"is not JSON \(Expecting"),
+        ("[" * 100_000, r"is not JSON \(maximum recursion"),
+        ('{"seed": ' + "9" * 5_000 + "}", r"is not JSON \(Exceeds the limit"),
+        ("import os", r"is not JSON \(Expecting"),
     ],
     ids=str,
 )
@@ -126,7 +126,7 @@ def test_only_what_calls_itself_python_is_executed(name, tmp_path):
     assert marker.exists()  # it would be executed
     marker.unlink()
     (tmp_path / name.partition(":")[0]).write_text(code)
-    with pytest.raises(InputError, match=r"is no JSON|has no variants|NAME\.py\[:VARIANT\], or FILE\.json"):
+    with pytest.raises(InputError, match=r"is not JSON|cannot have a variant|FILE\.py\[:VARIANT\], or FILE\.json"):
         command_line(f"--config={tmp_path / name}")
     assert not marker.exists()
 
@@ -139,7 +139,7 @@ def test_a_json_file_that_is_not_there_is_an_error_of_the_disk(tmp_path):
 @pytest.mark.parametrize("given", ["{}", "None", "open('/no/such/file')"])
 def test_python_that_gives_no_configuration_is_bad_input(given, tmp_path):
     (tmp_path / "given.py").write_text(f"def get_config():\n  return {given}\n")
-    with pytest.raises(InputError, match=r"get_config\(\) gives no ConfigDict"):
+    with pytest.raises(InputError, match=r"get_config\(\) must return a ConfigDict"):
         command_line(f"--config={tmp_path / 'given.py'}")
 
 

@@ -232,7 +232,12 @@ SPLITS = {"train": "abcdef", "val": "uv", "test": "yz"}
         (downstream_planes, {"data.path": "no-such-folder"}, {}, "There is no folder no-such-folder"),
         (downstream_planes, {"data.path": "", "data.dataset": "hc18"}, {}, "ingest hc18"),
         (downstream_planes, {"encoder.init": "no-such-run"}, {}, r"no-such-run is not a run folder"),
-        (downstream_planes, {"encoder.init": "no-such.safetensors"}, {}, r"There is no file no-such\.safetensors"),
+        (
+            downstream_planes,
+            {"encoder.init": "no-such.safetensors"},
+            {},
+            r"The file no-such\.safetensors does not exist",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

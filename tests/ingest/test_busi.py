@@ -81,7 +81,7 @@ def test_missing_masks(source, tmp_path):
     ("mask", "message"),
     [
         (speckle("x"), r"_mask.png must have the value 0 and one other; got \d+ values from 0"),
-        (np.full((32, 40), 255, np.uint8), "holds 1 values from 255 on"),
+        (np.full((32, 40), 255, np.uint8), "must have the value 0 and one other; got 1 values from 255"),
         (lesion(1)[:, 1:], "as many pixels as its image, 40 x 32; got 39 x 32"),
     ],
 )

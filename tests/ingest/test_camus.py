@@ -84,10 +84,10 @@ def test_without_the_publishers_split_patients_are_split_here(source, tmp_path):
 def test_a_patient_in_two_subgroups_or_in_none(source, tmp_path):
     path = source / "database_split" / "subgroup_testing.txt"
     path.write_text("patient0004\npatient0002\n")
-    with pytest.raises(InputError, match="names patient0002 in val and in test"):
+    with pytest.raises(InputError, match="lists patient0002 in val and test"):
         find(source, tmp_path)
     path.write_text("")
-    with pytest.raises(InputError, match=r"no subgroup of 1 patient\(s\) in .* the first patient0004"):
+    with pytest.raises(InputError, match=r"no subgroup for 1 patient\(s\) in .* the first patient0004"):
         find(source, tmp_path)
 
 

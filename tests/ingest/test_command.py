@@ -99,7 +99,7 @@ def test_the_command_itself(planes, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "Known are Fetal abdomen, Fetal femur, Fetal thorax, Maternal cervix, Fetal brain, Other.\n"
+        "Known values: Fetal abdomen, Fetal femur, Fetal thorax, Maternal cervix, Fetal brain, Other.\n"
     )
     assert "Traceback" not in done.stderr
 
@@ -132,7 +132,7 @@ def test_an_unfinished_dataset_is_not_used(planes, tmp_path, capsys):
     (tmp_path / "out/fetal_planes_db/1.0.0").mkdir(parents=True)
     status, _, error = run("fetal_planes_db", f"--source={planes.folder}", f"--out={tmp_path / 'out'}", capsys=capsys)
     assert status == 1
-    assert "is no complete dataset" in error
+    assert "is not a complete dataset" in error
 
 
 def test_two_at_once_are_refused(planes, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_two_at_once_are_refused(planes, tmp_path, capsys):
     finally:
         os.close(handle)
     assert status == 1
-    assert "Another process prepares a dataset" in error
+    assert "Another process is preparing a dataset" in error
 
 
 class SmallPhantom(FrameSet):

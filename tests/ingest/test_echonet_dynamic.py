@@ -127,7 +127,7 @@ def test_videos_that_are_missing_or_not_traced(source, tmp_path):
     [
         ("FileList.csv", "TRAIN", "TRIAN", "unknown Split 'TRIAN', did you mean 'TRAIN'"),
         ("FileList.csv", "0X1B,", "0X1A,", "FileName must be a file in Videos/, in one row only; got '0X1A'"),
-        ("FileList.csv", "0X1B,", "../0X1B,", "once; got '../0X1B'"),
+        ("FileList.csv", "0X1B,", "../0X1B,", "in one row only; got '../0X1B'"),
         ("FileList.csv", "0X1B,", "0X1F,", "traces 0X1B, which FileList.csv does not list"),
         ("FileList.csv", "Split", "Set", r"lacks the column\(s\) Split"),
         ("VolumeTracings.csv", "50.0,", "x,", "must be a number; got 'x'"),
@@ -147,7 +147,7 @@ def test_tables_that_are_refused(source, tmp_path, file, old, new, message):
 def test_too_few_chords(source):
     path = source / "VolumeTracings.csv"
     path.write_text("FileName,X1,Y1,X2,Y2,Frame\n0X1A.avi,1,2,3,4,7\n0X1A.avi,1,2,3,4,7\n")
-    with pytest.raises(InputError, match=r"2 chord\(s\) of frame 7 of 0X1A; an outline has 3 or more"):
+    with pytest.raises(InputError, match=r"must have at least 3 chords for frame 7 of 0X1A; got 2"):
         read_tracings(source)
 
 

@@ -79,7 +79,7 @@ def test_masks_and_images_that_do_not_meet(planes, masks, tmp_path):
     with pytest.raises(InputError, match=r"The folder .*nowhere does not exist. Set --masks"):
         find(masks=tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(InputError, match="holds no masks"):
+    with pytest.raises(InputError, match="has no masks"):
         find(masks=tmp_path / "bare")
 
 
@@ -93,7 +93,7 @@ def test_the_command(planes, masks, tmp_path, capsys):
     cv2.imwrite(str(masks / "d1.png"), mask_of("d1"))
     with pytest.raises(SystemExit):
         ingest.main(args)
-    assert "mask_files was 3 and now is 4" in capsys.readouterr().err
+    assert "mask_files was 3 and is now 4" in capsys.readouterr().err
 
 
 def test_real_data(real_data, tmp_path):

@@ -81,7 +81,7 @@ GOOD = "x;1;Other;Not A Brain;Op. 1;Aloka;1"
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "names no frames"),
+        ([], "lists no frames"),
         (
             [GOOD, "y;1;Fetal abdomne;Not A Brain;;;1"],
             "line 3: unknown Plane 'Fetal abdomne', did you mean 'Fetal abdomen'",
@@ -91,8 +91,8 @@ GOOD = "x;1;Other;Not A Brain;Op. 1;Aloka;1"
         (["x;1;Fetal brain;Not A Brain;;;1"], "unknown Brain_plane 'Not A Brain'"),
         (["x;1;Trans-thalamic;;;;1"], "unknown Plane 'Trans-thalamic'"),
         (["x;P7;Other;;;;1"], "Patient_num must be a whole number; got 'P7'"),
-        (["x;1;Other;;;;2"], "Train is 1 .train. or 0 .test.; got '2'"),
-        (["x;1;Other"], "Train is 1 .train. or 0 .test.; got ''"),
+        (["x;1;Other;;;;2"], "Train must be 1 .train. or 0 .test.; got '2'"),
+        (["x;1;Other"], "Train must be 1 .train. or 0 .test.; got ''"),
         (["../x;1;Other;;;;1"], "name of a file in Images/; got '../x'"),
         ([GOOD, GOOD], "lists the image x twice"),
         ([GOOD, "y;2;Other;;;;1", "z;2;Other;;;;0", "w;001;Other;;;;0"], r"patient 00001 in both splits.*\(2 such"),
@@ -113,7 +113,7 @@ def test_all_missing_columns_are_named(planes):
 def test_a_file_that_is_no_csv(planes):
     planes.write(GOOD, images=False)
     (planes.folder / fetal_planes_db.CSV_NAME).write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(InputError, match="no CSV text file"):
+    with pytest.raises(InputError, match="not a CSV text file"):
         read_rows(planes.folder)
 
 
@@ -122,7 +122,7 @@ def test_byte_order_mark_and_other_csv(planes):
     path = planes.folder / "other.csv"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_rows(planes.folder, "other.csv")) == 1
-    with pytest.raises(InputError, match=r"CSV files there: other.csv; --csv=NAME"):
+    with pytest.raises(InputError, match=r"CSV files there: other.csv. Choose one with --csv=NAME"):
         read_rows(planes.folder)
 
 
@@ -139,7 +139,7 @@ def test_missing_images_are_counted_and_skipped_on_demand(planes, tmp_path):
 
 
 def test_a_folder_without_images_is_refused_even_when_skipping(planes, tmp_path):
-    with pytest.raises(InputError, match=r"7 images \(of 7\).*Is this the folder"):
+    with pytest.raises(InputError, match=r"7 images \(of 7\).*Is this the unpacked folder"):
         prepare(planes.write(*PLANES_ROWS, images=False), tmp_path / "out", skip_missing=True)
 
 
@@ -277,7 +277,7 @@ def test_download_once(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"checksum": "md5:" + "0" * 32}, "in place of 0000"),
+        ({"checksum": "md5:" + "0" * 32}, "instead of 0000"),
         ({"size": 7}, "sent 5 of 7 bytes"),
         ({"checksum": "sha256:0"}, "sha256 checksum"),
         ({"links": {}}, "in an unknown format"),
@@ -291,7 +291,7 @@ def test_download_that_is_not_as_promised(tmp_path, entry, message):
 
 
 def test_no_such_record(tmp_path):
-    with serve(tmp_path) as (url, _), pytest.raises(InputError, match=r"/7 \(HTTP status 404\). --source=DIR"):
+    with serve(tmp_path) as (url, _), pytest.raises(InputError, match=r"/7 \(HTTP status 404\). Use --source=DIR"):
         download.fetch("7", "a.zip", tmp_path / "got", base_url=url)
 
 
@@ -312,7 +312,7 @@ def test_an_answer_that_is_no_record(tmp_path):
 def test_no_network(tmp_path):
     with serve(tmp_path) as (url, _):
         pass
-    with pytest.raises(InputError, match=rf"Cannot download {url}/7 \(no connection\). --source=DIR takes a folder"):
+    with pytest.raises(InputError, match=rf"Cannot download {url}/7 \(no connection\). Use --source=DIR for a folder"):
         download.fetch("7", "a.zip", tmp_path / "got", base_url=url)
 
 
@@ -357,7 +357,7 @@ def test_full_table_names_images_that_are_not_there(real_data):
     assert len({row.patient_id for row in rows}) == 1792
     assert sum(row.fine == "trans-thalamic" for row in rows) == 1638
     assert sum(row.fine == -1 and row.coarse == "head" for row in rows) == 143
-    with pytest.raises(InputError, match=r"names 10,504 images \(of 12,400\)"):
+    with pytest.raises(InputError, match=r"lists 10,504 images \(of 12,400\)"):
         fetal_planes_db.find_images(source, name, rows, skip_missing=False)
     found, missing = fetal_planes_db.find_images(source, name, rows, skip_missing=True)
     assert (len(found), len(missing)) == (1896, 10_504)

@@ -55,7 +55,10 @@ def test_splits_hold_their_frames_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        ([("a", "p", "train"), ("b", "q", "test"), ("c", "p", "test")], "has patient p in train and in test: results"),
+        (
+            [("a", "p", "train"), ("b", "q", "test"), ("c", "p", "test")],
+            "has patient p in train and in test: test results",
+        ),
         ([("a", "p", "train"), ("a", "q", "test")], "has the frame a twice"),
         ([], "has no frames of given. Is this the unpacked folder"),
         ([("a*", "p", "train"), ("b", "p", "train")], r"a\* is broken. Use --skip_broken to skip such frames"),
@@ -79,7 +82,11 @@ def test_what_may_be_missing(missing, found, skip):
 
 @pytest.mark.parametrize(
     ("found", "skip", "remedy"),
-    [((), True, "Is this the folder"), ((), False, "Is this the folder"), (("b",), False, "--skip_missing leaves")],
+    [
+        ((), True, "Is this the unpacked folder"),
+        ((), False, "Is this the unpacked folder"),
+        (("b",), False, "Use --skip_missing to skip"),
+    ],
 )
 def test_what_may_not_be_missing(found, skip, remedy):
     with pytest.raises(InputError, match=f"x lacks 1 frame, the first a. {remedy}"):

@@ -134,7 +134,7 @@ def test_studies_are_one_however_they_are_written(tmp_path):
     assert [frame.frame_id for frame in found] == ["024_2HC", "024_HC"]
     assert {frame.patient_id for frame in found} == {"024"}
     cv2.imwrite(str(source / FOLDER / "0024_HC.png"), speckle("x"))
-    with pytest.raises(InputError, match=r"24_HC.png and 0024_HC.png are named after one frame"):
+    with pytest.raises(InputError, match=r"24_HC.png and 0024_HC.png have the name of the same frame"):
         Hc18(source=source, data_dir=tmp_path / "out").find(source)
 
 
@@ -166,10 +166,10 @@ def test_a_split_by_file_is_refused(prepare_frames):
     [
         ({"010_HC.png": "x,180"}, "line 2: pixel size.mm. must be a number; got 'x'"),
         ({"010_HC.png": "0,180"}, "pixel size.mm. must be a length above 0; got '0'"),
-        ({"010_HC.png": "0.2,-3"}, "head circumference .mm. is a length above 0"),
+        ({"010_HC.png": "0.2,-3"}, "head circumference .mm. must be a length above 0"),
         ({"010.png": "0.2,180"}, "filename must be like 010_2HC.png; got '010.png'"),
         ({"010_HC.png": "0.2,180", "10_HC.png": "0.2,180"}, "lists the image 010_HC again"),
-        ({}, "names no frames"),
+        ({}, "lists no frames"),
     ],
 )
 def test_a_csv_that_is_refused(tmp_path, rows, message):
@@ -189,7 +189,7 @@ def test_a_frame_without_its_outline(tmp_path):
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        (np.zeros((HEIGHT, WIDTH), np.uint8), "012_HC_Annotation.png holds no outline"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "012_HC_Annotation.png has no outline"),
         (np.zeros((HEIGHT, WIDTH - 1), np.uint8), "as many pixels as its image, 160 x 120; got 159 x 120"),
     ],
 )

@@ -63,7 +63,7 @@ def test_endings_in_capitals(source, tmp_path):
 
 def test_an_image_without_a_mask(source, tmp_path):
     (source / "train/masks/0002.png").unlink()
-    with pytest.raises(InputError, match=r"1 image\(s\) \(of 3\) without a mask, the first train/0002.png. --skip"):
+    with pytest.raises(InputError, match=r"1 image\(s\) \(of 3\) without a mask, the first train/0002.png. Use --skip"):
         Usgra(source=source, data_dir=tmp_path / "out").find(source)
     found, missing = Usgra(source=source, data_dir=tmp_path / "out", skip_missing=True).find(source)
     assert (len(found), missing) == (2, ["train/0002"])

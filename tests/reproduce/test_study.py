@@ -297,7 +297,7 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         reproduce.main([f"--out={tmp_path / 'study'}", "--only_tables"])
     assert left.value.code == 1
-    assert "There is no study in" in capsys.readouterr().err
+    assert "--only_tables needs a study there" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
 
 
@@ -305,9 +305,9 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods=fine,byol"], "Unknown methods byol; known are random, scan"),
-        (["--tasks=lung"], "Unknown tasks lung; known are planes, planes-10"),
-        (["--variations=fine-cold"], "Unknown variations fine-cold; known are none"),
+        (["--methods=fine,byol"], "Unknown --methods byol; known: random, scan"),
+        (["--tasks=lung"], "Unknown --tasks lung; known: planes, planes-10"),
+        (["--variations=fine-cold"], "Unknown --variations fine-cold; known: none"),
         (["--preset=public"], "--data=fetal_planes_db=DIR"),
         (["--data=hc18"], "--data must be NAME=DIR; got 'hc18'"),
         (["--ratios=0.5,2"], "got '2'"),
