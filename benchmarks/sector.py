@@ -59,8 +59,8 @@ def main() -> None:
     print("|---" * 8 + "|")
     for name in CONDITIONS:
         _print(f"clips, {name}", clip_scores(args.data, name, count=args.frames), each=args.each)
-    for group, said in FRAMES_OF.items():
-        _print(f"frames, {said}", frame_scores(args.data, group), each=args.each)
+    for group, title in FRAMES_OF.items():
+        _print(f"frames, {title}", frame_scores(args.data, group), each=args.each)
 
 
 def clip_scores(data: Path, condition: str, *, count: int | None = None) -> dict[str, Score]:

@@ -228,7 +228,7 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
     # As they are stored: a record has no metadata that turns its image, but not its mask.
     flag = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION if picture == "image" else cv2.IMREAD_UNCHANGED
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    # In grey, cv2 makes 8 bits of 16 and says nothing, so the header is asked.
+    # In grey, cv2 silently reduces 16 bits to 8, so the header is checked.
     if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2 or png_bits(data) > 8:
         return None, f"its {picture} is not an 8-bit grey PNG"
     return decoded, ""

@@ -39,7 +39,7 @@ def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
     Echoes are brighter than the darkest part of the frame; what is as thin as writing, or small, is left out. Writing
     that touches the fan is cut off along the fan's side, where most rows of it begin. The convex hull of the rest fills
-    in shadows and fluid; where much of a fan is dark, the circular sector between its sides does. What lies above the
+    in shadows and fluid; where much of a fan is dark, the circular sector between its sides does. What is above the
     face of a curved array, within its hull, counts as sector.
 
     Returns:
@@ -80,12 +80,12 @@ def _above(frame: UInt8[np.ndarray, "h w"], above: float) -> Bool[np.ndarray, "h
 
 
 def background(frame: Shaped[np.ndarray, "h w"]) -> np.float32:
-    """Return the grey value of what is about the echoes, as the darkest part of a frame tells."""
+    """Return the grey value around the echoes, estimated from the darkest part of a frame."""
     return np.float32(min(_BLACK, np.percentile(cv2.blur(frame, (9, 9)), 0.5)))
 
 
 def sector_of(broad: Bool[np.ndarray, "h w"], echoes: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Return the sector that echoes lie in.
+    """Return the sector that contains the echoes.
 
     Args:
       broad: where echoes are in the mean of the pixels about: what is as thin as writing here is left out.

@@ -62,7 +62,7 @@ def orientation_of_matrix(matrix: Sequence[int]) -> int | None:
     a, b, _, c, d = matrix[:5]
     largest = max(abs(a), abs(b), abs(c), abs(d))
     if not largest:
-        return AS_STORED  # it says nothing
+        return AS_STORED  # an empty matrix
 
     def sign(value: int) -> int:
         return 0 if abs(value) <= _SLANT * largest else 1 if value > 0 else -1

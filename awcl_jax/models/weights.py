@@ -212,7 +212,7 @@ def _read_safetensors(path: Path) -> _Weights:
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         normalisation = metadata.get(_NORMALISATION)
         fields = {} if normalisation is None else json.loads(normalisation)
         trained = Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None

@@ -1,1 +1,1 @@
-"""What several tests use."""
+"""Code shared by several tests."""

@@ -1,4 +1,4 @@
-"""Made-up classifications, and what they score."""
+"""Made-up classifications and their scores."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ NAMES = ("abdomen", "femur", "thorax", "cervix")
 
 
 def some_frames(seed=0, n=300, patients=25, right=0.7):
-    """Frames of three anatomies; `cervix` occurs among the predictions only."""
+    """Return frames of three anatomies; `cervix` occurs among the predictions only."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
     predictions = np.where(rng.random(n) < right, labels, rng.integers(0, 4, n))
@@ -18,7 +18,7 @@ def by_name(scores):
 
 
 def slow_macro_f1(labels, predictions):
-    """By the formula 2 TP / (2 TP + FP + FN); scikit-learn's takes a hundred times as long."""
+    """Compute F1 by the formula 2 TP / (2 TP + FP + FN); scikit-learn's takes a hundred times as long."""
     scores = []
     for label in np.unique(labels):
         hits = ((labels == label) & (predictions == label)).sum()

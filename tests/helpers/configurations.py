@@ -1,4 +1,4 @@
-"""Configurations as files, command lines and tests make them."""
+"""Configurations made from files, command lines and tests."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +19,7 @@ def load(file: Path, *variant: str):
 
 
 def command_line(*arguments: str):
-    """The configuration that these arguments make."""
+    """Return the configuration that these arguments make."""
     values, argv = flags.FlagValues(), ["awcl_jax.main", *arguments]
     config = define_config(values, sys_argv=argv)
     values(argv)
@@ -27,7 +27,7 @@ def command_line(*arguments: str):
 
 
 def tiny(phantom: Path, method=fine, **fields):
-    """A run of seconds on the tiny phantom."""
+    """Return the configuration of a run of seconds on the tiny phantom."""
     config = method.get_config("tiny")
     config.data.path = str(phantom)
     config.report.pictures = False

@@ -1,4 +1,4 @@
-"""Files that do harm when they are opened as they ask to be: one ends the process, others run a stranger's code."""
+"""Files that do harm if opened naively: one ends the process, others run a stranger's code."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ from pathlib import Path, PosixPath
 
 
 class DeadlyPath(PosixPath):
-    """Ends every process but the tests' own, when it is opened; it stands for a decoder that crashes."""
+    """A file that ends every process except the tests' own when opened, like a decoder that crashes."""
 
     def __fspath__(self) -> str:
         if multiprocessing.parent_process() is not None:
@@ -15,7 +15,7 @@ class DeadlyPath(PosixPath):
 
 
 class Deed:
-    """Pickled as a call that makes a file, by which one sees that what was pickled was run."""
+    """Pickled as a call that makes a file, which shows that the pickle was run."""
 
     def __init__(self, marker: Path) -> None:
         """The file."""

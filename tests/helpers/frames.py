@@ -1,4 +1,4 @@
-"""Small pictures, records and folders of frames, made up."""
+"""Small made-up pictures, records and folders of frames."""
 
 import dataclasses
 import zlib
@@ -41,14 +41,14 @@ class Planes:
         return self.folder
 
     def draw(self, name: str) -> np.ndarray:
-        """Write a picture that only this name has."""
+        """Write a picture unique to this name."""
         image = speckle(name)
         cv2.imwrite(str(self.folder / "Images" / f"{name}.png"), image)
         return image
 
 
 def speckle(name: str) -> np.ndarray:
-    """A grey picture [32, 40] that only this name has."""
+    """Return a grey picture [32, 40] unique to this name."""
     return np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (32, 40), np.uint8)
 
 
@@ -75,7 +75,7 @@ class FrameSet(tfds.core.GeneratorBasedBuilder):
 
 
 def frame_record(frame_id: str, patient_id: str = "p", **fields: Any) -> dict[str, Any]:
-    """A record whose picture only this frame has; images and masks are given as arrays."""
+    """Return a record with a picture unique to this frame; images and masks are given as arrays."""
     record = {
         "image": speckle(frame_id),
         "frame_id": frame_id,

@@ -50,14 +50,14 @@ _TIMING = {"frames_per_second", "data_wait_share"}
 
 
 def fields(phantom: Path, **changed: object) -> dict[str, object]:
-    """A run of a few seconds on the tiny phantom, with a checkpoint every other step."""
+    """Return the configuration of a run of a few seconds on the tiny phantom, with a checkpoint every other step."""
     tiny: dict[str, object] = {"train.steps": STEPS, "train.eval_every": 6, "train.log_every": 2}
     tiny |= {"train.checkpoint_every": 2, "optim.warmup_steps": 0, "model.width_factor": 0.0625}
     return tiny | {"report.pictures": False, "data.path": str(phantom)} | changed
 
 
 def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list[int], str]:
-    """The exit statuses of the starts of one run, one for each fault, and what they said."""
+    """Return the exit statuses of the starts of one run, one for each fault, and their output."""
     order = {"config": config, "workdir": str(workdir), "compiled": str(workdir.parent / "compiled"), "faults": faults}
     file = workdir.with_name(f"{workdir.name}.order.json")
     file.write_text(json.dumps(order))
@@ -72,13 +72,13 @@ def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list
 
 
 def final_state(workdir: Path, step: int = STEPS) -> PyTree:
-    """All arrays of a run's checkpoint, as Orbax alone reads them."""
+    """Return all arrays of a run's checkpoint, as Orbax alone reads them."""
     with ocp.CheckpointManager(workdir / "checkpoints") as manager:
         return jax.device_get(manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"])
 
 
 def numbers(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics but for what depends on the clock."""
+    """Return the lines of a run's metrics, without what depends on the clock."""
     lines = read_metrics(workdir / METRICS_FILE)
     return [{name: value for name, value in line.items() if name not in _TIMING} for line in lines]
 
@@ -90,7 +90,7 @@ def die(*args: object, **kwargs: object) -> None:
 
 @contextlib.contextmanager
 def dying(name: str, at: float) -> Iterator[None]:
-    """Within this block the process dies at the fault."""
+    """Let the process die at the fault within this block."""
     save, write, validate = Checkpoints.save, metrics.MetricsWriter.write, Evaluation.validate
     batches, replace, send = pipeline.batches, Path.replace, bucket.send
     finished = ocp.CheckpointManager.wait_until_finished
@@ -163,7 +163,7 @@ def dying(name: str, at: float) -> Iterator[None]:
 
 
 def start(order: dict, fault: list | None) -> int:
-    """Start the run in a process of its own, and give the status that it ends with."""
+    """Start the run in a separate process, and return its exit status."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -16,11 +16,11 @@ VALUES = (
     *([], [None], [1, 2], [0.5, 0.9], ["x"], ["a\nb"], [[]], [1, "x"]),
     *({}, {"x": 1}, {"": {}}),
 )
-"""What a field may be given, of every kind that JSON has and a few that it has not."""
+"""Values for a field, of every kind in JSON and a few more."""
 
 
 def paths(tree: Any, prefix: tuple = ()) -> Iterator[tuple]:
-    """The place of everything in a tree of dicts and lists, groups among them."""
+    """Yield the place of everything in a tree of dicts and lists, groups among them."""
     inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in inside:
         yield (*prefix, key)
@@ -28,7 +28,7 @@ def paths(tree: Any, prefix: tuple = ()) -> Iterator[tuple]:
 
 
 def replaced(tree: Any, path: tuple, value: Any) -> Any:
-    """The tree with another value in this place."""
+    """Return the tree with another value in this place."""
     tree = copy.deepcopy(tree)
     at = tree
     for key in path[:-1]:
@@ -38,7 +38,7 @@ def replaced(tree: Any, path: tuple, value: Any) -> Any:
 
 
 def without(tree: Any, path: tuple) -> Any:
-    """The tree without what is in this place."""
+    """Return the tree without what is in this place."""
     tree = copy.deepcopy(tree)
     at = tree
     for key in path[:-1]:
@@ -67,7 +67,7 @@ def broken_bytes(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def refuses(call: Callable[[], object]) -> bool:
-    """Whether a call says in one line that its input is bad; False where it works. Anything else is raised.
+    """Return whether a call reports bad input in one line; False if it works. Anything else is raised.
 
     An `OSError` counts as refused: commands tell it in one line, too.
     """
@@ -81,7 +81,7 @@ def refuses(call: Callable[[], object]) -> bool:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder and below, with its bytes."""
+    """Return every file in a folder and below, with its bytes."""
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
@@ -99,5 +99,5 @@ def refused_of(cases: Iterator[tuple[str, Any]], call: Callable[[Any], object]) 
 
 
 def sampled(cases: Iterator[tuple[str, Any]], every: int) -> Iterator[tuple[str, Any]]:
-    """Each so-manieth case."""
+    """Yield every n-th case."""
     return itertools.islice(cases, 0, None, every)

@@ -1,4 +1,4 @@
-"""Pictures that lie as their orientation says."""
+"""Pictures stored turned, with an orientation."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ SHOWN = {
 
 
 def lying(pixels, orientation, form="PNG", **options):
-    """The bytes of a picture that names an orientation."""
+    """Return the bytes of a picture that names an orientation."""
     exif = Image.Exif()
     exif[274] = orientation
     out = io.BytesIO()
@@ -28,7 +28,7 @@ def lying(pixels, orientation, form="PNG", **options):
 
 
 def tagged_png(data, orientation):
-    """The PNG with a chunk eXIf of the bytes that Pillow writes."""
+    """Return the PNG with a chunk eXIf of the bytes that Pillow writes."""
     donor = lying(np.zeros((2, 2), np.uint8), orientation)
     at = donor.index(b"eXIf") - 4
     chunk = donor[at : at + 12 + int.from_bytes(donor[at : at + 4])]
@@ -36,7 +36,7 @@ def tagged_png(data, orientation):
 
 
 def tagged_tiff(data, orientation):
-    """The TIFF with its directory moved to the end, and one entry more."""
+    """Return the TIFF with its directory moved to the end, and one entry more."""
     order = "<" if data[:2] == b"II" else ">"
     at = struct.unpack_from(f"{order}I", data, 4)[0]
     count = struct.unpack_from(f"{order}H", data, at)[0]

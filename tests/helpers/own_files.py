@@ -1,4 +1,4 @@
-"""Files as a researcher's disk holds them: pictures, clips and DICOM, made for tests."""
+"""Files as on a researcher's disk: pictures, clips and DICOM, made for tests."""
 
 import copy
 import functools
@@ -51,7 +51,7 @@ _ENCODERS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
 
 
 def moving_disc(count: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> UInt8[np.ndarray, "n h w"]:
-    """Grey frames, smooth enough for every codec, of which no two are alike."""
+    """Return grey frames, smooth enough for every codec, of which no two are alike."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     phase = np.random.default_rng(seed).uniform(0, 6, 3)
     frames = [
@@ -121,7 +121,7 @@ def _blank(shape: tuple[int, ...]) -> pydicom.Dataset:
 
 
 def region_item(x0: int, y0: int, x1: int, y1: int, **tags: Any) -> pydicom.Dataset:
-    """An item of SequenceOfUltrasoundRegions, of pixels of 0.05 cm."""
+    """Return an item of SequenceOfUltrasoundRegions, of pixels of 0.05 cm."""
     item = pydicom.Dataset()
     item.RegionSpatialFormat, item.RegionDataType = 1, 1
     item.RegionLocationMinX0, item.RegionLocationMinY0 = x0, y0
@@ -185,7 +185,7 @@ def encode_frame(frame: np.ndarray, syntax: UID, photometric: str = "MONOCHROME2
 
 
 def write_video(path: Path | None, frames: Sequence[np.ndarray], codec: str = "libx264", **options: str) -> bytes:
-    """Write a clip of 25 frames a second; without a path, give its bytes as MP4."""
+    """Write a clip of 25 frames a second; without a path, return its bytes as MP4."""
     target = io.BytesIO() if path is None else str(path)
     with av.open(target, "w", format="mp4" if path is None else None) as container:
         stream = container.add_stream(codec, rate=25)

@@ -1,4 +1,4 @@
-"""Small folders of runs, as a run leaves them, with names that may be hostile."""
+"""Small run folders, with names that may be hostile."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PNG = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobyt
 
 
 def frames_of(n: int = 60, *, anatomy: str = "4CH", scan: str = "P1-S0") -> FrameMap:
-    """A map of n frames of three anatomies and five scans, with a thumbnail of its own grey for each."""
+    """Return a map of n frames of three anatomies and five scans, each with a thumbnail of another grey."""
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 4, n)
     scans = rng.integers(0, 5, n)
@@ -50,7 +50,7 @@ def make_run(
     anatomy: str = "4CH",
     scan: str = "P1-S0",
 ) -> Path:
-    """The folder of a run that has ended, of 40 steps."""
+    """Make the folder of a finished run of 40 steps."""
     folder.mkdir(parents=True)
     config = default_config() if config is None else config
     run_folder.write_json(folder / run_folder.CONFIG_FILE, {"config": to_dict(config), "data": "0123456789abcdef"})

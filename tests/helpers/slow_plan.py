@@ -13,12 +13,12 @@ from awcl_jax.data.sampler import BatchPlan
 
 
 def frames(plan: BatchPlan, step: int) -> list[int]:
-    """What `plan.frames(step)` is to give."""
+    """Return the expected `plan.frames(step)`."""
     return _natural(plan, step) if plan.mode == "natural" else _balanced(plan, step)
 
 
 def partners(plan: BatchPlan, step: int) -> list[int]:
-    """What `plan.partners(step)` is to give."""
+    """Return the expected `plan.partners(step)`."""
     rng = np.random.default_rng([plan.seed, step, 2])
     cells, result = _cells(plan), []
     for frame in frames(plan, step):
@@ -29,7 +29,7 @@ def partners(plan: BatchPlan, step: int) -> list[int]:
 
 
 def _cells(plan: BatchPlan) -> dict[int, dict[int, list[int]]]:
-    """Class -> unit -> frames, of classes of two units or more, in ascending order."""
+    """Return class -> unit -> frames, of classes of two units or more, in ascending order."""
     table: dict[int, dict[int, list[int]]] = {}
     for frame, (c, unit) in enumerate(zip(plan.classes.tolist(), plan.units.tolist(), strict=True)):
         if c != UNLABELLED:

@@ -10,5 +10,5 @@ FILES = tuple(sorted(PACKAGE.rglob("*.py")))
 
 @functools.cache
 def tree_of(file: Path) -> ast.Module:
-    """A file, parsed once, when a test first asks."""
+    """Parse a file, once."""
     return ast.parse(file.read_text())

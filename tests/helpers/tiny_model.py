@@ -1,11 +1,11 @@
-"""A model that is quickly differentiated."""
+"""A model that is fast to differentiate."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 
 class Tiny(nn.Module):
-    """A model without batch norm, quickly differentiated."""
+    """A model without batch norm, fast to differentiate."""
 
     @nn.compact
     def __call__(self, frames, *, train):

@@ -3,8 +3,8 @@
 biometry     how big a fetus is at its age
 outlines     shapes, tissues, and the medium they are painted into
 planes       the fourteen planes of the fetus as outlines
-heart        the adult heart: another domain, for what is learnt on the one and used on the other
-surroundings what lies about a plane
+heart        the adult heart: another domain, to learn on one and test on the other
+surroundings what is around a plane
 domains      the two of them, with their machines
 examination  machine, body wall, pose and path of a scan, drawn by lot
 acoustics    speckle, point spread, attenuation, shadow, time gain, log compression

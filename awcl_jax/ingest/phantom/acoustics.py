@@ -49,7 +49,7 @@ class Transducer:
 
     @property
     def axial_fwhm_mm(self) -> float:
-        """Half the length of the pulse, because the way is there and back."""
+        """Half the length of the pulse, because the echo travels both ways."""
         return self.cycles * self.wavelength_mm / 2
 
     def lateral_fwhm_mm(self, depth_mm: float, *, shown_mm: float) -> float:
@@ -64,7 +64,7 @@ def transmission(
 ) -> Float[np.ndarray, "f depth beam"]:
     """Return the amplitude that comes back from every sample, as a share of what was sent.
 
-    A sample is weakened by what lies above it only: the surface of a bone is bright, and the shadow starts below.
+    A sample is attenuated only by what is above it: the surface of a bone is bright, and the shadow starts below.
 
     Args:
       attenuation: dB/cm/MHz, one way.
@@ -142,7 +142,7 @@ class Receiver:
 
 
 HEADROOM_DB = 17.0
-"""Soft tissue lies this far below white."""
+"""How far soft tissue is below white."""
 
 
 def compress(

@@ -25,7 +25,7 @@ class Machine:
     """An ultrasound machine with its transducer and its screen.
 
     Attributes:
-      name: as the record says it.
+      name: as in the record.
       transducer: what sends and receives.
       radius_mm: of the curved array, 0 for a linear one.
       spread: half the opening angle in radians; for a linear array half the width over the depth.
@@ -163,7 +163,7 @@ def draw_visits(rng: np.random.Generator, *, frames: int, planes: Sequence[str],
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """Where a plane lies in each frame: arrays [f, 1, 1], millimetres and radians.
+    """Position of a plane in each frame: arrays [f, 1, 1], millimetres and radians.
 
     Attributes:
       x: across, of the plane's centre.

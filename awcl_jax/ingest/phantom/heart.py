@@ -1,7 +1,7 @@
 """The heart of an adult from the apex: four chambers, as an echocardiogram shows them.
 
 Sizes at end diastole scatter about those of Lang et al. (2015), J Am Soc Echocardiogr 28:1, tables 2, 4 and 8; at end
-systole the left ventricle is shorter and narrower, its wall thicker and the atria wider. A visit lies somewhere between
+systole the left ventricle is shorter and narrower, its wall thicker and the atria wider. A visit is somewhere between
 the two. The mask is of what is outlined on such frames (as in CAMUS, Leclerc et al. 2019): the left ventricle, the
 myocardium about it, and the left atrium.
 """
@@ -129,7 +129,7 @@ def contract(heart: Heart, rng: np.random.Generator) -> Heart:
 
 
 def four_chamber(view: View, heart: Heart, rng: np.random.Generator) -> None:
-    """4CH: ventricles above, atria below, valves between them; the right side of the heart lies to the left."""
+    """4CH: ventricles above, atria below, valves between them; the right side of the heart is on the left."""
     chambers = (heart.right_atrium, heart.left_atrium, heart.right_ventricle)
     for more, tissue in ((5.5, PERICARDIUM), (3.5, MYOCARDIUM)):
         for chamber in chambers:

@@ -413,7 +413,7 @@ class Plane:
       draw: paints it.
       reach: half its extent in depth, in millimetres, by which the depth of the picture is set.
       tilt: largest turn away from the textbook position, in radians.
-      stray: how far it lies off the middle, as a share of what is usual.
+      stray: distance from the middle, as a share of the usual one.
     """
 
     draw: Draw

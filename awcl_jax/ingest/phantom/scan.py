@@ -142,7 +142,7 @@ class Scan:
 def _draw_pose(
     rng: np.random.Generator, visit: Visit, settings: Settings, *, reach_mm: float, plane: Plane, field: Field
 ) -> Pose:
-    """The fetus lies as in the rest of the scan, the transducer turns to the plane, and both drift."""
+    """Keep the fetus as in the rest of the scan, turn the transducer to the plane, and let both drift."""
     n = len(visit.frames)
     presence = np.array(visit.presence)
     middle = settings.wall_mm + 0.5 * (field.depth_mm - settings.wall_mm)

@@ -1,4 +1,4 @@
-"""What lies about the plane that is looked at: painted first, so that the plane covers it."""
+"""The surroundings of the plane, painted first, so that the plane covers them."""
 
 import dataclasses
 import math
@@ -43,7 +43,7 @@ def womb(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Fie
 
 
 def chest(rng: np.random.Generator, settings: Settings, pose: Pose, *, field: Field, reach_mm: float) -> Medium:
-    """Paint the wall of an adult's chest, the lung on either side of the heart, and what lies behind it."""
+    """Paint the wall of an adult's chest, the lung on either side of the heart, and what is behind it."""
     shape = (len(pose.x), *field.samples)
     medium = _filled(MEDIASTINUM, shape, field)
     x, z = (np.broadcast_to(at.astype(np.float32), shape) for at in field.beam_positions())
