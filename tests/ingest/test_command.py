@@ -72,7 +72,7 @@ def test_other_settings_are_refused(planes, tmp_path, capsys):
     assert "skip_broken was False" in run(args[0], args[2], "--skip_broken", capsys=capsys)[2], "without a source too"
     planes.write(*PLANES_ROWS, "e1;5;Fetal thorax;;;;1")
     assert re.search(
-        r"csv_sha256 was \w{16} and now is \w{16}; images was 7 and now is 8", run(*args, capsys=capsys)[2]
+        r"csv_sha256 was \w{16} and is now \w{16}; images was 7 and is now 8", run(*args, capsys=capsys)[2]
     )
 
 

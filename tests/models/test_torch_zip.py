@@ -175,7 +175,7 @@ def test_other_files_are_bad_input(tmp_path):
         out.writestr("readme.txt", "hello")
     with pytest.raises(InputError, match=r"no data\.pkl"):
         read_torch_zip(path)
-    with pytest.raises(InputError, match="holds a list"):
+    with pytest.raises(InputError, match="must have a dictionary of weights; got list"):
         read_torch_zip(archive(path, pickle.dumps([1])))
     with pytest.raises(InputError, match="big-endian"):
         read_torch_zip(archive(path, pickle.dumps({}), byteorder="big"))

@@ -261,7 +261,7 @@ def test_other_files_are_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"The file .* does not exist"):
         read_torch_resnet(tmp_path, "resnet18")
     path.write_bytes(b"x" * 100)
-    with pytest.raises(InputError, match="no safetensors file, or is damaged"):
+    with pytest.raises(InputError, match="not a safetensors file, or is damaged"):
         read_torch_resnet(path, "resnet18")
     (tmp_path / "w.h5").write_bytes(b"x")
     with pytest.raises(InputError, match=r"read from \.safetensors, \.pth, \.pt, "):
