@@ -264,13 +264,13 @@ def test_other_files_are_bad_input(tmp_path):
     with pytest.raises(InputError, match="not a safetensors file, or is damaged"):
         read_torch_resnet(path, "resnet18")
     (tmp_path / "w.h5").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"read from \.safetensors, \.pth, \.pt, "):
+    with pytest.raises(InputError, match=r"must end in \.safetensors, \.pth, \.pt, "):
         read_torch_resnet(tmp_path / "w.h5", "resnet18")
     save_file({"visual.proj": np.zeros(3, np.float32)}, path)
     with pytest.raises(InputError, match=r"no ResNet .*\(it begins with visual\.proj\): save only its encoder"):
         read_torch_resnet(path, "resnet18")
     save_file(small_arrays(), path)
-    with pytest.raises(InputError, match=r"3 channel\(s\)"):
+    with pytest.raises(InputError, match=r"3 input channel\(s\)"):
         load_torch_resnet(
             path, "resnet18", mean=0, std=1, width_factor=NARROW, trained=Normalisation(mean=(0.5,), std=(0.5,))
         )
