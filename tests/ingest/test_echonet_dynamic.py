@@ -99,7 +99,7 @@ def test_an_outline_that_leaves_the_picture_is_cut():
     assert 0 < fill_outline(chords, size=(SIZE, SIZE)).sum() < fill_outline(chords, size=(SIZE, 200)).sum()
 
 
-def test_splits_in_letters_of_any_case_after_a_line_that_names_the_delimiter(source, tmp_path):
+def test_splits_in_any_case_after_a_delimiter_line(source, tmp_path):
     expected = [(frame.frame_id, frame.split) for frame in find(source, tmp_path)[0]]
     path = source / "FileList.csv"
     text = path.read_text().replace("TRAIN", "train").replace("VAL", "Val").replace("TEST", "test")

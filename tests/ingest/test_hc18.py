@@ -138,7 +138,7 @@ def test_studies_are_one_however_they_are_written(tmp_path):
         Hc18(source=source, data_dir=tmp_path / "out").find(source)
 
 
-def test_the_split_is_of_studies_and_does_not_depend_on_the_others():
+def test_the_split_of_a_study_does_not_depend_on_others():
     splits = [draw_split(f"{study:03d}") for study in range(806)]
     shares = {split: splits.count(split) / 806 for split in ("train", "val", "test")}
     assert shares == pytest.approx({"train": 0.7, "val": 0.1, "test": 0.2}, abs=0.04)

@@ -382,7 +382,7 @@ def test_clips_of_a_table(tmp_path, run):
     assert index.fine_names == ()
 
 
-def test_what_was_removed_of_clips_is_shown_and_their_fans_are_stored(tmp_path, run):
+def test_removed_parts_of_clips_are_shown_and_fans_stored(tmp_path, run):
     rows, columns = np.indices((240, 320))
     x, z = columns - 160, rows + 40
     fan = (np.abs(np.arctan2(x, z)) < 0.5) & (np.hypot(x, z) < 260) & (rows > 20)

@@ -302,7 +302,7 @@ def test_regions_without_an_area_are_none(tmp_path, ends):
     assert clip.region == ((0, 0, 31, 48), (32, 0, 64, 48))
 
 
-def test_a_region_that_says_nothing_of_its_size_leaves_it_to_the_spacing(tmp_path):
+def test_a_region_without_a_scale_leaves_it_to_the_spacing(tmp_path):
     silent = region_item(0, 0, 9, 9, PhysicalUnitsXDirection=0, PhysicalUnitsYDirection=0)
     tags = {"SequenceOfUltrasoundRegions": [silent], "PixelSpacing": [0.3, 0.3]}
     assert open_dicom(write_dicom(tmp_path / "x.dcm", moving_disc(1), **tags), ALL).pixel_mm == pytest.approx(0.3)
@@ -500,7 +500,7 @@ def test_what_a_file_begins_with_may_be_missing(tmp_path, syntax, lacks):
     assert_frames(path, frames, remarks=set())
 
 
-def test_deflated_files_without_a_preamble_are_inflated_with_the_same_care(tmp_path, monkeypatch):
+def test_deflated_files_without_a_preamble_are_limited_too(tmp_path, monkeypatch):
     path = without(write_dicom(tmp_path / "x", moving_disc(2), syntax=NATIVE[3]), preamble=True)
     assert_frames(path, moving_disc(2), remarks=set())
     monkeypatch.setattr(dicom, "_INFLATED", 2000)

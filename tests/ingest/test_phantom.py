@@ -79,7 +79,7 @@ def test_bone_is_bright_and_its_shadow_dark() -> None:
     assert level[80, 5] - level[80, 25] == pytest.approx(2 * 4 * 0.3 * 13.5, rel=0.15)
 
 
-def test_a_surface_mirrors_only_where_the_beam_meets_it_at_a_right_angle() -> None:
+def test_a_surface_mirrors_only_at_a_right_angle() -> None:
     tissue = medium((1, 160, 80), 0.5)
     u, v = np.meshgrid(np.arange(80, dtype=np.float32) - 40, 0.5 * np.arange(160, dtype=np.float32) - 40)
     tissue.paint(Ellipse((0.0, 0.0), (20.0, 20.0)).distance(u, v)[None], Tissue(0.0, wall=1.0))

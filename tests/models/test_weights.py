@@ -82,7 +82,7 @@ def test_one_channel_gives_the_features_of_three_with_one_mean(tmp_path):
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.449, 0.226), (0.17, 0.18)])
-def test_with_imagenets_means_only_the_edge_of_the_first_maps_differs(mean, std, tmp_path):
+def test_imagenets_means_change_only_the_edge_of_the_first_maps(mean, std, tmp_path):
     torch = pytest.importorskip("torch")
     from tests.helpers.torch_resnet import TorchResNet
 

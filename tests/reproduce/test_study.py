@@ -87,7 +87,7 @@ def test_what_no_task_needs_is_pretrained_on_without_labels():
     assert set(fields["data.unlabelled"]) == {"data/hc18", "data/pocus_lung"}
 
 
-def test_the_learning_rate_is_chosen_on_validation_patients_with_the_first_seed(tmp_path):
+def test_the_rate_is_chosen_on_validation_with_the_first_seed(tmp_path):
     plan = dataclasses.replace(SMALL, ratios=(), learning_rates=(0.1, 0.2, 0.3))
     runs = {run.folder: run for run in study.runs(plan, tmp_path)}
     assert runs["planes/fine-0-lr0.2"].final_config().optim.learning_rate == 0.2
@@ -197,7 +197,7 @@ def test_differences_are_paired_by_frame(out):
     assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
 
 
-def test_the_probes_of_an_encoder_that_is_not_pretrained_are_those_of_what_starts_from_it(out):
+def test_probes_without_pretraining_are_those_of_its_start(out):
     encoder = {"model.arch": "resnet50"}
     imagenet = study.Method("imagenet", "ImageNet", None, init="w.pth", encoder=encoder)
     drawn = study.Method("random-50", "random init (ResNet-50)", None, encoder=encoder)
