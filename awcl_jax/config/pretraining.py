@@ -29,7 +29,7 @@ def default_config() -> ConfigDict:
     config.anatomy_ratio = 1.0  # share of the labelled frames whose labels are used
 
     config.data = ConfigDict()
-    config.data.dataset = "phantom"  # name of the dataset: phantom, or a dataset of `awcl_jax.ingest`
+    config.data.dataset = "phantom"  # used if data.path is empty: phantom, or a dataset of `awcl_jax.ingest`
     config.data.path = ""  # folder of the prepared dataset; the phantom is made in the user's cache folder if empty
     config.data.preset = "default"  # version of the phantom: default, tiny, heart, heart_tiny
     config.data.size = 96  # edge in pixels of the squares that frames are resized to

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from awcl_jax.data import anatomy
+from awcl_jax.data.about import About
 from awcl_jax.data.anatomy import UNLABELLED, keep_anatomy_ratio
 from awcl_jax.data.reader import FrameReader, JoinedReader
 from awcl_jax.data.sampler import BatchPlan
@@ -39,6 +40,7 @@ class Splits:
       val: frames to select models with.
       test: frames for the reported scores.
       left_out: frames that cannot be read, each with the folder of its dataset.
+      datasets: what the datasets say about themselves, the labelled one first.
     """
 
     fingerprint: str
@@ -46,6 +48,7 @@ class Splits:
     val: Split
     test: Split
     left_out: tuple[tuple[Path, Unreadable], ...] = ()
+    datasets: tuple[About, ...] = ()
 
     def pixels_fingerprint(self) -> str:
         """Return a hash of the pixels of some frames of every part, see `FrameReader.pixels_fingerprint`."""
@@ -103,7 +106,8 @@ def select(
     readers = reader(train, others), reader(val), reader(test)
     joined = f"+{readers[0].index.fingerprint}" if others else ""
     train_part, val_part, test_part = (Split(reader.index, reader) for reader in readers)
-    return Splits(index.fingerprint + joined, train_part, val_part, test_part, tuple(left_out))
+    datasets = tuple(About.read(one.path) for one in (index, *others))
+    return Splits(index.fingerprint + joined, train_part, val_part, test_part, tuple(left_out), datasets)
 
 
 def positive_labels(
@@ -267,13 +271,15 @@ def count_unreadable(selection: Splits) -> dict[str, int]:
 
 
 def describe(selection: Splits) -> str:
-    """Return `counts` as text, a line for each purpose."""
+    """Return the datasets' names and `counts` as text, a line for each purpose, and what patients rest on."""
     lines = [f"data {selection.train.index.path} ({selection.fingerprint})"]
+    lines += [f"  {dataset.title}" for dataset in selection.datasets]
     lines += [
         f"  {name:5} {n['frames']:6} frames, {n['labelled']:6} of them labelled, {n['scans']:4} scans of "
         f"{n['patients']:4} patients"
         for name, n in counts(selection).items()
     ]
+    lines += [f"  {dataset.apart}" for dataset in selection.datasets[:1]]
     if unreadable := count_unreadable(selection):
         lines.append(f"  skipped as unreadable: {', '.join(f'{n} of {s}' for s, n in unreadable.items())}")
     return "\n".join(lines)

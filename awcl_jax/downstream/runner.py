@@ -23,7 +23,7 @@ from awcl_jax.augment.views import centre_view
 from awcl_jax.config import build
 from awcl_jax.config import downstream as downstream_config
 from awcl_jax.config.fields import augmentation, to_dict
-from awcl_jax.data import pipeline, selection
+from awcl_jax.data import about, pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.downstream import step as downstream_step
 from awcl_jax.downstream import tasks as downstream_tasks
@@ -304,6 +304,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
         "frames": selection.counts(setup.data),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
+        "datasets": about.as_json(setup.data.datasets),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "test": scores_as_json(outcome.scores),
         "baseline": scores_as_json(outcome.baseline),

@@ -87,6 +87,7 @@ def _check(formats: Sequence[str], channels: int) -> None:
 
 def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels: int) -> None:
     from awcl_jax.config.fields import to_dict
+    from awcl_jax.data import about
     from awcl_jax.embed import load
     from awcl_jax.export import encoder_files, model_card
     from awcl_jax.export.preprocessing import Preprocessing
@@ -111,12 +112,15 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         channels=channels,
     )
     settings = to_dict(config)
+    stored, results = run_folder.read_run_config(run), run_folder.read_results(run)
+    flat = dict(run_folder.flattened(settings))
     made_of = model_card.Provenance(
         settings=settings,
-        fields=run_folder.deciding_fields(settings),
-        fingerprint=run_folder.read_run_config(run)["data"],
+        fields=about.recorded_fields(flat, run_folder.deciding_fields(settings)),
+        datasets=about.of_run(flat, stored.get("datasets"), results.get("datasets")),
+        fingerprint=stored["data"],
         step=step,
-        results=run_folder.read_results(run),
+        results=results,
         validation=_validation(run, step),
         version=__version__,
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from awcl_jax.data.about import About
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import results_table
 from awcl_jax.export.preprocessing import Preprocessing
@@ -131,7 +132,7 @@ _LIMITS = """\
 For research: features of frames like those that it was trained on, for classifiers, for retrieval, or as a start for
 fine-tuning. It is not a medical device, and nothing here was validated for clinical use.
 
-- It was trained on one dataset, {dataset}. Features may be poor for other machines, presets, probes, body regions and
+- It was trained on {dataset} alone. Features may be poor for other machines, presets, probes, body regions and
   populations: test them on your own patients before you rely on them.{simulated}
 - Frames have burnt-in text and marks, which an encoder may use instead of the anatomy.
 - The network sees {inner} x {inner} pixels of a frame: smaller details are lost.
@@ -147,7 +148,7 @@ fine-tuning. It is not a medical device, and nothing here was validated for clin
 Method: Fu, Jiao, Yasrab, Drukker, Papageorghiou, Noble: Anatomy-Aware Contrastive Representation Learning for Fetal
 Ultrasound. ECCV 2022 workshops."""
 
-_SIMULATED = "\n- The phantom is simulated: expect little of these features on real frames."
+_SIMULATED = "\n- Its training frames are simulated: expect little of these features on real frames."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,6 +158,7 @@ class Provenance:
     Attributes:
       settings: configuration of the run, as plain values.
       fields: the fields that affect the results, such as `data.size`; without paths, because a card is shared.
+      datasets: that it was trained on, the labelled one first.
       fingerprint: of the dataset.
       step: of the checkpoint.
       results: the run's `results.json`; empty if there is none yet.
@@ -166,6 +168,7 @@ class Provenance:
 
     settings: Mapping[str, Any]
     fields: Mapping[str, Any]
+    datasets: Sequence[About]
     fingerprint: str
     step: int
     results: Mapping[str, Any]
@@ -184,7 +187,6 @@ def model_card(
       preprocessing: of the frames.
       formats: which of `safetensors`, `onnx` and `jax` were written.
     """
-    dataset = made_of.settings["data"]["dataset"]
     values = {
         **encoder,
         "name": made_of.settings["name"],
@@ -195,8 +197,8 @@ def model_card(
         "inner": preprocessing.input_size,
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "dataset": dataset,
-        "simulated": _SIMULATED if dataset == "phantom" else "",
+        "dataset": _names(made_of.datasets),
+        "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
     # torchvision has one width only, and no ResNet-50 of version 1.
     theirs = encoder["width"] == 64 and (encoder["arch"] != "resnet50" or encoder["strides"] == "v1.5")
@@ -223,7 +225,8 @@ def _training(made_of: Provenance) -> str:
     if settings["positives"] == "anatomy":
         rows["labels used"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
     rows |= {
-        "data": f"{settings['data']['dataset']}, fingerprint `{made_of.fingerprint}`",
+        "data": f"{_names(made_of.datasets)}, fingerprint `{made_of.fingerprint}`",
+        "patients": made_of.datasets[0].apart,
         **{f"{part} frames": _count(**counts) for part, counts in made_of.results.get("frames", {}).items()},
         "steps": f"{made_of.step:,} of {settings['train']['steps']:,}",
         "batch": f"{settings['sampler']['batch_size']} frames, each in two views",
@@ -236,6 +239,10 @@ def _training(made_of: Provenance) -> str:
     everything = [f"{field} = {json.dumps(value)}" for field, value in made_of.fields.items()]
     listed = ["All settings that affect the results:", "", "```", *everything, "```"]
     return "\n".join(["## Training", "", "| | |", "|---|---|", *table, "", *listed])
+
+
+def _names(datasets: Sequence[About]) -> str:
+    return " and ".join(dataset.title for dataset in datasets)
 
 
 def _count(*, frames: int, labelled: int, scans: int, patients: int) -> str:

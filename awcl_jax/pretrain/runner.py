@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from awcl_jax.config import build
 from awcl_jax.config.fields import augmentation, to_dict
 from awcl_jax.config.pretraining import default_config, validate
-from awcl_jax.data import pipeline, selection
+from awcl_jax.data import about, pipeline, selection
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.evaluate.encode import make_encode
@@ -285,6 +285,7 @@ def _conclude(
         "frames": selection.counts(setup.data),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
+        "datasets": about.as_json(setup.data.datasets),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: scores_as_json(scores) for column, scores in columns.items()},
         "anatomies": list(evaluation.names),

@@ -3,13 +3,15 @@
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from awcl_jax.data import about
+from awcl_jax.data.about import About
 from awcl_jax.report import curves
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
@@ -64,6 +66,7 @@ class Run:
     Attributes:
       name: of the folder.
       config: `group.field` -> value.
+      datasets: that it trained on, the labelled one first.
       results: contents of `results.json`; empty before the run has ended.
       series: [points, 2] step and value of each number of the metrics.
       scores: encoder or model -> its scores.
@@ -73,6 +76,7 @@ class Run:
 
     name: str
     config: Mapping[str, Any]
+    datasets: Sequence[About]
     results: Mapping[str, Any]
     series: Mapping[str, Float[np.ndarray, "points 2"]]
     scores: Mapping[str, Scores]
@@ -106,14 +110,16 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"There is no folder {folder}. Use a run folder.")
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} is not a run folder: {CONFIG_FILE} not found. Use the folder of --workdir.")
-    config = read_run_config(folder)["config"]
+    stored = read_run_config(folder)
+    config = dict(flattened(stored["config"]))
     results = read_results(folder)
     metrics, frames = folder / METRICS_FILE, folder / MAP_FILE
     # The file is empty until its first line.
     begun = metrics.is_file() and metrics.stat().st_size > 0
     return Run(
         folder.resolve().name,
-        dict(flattened(config)),
+        about.recorded_fields(config, config),
+        about.of_run(config, stored.get("datasets"), results.get("datasets")),
         results,
         curves.read_series(metrics) if begun else {},
         {column: value for column, value in results.items() if are_scores(value)},

@@ -49,11 +49,8 @@ def _kind(run: Run) -> str:
 
 
 def _dataset(run: Run) -> str:
-    name, preset = run.config.get("data.dataset"), run.config.get("data.preset")
+    dataset = " and ".join(one.title for one in run.datasets)
     fingerprint = run.results.get("data")
-    dataset = f"{name}, {preset}" if name == "phantom" and preset else as_text(name)
-    # The phantom is the default; a folder of the user may have any dataset.
-    dataset = run.config.get("data.path") or dataset if name == "phantom" else dataset
     return f"{dataset} (fingerprint {fingerprint})" if fingerprint else dataset
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from awcl_jax.data import about
 from awcl_jax.data.pipeline import Batch
 from awcl_jax.data.sampler import BatchPlan, EpochPlan
 from awcl_jax.data.selection import Splits, describe
@@ -48,6 +49,7 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
             fingerprint=data.fingerprint,
             pixels=data.pixels_fingerprint(),
             begun=begun,
+            datasets=about.as_json(data.datasets),
         )
 
     with multihost.all_or_none():

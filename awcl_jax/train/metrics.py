@@ -154,11 +154,16 @@ class NoMetrics:
 
 
 def show_pictures(workdir: Path, step: int) -> None:
-    """Add the pictures in a run's folder, `pairs.png` as `pairs` and so on, to its TensorBoard."""
+    """Add the pictures in a run's folder, `pairs.png` as `pictures/pairs` and so on, to its TensorBoard.
+
+    TensorBoard shows only the scalars of a tag that both a scalar and a picture have, such as `loss`.
+    """
     with contextlib.closing(_Board(workdir / "tensorboard", start_step=step, suffix="pictures")) as board:
         for path in sorted(workdir.glob("*.png")):
             with Image.open(path) as picture:
-                board.add(step, summary.image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC"))
+                board.add(
+                    step, summary.image(f"pictures/{path.stem}", np.asarray(picture.convert("RGB")), dataformats="HWC")
+                )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

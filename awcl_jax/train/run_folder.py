@@ -1,11 +1,12 @@
 """The folder of a run: the configuration and data it belongs to, and files that are never half written."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from awcl_jax.data.about import are_datasets
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write
 
@@ -41,6 +42,7 @@ def open_run(
     defaults: Mapping[str, Any] = MappingProxyType({}),
     pixels: str | None = None,
     begun: bool = False,
+    datasets: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Start a run in this folder, or check that the folder holds the same run.
 
@@ -51,6 +53,7 @@ def open_run(
       defaults: plain values, for fields that did not exist in the version that started the run.
       pixels: fingerprint of some of its frames' pixels; not checked for runs started without one.
       begun: another process, perhaps on another host, has started the run.
+      datasets: what the datasets say about themselves (`data.about.as_json`); stored, not compared.
 
     Raises:
       InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files;
@@ -71,7 +74,10 @@ def open_run(
                 f"{workdir} is not empty and not a run folder: {CONFIG_FILE} not found. Choose another --workdir."
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"config": config, "data": fingerprint} | ({"pixels": pixels} if pixels else {}))
+        known = {"pixels": pixels, "datasets": list(datasets)}
+        write_json(
+            file, {"config": config, "data": fingerprint} | {name: value for name, value in known.items() if value}
+        )
         return
     before = read_run_config(workdir)
     if before.get("data") != fingerprint:
@@ -208,6 +214,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "steps": _is_count,
     "chosen_step": _is_count,
     "data": lambda value: isinstance(value, str),
+    "datasets": are_datasets,
     "frames": _are_splits,
     "anatomies": _are_names,
     "confusion": _is_matrix,

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from awcl_jax.augment.views import Augmentation, centre_view
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
+from awcl_jax.data.about import About, as_json
 from awcl_jax.embed.command import load_encoder
 from awcl_jax.export import command as export
 from awcl_jax.export import encoder_files
@@ -47,6 +48,39 @@ RESULTS = {
 }
 
 
+PHANTOM = About("phantom", "tiny", "simulated", "the simulation", confirmed=True)
+OWN = About("lab_frames", "", "own", "the first folder", confirmed=False)
+
+
+def provenance(settings, *datasets):
+    return Provenance(
+        settings=settings,
+        fields={},
+        datasets=datasets or (PHANTOM,),
+        fingerprint="f00d",
+        step=1,
+        results={},
+        validation={},
+        version="1",
+    )
+
+
+def card_of(*datasets):
+    settings = to_dict(fine.get_config("tiny"))
+    encoder = {"arch": "resnet18", "strides": "v1.5", "width_factor": 1.0, "width": 64, "channels": 1}
+    return model_card(
+        provenance(settings, *datasets),
+        encoder=encoder | {"features": 512, "parameters": 11_000_000},
+        preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18),
+        formats=["jax"],
+    )
+
+
+@pytest.mark.parametrize(("datasets", "warned"), [((PHANTOM,), True), ((OWN,), False), ((OWN, PHANTOM), False)])
+def test_the_card_warns_of_simulated_frames_alone(datasets, warned):
+    assert ("frames are simulated: expect little" in card_of(*datasets)) == warned
+
+
 def randomised(variables, seed):
     """Other scales, biases and statistics of batch norm, lest a mean of 0 or a scale of 1 hide a slip."""
     rng = np.random.default_rng(seed)
@@ -63,7 +97,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "fine"
     config = fine.get_config("tiny")
     config.model.width_factor, config.train.steps, config.data.path = 0.0625, 20, "/home/ada/scans"
-    open_run(folder, config=to_dict(config), fingerprint="f00d")
+    open_run(folder, config=to_dict(config), fingerprint="f00d", datasets=as_json([OWN]))
     model, (_, optimiser) = build.make_model(config), build.make_optimiser(config)
     state = first_state.initial_state(model, optimiser, seed=0)
     with Checkpoints(folder) as checkpoints:
@@ -254,16 +288,19 @@ def test_the_card_tells_what_the_run_tells(exported):
     for told in (
         "A ResNet-18 (width 0.0625, 0.04 M parameters) from grey ultrasound frames to 32 features",
         "| method | AWCL, fine anatomy",
-        "phantom, fingerprint `f00d`",
+        "| data | lab_frames (frames of the user's own), fingerprint `f00d` |",
+        "| patients | Patients are a guess from the first folder, which nobody confirmed:",
+        "trained on lab_frames (frames of the user's own) alone",
         "| train frames | 1,192 of 12 scans of 11 patients; 121 are labelled |",
         "| steps | 20 of 20 |",
         "model.width_factor = 0.0625",
         "| kNN accuracy | 0.125 (one patient) | 0.250 (one patient) | 0.625 (one patient) |",
         "62 frames of 6 patients",
-        "The phantom is simulated",
     ):
         assert told in card
     assert card.count("TO FILL IN") == 4
+    assert "phantom" not in card  # the default of a field that data.path replaces
+    assert "simulated" not in card
     assert "torchvision.models" not in card  # it has no such width
     assert "/home" not in card  # paths of the training machine are nobody's business
 
@@ -303,7 +340,7 @@ def test_torchvisions_network_is_named_where_it_fits(arch, strides, fits):
     settings = to_dict(fine.get_config("tiny"))
     encoder = {"arch": arch, "strides": strides, "width_factor": 1.0, "width": 64, "channels": 1}
     card = model_card(
-        Provenance(settings=settings, fields={}, fingerprint="f00d", step=1, results={}, validation={}, version="1"),
+        provenance(settings),
         encoder=encoder | {"features": 512, "parameters": 11_000_000},
         preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18),
         formats=["safetensors"],
@@ -333,7 +370,7 @@ def test_the_cards_torchvision_code_loads_the_weights(tmp_path, monkeypatch):
     variables = randomised(jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), 0)
     save_torch_resnet(tmp_path / "encoder.safetensors", variables, mean=0.17, std=0.18)
     card = model_card(
-        Provenance(to_dict(fine.get_config("tiny")), {}, "f00d", 1, {}, {}, "1"),
+        provenance(to_dict(fine.get_config("tiny"))),
         encoder={
             **{"arch": "resnet18", "strides": "v1.5", "width_factor": 1.0, "width": 64, "channels": 1},
             **{"features": 512, "parameters": 11_000_000},

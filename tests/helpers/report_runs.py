@@ -1,6 +1,7 @@
 """Small run folders, with names that may be hostile."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,6 +50,7 @@ def make_run(
     frames: FrameMap | str | None = "some",
     anatomy: str = "4CH",
     scan: str = "P1-S0",
+    datasets: list[dict[str, Any]] | None = None,
 ) -> Path:
     """Make the folder of a finished run of 40 steps."""
     folder.mkdir(parents=True)
@@ -65,6 +67,7 @@ def make_run(
         "steps": 40,
         "frames": {"train": counts, "val": counts, "test": counts},
         "data": "0123456789abcdef",
+        **({} if datasets is None else {"datasets": datasets}),
         "trained": scores_as_json([score, Score(f"knn/f1/{anatomy}", 0.5, 0.4, 0.6, frames=4, patients=2)]),
         "anatomies": [anatomy, "FLP", "BG"],
         "knn_confusion": [[2, 0, 1], [0, 0, 0], [0, 0, 1]],

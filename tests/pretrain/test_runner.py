@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from awcl_jax.data import pipeline
+from awcl_jax.data.about import About, as_json
 from awcl_jax.ingest.phantom import Phantom, PhantomConfig
 from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
@@ -35,6 +36,13 @@ def trained(phantom, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "fine"
     config = tiny(phantom, **{"report.pictures": True, "train.steps": 60, "train.eval_every": 30})
     return workdir, pretrain.run(config, workdir)
+
+
+def test_results_name_the_dataset_and_not_the_configuration(trained):
+    workdir, results = trained
+    described = [About("phantom", "tiny", "simulated", "the simulation", confirmed=True)]
+    stored = json.loads((workdir / "config.json").read_text())
+    assert results["datasets"] == stored["datasets"] == as_json(described)
 
 
 @pytest.mark.parametrize("on", [False, True])

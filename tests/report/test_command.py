@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from awcl_jax.config.downstream import default_downstream_config
+from awcl_jax.config.pretraining import default_config
+from awcl_jax.data import about
+from awcl_jax.data.about import About
 from awcl_jax.evaluate.scores import Score, scores_as_json
 from awcl_jax.report import command as report
 from awcl_jax.report import payload, tables, writing
@@ -56,6 +59,19 @@ def page_of(folder):
 
 def data_in(page):
     return json.loads(page.scripts[0])
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_the_page_names_the_dataset_and_its_patients(confirmed, tmp_path):
+    config = default_config()
+    config.data.path = "/home/ada/scans"
+    own = about.as_json([About("lab_frames", "", "own", "a column", confirmed=confirmed)])
+    run = make_run(tmp_path / "own", config=config, frames=None, datasets=own)
+    text = report.write_report([run]).read_text()
+    assert "lab_frames (frames of the user&#39;s own)" in text
+    assert "phantom" not in text  # the default of a field that data.path replaces
+    assert ("Each patient is in one split only" in text) == confirmed
+    assert ("one patient may be in two splits" in text) != confirmed
 
 
 def test_the_page_tells_what_the_folder_holds(run):
@@ -183,7 +199,7 @@ def test_scores_of_all_runs_share_a_table():
         "one": {"trained": scores(("knn/accuracy", 0.5, 0.4, 0.6), ("own", 2.0, np.nan, np.nan))},
         "other": {"test": scores(("hc/mae_mm", 3.0, 1.0, 5.0), ("dice/mean", np.nan, np.nan, np.nan))},
     }
-    nothing = {"config": {}, "results": {}, "series": {}, "frames": None, "pictures": {}}
+    nothing = {"config": {}, "datasets": [], "results": {}, "series": {}, "frames": None, "pictures": {}}
     table = tables.score_table([Run(name=name, scores=columns, **nothing) for name, columns in given.items()])
     assert table.groups == [("one", ["trained"]), ("other", ["chosen model"])]
     headlines = dict(table.headlines)

@@ -117,5 +117,5 @@ def test_tensorboard_shows_the_files_numbers_and_pictures(tmp_path):
     expected = {(line["step"], name): line[name] for line in lines for name in line.keys() - {"step"}}
     assert scalars == pytest.approx(expected)
     ((step, shown),) = [(step, value) for step, value in values if value.HasField("image")]
-    assert (step, shown.tag) == (3, "pairs")
+    assert (step, shown.tag) == (3, "pictures/pairs")
     np.testing.assert_array_equal(Image.open(io.BytesIO(shown.image.encoded_image_string)), shade)

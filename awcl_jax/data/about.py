@@ -1,0 +1,155 @@
+"""What a prepared dataset says about itself: its name, whether it is simulated, and where its patients come from."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from awcl_jax.runtime.errors import InputError, first_line
+
+PATIENTS = "patients"
+"""Key of the dataset's metadata, see `patients_as_json`."""
+
+KINDS = {
+    "simulated": "simulated frames",
+    "own": "frames of the user's own",
+    "public": "a public dataset",
+    "other": "prepared by another program",
+}
+"""Kind of a dataset -> what a page or card calls it."""
+
+_PUBLIC = {
+    "fetal_planes_db": "the publisher's patient numbers",
+    "fetal_head_biometry": "the patient numbers of FETAL_PLANES_DB",
+    "camus": "the publisher's patient folders",
+    "echonet_dynamic": "the publication, which counts each video as a patient",
+    "hc18": "",
+    "busi": "",
+    "usgra": "",
+}
+"""Public dataset -> who names its patients; empty where nobody does."""
+
+_UNNAMED = "the names of the publisher's files, because the publication names no patients"
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """A prepared dataset in its own words.
+
+    Attributes:
+      name: as TFDS stores it.
+      preset: of the phantom; empty for others.
+      kind: of `KINDS`.
+      patients: what its patients were taken from; empty if unknown.
+      confirmed: whether someone who knows named the patients: the user, the publisher, a tag or a simulation. False if
+        they were guessed from names of files or folders, or if nothing is known.
+    """
+
+    name: str
+    preset: str
+    kind: str
+    patients: str
+    confirmed: bool
+
+    @classmethod
+    def read(cls, path: Path) -> "About":
+        """Read what is stored beside the records.
+
+        Args:
+          path: folder of the prepared dataset (TFDS's version folder).
+
+        Raises:
+          InputError: a file is not JSON.
+        """
+        info, metadata = _read(path / "dataset_info.json"), _read(path / "metadata.json")
+        name, preset = str(info.get("name", "")), str(info.get("configName", ""))
+        if "command" in _object(metadata.get("settings")):  # only `ingest` of own scans stores one
+            stated = _object(metadata.get(PATIENTS))
+            return cls(name, "", "own", str(stated.get("from", "")), stated.get("confirmed") is True)
+        if name == "phantom":
+            return cls(name, preset, "simulated", "the simulation", confirmed=True)
+        if name in _PUBLIC:
+            return cls(name, "", "public", _PUBLIC[name] or _UNNAMED, confirmed=bool(_PUBLIC[name]))
+        return cls(name, "", "other", "", confirmed=False)
+
+    @property
+    def title(self) -> str:
+        """Return name and kind, such as `own_scans (frames of the user's own)`."""
+        return f"{self.name}{', ' * bool(self.preset)}{self.preset} ({KINDS[self.kind]})"
+
+    @property
+    def apart(self) -> str:
+        """Return one sentence on whether patients are apart in the splits, and what that rests on."""
+        if self.confirmed:
+            return f"Each patient is in one split only; patients are named by {self.patients}."
+        if self.patients:
+            return (
+                f"Patients are a guess from {self.patients}, which nobody confirmed: one patient may be in two splits."
+            )
+        return "The dataset does not record where its patients come from: one patient may be in two splits."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _object(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({first_line(error)}). Prepare the dataset again.") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def patients_as_json(source: str, *, confirmed: bool) -> dict[str, Any]:
+    """Return the metadata of a dataset's patients: what they were taken `from`, and whether that is `confirmed`."""
+    return {"from": source, "confirmed": confirmed}
+
+
+def as_json(datasets: Sequence[About]) -> list[dict[str, Any]]:
+    """Return datasets as a run stores them under `datasets`, the labelled one first."""
+    return [dataclasses.asdict(dataset) for dataset in datasets]
+
+
+def are_datasets(stored: Any) -> bool:
+    """Return whether a value has the form of `as_json`."""
+    types = {field.name: bool if field.name == "confirmed" else str for field in dataclasses.fields(About)}
+    return (
+        isinstance(stored, list)
+        and bool(stored)
+        and all(
+            isinstance(one, dict)
+            and one.keys() == types.keys()
+            and all(isinstance(value, types[name]) for name, value in one.items())
+            and one["kind"] in KINDS
+            for one in stored
+        )
+    )
+
+
+def of_run(config: Mapping[str, Any], *stored: Any) -> list[About]:
+    """Return the datasets of a run, as it stored them; of a run that stored none, what its configuration shows.
+
+    Args:
+      config: `group.field` -> value.
+      *stored: places where `datasets` may be; the first valid one is used.
+    """
+    for datasets in stored:
+        if are_datasets(datasets):
+            return [About(**dataset) for dataset in datasets]
+    name, preset = str(config.get("data.dataset", "")), str(config.get("data.preset", ""))
+    if name == "phantom" and not config.get("data.path"):
+        return [About(name, preset, "simulated", "the simulation", confirmed=True)]
+    # The phantom is the default of `data.dataset`: beside a path it says nothing.
+    return [About("a dataset that the run did not record" if name == "phantom" else name, "", "other", "", False)]
+
+
+def recorded_fields(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields without `data.dataset` and `data.preset` if `data.path` replaced them.
+
+    Args:
+      config: `group.field` -> value of the whole configuration.
+      fields: those to show.
+    """
+    unused = ("data.dataset", "data.preset") if config.get("data.path") else ()
+    return {name: value for name, value in fields.items() if name not in unused}
