@@ -26,6 +26,7 @@ from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed
 from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names
 from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
+from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
 from awcl_jax.ingest.own.summary import notes, write_report
@@ -48,6 +49,11 @@ REGIONS = {
 
 _LINES_OF_A_KIND = 20
 _MANY_SCANS = 3  # of one patient: from here on its id is suspicious
+_PATIENTS_FROM = {
+    "tag": "the tag PatientID",
+    "study": "each examination",
+    "folder": "the first folder below --source",
+}
 _REMEDY = "Choose another --out or --name, or delete that folder."
 
 
@@ -76,6 +82,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     _check(args, pseudonyms)
     reading = Reading(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)})
     listing = args.list_source(args, pseudonyms)
+    listing.patients_confirmed |= args.patients_confirmed
+    listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
     taxonomy, items = _plan(args, listing, pseudonyms)
     jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
     settings = _settings(args, reading, listing, jobs, pseudonyms)
@@ -85,7 +93,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         said = _require_same(target, settings)
         if not work.exists():
             print(f"{target} is already prepared: nothing to do.")
-            return Prepared(target, said)
+            store_patients(target, listing)
+            return Prepared(target, [*said, describe_patients(listing)])
     work.mkdir(parents=True, exist_ok=True)
     with only_writer(work, wait=False):
         with tqdm(total=len(items), desc="Decoding", unit=" files") as progress:
@@ -98,7 +107,11 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         advice = [listing.advice] if listing.advice else []
         said = [*notes(faults, collection), *_said_of_unread(listing), *advice, *_said_of_ids(args, pseudonyms)]
         if prepared:
-            metadata = {"settings": settings, "notes": said} | ({FANS: collection.fans} if collection.fans else {})
+            metadata = (
+                {"settings": settings, "notes": said}
+                | patients_metadata(listing)
+                | ({FANS: collection.fans} if collection.fans else {})
+            )
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
         report = write_report(
             out,
@@ -119,7 +132,10 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             said.append(f"Check in {out / REMOVED} that the removed parts (red) are text, not echoes.")
         # Last: while it exists, the next run resumes from it.
         shutil.rmtree(work)
-    return Prepared(target, [*said, f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest."])
+    return Prepared(
+        target,
+        [*said, describe_patients(listing), f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest."],
+    )
 
 
 def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
@@ -289,7 +305,9 @@ def list_videos(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     del pseudonyms
     videos.require_av()
     if args.source.is_dir():
-        return folder.list_clips(args.source, videos.SUFFIXES)
+        return folder.list_clips(args.source, videos.SUFFIXES, pattern=args.pattern)
+    if args.pattern is not None:
+        raise InputError(f"--pattern reads names of files in a folder; {args.source} is not one. Omit --pattern.")
     columns = tuple(name for name in COLUMNS if name not in ("mask", "frame"))
     return read_manifest(args.source, root=args.root, columns=columns)
 
@@ -320,9 +338,13 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
             continue
         listing.rows.append(identified)
         scans["" if row.patient else identified.patient].add(identified.scan)
+    if not listing.patients_confirmed:  # by a table
+        listing.patients_from = _PATIENTS_FROM[args.patient_from]
+        listing.patients_confirmed = args.patient_from != "study"
     if args.patient_from == "tag":
         scans.pop("", None)
-        listing.advice = _advice(scans)
+        if advice := _advice(scans):
+            listing.advice, listing.patients_confirmed = advice, False
     return listing
 
 

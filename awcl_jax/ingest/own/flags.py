@@ -72,6 +72,11 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     _add_table(parser)
     _add_clips(parser)
+    parser.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="of the stem of clips in a folder, with groups (?P<patient>) and (?P<scan>)",
+    )
 
     parser = _add(
         datasets,
@@ -128,6 +133,12 @@ def _add(
     add("--test_share", type=float, default=0.2, metavar="S", help="test share of patients, if not split (%(default)s)")
     add("--val_share", type=float, default=0.1, metavar="S", help="validation share, likewise (%(default)s)")
     add("--seed", type=int, default=0, help="of the random split (default: %(default)s)")
+    add(
+        "--patients_confirmed",
+        action="store_true",
+        help="you have checked the line `Patients: ...`; otherwise pages do not claim that a guess from file names keeps "
+        "patients apart",
+    )
     add("--skip_bad", action="store_true", help="skip files that cannot be used and prepare the rest")
     add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
     add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="largest picture (%(default)s)")

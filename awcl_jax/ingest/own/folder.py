@@ -35,6 +35,10 @@ def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto
             "--scan_from=folder or --scan_from=stem."
         )
     by_folder = scan_from == "folder" or (scan_from == "auto" and deep == {True})
+    if by_folder:
+        listing.patients_from, listing.patients_confirmed = "the first folder below the class", scan_from == "folder"
+    else:
+        listing.patients_from, listing.patients_confirmed = _said_by(expression)
     rows, listing.rows = listing.rows, []
     for row in rows:
         anatomy, *folders = Path(row.shown).parent.parts or ("",)
@@ -55,13 +59,33 @@ def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto
     return listing
 
 
-def list_clips(root: Path, suffixes: tuple[str, ...]) -> Listing:
+def list_clips(root: Path, suffixes: tuple[str, ...], *, pattern: str | None = None) -> Listing:
     """List videos below a folder: each is a scan; the first folder under `root`, if any, is the patient.
 
+    With a `pattern`, the beginning of the file's name says which patient (its group `patient`) and scan (its group
+    `scan`; else the clip is the scan) it is of, as in `list_images`, and folders say nothing.
+
     Raises:
-      InputError: the folder does not exist or has no video.
+      InputError: the folder does not exist or has no video, or `pattern` does not work.
     """
+    expression = None if pattern is None else _compile(pattern)
     listing = _find(root, suffixes)
+    if expression is not None:
+        listing.patients_from, listing.patients_confirmed = _said_by(expression)
+        rows, listing.rows = listing.rows, []
+        for row in rows:
+            match = expression.match(row.path.stem)
+            groups = match.groupdict() if match else {}
+            patient, scan = groups.get("patient") or "", groups.get("scan") or ""
+            if patient or scan:
+                named = "/".join(filter(None, (patient, scan))) if scan else row.shown
+                listing.rows.append(dataclasses.replace(row, scan=named, patient=patient, frame=row.number))
+            else:
+                listing.faults.append(Fault(row.number, "no_scan", "--pattern does not match its name", row.shown))
+        return listing
+    folders = {"/" in row.shown for row in listing.rows}
+    names = {True: "the first folder below --source", False: "each clip"}
+    listing.patients_from = " or ".join(names[inside] for inside in sorted(folders, reverse=True))
     listing.rows = [dataclasses.replace(row, scan=row.shown, patient=top_folder(row)) for row in listing.rows]
     return listing
 
@@ -78,6 +102,15 @@ def list_all(root: Path) -> Listing:
 def top_folder(row: Row) -> str:
     """Return the folder under the source that a file is in, however deep; empty if it is in none."""
     return row.shown.split("/")[0] if "/" in row.shown else ""
+
+
+def _said_by(expression: re.Pattern[str]) -> tuple[str, bool]:
+    """What a pattern takes for the patient, and whether it is the user who says that it is one."""
+    if "patient" in expression.groupindex:
+        return "the group (?P<patient>...) of --pattern", True
+    if expression.pattern == PATTERN:
+        return "the beginning of the file's name, up to the first - or _", False
+    return "the group (?P<scan>...) of --pattern", False
 
 
 def _find(root: Path, suffixes: tuple[str, ...] | None) -> Listing:

@@ -126,6 +126,9 @@ class Listing:
       has_splits: whether the rows name their splits.
       named: whether the user gave the ids of scans and patients; otherwise they come from file names.
       advice: what may be wrong with the patients, and the fix; empty if nothing is.
+      patients_from: what was taken for the patient; it names no file and no patient.
+      patients_confirmed: whether the user or a tag names the patients; False where they are a guess.
+      cause: a line on both for the terminal, with examples (see `patients.taken_for_patients`).
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)
@@ -136,6 +139,9 @@ class Listing:
     has_splits: bool = False
     named: bool = False
     advice: str = ""
+    patients_from: str = ""
+    patients_confirmed: bool = False
+    cause: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

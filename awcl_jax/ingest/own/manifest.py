@@ -51,6 +51,10 @@ def read_manifest(
         )
     wanted = [name for name in columns if name in present]
     listing = Listing(unit="row", has_splits="split" in wanted, named=True)
+    if "patient_id" in wanted:
+        listing.patients_from, listing.patients_confirmed = "the column patient_id", True
+    else:
+        listing.patients_from = "each scan (scan_id)" if "scan_id" in wanted else "each file"
     seen: dict[Any, int] = {}
     owners: dict[str, str] = {}
     for number, given in _rows(table.select(wanted)):

@@ -75,8 +75,9 @@ def make_items(
     if listing.has_splits:
         splits = _given_splits(rows, listing)
     else:
+        advice = " ".join(filter(None, (listing.cause, listing.advice)))
         names = {patient for _, _, patient in rows}
-        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed, advice=listing.advice)
+        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed, advice=advice)
     items = [
         Item(
             row.number,

@@ -1,0 +1,156 @@
+"""What is taken for a patient is reported with examples and stored; a guess is never called more than that."""
+
+import json
+import re
+
+import cv2
+import pytest
+
+from awcl_jax.data.about import About
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest import command as ingest
+from tests.helpers.frames import speckle
+from tests.helpers.own_files import moving_disc, write_video
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("AWCL_ID_KEY", raising=False)
+
+
+def draw(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), speckle(name))
+    return folder
+
+
+def prepared(capsys, *args):
+    """What the dataset says of itself, its number of patients, and the line on patients."""
+    ingest.main([*map(str, args), "--workers=1"])
+    (line,) = re.findall(r"^Patients: .*$", capsys.readouterr().out, re.MULTILINE)
+    out = next(str(arg).removeprefix("--out=") for arg in args if str(arg).startswith("--out="))
+    index = ScanIndex.from_dataset(out)
+    return About.read(index.path), len(index.patient_names), line
+
+
+NUMBERED = [f"A/frame{number:04d}.png" for number in range(8)]
+NAMED = [f"A/IMG_p{number // 2}_{number}.png" for number in range(8)]
+FOLDERS = [f"A/p{number // 2}/{number}.png" for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "patients", "source", "confirmed"),
+    [
+        (NUMBERED, (), 8, "the beginning of the file's name, up to the first - or _, such as 'frame0000', ", False),
+        (NUMBERED, ("--patients_confirmed",), 8, "the beginning of the file's name", True),
+        (
+            NAMED,
+            (r"--pattern=IMG_(?P<patient>p\d)",),
+            4,
+            "the group (?P<patient>...) of --pattern, such as 'p0', 'p1'",
+            True,
+        ),
+        (
+            NAMED,
+            (r"--pattern=IMG_(?P<scan>p\d)",),
+            4,
+            "the group (?P<scan>...) of --pattern, such as 'p0', 'p1'",
+            False,
+        ),
+        (FOLDERS, (), 4, "the first folder below the class, such as 'p0', 'p1', 'p2'.", False),
+        (FOLDERS, ("--scan_from=folder",), 4, "the first folder below the class, such as", True),
+    ],
+)
+def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
+    folder = draw(tmp_path / "in", *names)
+    about, count, line = prepared(capsys, "folder", f"--source={folder}", f"--out={tmp_path / 'out'}", *flags)
+    assert count == patients
+    assert line.startswith(f"Patients: {patients} of 8 file(s), taken from {source}")
+    assert about.confirmed == confirmed
+    assert ("--patients_confirmed" in line) != confirmed
+    assert ("each patient is in one split only" in about.apart.lower()) == confirmed
+    metadata = next((tmp_path / "out").glob("*/*/metadata.json")).read_text()
+    assert not re.search(r"frame0|IMG|'p0'", metadata)  # examples name files
+
+
+def test_one_patient_for_all_is_refused_with_its_cause(tmp_path, capsys):
+    folder = draw(tmp_path / "in", *NAMED)
+    with pytest.raises(SystemExit):
+        ingest.main(["folder", f"--source={folder}", f"--out={tmp_path / 'out'}", "--workers=1"])
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "1 patient(s) cannot be split" in error
+    assert "taken from the beginning of the file's name, up to the first - or _, such as 'IMG'. If that" in error
+    assert "use --pattern with a group (?P<patient>...)" in error
+    assert "--patients_confirmed" not in error  # which would not help
+
+
+def test_a_guess_is_confirmed_later_and_stays_so(tmp_path, capsys):
+    args = ("folder", f"--source={draw(tmp_path / 'in', *FOLDERS)}", f"--out={tmp_path / 'out'}")
+    assert not prepared(capsys, *args)[0].confirmed
+    folder = next((tmp_path / "out").glob("*/1.0.0"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metadata.json"}
+    assert prepared(capsys, *args, "--patients_confirmed")[0].confirmed
+    about, _, line = prepared(capsys, *args)
+    assert about.confirmed
+    assert "--patients_confirmed" not in line
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metadata.json"} == before
+
+
+@pytest.mark.parametrize(("columns", "confirmed"), [("path,scan_id,patient_id", True), ("path,scan_id", False)])
+def test_tables(tmp_path, capsys, columns, confirmed):
+    draw(tmp_path, *FOLDERS)
+    rows = [f"{name},s{at},{name.split('/')[1]}"[: None if confirmed else -3] for at, name in enumerate(FOLDERS)]
+    (tmp_path / "table.csv").write_text("\n".join([columns, *rows]) + "\n")
+    about, count, line = prepared(capsys, "manifest", f"--source={tmp_path / 'table.csv'}", f"--out={tmp_path / 'out'}")
+    assert (count, about.confirmed) == ((4, True) if confirmed else (8, False))
+    expected = "the column patient_id, such as 'p0'" if confirmed else "each scan (scan_id), such as 's0'"
+    assert f"taken from {expected}" in line
+
+
+def clips(folder):
+    for number in range(8):
+        write_video(folder / f"P{number // 3}_{number}.avi", moving_disc(4, seed=number), "ffv1")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "patients", "source", "confirmed"),
+    [
+        ((), 8, "each clip, such as 'P0_0.avi'", False),
+        (
+            ("--pattern=(?P<patient>[^_]+)",),
+            3,
+            "the group (?P<patient>...) of --pattern, such as 'P0', 'P1', 'P2'",
+            True,
+        ),
+    ],
+)
+def test_clips_in_one_folder(tmp_path, capsys, flags, patients, source, confirmed):
+    (tmp_path / "in").mkdir()
+    out = f"--out={tmp_path / 'out'}"
+    about, count, line = prepared(capsys, "video", f"--source={clips(tmp_path / 'in')}", out, "--every=1", *flags)
+    assert (count, about.confirmed) == (patients, confirmed)
+    assert f"of 8 file(s), taken from {source}" in line
+    # Each clip is a scan of its own, whoever's it is.
+    assert len(ScanIndex.from_dataset(tmp_path / "out").scan_names) == 8
+
+
+def test_a_pattern_needs_a_folder_and_must_match(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "clips.csv").write_text("path\nin/P0_0.avi\n")
+    for source, error in (("clips.csv", "--pattern reads names of files in a folder"), ("in", "Not one of 8 file")):
+        clips(tmp_path / "in")
+        with pytest.raises(SystemExit):
+            ingest.main(
+                ["video", f"--source={tmp_path / source}", f"--out={tmp_path / 'out'}", "--pattern=(?P<patient>x)"]
+            )
+        assert error in capsys.readouterr().err
+
+
+def test_the_report_keeps_no_names(tmp_path, capsys):
+    folder = draw(tmp_path / "in", *FOLDERS)
+    prepared(capsys, "folder", f"--source={folder}", f"--out={tmp_path / 'out'}")
+    assert "p0" not in json.dumps(json.loads((tmp_path / "out" / "ingest_report.json").read_text()))
