@@ -171,7 +171,10 @@ def planes(
         positions = np.flatnonzero(classes >= 0)
         if not positions.size:
             choice = ", ".join(anatomies or all_names)
-            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({choice}).")
+            raise InputError(
+                f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({choice}). Prepare the "
+                "dataset again: `ingest` spreads labelled patients over the splits, a column `split` sets them."
+            )
         return Frames(part, positions, classes[positions])
 
     train, val, test = map(labelled, parts, ("training", "validation", "test"))

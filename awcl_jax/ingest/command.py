@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out).expanduser()
     if "run" in args:
         done = args.run(args, out)
-        print(summarize(ScanIndex.from_dataset(done.path), done.notes))
+        index = ScanIndex.from_dataset(done.path)
+        print(summarize(index, [*done.notes, *unshown(index)]))
         return
     builder = args.make_builder(args, out)
     if _is_prepared(builder):
@@ -66,6 +67,24 @@ def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:
         for title, cells in rows
     ]
     return "\n".join(["", *table, "", *skipped, f"Train on it with --config.data.path={index.path}"])
+
+
+def unshown(index: ScanIndex) -> list[str]:
+    """Sentences on the anatomies that a split does not show, where another does."""
+    granularity = "fine" if (index.fine != UNLABELLED).any() else "coarse"
+    labels, names = index.labels(granularity), index.fine_names if granularity == "fine" else index.coarse_names
+    known = set(labels.tolist()) - {UNLABELLED}
+    remedy = "Label more patients, or set the splits in a column `split`."
+    lines = []
+    for split, name in enumerate(index.split_names):
+        absent = sorted(known - set(labels[index.splits == split].tolist()))
+        patients = {kind: len(np.unique(index.patients[labels == kind])) for kind in absent}
+        if absent == sorted(known) and known:
+            lines.append(f"warning: {name} has no labelled frame, so a run cannot score an encoder. {remedy}")
+        elif absent:
+            listed = ", ".join(f"{names[kind]} (of {patients[kind]:,} patient(s) in all)" for kind in absent)
+            lines.append(f"warning: {name} shows no {listed}. {remedy}")
+    return lines
 
 
 def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:

@@ -233,7 +233,10 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
         frames = np.flatnonzero(np.array([*classified, False])[labels])
         if frames.size == 0 and not unlabelled and (several or part is data.train):
             shown = ", ".join(config.eval.anatomies or names)
-            raise InputError(f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({shown}).")
+            raise InputError(
+                f"No {purpose} frame of {index.path} shows any of the anatomies to classify ({shown}). Prepare the "
+                "dataset again: `ingest` spreads labelled patients over the splits, a column `split` sets them."
+            )
         return LabelledFrames(part.reader, frames, labels[frames], part.index.patients[frames])
 
     return Evaluation(

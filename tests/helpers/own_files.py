@@ -34,6 +34,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from tests.helpers.frames import speckle
+
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 LOSSLESS = (*NATIVE, RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
 LOSSY = {JPEGBaseline8Bit: 4, JPEGLSNearLossless: 4, MPEG4HP41: 12}
@@ -48,6 +50,14 @@ _GDCM = {
 
 _ENCODERS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
 """Not GDCM, which ends the process on noise that run lengths make longer."""
+
+
+def draw_files(folder: Path, *names: str) -> Path:
+    """Write a picture of its own for each name, and return the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), speckle(name))
+    return folder
 
 
 def moving_disc(count: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> UInt8[np.ndarray, "n h w"]:

@@ -3,14 +3,12 @@
 import json
 import re
 
-import cv2
 import pytest
 
 from awcl_jax.data.about import About
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest import command as ingest
-from tests.helpers.frames import speckle
-from tests.helpers.own_files import moving_disc, write_video
+from tests.helpers.own_files import draw_files, moving_disc, write_video
 
 pytestmark = pytest.mark.quick
 
@@ -18,13 +16,6 @@ pytestmark = pytest.mark.quick
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
     monkeypatch.delenv("AWCL_ID_KEY", raising=False)
-
-
-def draw(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / name), speckle(name))
-    return folder
 
 
 def prepared(capsys, *args):
@@ -65,7 +56,7 @@ FOLDERS = [f"A/p{number // 2}/{number}.png" for number in range(8)]
     ],
 )
 def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
-    folder = draw(tmp_path / "in", *names)
+    folder = draw_files(tmp_path / "in", *names)
     about, count, line = prepared(capsys, "folder", f"--source={folder}", f"--out={tmp_path / 'out'}", *flags)
     assert count == patients
     assert line.startswith(f"Patients: {patients} of 8 file(s), taken from {source}")
@@ -77,7 +68,7 @@ def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
 
 
 def test_one_patient_for_all_is_refused_with_its_cause(tmp_path, capsys):
-    folder = draw(tmp_path / "in", *NAMED)
+    folder = draw_files(tmp_path / "in", *NAMED)
     with pytest.raises(SystemExit):
         ingest.main(["folder", f"--source={folder}", f"--out={tmp_path / 'out'}", "--workers=1"])
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
@@ -88,7 +79,7 @@ def test_one_patient_for_all_is_refused_with_its_cause(tmp_path, capsys):
 
 
 def test_a_guess_is_confirmed_later_and_stays_so(tmp_path, capsys):
-    args = ("folder", f"--source={draw(tmp_path / 'in', *FOLDERS)}", f"--out={tmp_path / 'out'}")
+    args = ("folder", f"--source={draw_files(tmp_path / 'in', *FOLDERS)}", f"--out={tmp_path / 'out'}")
     assert not prepared(capsys, *args)[0].confirmed
     folder = next((tmp_path / "out").glob("*/1.0.0"))
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metadata.json"}
@@ -101,7 +92,7 @@ def test_a_guess_is_confirmed_later_and_stays_so(tmp_path, capsys):
 
 @pytest.mark.parametrize(("columns", "confirmed"), [("path,scan_id,patient_id", True), ("path,scan_id", False)])
 def test_tables(tmp_path, capsys, columns, confirmed):
-    draw(tmp_path, *FOLDERS)
+    draw_files(tmp_path, *FOLDERS)
     rows = [f"{name},s{at},{name.split('/')[1]}"[: None if confirmed else -3] for at, name in enumerate(FOLDERS)]
     (tmp_path / "table.csv").write_text("\n".join([columns, *rows]) + "\n")
     about, count, line = prepared(capsys, "manifest", f"--source={tmp_path / 'table.csv'}", f"--out={tmp_path / 'out'}")
@@ -151,6 +142,6 @@ def test_a_pattern_needs_a_folder_and_must_match(tmp_path, capsys):
 
 
 def test_the_report_keeps_no_names(tmp_path, capsys):
-    folder = draw(tmp_path / "in", *FOLDERS)
+    folder = draw_files(tmp_path / "in", *FOLDERS)
     prepared(capsys, "folder", f"--source={folder}", f"--out={tmp_path / 'out'}")
     assert "p0" not in json.dumps(json.loads((tmp_path / "out" / "ingest_report.json").read_text()))

@@ -84,10 +84,11 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     listing = args.list_source(args, pseudonyms)
     listing.patients_confirmed |= args.patients_confirmed
     listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
-    taxonomy, items = _plan(args, listing, pseudonyms)
-    jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
-    settings = _settings(args, reading, listing, jobs, pseudonyms)
     target = out / args.name / str(OwnScans.VERSION)
+    stratified = not _is_from_before(target, "stratified")
+    taxonomy, items = _plan(args, listing, pseudonyms, stratified=stratified)
+    jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
+    settings = _settings(args, reading, listing, jobs, pseudonyms, stratified=stratified)
     work = out / f".{args.name}.chunks"
     if target.exists():
         said = _require_same(target, settings)
@@ -166,7 +167,9 @@ def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:
     return ["Ids of patients and scans are numbers, because no key (--key_file) was set to hash them."]
 
 
-def _plan(args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms) -> tuple[Taxonomy, list[Any]]:
+def _plan(
+    args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms, *, stratified: bool
+) -> tuple[Taxonomy, list[Any]]:
     names = [row.anatomy for row in listing.rows]
     unlabelled: frozenset[str] = frozenset()
     # A table may spell out an empty cell; a folder of that name is a class.
@@ -184,6 +187,7 @@ def _plan(args: argparse.Namespace, listing: Listing, pseudonyms: Pseudonyms) ->
         test_share=args.test_share,
         seed=args.seed,
         keep_ids=args.keep_ids,
+        stratified=stratified,
     )
     return taxonomy, items
 
@@ -208,7 +212,13 @@ def _builder(
 
 
 def _settings(
-    args: argparse.Namespace, reading: Reading, listing: Listing, jobs: list[Job], pseudonyms: Pseudonyms
+    args: argparse.Namespace,
+    reading: Reading,
+    listing: Listing,
+    jobs: list[Job],
+    pseudonyms: Pseudonyms,
+    *,
+    stratified: bool,
 ) -> dict[str, Any]:
     """Return what the dataset depends on, to compare with an existing one. It names no file."""
     digest = hashlib.sha256(json.dumps([job.name for job in jobs]).encode())
@@ -223,7 +233,17 @@ def _settings(
     }
     if not listing.has_splits:
         settings |= {"val_share": args.val_share, "test_share": args.test_share, "seed": args.seed}
+        settings |= {"stratified": True} if stratified else {}
     return settings
+
+
+def _is_from_before(target: Path, setting: str) -> bool:
+    """Whether a dataset that is there was prepared before a setting existed: it keeps its splits."""
+    file = target / "metadata.json"
+    try:
+        return file.is_file() and setting not in json.loads(file.read_text(encoding="utf-8"))["settings"]
+    except Exception:  # of other content, which `_require_same` refuses
+        return False
 
 
 def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:

@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from awcl_jax import __version__
-from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.data.anatomy import UNLABELLED, Taxonomy
 from awcl_jax.ingest.own.items import Fault, Item, Listing, Reading, Row
 from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.privacy import Pseudonyms
+from awcl_jax.ingest.own.stratify import Kind, stratify
 from awcl_jax.runtime.errors import InputError
 
 _FORMAT = 2  # a new number when the content of a chunk changes
@@ -46,6 +47,7 @@ def make_items(
     test_share: float,
     seed: int,
     keep_ids: bool = False,
+    stratified: bool = True,
 ) -> list[Item]:
     """Return the files to store, ordered by split, patient, scan and frame.
 
@@ -61,6 +63,7 @@ def make_items(
       test_share: share of test patients.
       seed: of the random split.
       keep_ids: store the user's ids unchanged, but not those read from file names.
+      stratified: spread the anatomies over the splits; False draws as datasets of earlier versions were drawn.
 
     Raises:
       InputError: the shares leave no training patient.
@@ -77,7 +80,8 @@ def make_items(
     else:
         advice = " ".join(filter(None, (listing.cause, listing.advice)))
         names = {patient for _, _, patient in rows}
-        splits = draw_splits(names, val_share=val_share, test_share=test_share, seed=seed, advice=advice)
+        shown = _anatomies_of(rows, labels) if stratified else {}
+        splits = draw_splits(names, shown, val_share=val_share, test_share=test_share, seed=seed, advice=advice)
     items = [
         Item(
             row.number,
@@ -95,6 +99,15 @@ def make_items(
         if patient in splits
     ]
     return sorted(items, key=lambda i: (SPLITS.index(i.split), i.patient_id, i.scan_id, i.frame, i.number))
+
+
+def _anatomies_of(rows: Sequence[tuple[Row, str, str]], labels: Mapping[str, tuple[int, int]]) -> dict[str, set[Kind]]:
+    """The anatomies of each patient with a label, as fine and coarse label."""
+    shown: dict[str, set[Kind]] = defaultdict(set)
+    for row, _, patient in rows:
+        if max(labels[row.anatomy]) != UNLABELLED:
+            shown[patient].add(labels[row.anatomy])
+    return shown
 
 
 class _Ids:
@@ -125,14 +138,21 @@ def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dic
 
 
 def draw_splits(
-    patients: set[str], *, val_share: float, test_share: float, seed: int, advice: str = ""
+    patients: set[str],
+    shown: Mapping[str, Set[Kind]],
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
+    advice: str = "",
 ) -> dict[str, str]:
-    """Draw a split for each patient from the seed and the patient's id.
+    """Draw a split for each patient from the seed, the patient's id, and the anatomies that all of them show.
 
     A share is rounded to whole patients; a share above 0 has at least one.
 
     Args:
       patients: their ids.
+      shown: patient -> the anatomies that they show, see `stratify`.
       val_share: share of validation patients.
       test_share: share of test patients.
       seed: of the draw.
@@ -152,10 +172,7 @@ def draw_splits(
             "training. Lower --test_share and --val_share, or add patients." + (f" {advice}" if advice else "")
         )
     drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
-    return {
-        patient: "test" if place < test else "val" if place < test + val else "train"
-        for place, patient in enumerate(drawn)
-    }
+    return stratify(drawn, shown, test=test, val=val)
 
 
 def make_jobs(
