@@ -1,7 +1,7 @@
 """Evaluate a frozen encoder: its features, and the evaluators' scores on them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -12,7 +12,8 @@ from awcl_jax.evaluate.encode import EncodeFn, encode_frames
 from awcl_jax.evaluate.features import FeatureSet
 from awcl_jax.evaluate.knn import KNN
 from awcl_jax.evaluate.linear_probe import LinearProbe
-from awcl_jax.evaluate.scores import Score
+from awcl_jax.evaluate.paired import classification_differences
+from awcl_jax.evaluate.scores import Score, prefixed
 
 PIXELS = 24  # edge of the downsampled frame used in place of features
 
@@ -102,6 +103,23 @@ class Evaluation:
             *KNN(neighbours=self.neighbours).run(train, test, self.names),
             *LinearProbe().run(train, val, test, self.names),
         ]
+
+    def differences(self, encode: Features, others: Mapping[str, Features]) -> dict[str, Score]:
+        """Return the kNN's macro-F1 on test patients minus that of each other encoder, paired by patient."""
+        if self.unscored:
+            return {}
+
+        def predict(features: Features) -> Int[np.ndarray, " n"]:
+            train, test = (part.features(features) for part in (self.train, self.test))
+            return KNN(neighbours=self.neighbours).predict(train, test)
+
+        ours, found = predict(encode), {}
+        for name, other in others.items():
+            differences = classification_differences(
+                self.test.labels, ours, predict(other), self.test.patients, names=self.names
+            )
+            (found[name],) = (score for score in prefixed("knn", differences) if score.name == "knn/macro_f1")
+        return found
 
     def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"]:
         """Count test frames by their true anatomy (rows) and the kNN's prediction (columns)."""

@@ -250,23 +250,25 @@ def _count(*, frames: int, labelled: int, scans: int, patients: int) -> str:
 
 
 def _scores(made_of: Provenance) -> str:
+    results = made_of.results if made_of.results.get("steps") == made_of.step else {}
     columns = {
-        name: [_score(title, fields) for title, fields in made_of.results[name].items()]
+        name: [_score(title, fields) for title, fields in results[name].items()]
         for name in ("pixels", "untrained", "trained")
-        if name in made_of.results and made_of.results.get("steps") == made_of.step
+        if results.get(name)  # of a run without labels they are empty
     }
+    parts = ["## Scores", "\n".join(f"- {line}" for line in results.get("verdict", ()))]
     if columns:
         granularity = made_of.settings["eval"]["granularity"]
         text = (
             f"Frozen features of test patients, classified by {granularity} anatomy. `pixels` are frames of 24 x 24\n"
             "pixels, `untrained` is the encoder before the first step, and `trained` is this one."
         )
-        return "\n\n".join(["## Scores", text, results_table(columns)])
+        return "\n\n".join(filter(None, [*parts, text, results_table(columns)]))
     text = f"The run has no scores on test patients for this checkpoint (step {made_of.step:,})."
     if made_of.validation:
         listed = ", ".join(f"{name.removeprefix('val/')} {value:.3f}" for name, value in made_of.validation.items())
         text += f" On the validation patients, which may be used to select a checkpoint: {listed}."
-    return f"## Scores\n\n{text}"
+    return "\n\n".join(filter(None, [*parts, text]))
 
 
 def _score(name: str, fields: Mapping[str, Any]) -> Score:

@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,8 +27,10 @@ from awcl_jax.evaluate.encode import make_encode
 from awcl_jax.evaluate.frozen import Evaluation, LabelledFrames, cached_features, downsampled_pixels
 from awcl_jax.evaluate.scores import scores_as_json
 from awcl_jax.evaluate.table import results_table
+from awcl_jax.evaluate.verdict import verdict
 from awcl_jax.losses.awcl import LossOptions
 from awcl_jax.models.pretraining import ContrastiveModel
+from awcl_jax.pretrain.health import Health
 from awcl_jax.pretrain.step import make_step
 from awcl_jax.report import writing
 from awcl_jax.runtime import multihost, sharding
@@ -35,11 +38,12 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import harness, loop, run_folder
 from awcl_jax.train.harness import say
 from awcl_jax.train.initial_state import FirstState
-from awcl_jax.train.metrics import show_pictures
+from awcl_jax.train.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState, parameter_count
 from awcl_jax.train.workdir import Workdir
 
+_LAST_LINES = 10  # of the metrics, over which the loss at the end is averaged
 _COUNTED_BATCHES = 100  # batches whose anatomies are counted for the results
 
 
@@ -69,6 +73,7 @@ class Setup:
     encoder: PyTree | None
     programs: Programs
     evaluation: Evaluation
+    health: Health
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,7 +90,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
       The content of `results.json`: counts of frames, the scores of the pixels, the untrained and the trained encoder,
-      the confusion matrix of the trained encoder's nearest neighbours (counts, a row for each true anatomy), the
+      paired differences, measurements without labels, sentences on all of it (`verdict`), the confusion matrix of the
+      trained encoder's nearest neighbours (counts, a row for each true anatomy), the
       composition of the first batches, and memory.
 
     Raises:
@@ -119,6 +125,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             def evaluate(done: int, state: TrainState) -> None:
                 if values := setup.evaluation.validate(state.variables):
                     scores[done] = values["val/knn/macro_f1"]
+                if values := values | setup.health.measure(state.variables):
                     records.writer.write(done, values)
 
             events = (  # the evaluation first: the checkpoint records its score
@@ -175,7 +182,10 @@ def set_up(config: ConfigDict) -> Setup:
     plan = selection.make_plan(data.train.index, labels, config.positives, seed=config.seed, **config.sampler.to_dict())
     programs = make_programs(config, granularities=labels.ndim)
     evaluation = _make_evaluation(config, programs.model, data)
-    return Setup(data, labels, plan, build.initial_encoder(config), programs, evaluation)
+    health = Health.of(
+        programs.model, augmentation(config), data.val, seed=config.seed, batch_size=config.eval.batch_size
+    )
+    return Setup(data, labels, plan, build.initial_encoder(config), programs, evaluation, health)
 
 
 def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
@@ -283,6 +293,12 @@ def _conclude(
         "untrained": evaluation.test_scores(before),
         "trained": evaluation.test_scores(after),
     }
+    differences = evaluation.differences(after, {"untrained": before, "pixels": downsampled_pixels})
+    health = {
+        name: measured
+        for name, of in (("untrained", untrained), ("trained", state))
+        if (measured := setup.health.measure(of.variables))
+    }
     results = {
         "steps": config.train.steps,
         "frames": selection.counts(setup.data),
@@ -291,6 +307,8 @@ def _conclude(
         "datasets": about.as_json(setup.data.datasets),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **{column: scores_as_json(scores) for column, scores in columns.items()},
+        "differences": {name: scores_as_json([score]) for name, score in differences.items()},
+        "health": health,
         "anatomies": list(evaluation.names),
         "knn_confusion": evaluation.knn_confusion(after).tolist(),
         "batches": selection.anatomies_in_batches(
@@ -299,7 +317,14 @@ def _conclude(
     }
     if not multihost.first():
         return results
+    results["verdict"] = verdict(
+        losses=_last_losses(folder.files),
+        differences=differences,
+        health=health,
+        patients=len(np.unique(evaluation.test.patients)),
+    )
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
+    say("\n".join(["", *results["verdict"]]))
     say(f"\n{evaluation.unscored or results_table(columns)}")
     frame_map = None
     if config.report.pictures:
@@ -319,3 +344,10 @@ def _conclude(
     page = writing.leave_in(folder.files, frame_map, home=folder.home)
     say(f"\nCheckpoints, metrics and pictures are in {folder.home}{harness.where_to_look(page, folder)}")
     return results
+
+
+def _last_losses(folder: Path) -> list[tuple[float, float]]:
+    """Return loss and that of a collapsed encoder in the last lines of the run's metrics."""
+    lines = read_metrics(folder / METRICS_FILE)
+    pairs = [(line["loss"], line["collapsed_loss"]) for line in lines if {"loss", "collapsed_loss"} <= line.keys()]
+    return pairs[-_LAST_LINES:]

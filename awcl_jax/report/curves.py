@@ -16,6 +16,7 @@ _MEANINGS = {
     "alignment": "Alignment of two views (0: equal)",
     "uniformity": "Uniformity (lower is more even)",
     "effective_rank": "Effective rank (dimensions used)",
+    "retrieval": "Found again on validation patients, without labels (1: always)",
     "gradient_norm": "Gradient norm",
     "frames_per_second": "Frames per second",
     "data_wait_share": "Share of time spent waiting for data",

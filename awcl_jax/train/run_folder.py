@@ -220,6 +220,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "confusion": _is_matrix,
     "knn_confusion": _is_matrix,
     "batches": _are_batches,
+    "verdict": _are_names,
     "validation": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     **dict.fromkeys(("pixels", "untrained", "trained", "test", "baseline"), _are_scores),
 }

@@ -52,28 +52,37 @@ PHANTOM = About("phantom", "tiny", "simulated", "the simulation", confirmed=True
 OWN = About("lab_frames", "", "own", "the first folder", confirmed=False)
 
 
-def provenance(settings, *datasets):
+def provenance(settings, *datasets, results=None):
     return Provenance(
         settings=settings,
         fields={},
         datasets=datasets or (PHANTOM,),
         fingerprint="f00d",
         step=1,
-        results={},
+        results=results or {},
         validation={},
         version="1",
     )
 
 
-def card_of(*datasets):
+def card_of(*datasets, results=None):
     settings = to_dict(fine.get_config("tiny"))
     encoder = {"arch": "resnet18", "strides": "v1.5", "width_factor": 1.0, "width": 64, "channels": 1}
     return model_card(
-        provenance(settings, *datasets),
+        provenance(settings, *datasets, results=results),
         encoder=encoder | {"features": 512, "parameters": 11_000_000},
         preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18),
         formats=["jax"],
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_card_of_a_run_without_labels_has_its_verdict(steps):
+    # The card is of step 1: what the results say of step 2 is not said of it.
+    results = {"steps": steps, "pixels": {}, "untrained": {}, "trained": {}, "verdict": ["BAD: it learned nothing."]}
+    card = card_of(OWN, results=results)
+    assert ("- BAD: it learned nothing." in card) == (steps == 1)
+    assert "no scores on test patients" in card
 
 
 @pytest.mark.parametrize(("datasets", "warned"), [((PHANTOM,), True), ((OWN,), False), ((OWN, PHANTOM), False)])

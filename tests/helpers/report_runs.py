@@ -68,6 +68,7 @@ def make_run(
         "frames": {"train": counts, "val": counts, "test": counts},
         "data": "0123456789abcdef",
         **({} if datasets is None else {"datasets": datasets}),
+        "verdict": [f"BAD: {anatomy}"],
         "trained": scores_as_json([score, Score(f"knn/f1/{anatomy}", 0.5, 0.4, 0.6, frames=4, patients=2)]),
         "anatomies": [anatomy, "FLP", "BG"],
         "knn_confusion": [[2, 0, 1], [0, 0, 0], [0, 0, 1]],

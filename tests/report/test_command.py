@@ -89,6 +89,7 @@ def test_the_page_tells_what_the_folder_holds(run):
     text = (run / "report.html").read_text()
     assert "0.500 (0.400 to 0.600)" in text
     assert "3 of 4 test frames correct" in text
+    assert "<li>BAD: 4CH</li>" in text
     assert [image["alt"][:14] for image in page.all("img")] == ["Frames that at"]
 
 

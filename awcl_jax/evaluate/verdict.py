@@ -1,0 +1,70 @@
+"""A run in two or three plain sentences: whether it collapsed, and whether its encoder is better than none."""
+
+from collections.abc import Mapping, Sequence
+
+from awcl_jax.evaluate.scores import Score
+
+_COLLAPSED = 0.98  # share of a collapsed encoder's loss, from which on a loss counts as that
+_FEW_PATIENTS = 10  # below this an interval over patients is hardly more than a guess
+
+_HEALTH = {
+    "retrieval/view": "finds the other view of a frame",
+    "retrieval/scan": "finds another frame of the scan",
+    "effective_rank": "effective rank",
+}
+
+
+def verdict(
+    *,
+    losses: Sequence[tuple[float, float]],
+    differences: Mapping[str, Score],
+    health: Mapping[str, Mapping[str, float]],
+    patients: int,
+) -> list[str]:
+    """Return sentences on a pretraining run that has ended.
+
+    Args:
+      losses: loss and that of a collapsed encoder, at the last steps that were logged.
+      differences: what the encoder is compared with -> its score minus that, paired (see `paired`); empty if nothing is
+        scored.
+      health: `untrained` and `trained` -> measurements without labels; empty if there are none.
+      patients: that it was tested on.
+    """
+    lines = []
+    if losses:
+        loss, collapsed = (sum(values) / len(losses) for values in zip(*losses, strict=True))
+        if loss < _COLLAPSED * collapsed:
+            lines.append(f"Loss {loss:.3f}: below {collapsed:.3f}, that of a collapsed encoder.")
+        else:
+            lines.append(
+                f"BAD: loss {loss:.3f} is that of a collapsed encoder ({collapsed:.3f}), or not a number: it learned "
+                "nothing."
+            )
+    lines += [_compared(other, score) for other, score in differences.items()]
+    if health.keys() >= {"untrained", "trained"}:
+        lines.append(_found(health))
+    if differences and patients < _FEW_PATIENTS:
+        lines.append(f"BAD: only {patients} test patient(s), too few to rely on any score or interval.")
+    return lines
+
+
+def _compared(other: str, score: Score) -> str:
+    text = f"{score.name} on test patients, trained minus {other}: {score.value:+.3f}"
+    if not score.low <= score.high:  # of one patient, without an interval
+        return f"BAD: {text}, of one patient: nothing follows from it."
+    text += f" ({score.low:+.3f} to {score.high:+.3f}, paired)"
+    if score.low > 0:
+        return f"{text}: better."
+    return f"BAD: {text}: {'worse' if score.high < 0 else 'no difference can be seen'}."
+
+
+def _found(health: Mapping[str, Mapping[str, float]]) -> str:
+    before, after = health["untrained"], health["trained"]
+    shared = before.keys() & after.keys()
+    listed = ", ".join(
+        f"{text} {after[name]:.2f} (untrained {before[name]:.2f})" for name, text in _HEALTH.items() if name in shared
+    )
+    found = [name for name in ("retrieval/view", "retrieval/scan") if name in shared]
+    worse = all(after[name] <= before[name] for name in found)
+    text = f"without labels, on validation patients: {listed}"
+    return f"BAD: {text}: not above untrained." if worse else f"{text[0].upper()}{text[1:]}."

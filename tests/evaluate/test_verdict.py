@@ -1,0 +1,57 @@
+"""A bad run is called bad, in sentences; a good one is not."""
+
+import math
+
+import pytest
+
+from awcl_jax.evaluate.scores import Score
+from awcl_jax.evaluate.verdict import verdict
+
+pytestmark = pytest.mark.quick
+
+GOOD = {
+    "losses": [(3.0, 4.0), (2.0, 4.0)],
+    "differences": {"untrained": Score("knn/macro_f1", 0.2, 0.1, 0.3, 90, 30)},
+    "health": {
+        "untrained": {"retrieval/view": 0.4, "retrieval/scan": 0.2, "effective_rank": 3.0},
+        "trained": {"retrieval/view": 0.9, "retrieval/scan": 0.2, "effective_rank": 12.0},
+    },
+    "patients": 30,
+}
+
+
+def difference(value, low, high):
+    return {"differences": {"pixels": Score("knn/macro_f1", value, low, high, 9, 3)}}
+
+
+def test_a_good_run():
+    assert verdict(**GOOD) == [
+        "Loss 2.500: below 4.000, that of a collapsed encoder.",
+        "knn/macro_f1 on test patients, trained minus untrained: +0.200 (+0.100 to +0.300, paired): better.",
+        (
+            "Without labels, on validation patients: finds the other view of a frame 0.90 (untrained 0.40), finds "
+            "another frame of the scan 0.20 (untrained 0.20), effective rank 12.00 (untrained 3.00)."
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"losses": [(3.95, 4.0)]}, "BAD: loss 3.950 is that of a collapsed encoder (4.000)"),
+        ({"losses": [(math.nan, 4.0)]}, "BAD: loss nan is that of a collapsed encoder (4.000), or not a number"),
+        (difference(0.1, -0.1, 0.3), "(-0.100 to +0.300, paired): no difference can be seen."),
+        (difference(-0.2, -0.3, -0.1), "trained minus pixels: -0.200 (-0.300 to -0.100, paired): worse."),
+        (difference(0.3, math.nan, math.nan), "trained minus pixels: +0.300, of one patient"),
+        ({"patients": 9}, "BAD: only 9 test patient(s)"),
+        ({"health": {name: {"retrieval/view": 0.5} for name in ("untrained", "trained")}}, "not above untrained."),
+    ],
+)
+def test_what_is_bad(changes, sentence):
+    (bad,) = [line for line in verdict(**{**GOOD, **changes}) if line.startswith("BAD")]
+    assert sentence in bad
+
+
+def test_nothing_scored_says_nothing_of_test_patients():
+    assert not any("test patient" in line for line in verdict(**{**GOOD, "differences": {}, "patients": 0}))
+    assert verdict(losses=[], differences={}, health={}, patients=0) == []
