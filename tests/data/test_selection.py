@@ -242,9 +242,11 @@ def test_the_description_counts_frames_labels_scans_and_patients(prepare_frames)
     assert str(folder) in title
     # Of every patient: three frames, two of them labelled, in two scans.
     assert [" ".join(line.split()) for line in lines] == [
+        "frame_set (prepared by another program)",
         "train 6 frames, 4 of them labelled, 4 scans of 2 patients",
         "val 3 frames, 2 of them labelled, 2 scans of 1 patients",
         "test 3 frames, 2 of them labelled, 2 scans of 1 patients",
+        "The dataset does not record where its patients come from: one patient may be in two splits.",
     ]
 
 
