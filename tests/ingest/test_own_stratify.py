@@ -112,7 +112,7 @@ def test_a_dataset_from_before_keeps_its_splits(tmp_path, capsys, monkeypatch):
         patched.setattr(own, "_is_from_before", lambda *_: True)
         before, _ = prepare(capsys, source, tmp_path / "out")
     after, printed = prepare(capsys, source, tmp_path / "out")
-    assert "prepared already: nothing to do" in printed
+    assert "already prepared: nothing to do" in printed
     assert after.fingerprint == before.fingerprint
     # What is prepared now is not what was drawn then.
     assert prepare(capsys, source, tmp_path / "new")[0].fingerprint != before.fingerprint

@@ -136,8 +136,8 @@ def _add(
     add(
         "--patients_confirmed",
         action="store_true",
-        help="you have checked the line `Patients: ...`; otherwise pages do not claim that a guess from file names keeps "
-        "patients apart",
+        help="you have checked the line `Patients: ...`; otherwise pages do not claim that a guess from file names "
+        "keeps patients apart",
     )
     add("--skip_bad", action="store_true", help="skip files that cannot be used and prepare the rest")
     add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
