@@ -4,6 +4,7 @@ When another process of the run is lost, JAX aborts this one from C++ with a pag
 can explain it. So the work runs in a child process, and the process that was started waits for it.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -42,12 +43,15 @@ def continue_in_child() -> None:
     os.close(lifeline)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        os.kill(child, number)
+        # A scheduler may send it again when the child has just exited.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's status is the one to exit with
     if status < 0:
         cause = signal.Signals(-status).name + _MEANINGS.get(-status, "")
         print(

@@ -49,6 +49,10 @@ def exit_on_bad_input() -> Iterator[None]:
     except OSError as error:
         _leave(f"error: {_in_words(error)}", 1)
     except RunStopped as stopped:
+        # Imported already by the run; other commands do not wait for JAX.
+        from awcl_jax.runtime.stop_signals import ignore_sigterm
+
+        ignore_sigterm()
         _leave(str(stopped), SAVED)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)

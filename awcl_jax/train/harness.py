@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -76,6 +76,7 @@ class Records:
       bad: the file of its bad steps.
       resumed: the state of the newest checkpoint; None for a new run.
       start: number of steps taken.
+      should_stop: called by each process after every step with the number of steps taken; returns whether to stop.
     """
 
     folder: Workdir
@@ -84,6 +85,7 @@ class Records:
     bad: BadSteps
     resumed: TrainState | None
     start: int
+    should_stop: Callable[[int], bool]
 
     def saving(self, scores: Mapping[int, float], *, every: int) -> Event:
         """Return the event that saves a checkpoint (with its score, if any) every `every` steps and before a stop."""
@@ -119,6 +121,8 @@ class Records:
 def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
     """Open the files that a run keeps while it trains; leaving the block closes them when all is written.
 
+    From here on SIGTERM and ctrl-C are noticed after a step, and cannot interrupt what is being written.
+
     Args:
       folder: of the run.
       shapes: of its state on one device.
@@ -126,6 +130,8 @@ def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int)
       steps: of the whole run.
     """
     with contextlib.ExitStack() as stack:
+        # The outermost: a checkpoint is complete only when the others are left.
+        should_stop = stack.enter_context(stop_signals.noticed())
         checkpoints = stack.enter_context(Checkpoints(folder.files))
         newest = checkpoints.newest(sharding.replicated_shapes(shapes, mesh), warn=lambda line: say(f"warning: {line}"))
         start, resumed = (0, None) if newest is None else newest
@@ -135,24 +141,24 @@ def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int)
         if multihost.first():
             writer = stack.enter_context(MetricsWriter(folder.files, start_step=start))
         bad = BadSteps(folder.files, start_step=start, writes=multihost.first())
-        yield Records(folder, checkpoints, writer, bad, resumed, start)
+        yield Records(folder, checkpoints, writer, bad, resumed, start, should_stop)
 
 
 @contextlib.contextmanager
 def attended(records: Records, *, log_every: int, events: Sequence[Event]) -> Iterator[Hooks]:
-    """Handle requests to stop and watch for hangs in this block; yield the hooks of the training loop.
+    """Watch for hangs in this block; yield the hooks of the training loop.
 
     Args:
       records: of the run.
       log_every: steps between two lines of metrics.
       events: in the order in which they run.
     """
-    with stop_signals.noticed() as should_stop, watchdog.watching() as on_phase:
+    with watchdog.watching() as on_phase:
         yield Hooks(
             write=records.writer.write,
             log_every=log_every,
             events=events,
-            should_stop=should_stop,
+            should_stop=records.should_stop,
             on_phase=on_phase,
             show_progress=multihost.first(),
         )

@@ -8,6 +8,7 @@ started in a process of its own that kills itself there with SIGKILL, and resume
     ["clock", seconds]     so long after the first batch
     ["SIGTERM", step]      asks the run to stop while it takes that step, as does ["SIGINT", step]
     ["SIGINT twice", step] insists
+    ["SIGTERM stream", step] asks again every few milliseconds until the process is gone
     ["sending", step]      in the middle of sending a checkpoint to a bucket
     ["slow disk", seconds] ends nothing: every line of metrics, every checkpoint and every file that is renamed takes
                            so much longer
@@ -106,7 +107,14 @@ def dying(name: str, at: float) -> Iterator[None]:
             if name.startswith("SIG") and batch.step + 1 == at:
                 for _ in range(2 if "twice" in name else 1):
                     signal.raise_signal(signal.Signals[name.split()[0]])
+                if "stream" in name:
+                    threading.Thread(target=asking, daemon=True).start()
             yield batch
+
+    def asking() -> None:
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.003)
 
     def saving(self: Checkpoints, step: int, *args: Any, **kwargs: Any) -> None:
         if name == "before save" and step >= at:

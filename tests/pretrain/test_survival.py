@@ -71,7 +71,7 @@ def test_a_slow_disk_changes_nothing_but_the_time(phantom, unbroken):
 def test_a_run_asked_to_stop_saves_and_resumes_bit_for_bit(phantom, unbroken):
     workdir = unbroken.with_name("asked")
     never = fields(phantom) | {"train.checkpoint_every": 1000}
-    asked = [["SIGTERM", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
+    asked = [["SIGTERM stream", 3], ["SIGINT twice", 5], ["SIGINT", 6], ["SIGTERM", 24]]
     statuses, said = starts(workdir, never, [*asked, None])
     assert statuses == [75, 130, 75, 75, 0], said
     assert [line for line in said.splitlines() if "Resuming" in line] == [

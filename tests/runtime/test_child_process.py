@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from awcl_jax.runtime import child_process
 
 RESUME = "Rerun the same command to resume from the last checkpoint."
 
@@ -57,6 +60,35 @@ def test_sigterm_reaches_the_work():
     assert running.stdout.readline() == "ready\n"
     running.terminate()
     assert (running.wait(timeout=60), running.stderr.read()) == (75, "")
+
+
+def test_a_stream_of_sigterms_leaves_the_status_of_the_work():
+    # Until this process is gone, which it is some time after its child.
+    work = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True); time.sleep(0.3); os._exit(75)"
+    running = started(work)
+    assert running.stdout.readline()
+    assert running.stdout.readline() == "ready\n"
+    while running.poll() is None:
+        running.terminate()
+        time.sleep(0.001)
+    assert (running.returncode, running.stderr.read()) == (75, "")
+
+
+def test_a_signal_for_a_child_that_is_gone_is_no_error(monkeypatch):
+    # The parent's part alone: its child has exited when the signal arrives.
+    handlers, exits = {}, []
+    monkeypatch.setattr(os, "fork", lambda: 2**22 + 1)  # no process has this id
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.setdefault(number, []).append(handler))
+
+    def exited(*_):
+        handlers[signal.SIGTERM][0](signal.SIGTERM, None)
+        return 0, 75 << 8
+
+    monkeypatch.setattr(os, "waitpid", exited)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    child_process.continue_in_child()
+    assert exits == [75]
+    assert handlers[signal.SIGTERM][-1] is signal.SIG_IGN
 
 
 def test_ctrl_c_is_left_to_the_work():
