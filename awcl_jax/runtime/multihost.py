@@ -4,9 +4,11 @@ The only module that starts `jax.distributed`.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 import warnings
@@ -60,10 +62,14 @@ def join(
             "the processes, or --processes=1 alone for a single process."
         )
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isdecimal()):
+    if not (host and port.isascii() and port.isdecimal()):
         raise InputError(f"--coordinator must be HOST:PORT, where process 0 listens; got {coordinator!r}.")
+    if len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise InputError(f"The port of --coordinator must be from 1 to 65535; got {port[:20]}.")
     if not 0 <= process < processes:
         raise InputError(f"--process must be at least 0 and below --processes={processes}; got {process}.")
+    if process == 0:
+        _require_free_port(coordinator, int(port))
     with _failure_in_words(f"at {coordinator}"):
         jax.distributed.initialize(
             coordinator,
@@ -139,6 +145,36 @@ def all_or_none() -> Iterator[None]:
         raise problem
     if any(stopped):
         raise InputError(f"Process {stopped.index(True)} of {len(stopped)} failed. See its error.")
+
+
+def _require_free_port(coordinator: str, port: int) -> None:
+    """Check that this process can listen where the others look for it; JAX would crash if it cannot.
+
+    JAX listens on all addresses of this host.
+
+    Raises:
+      InputError: it cannot.
+    """
+    for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        try:
+            listening = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            continue  # the kernel lacks this protocol
+        with listening:
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # A port whose last connections are still closing is free.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listening.bind((address, port))
+                listening.listen()
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    continue  # the protocol is switched off
+                raise InputError(
+                    f"Process 0 cannot listen on port {port} of --coordinator={coordinator} ({error.strerror}). Choose "
+                    "a free port above 1023, the same for all processes."
+                ) from error
 
 
 def _join_by_launcher(heartbeat: int) -> None:

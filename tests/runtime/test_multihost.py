@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def test_three_flags_are_taken_as_they_are(started):
         ({"coordinator": "host", "processes": 2, "process": 0}, "HOST:PORT.*'host'"),
         ({"coordinator": ":1", "processes": 2, "process": 0}, "HOST:PORT"),
         ({"coordinator": "host:port", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"coordinator": "host:0", "processes": 2, "process": 0}, "from 1 to 65535; got 0"),
+        ({"coordinator": "host:65536", "processes": 2, "process": 1}, "from 1 to 65535; got 65536"),
+        ({"coordinator": f"host:{'9' * 5000}", "processes": 2, "process": 1}, "from 1 to 65535; got 9{20}[.]"),
         ({"coordinator": "host:1", "processes": 2, "process": 2}, "below --processes=2; got 2"),
         ({"coordinator": "host:1", "processes": 2, "process": -1}, "got -1"),
         ({"coordinator": "host:1", "processes": 0, "process": 0}, "below --processes=0"),
@@ -64,6 +68,23 @@ def test_flags_that_do_not_fit_are_refused(flags, message, started):
         multihost.join(**flags)
     assert "\n" not in str(caught.value)
     assert started == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_a_port_in_use_is_one_line_before_jax_starts(started, address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        other = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no such address")
+    with other:
+        port = other.getsockname()[1]
+        flags = {"coordinator": f"host:{port}", "processes": 2}
+        with pytest.raises(InputError, match=f"cannot listen on port {port} of --coordinator=host:{port} .*in use"):
+            multihost.join(**flags, process=0)
+        assert started == []
+        multihost.join(**flags, process=1)  # only process 0 listens
+        assert len(started) == 1
 
 
 def test_one_process_asks_no_launcher(started):
