@@ -149,7 +149,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                     )
 
         # Test the chosen checkpoint, once.
-        return _conclude(config, setup, history, first, folder)
+        with harness.after_training(folder):
+            return _conclude(config, setup, history, first, folder)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -319,6 +320,8 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
     say(f"\n{results_table(columns, rows=TASK_ROWS[config.task.kind])}")
+    if outcome.left_out:
+        say(outcome.left_out)
     if config.report.pictures:
         from awcl_jax.report import drawing
 

@@ -13,11 +13,19 @@ from awcl_jax.data.record import HEAD_CIRCUMFERENCE
 from awcl_jax.data.selection import Split, Splits, keep_label_fraction
 from awcl_jax.evaluate.encode import EncodeFn, encode_frames
 from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
-from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, prefixed, rate_scores
+from awcl_jax.evaluate.scores import (
+    MOST_ANATOMIES,
+    Score,
+    classification_scores,
+    mean_scores,
+    prefixed,
+    rate_scores,
+)
 from awcl_jax.evaluate.segmentation import BACKGROUND, dice_of, iou_of, segmentation_scores
 from awcl_jax.runtime.errors import InputError
 
 _CHUNK = 256  # masks read at a time
+_MOST_DRAWN = 60  # anatomies in the picture of the confusion matrix, which grows with their square
 _FEWEST = 100  # resamples, if only the value is used
 
 Columns = Mapping[str, Callable[[Int[np.ndarray, " b"]], np.ndarray]]
@@ -33,6 +41,7 @@ class Outcome:
       details: further plain values for `results.json`.
       frames: for each test frame, the prediction and its quality.
       draw: writes pictures to a folder.
+      left_out: what is missing because there are too many anatomies, in one sentence.
     """
 
     scores: list[Score]
@@ -40,6 +49,7 @@ class Outcome:
     details: dict[str, Any]
     frames: list[dict[str, Any]]
     draw: Callable[[Path], None]
+    left_out: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,12 +127,17 @@ class Planes:
             ]
             for predicted in (predictions, constant)
         )
-        counts = confusion_matrix(labels, predictions, labels=range(self.classes))
+        many = self.classes > MOST_ANATOMIES
+        details = (
+            {} if many else {"confusion": confusion_matrix(labels, predictions, labels=range(self.classes)).tolist()}
+        )
+        crowded = np.union1d(labels, predictions).size > _MOST_DRAWN
 
         def draw(folder: Path) -> None:
             from awcl_jax.report import drawing
 
-            drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png")
+            if not crowded:
+                drawing.confusion_picture(labels, predictions, self.names, folder / "confusion.png")
 
         rows = [
             self.test.row(i) | {"label": self.names[labels[i]], "prediction": self.names[predictions[i]]}
@@ -131,10 +146,20 @@ class Planes:
         return Outcome(
             scores,
             baseline,
-            {"anatomies": list(self.names), "confusion": counts.tolist()},
+            details,
             rows,
             draw,
+            left_out=_left_out(self.classes, many=many, crowded=crowded),
         )
+
+
+def _left_out(classes: int, *, many: bool, crowded: bool) -> str:
+    if many:
+        return (
+            f"Of {classes:,} anatomies only summaries are scored: the scores of single anatomies and the confusion "
+            f"matrix are left out above {MOST_ANATOMIES:,}."
+        )
+    return f"confusion.png is left out above {_MOST_DRAWN} anatomies; results.json has the counts." if crowded else ""
 
 
 def planes(

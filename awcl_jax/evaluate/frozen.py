@@ -13,7 +13,7 @@ from awcl_jax.evaluate.features import FeatureSet
 from awcl_jax.evaluate.knn import KNN
 from awcl_jax.evaluate.linear_probe import LinearProbe
 from awcl_jax.evaluate.paired import classification_differences
-from awcl_jax.evaluate.scores import Score, prefixed
+from awcl_jax.evaluate.scores import MOST_ANATOMIES, Score, prefixed
 
 PIXELS = 24  # edge of the downsampled frame used in place of features
 
@@ -47,7 +47,8 @@ class LabelledFrames:
 class Evaluation:
     """kNN and linear probe on frozen features, with separate patients for training, validation and test.
 
-    If no frame has a label, or all training frames have the same one, nothing can be classified: no scores.
+    If no frame has a label, or all training frames have the same one, nothing can be classified: no scores. Above
+    `MOST_ANATOMIES` names only the kNN is scored, by its summaries: a probe and a matrix grow with their square.
 
     Attributes:
       encode: (variables, uint8 frames) -> features, compiled.
@@ -78,6 +79,20 @@ class Evaluation:
             )
         return ""
 
+    @property
+    def _many(self) -> bool:
+        return len(self.names) > MOST_ANATOMIES
+
+    @property
+    def left_out(self) -> str:
+        """What is not scored because there are too many anatomies, in one sentence; empty if all is."""
+        if self.unscored or not self._many:
+            return ""
+        return (
+            f"Of {len(self.names):,} anatomies only summaries of the kNN are scored: the linear probe, the scores of "
+            f"single anatomies and the confusion matrix are left out above {MOST_ANATOMIES:,}."
+        )
+
     def encoder(self, variables: PyTree) -> Features:
         """Return the features of an encoder with these variables."""
         return lambda reader, frames: encode_frames(self.encode, variables, reader, frames, batch_size=self.batch_size)
@@ -87,10 +102,9 @@ class Evaluation:
         if self.unscored:
             return {}
         train, val = (part.features(self.encoder(variables)) for part in (self.train, self.val))
-        scores = [
-            *KNN(neighbours=self.neighbours, resamples=100).run(train, val, self.names),
-            *LinearProbe(resamples=100).run(train, None, val, self.names),
-        ]
+        scores = KNN(neighbours=self.neighbours, resamples=100).run(train, val, self.names)
+        if not self._many:
+            scores += LinearProbe(resamples=100).run(train, None, val, self.names)
         shown = ("accuracy", "macro_f1")
         return {f"val/{score.name}": score.value for score in scores if score.name.split("/")[1] in shown}
 
@@ -99,10 +113,8 @@ class Evaluation:
         if self.unscored:
             return []
         train, val, test = (part.features(encode) for part in (self.train, self.val, self.test))
-        return [
-            *KNN(neighbours=self.neighbours).run(train, test, self.names),
-            *LinearProbe().run(train, val, test, self.names),
-        ]
+        scores = KNN(neighbours=self.neighbours).run(train, test, self.names)
+        return scores if self._many else [*scores, *LinearProbe().run(train, val, test, self.names)]
 
     def differences(self, encode: Features, others: Mapping[str, Features]) -> dict[str, Score]:
         """Return the kNN's macro-F1 on test patients minus that of each other encoder, paired by patient."""
@@ -121,10 +133,12 @@ class Evaluation:
             (found[name],) = (score for score in prefixed("knn", differences) if score.name == "knn/macro_f1")
         return found
 
-    def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"]:
-        """Count test frames by their true anatomy (rows) and the kNN's prediction (columns)."""
+    def knn_confusion(self, encode: Features) -> Int[np.ndarray, "k k"] | None:
+        """Count test frames by true anatomy (rows) and the kNN's prediction (columns); None for too many anatomies."""
         from sklearn.metrics import confusion_matrix
 
+        if self._many:
+            return None
         if self.unscored:
             return np.zeros((len(self.names), len(self.names)), np.int64)
         train, test = (part.features(encode) for part in (self.train, self.test))

@@ -5,20 +5,22 @@ Overlapping intervals of two methods prove little, because both find the same pa
 differ.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from awcl_jax.evaluate.scores import (
     SUMMARIES,
     Score,
     check_classification,
+    from_counts,
     means_of,
-    patient_confusions,
+    patient_counts,
     patient_sums,
     resampled,
     scores_of,
+    titled,
     with_intervals,
 )
 from awcl_jax.runtime.errors import InputError
@@ -53,12 +55,11 @@ def classification_differences(
     """
     for predicted in (predictions, others):
         check_classification(labels, predicted, patients, names)
-    one, other = (patient_confusions(labels, predicted, patients, len(names)) for predicted in (predictions, others))
-    frames = one.sum(axis=2)
-    counts = [(len(labels), len(frames))] * len(SUMMARIES)
-    counts += [(int(column.sum()), int(np.count_nonzero(column))) for column in frames.T]
-    titles = [*SUMMARIES, *(f"f1/{name}" for name in names)]
-    return _differences(titles, counts, scores_of, one, other, resamples, seed)
+    one, other = (patient_counts(labels, predicted, patients, len(names)) for predicted in (predictions, others))
+    options = {"summaries": len(SUMMARIES), "resamples": resamples, "seed": seed}
+    # The same number of patients and the same seed give the same draws.
+    (value, drawn), (other_value, other_drawn) = (from_counts(scores_of, counts, **options) for counts in (one, other))
+    return with_intervals(*titled(SUMMARIES, ("f1",), names, one), value - other_value, drawn - other_drawn)
 
 
 def mean_differences(
@@ -97,19 +98,7 @@ def mean_differences(
     counts = [(int(some.sum()), len(np.unique(patients[some])))]
     counts += [(int(column.sum()), len(np.unique(patients[column]))) for column in counted.T]
     one, other = (patient_sums(measured, patients) for measured in (values, others))
-    return _differences([mean, *names], counts, means_of, one, other, resamples, seed)
-
-
-def _differences(
-    titles: Sequence[str],
-    counts: Sequence[tuple[int, int]],
-    statistic: Callable[[np.ndarray], np.ndarray],
-    one: Shaped[np.ndarray, "p ..."],
-    other: Shaped[np.ndarray, "p ..."],
-    resamples: int,
-    seed: int,
-) -> list[Score]:
-    # The same number of patients and the same seed give the same draws.
-    drawn, other_drawn = (statistic(resampled(tables, resamples, seed)) for tables in (one, other))
-    values = statistic(one.sum(axis=0)) - statistic(other.sum(axis=0))
-    return with_intervals(titles, counts, values, drawn - other_drawn)
+    # As above.
+    drawn, other_drawn = (means_of(resampled(tables, resamples, seed)) for tables in (one, other))
+    values_of_all = means_of(one.sum(axis=0)) - means_of(other.sum(axis=0))
+    return with_intervals([mean, *names], counts, values_of_all, drawn - other_drawn)

@@ -6,7 +6,7 @@ Frames of one patient are alike, so a thousand frames of ten patients prove hard
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from jaxtyping import Float, Int, Shaped
 from awcl_jax.runtime.errors import InputError
 
 SUMMARIES = ("accuracy", "balanced_accuracy", "macro_f1")
+MOST_ANATOMIES = 1000  # with a score each, a linear probe and a confusion matrix; above, only summaries
 _FEWEST_RESAMPLES = 100
+_NUMBERS_AT_A_TIME = 2**21  # of the draws, 16 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +84,15 @@ def classification_scores(
 
     Returns:
       `accuracy`, `balanced_accuracy` and `macro_f1` with counts of all frames and patients, then `f1/NAME` of every
-      anatomy that occurs, in the order of `names`, with counts of its frames and patients.
+      anatomy that occurs, in the order of `names`, with counts of its frames and patients; only the first three if
+      there are more than `MOST_ANATOMIES` names.
 
     Raises:
       InputError: there is no frame, the lengths differ, an anatomy is outside `names`, or `resamples` is below 100.
     """
     check_classification(labels, predictions, patients, names)
-    confusions = patient_confusions(labels, predictions, patients, len(names))
-    frames = confusions.sum(axis=2)  # [p, k] of each patient and true anatomy
-    counts = [(len(labels), len(frames))] * len(SUMMARIES) + _counts_of(frames)
-    return with_intervals(
-        [*SUMMARIES, *(f"f1/{name}" for name in names)],
-        counts,
-        scores_of(confusions.sum(axis=0)),
-        scores_of(resampled(confusions, resamples, seed)),
+    return _scores(
+        SUMMARIES, ("f1",), scores_of, patient_counts(labels, predictions, patients, len(names)), names, resamples, seed
     )
 
 
@@ -119,17 +116,18 @@ def rate_scores(
     Args, errors, draws and skipped anatomies are as in `classification_scores`.
 
     Returns:
-      `macro_precision` and `macro_recall`, then `precision/NAME` of every anatomy that occurs, then `recall/NAME`.
+      `macro_precision` and `macro_recall`, then `precision/NAME` of every anatomy that occurs, then `recall/NAME`;
+      only the first two if there are more than `MOST_ANATOMIES` names.
     """
     check_classification(labels, predictions, patients, names)
-    confusions = patient_confusions(labels, predictions, patients, len(names))
-    counts = _counts_of(confusions.sum(axis=2))
-    titles = [f"{rate}/{name}" for rate in ("precision", "recall") for name in names]
-    return with_intervals(
-        ["macro_precision", "macro_recall", *titles],
-        [(len(labels), len(confusions))] * 2 + counts * 2,
-        _rates_of(confusions.sum(axis=0)),
-        _rates_of(resampled(confusions, resamples, seed)),
+    return _scores(
+        ("macro_precision", "macro_recall"),
+        ("precision", "recall"),
+        _rates_of,
+        patient_counts(labels, predictions, patients, len(names)),
+        names,
+        resamples,
+        seed,
     )
 
 
@@ -231,13 +229,86 @@ def _counts_of(frames: Int[np.ndarray, "p k"]) -> list[tuple[int, int]]:
     return [(int(column.sum()), int(np.count_nonzero(column))) for column in frames.T]
 
 
-def patient_confusions(
+def patient_counts(
     labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], patients: Int[np.ndarray, " n"], k: int
-) -> Int[np.ndarray, "p k k"]:
-    """Return the confusion matrix of each patient, in the order of the patients' numbers."""
+) -> Any:
+    """Return hits, true frames and predicted frames of each patient and anatomy: a sparse matrix [p, 3k].
+
+    These are diagonal, row sums and column sums of each patient's confusion matrix, and all that the scores need. A
+    patient shows few of many anatomies, so memory grows with the frames. Rows are in the order of the patients'
+    numbers.
+    """
+    from scipy.sparse import coo_array
+
     unique, patient = np.unique(patients, return_inverse=True)
-    cells = (patient * k + labels) * k + predictions
-    return np.bincount(cells, minlength=len(unique) * k * k).reshape(len(unique), k, k)
+    hit = labels == predictions
+    rows = np.concatenate([patient[hit], patient, patient])
+    columns = np.concatenate([labels[hit], k + labels, 2 * k + predictions])
+    return coo_array((np.ones(rows.size), (rows, columns)), shape=(len(unique), 3 * k)).tocsr()
+
+
+def counts_by_anatomy(counts: Any) -> list[tuple[int, int]]:
+    """Return the frames and patients of each anatomy, from `patient_counts`."""
+    k = counts.shape[1] // 3
+    true = counts[:, k : 2 * k].tocsc()
+    return list(zip(true.sum(axis=0).astype(int).tolist(), np.diff(true.indptr).tolist(), strict=True))
+
+
+def from_counts(
+    statistic: Callable[[Float[np.ndarray, "*r 3 k"]], Float[np.ndarray, "*r s"]],
+    counts: Any,
+    *,
+    summaries: int,
+    resamples: int,
+    seed: int,
+) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, "r s"]]:
+    """Return a statistic of all patients, and in each draw of patients.
+
+    Above `MOST_ANATOMIES` anatomies only its first `summaries` numbers are kept. A few draws are computed at a time, so
+    that memory grows with the anatomies only by what is returned.
+
+    Args:
+      statistic: of hits, true and predicted frames by anatomy.
+      counts: of `patient_counts`.
+      summaries: how many of its numbers are not of one anatomy.
+      resamples: draws of the bootstrap.
+      seed: of the draws.
+    """
+    patients, k = counts.shape[0], counts.shape[1] // 3
+    kept = slice(summaries if k > MOST_ANATOMIES else None)
+    times = _draws(patients, resamples, seed)
+    parts = -(-times.shape[0] * 3 * k // _NUMBERS_AT_A_TIME)
+    drawn = [
+        # A copy: a view would keep the numbers of the anatomies.
+        statistic((part @ counts).reshape(-1, 3, k))[:, kept].copy()
+        for part in np.array_split(times, max(parts, 1))
+    ]
+    return statistic(counts.sum(axis=0).reshape(3, k))[kept], np.concatenate(drawn)
+
+
+def _scores(
+    summaries: Sequence[str],
+    rates: Sequence[str],
+    statistic: Callable[[Float[np.ndarray, "*r 3 k"]], Float[np.ndarray, "*r s"]],
+    counts: Any,
+    names: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> list[Score]:
+    values, drawn = from_counts(statistic, counts, summaries=len(summaries), resamples=resamples, seed=seed)
+    return with_intervals(*titled(summaries, rates, names, counts), values, drawn)
+
+
+def titled(
+    summaries: Sequence[str], rates: Sequence[str], names: Sequence[str], counts: Any
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the names of scores and their counts of frames and patients, in the order of `from_counts`."""
+    by_anatomy = counts_by_anatomy(counts)
+    titles, behind = list(summaries), [(sum(frames for frames, _ in by_anatomy), counts.shape[0])] * len(summaries)
+    if len(names) <= MOST_ANATOMIES:
+        titles += [f"{rate}/{name}" for rate in rates for name in names]
+        behind += by_anatomy * len(rates)
+    return titles, behind
 
 
 def patient_sums(values: Float[np.ndarray, "n c"], patients: Int[np.ndarray, " n"]) -> Float[np.ndarray, "p 2 c"]:
@@ -254,21 +325,27 @@ def resampled(tables: Shaped[np.ndarray, "p ..."], resamples: int, seed: int) ->
     Raises:
       InputError: there are fewer than 100 resamples.
     """
+    times = _draws(len(tables), resamples, seed)
+    return (times @ tables.reshape(len(tables), -1)).reshape(resamples, *tables.shape[1:])
+
+
+def _draws(patients: int, resamples: int, seed: int) -> Float[np.ndarray, "r p"]:
+    """Return how often each patient occurs in each draw."""
     if resamples < _FEWEST_RESAMPLES:
         raise InputError(f"A 95% interval needs at least {_FEWEST_RESAMPLES} resamples; got {resamples}.")
-    # Drawing p patients with replacement means drawing how often each occurs; the table (such as the confusion matrix)
-    # of a draw is then a weighted sum, and all draws are one matrix product.
-    p = len(tables)
-    times = np.random.default_rng([seed, 0xB007]).multinomial(p, np.full(p, 1 / p), size=resamples)
-    return (times.astype(np.float64) @ tables.reshape(p, -1)).reshape(resamples, *tables.shape[1:])
+    # Drawing p patients with replacement means drawing how often each occurs; the table of a draw is then a weighted
+    # sum of the patients' tables, and all draws are one matrix product.
+    rng = np.random.default_rng([seed, 0xB007])
+    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
 
 
-def scores_of(
-    confusions: Float[np.ndarray, "*r k k"] | Int[np.ndarray, "*r k k"],
-) -> Float[np.ndarray, "*r summaries_and_k"]:
-    """Return accuracy, balanced accuracy, macro-F1 and the F1 of each anatomy, NaN for one that does not occur."""
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
-    true, predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
+def scores_of(counts: Float[np.ndarray, "*r 3 k"]) -> Float[np.ndarray, "*r summaries_and_k"]:
+    """Return accuracy, balanced accuracy, macro-F1 and the F1 of each anatomy, NaN for one that does not occur.
+
+    Args:
+      counts: hits, true frames and predicted frames of each anatomy.
+    """
+    hits, true, predicted = (counts[..., row, :] for row in range(3))
     absent = np.full(hits.shape, np.nan)
     recall = np.divide(hits, true, out=absent.copy(), where=true > 0)
     f1 = np.divide(2 * hits, true + predicted, out=absent.copy(), where=true > 0)
@@ -277,11 +354,8 @@ def scores_of(
     return np.concatenate([summaries, f1], axis=-1)
 
 
-def _rates_of(
-    confusions: Float[np.ndarray, "*r k k"] | Int[np.ndarray, "*r k k"],
-) -> Float[np.ndarray, "*r summaries_and_2k"]:
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
-    true, predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
+def _rates_of(counts: Float[np.ndarray, "*r 3 k"]) -> Float[np.ndarray, "*r summaries_and_2k"]:
+    hits, true, predicted = (counts[..., row, :] for row in range(3))
     absent = np.full(hits.shape, np.nan)
     precision = np.divide(hits, np.maximum(predicted, 1), out=absent.copy(), where=true > 0)
     recall = np.divide(hits, true, out=absent.copy(), where=true > 0)

@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
       The content of `results.json`: counts of frames, the scores of the pixels, the untrained and the trained encoder,
       paired differences, measurements without labels, sentences on all of it (`verdict`), the confusion matrix of the
-      trained encoder's nearest neighbours (counts, a row for each true anatomy), the
+      trained encoder's nearest neighbours (counts, a row for each true anatomy; left out above 1,000 anatomies), the
       composition of the first batches, and memory.
 
     Raises:
@@ -152,7 +152,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
                 )
 
         # Score on the test patients.
-        return _conclude(config, setup, first.wait(), state, folder)
+        with harness.after_training(folder):
+            return _conclude(config, setup, first.wait(), state, folder)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -299,6 +300,7 @@ def _conclude(
         for name, of in (("untrained", untrained), ("trained", state))
         if (measured := setup.health.measure(of.variables))
     }
+    confusion = evaluation.knn_confusion(after)
     results = {
         "steps": config.train.steps,
         "frames": selection.counts(setup.data),
@@ -310,7 +312,7 @@ def _conclude(
         "differences": {name: scores_as_json([score]) for name, score in differences.items()},
         "health": health,
         "anatomies": list(evaluation.names),
-        "knn_confusion": evaluation.knn_confusion(after).tolist(),
+        **({} if confusion is None else {"knn_confusion": confusion.tolist()}),
         "batches": selection.anatomies_in_batches(
             setup.data.train.index, setup.plan, steps=min(config.train.steps, _COUNTED_BATCHES)
         ),
@@ -326,6 +328,8 @@ def _conclude(
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     say("\n".join(["", *results["verdict"]]))
     say(f"\n{evaluation.unscored or results_table(columns)}")
+    if evaluation.left_out:
+        say(evaluation.left_out)
     frame_map = None
     if config.report.pictures:
         from awcl_jax.pretrain import pictures

@@ -137,15 +137,24 @@ class Confusion:
     frames: int
 
 
+MOST_SHOWN = 200  # anatomies of a confusion matrix on the page
+
+
 def confusion(run: Run) -> Confusion | None:
-    """Return the confusion matrix of a run, without anatomies that are neither true nor predicted anywhere."""
+    """Return the confusion matrix of a run, without anatomies that are neither true nor predicted anywhere.
+
+    None if the run has none, or if more than `MOST_SHOWN` anatomies remain: a browser shows no table of that size well.
+    """
     names = run.results.get("anatomies")
     by, counts = "the model", run.results.get("confusion")
     if counts is None:
         by, counts = "the nearest neighbours of the trained encoder's features", run.results.get("knn_confusion")
     if not counts or not names:
         return None
-    present = [c for c in range(len(names)) if sum(counts[c]) or sum(row[c] for row in counts)]
+    predicted = [sum(column) for column in zip(*counts, strict=True)]
+    present = [c for c in range(len(names)) if sum(counts[c]) or predicted[c]]
+    if len(present) > MOST_SHOWN:
+        return None
     rows = []
     for c in present:
         total = sum(counts[c])

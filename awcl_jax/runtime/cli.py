@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from awcl_jax.runtime.errors import InputError, RunStopped
+from awcl_jax.runtime.errors import InputError, RunStopped, in_words
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
@@ -47,7 +47,7 @@ def exit_on_bad_input() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _leave(f"error: {_in_words(error)}", 1)
+        _leave(f"error: {in_words(error)}", 1)
     except RunStopped as stopped:
         # Imported already by the run; other commands do not wait for JAX.
         from awcl_jax.runtime.stop_signals import ignore_sigterm
@@ -71,13 +71,6 @@ def awcl() -> None:
         print(usage)
         return
     _leave(f"error: awcl has no command {command!r}; it has {', '.join(COMMANDS)}", 1)
-
-
-def _in_words(error: OSError) -> str:
-    """Return the reason, then the file: `No space left on device: /data/out`."""
-    if error.strerror is None:
-        return str(error) or type(error).__name__
-    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -21,3 +21,10 @@ class RunStopped(KeyboardInterrupt):
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error, or its type if it has no text, to quote in a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def in_words(error: Exception) -> str:
+    """Return an error as one line; of an `OSError` the reason, then the file: `No space left on device: /data/out`."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

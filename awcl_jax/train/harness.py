@@ -17,6 +17,7 @@ from awcl_jax.data.sampler import BatchPlan, EpochPlan
 from awcl_jax.data.selection import Splits, describe
 from awcl_jax.data.unreadable import write_list
 from awcl_jax.runtime import multihost, sharding, stop_signals, watchdog
+from awcl_jax.runtime.errors import InputError, first_line, in_words
 from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train import run_folder
 from awcl_jax.train.bad_steps import BadSteps
@@ -203,6 +204,27 @@ def begin(
     hooks.on_phase("waiting for the state", records.start + 1)
     state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
     return state, chain(ahead, batches)
+
+
+@contextlib.contextmanager
+def after_training(folder: Workdir) -> Iterator[None]:
+    """Say, if anything fails in this block, that the encoder is saved and how to get the rest.
+
+    Raises:
+      InputError: instead of one, of an `OSError` and of a `MemoryError`, with this hint. Other errors get it as a note.
+    """
+    hint = f"Training is complete and saved in {folder.home}; rerun the same command for the rest of the results."
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
+    except (InputError, OSError) as error:
+        raise InputError(f"{in_words(error)} {hint}") from error
+    except MemoryError as error:
+        raise InputError(f"Not enough memory to score the encoder ({first_line(error)}). {hint}") from error
+    except Exception as error:
+        error.add_note(hint)
+        raise
 
 
 def report_data(data: Splits, folder: Workdir) -> None:

@@ -1,10 +1,13 @@
 """Scores against scikit-learn, their intervals against a slow bootstrap that copies frames."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from awcl_jax.evaluate.scores import Score, classification_scores, prefixed
+from awcl_jax.evaluate.paired import classification_differences
+from awcl_jax.evaluate.scores import MOST_ANATOMIES, Score, classification_scores, prefixed, rate_scores
 from awcl_jax.runtime.errors import InputError
 from tests.helpers.classified import NAMES, by_name, slow_macro_f1, some_frames
 
@@ -37,6 +40,65 @@ def test_scores_are_those_of_scikit_learn():
     for label, f1 in zip(present, f1_score(labels, predictions, labels=present, average=None), strict=True):
         assert scores[f"f1/{NAMES[label]}"].value == pytest.approx(f1, rel=1e-12)
     assert "f1/cervix" not in scores
+
+
+def by_confusion_matrices(labels, predictions, patients, names, resamples=1000, seed=0):
+    """Return the first three scores and each F1 with all draws, the long way: every patient's confusion matrix."""
+    unique, patient = np.unique(patients, return_inverse=True)
+    k = len(names)
+    tables = np.zeros((len(unique), k, k), np.int64)
+    np.add.at(tables, (patient, labels, predictions), 1)
+    p = len(unique)
+    times = np.random.default_rng([seed, 0xB007]).multinomial(p, np.full(p, 1 / p), size=resamples)
+    drawn = (times.astype(np.float64) @ tables.reshape(p, -1)).reshape(-1, k, k)
+    for confusions in (tables.sum(axis=0)[None], drawn):
+        hits = np.diagonal(confusions, axis1=-2, axis2=-1)
+        true, predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
+        absent = np.full(hits.shape, np.nan)
+        recall = np.divide(hits, true, out=absent.copy(), where=true > 0)
+        f1 = np.divide(2 * hits, true + predicted, out=absent.copy(), where=true > 0)
+        accuracy = hits.sum(axis=-1) / true.sum(axis=-1)
+        yield np.column_stack([accuracy, np.nanmean(recall, axis=-1), np.nanmean(f1, axis=-1), f1])
+
+
+@pytest.mark.parametrize("k", [4, 30, 150])
+def test_scores_have_the_bits_of_confusion_matrices(k):
+    rng = np.random.default_rng(k)
+    labels = rng.integers(0, k // 2, 400)
+    predictions = np.where(rng.random(400) < 0.6, labels, rng.integers(0, k, 400))
+    patients, names = rng.integers(0, 40, 400), [str(c) for c in range(k)]
+    values, drawn = by_confusion_matrices(labels, predictions, patients, names)
+    shown = ~np.isnan(values[0])
+    ends = np.nanpercentile(drawn[:, shown], [2.5, 97.5], axis=0)
+    scores = classification_scores(labels, predictions, patients, names=names)
+    assert [score.value for score in scores] == values[0, shown].tolist()
+    several = [score.patients > 1 for score in scores]
+    assert [score.low for score in scores if score.patients > 1] == ends[0, several].tolist()
+    assert [score.high for score in scores if score.patients > 1] == ends[1, several].tolist()
+
+
+def many(k, n=900):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, k, n)
+    return labels, np.where(rng.random(n) < 0.5, labels, rng.integers(0, k, n)), rng.integers(0, 300, n)
+
+
+@pytest.mark.parametrize("k", [1000, 50_000])
+def test_memory_grows_with_the_anatomies_not_with_their_square(k):
+    labels, predictions, patients = many(k)
+    names = [str(c) for c in range(k)]
+    tracemalloc.start()
+    try:
+        scores = classification_scores(labels, predictions, patients, names=names)
+        rates = rate_scores(labels, predictions, patients, names=names)
+        differences = classification_differences(labels, predictions, labels, patients, names=names)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200e6  # 20 GB with a confusion matrix for each draw
+    shown = len(np.unique(labels)) if k <= MOST_ANATOMIES else 0
+    assert [len(scores), len(rates), len(differences)] == [3 + shown, 2 + 2 * shown, 3 + shown]
+    assert scores[0].value == np.mean(labels == predictions)
 
 
 def test_interval_is_that_of_a_bootstrap_that_copies_frames():
