@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from awcl_jax.runtime.errors import InputError, RunStopped, in_words
+from awcl_jax.runtime.streams import keep_printing
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
@@ -33,11 +34,13 @@ def exit_on_bad_input() -> Iterator[None]:
         def main(argv): ...
 
     `InputError` and `OSError` (disk full, no permission) exit with 1, a run that was asked to stop and saved with 75,
-    ctrl-C elsewhere with 130. Every other exception is a bug in this package and keeps its traceback.
+    ctrl-C elsewhere with 130. Every other exception is a bug in this package and keeps its traceback. What cannot be
+    printed is dropped.
 
     Raises:
       SystemExit: in the cases above.
     """
+    keep_printing()
     try:
         yield
     except InputError as error:
