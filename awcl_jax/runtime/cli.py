@@ -49,6 +49,10 @@ def exit_on_bad_input() -> Iterator[None]:
         # The reader of the output (head, less) has exited. Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except RuntimeError as error:
+        if not str(error).startswith("Could not determine home directory"):  # of Path.expanduser
+            raise
+        _leave("error: A path begins with ~, and this user has no home folder. Write the path in full or set HOME.", 1)
     except OSError as error:
         _leave(f"error: {in_words(error)}", 1)
     except RunStopped as stopped:
