@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from typing import Any
 
 from awcl_jax.runtime.cache import cache_folder
 from awcl_jax.runtime.errors import InputError, first_line
-from awcl_jax.runtime.files import locked
+from awcl_jax.runtime.files import lack_of_room, locked
 
 _SCHEME = "gs://"
 _WORKERS = 8  # files copied at once
@@ -83,9 +82,13 @@ def mirror(url: str, objects: Objects, folder: Path) -> None:
     missing = [(blob, folder / name) for name, blob in objects.items() if not _is(folder / name, blob)]
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(blob.size for blob, _ in missing)
-    if shutil.disk_usage(folder).free < needed:
-        message = f"No space left for a copy of {url} ({needed / 1e9:.2f} GB). Free space or set XDG_CACHE_HOME"
-        raise OSError(errno.ENOSPC, message, str(folder))
+    largest = max((blob.size for blob, _ in missing), default=0)
+    lack = lack_of_room(folder, needed=needed, files=len(missing), largest=largest)
+    if lack is not None:
+        what = "No space left" if lack.errno == errno.ENOSPC else "File too large"
+        size = f"{needed / 1e9:.2f} GB" + (f": {lack.strerror}" if lack.strerror else "")
+        message = f"{what} for a copy of {url} ({size}). Free space or set XDG_CACHE_HOME"
+        raise OSError(lack.errno, message, str(folder))
     for _, target in missing:
         target.parent.mkdir(parents=True, exist_ok=True)
     with _reaching(url, "read"):

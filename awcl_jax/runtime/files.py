@@ -1,8 +1,11 @@
 """Files that appear only when complete, and locks on files and folders."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import resource
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def lack_of_room(folder: Path, *, needed: int, files: int, largest: int) -> OSError | None:
+    """Return the error with which writing to this folder would end, or None if there is room.
+
+    Its text is the reason, and empty where that is the space.
+
+    Args:
+      folder: where to write.
+      needed: bytes in all.
+      files: number of new files and folders.
+      largest: bytes of the largest file.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < largest:
+        return OSError(errno.EFBIG, f"files may have {limit:,} bytes (ulimit -f), and {largest:,} are needed")
+    if shutil.disk_usage(folder).free < needed:
+        return OSError(errno.ENOSPC, "")
+    disk = os.statvfs(folder)
+    if disk.f_files and disk.f_favail < files:  # some file systems have no fixed number, and report 0
+        return OSError(errno.ENOSPC, f"the disk has {disk.f_favail:,} free inodes, and {files:,} are needed")
+    return None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import math
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from awcl_jax.runtime import multihost
 from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.files import lack_of_room
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
@@ -32,6 +32,7 @@ WHOLE = "_CHECKPOINT_METADATA"
 
 _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
+_FILES = 64  # of a checkpoint, a generous estimate
 _OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
 
 
@@ -86,7 +87,8 @@ class Checkpoints:
         A NaN is not a score. Only the first process writes; others do nothing.
 
         Raises:
-          OSError: the disk is full, now or while the previous checkpoint was written, or is read-only.
+          OSError: the disk is full, now or while the previous checkpoint was written, or is read-only, or files are
+            limited to fewer bytes (RLIMIT_FSIZE).
         """
         if not multihost.first():
             return
@@ -202,12 +204,17 @@ class Checkpoints:
         if not os.access(self._folder, os.W_OK):
             raise OSError(errno.EROFS, f"A checkpoint cannot be written ({self._kept()})", str(self._folder))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD
-        if shutil.disk_usage(self._folder).free < needed:
-            raise self._no_room()
+        # Nearly all of a state may be in one file.
+        lack = lack_of_room(self._folder, needed=needed, files=_FILES, largest=needed - _OVERHEAD)
+        if lack is not None:
+            raise self._no_room(lack.errno, lack.strerror or "")
 
-    def _no_room(self) -> OSError:
-        message = f"No space left for a checkpoint ({self._kept()}). Free space and rerun the same command"
-        return OSError(errno.ENOSPC, message, str(self._folder))
+    def _no_room(self, code: int | None, reason: str = "") -> OSError:
+        what, fix = ("No space left", "Free space") if code == errno.ENOSPC else ("File too large", "Raise the limit")
+        message = (
+            f"{what} for a checkpoint ({reason and f'{reason}; '}{self._kept()}). {fix} and rerun the same command"
+        )
+        return OSError(code, message, str(self._folder))
 
     def _kept(self) -> str:
         step = self.latest_step
@@ -215,14 +222,18 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _full_disk_in_words(self) -> Iterator[None]:
-        """Raise an OSError for a full disk, where TensorStore raises a ValueError of many lines."""
+        """Raise an OSError for a full disk or a limit, where TensorStore raises a ValueError of many lines."""
         try:
             yield
         except (OSError, ValueError) as error:
-            full = error.errno == errno.ENOSPC if isinstance(error, OSError) else "RESOURCE_EXHAUSTED" in str(error)
-            if not full:
+            code = error.errno if isinstance(error, OSError) else None
+            if "RESOURCE_EXHAUSTED" in str(error):
+                code = errno.ENOSPC
+            elif f"os_error_code='{errno.EFBIG}'" in str(error):
+                code = errno.EFBIG
+            if code not in (errno.ENOSPC, errno.EFBIG):
                 raise
-            raise self._no_room() from error
+            raise self._no_room(code) from error
 
     def __enter__(self) -> "Checkpoints":
         """Return itself."""

@@ -3,9 +3,11 @@
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -197,6 +199,49 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatc
             checkpoints.save(2, state)
     assert caught.value.errno == errno.ENOSPC
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("inodes", "limit", "message", "code"),
+    [
+        (3, None, r"No space left .*3 free inodes, and 64 are needed; the last one is of step 1", errno.ENOSPC),
+        (
+            0,
+            2**20,
+            r"File too large .*1,048,576 bytes \(ulimit -f\), .* 4,000,000 .*Raise",
+            errno.EFBIG,
+        ),
+    ],
+)
+def test_a_lack_of_inodes_and_a_limit_are_reported_before_anything_is_written(
+    tmp_path, monkeypatch, capfd, inodes, limit, message, code
+):
+    state = {"kernel": np.zeros((1000, 1000), np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        # No number of files at all: the disk has no fixed number.
+        space = {"f_bavail": 10**9, "f_bfree": 10**9, "f_blocks": 10**9, "f_frsize": 4096}
+        disk = types.SimpleNamespace(**space, f_files=1000 * bool(inodes), f_favail=inodes)
+        monkeypatch.setattr(os, "statvfs", lambda path: disk)
+        if limit:
+            monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, resource.RLIM_INFINITY))
+        with pytest.raises(OSError, match=message) as caught:
+            checkpoints.save(2, state)
+    assert caught.value.errno == code
+    assert capfd.readouterr().err == ""
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_limit_found_out_in_the_middle_is_one_line(tmp_path):
+    late = ValueError("OUT_OF_RANGE: Failed to write 9 bytes to file 6: File too large [os_error_code='27']\nmore")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(OSError, match=r"File too large for a checkpoint \(there is none yet\)") as caught,
+        checkpoints._full_disk_in_words(),
+    ):
+        raise late
+    assert caught.value.errno == errno.EFBIG
 
 
 def flip(file):
