@@ -3,6 +3,8 @@
 import collections
 import io
 import pickle
+import time
+import tracemalloc
 import zipfile
 
 import jax.numpy as jnp
@@ -184,3 +186,69 @@ def test_other_files_are_bad_input(tmp_path):
             read_torch_zip(archive(path, pickled))
     with pytest.raises(FileNotFoundError):
         read_torch_zip(tmp_path / "none.pth")
+
+
+def refused(path, pickled: bytes, message: str, **entries) -> None:
+    """Read a file that must be refused, in time and memory in proportion to its size."""
+    began = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message) as caught:
+            read_torch_zip(archive(path, pickled, **entries))
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - began < 5
+    assert len(str(caught.value)) < len(str(path)) + 800
+
+
+def test_a_far_place_in_the_memo_is_refused(tmp_path):
+    # 10,000 would be harmless; the unpickler would make room for as many as the opcode names.
+    refused(tmp_path / "w.pth", b"\x80\x02}r\x10\x27\x00\x00.", "jumps to place 10000 of its memo")
+
+
+@pytest.mark.parametrize("opcode", [b"(\x8f.", b"\x80\x04\x8f.", b"\x80\x02K\x012.", b"\x80\x02\x82\x01."])
+def test_opcodes_that_weights_have_not_are_refused(tmp_path, opcode):
+    refused(tmp_path / "w.pth", opcode, "damaged .*opcode (EMPTY_SET|DUP|EXT1)")
+
+
+def doubled(levels: int) -> bytes:
+    """Pickle a tuple that is in itself twice on each of these levels, without its end."""
+    grown = b"K\x01q\x00"
+    for level in range(levels):
+        grown += bytes([ord("h"), level, 0x86, ord("q"), level + 1])
+        # x, x -> (x, x)
+    return grown
+
+
+def test_a_tuple_that_doubles_is_neither_a_name_nor_quoted_in_full(tmp_path):
+    # Ten levels: a thousand numbers, where thirty would be a billion.
+    refused(tmp_path / "w.pth", b"\x80\x02}" + doubled(10) + b"K\x02s.", "tuples as names")
+    pair = b"(" + doubled(10) + b"K\x02t"
+    refused(tmp_path / "w.pth", b"\x80\x02ccollections\nOrderedDict\n](" + b"]" + doubled(10) + b"aK\x00eR.", "damaged")
+    refused(tmp_path / "w.pth", b"\x80\x02" + pair + b"Q.", "damaged")
+
+
+def test_a_storage_that_is_no_name_is_quoted_in_part(tmp_path):
+    address = b"(U\x07storage" + doubled(10) + b"U\x010U\x03cpuK\x04t"
+    refused(tmp_path / "w.pth", b"\x80\x02" + address + b"Q.", "a reference to")
+
+
+def test_a_tensor_has_no_more_numbers_than_its_storage(tmp_path):
+    path = tensor_file(tmp_path / "w.pth", np.zeros(4, np.float32), 0, (3, 4), (0, 1))
+    with pytest.raises(InputError, match="a tensor of 12 numbers in a storage of 4"):
+        read_torch_zip(path)
+
+
+def test_long_names_are_quoted_in_part(tmp_path):
+    refused(tmp_path / "w.pth", opcodes(f"os {'x' * 5000}", ("x",)), "os.x{200}, which is not part of weights")
+
+
+def test_a_compressed_archive_and_a_large_pickle_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("weights/data.pkl", pickle.dumps({"a": "b" * 1000}))
+    with pytest.raises(InputError, match="compressed or overlap"):
+        read_torch_zip(path)
+    monkeypatch.setattr(torch_zip, "_LARGEST_PICKLE", 100)
+    refused(path, pickle.dumps({"a": "b" * 1000}), "of names beside its weights")
