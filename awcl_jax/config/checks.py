@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from awcl_jax.config.fields import augmentation, is_number, shown
+from awcl_jax.data.reader import LARGEST_FRAME
 from awcl_jax.ingest import prepare
 from awcl_jax.models import resnet
 from awcl_jax.runtime import sharding
@@ -38,6 +39,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("seed", lambda x: x >= 0, "0 or more"),
         ("seed", lambda x: x < 2**32, f"below {2**32}, because JAX uses only the lower 32 bits"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
+        ("data.size", lambda x: x <= LARGEST_FRAME, f"at most {LARGEST_FRAME} pixels"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
         ("data.threads", lambda x: x >= 1, "at least 1"),

@@ -17,6 +17,8 @@ from awcl_jax.data import anatomy, sampler, selection
 from awcl_jax.losses import awcl as losses
 from awcl_jax.losses import ring
 
+_LARGEST_QUEUE = 2**20  # keys, 16 times those of MoCo v2
+
 
 def default_config() -> ConfigDict:
     """Pretrain AWCL with fine anatomy on the phantom: minutes on a laptop's CPU."""
@@ -143,6 +145,7 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("data.unlabelled", are_names, "folders"),
         ("eval.anatomies", are_names, "names"),
         ("queue.size", lambda x: x >= 0, "0 or more"),
+        ("queue.size", lambda x: x <= _LARGEST_QUEUE, f"at most {_LARGEST_QUEUE:,} keys"),
         ("queue.momentum", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("train.encode_chunks", lambda x: x >= 1, "at least 1"),
         ("eval.neighbours", lambda x: x >= 1, "at least 1"),

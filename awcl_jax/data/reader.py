@@ -18,6 +18,7 @@ from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.runtime.errors import InputError
 
+LARGEST_FRAME = 4096  # pixels of an edge; more would take gigabytes for a batch
 _SAMPLED = 64  # frames whose pixels are compared to detect a changed dataset
 
 
@@ -31,7 +32,7 @@ class FrameReader:
       mask_overlays: set pixels outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks do not change.
 
     Raises:
-      InputError: `size` is less than 1 pixel or `cache_mb` less than 0.
+      InputError: `size` is less than 1 pixel or more than `LARGEST_FRAME`, or `cache_mb` less than 0.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class FrameReader:
     ) -> None:
         if size < 1:
             raise InputError(f"size must be at least 1 pixel; got size={size}.")
+        if size > LARGEST_FRAME:
+            raise InputError(f"size must be at most {LARGEST_FRAME} pixels; got size={size}.")
         if cache_mb < 0:
             raise InputError(f"cache_mb must be >= 0 (0 disables the cache); got cache_mb={cache_mb}.")
         self.index = index
