@@ -17,6 +17,7 @@ from pyarrow import csv, parquet
 
 from awcl_jax.data.upright import orientation_of, upright
 from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.files import require_regular
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".parquet")
@@ -78,6 +79,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w"]:
       InputError: the file cannot be opened, is broken or cut short, has more than 8 bits a pixel, several pictures,
         or more than `MAX_PIXELS`.
     """
+    require_regular(path)
     try:
         with path.open("rb") as file:
             grey = read_grey(file)
@@ -319,6 +321,7 @@ def read_manifest(path: Path) -> pa.Table:
     Raises:
       InputError: the file is not such a table, has a column twice, no column `path`, or no rows.
     """
+    require_regular(path)
     try:
         table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, UnicodeDecodeError) as error:

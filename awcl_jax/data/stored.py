@@ -9,6 +9,7 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import feature_generated_pb2 as proto
 
 from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.files import require_plain_tree
 
 _KINDS = ("FeaturesDict", "ClassLabel", "Image", "LabeledImage", "Scalar", "Tensor", "Text")
 _CLASSES = {f"{kind.__module__}.{kind.__name__}" for kind in (getattr(tfds.features, name) for name in _KINDS)}
@@ -26,6 +27,7 @@ def open_dataset(path: Path) -> tfds.core.DatasetBuilder:
     Raises:
       InputError: it has no dataset, or one that is damaged or has features of another class.
     """
+    require_plain_tree(path, links=True)
     try:
         described = json_format.ParseDict(json.loads((path / "features.json").read_bytes()), proto.Feature())
         foreign = sorted(set(_foreign(described)))

@@ -6,9 +6,12 @@ import fcntl
 import os
 import resource
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from awcl_jax.runtime.errors import InputError
 
 
 @contextlib.contextmanager
@@ -24,6 +27,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_regular(path: Path) -> None:
+    """Check that a path is not a named pipe, a device or a socket, whose reading may never end; it need not exist.
+
+    Raises:
+      InputError: it is one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # reported by who opens it
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is not a regular file. Replace it by a file or remove it.")
+
+
+def require_plain_tree(folder: Path, *, links: bool) -> None:
+    """Check that everything in a folder is a regular file or a folder.
+
+    Args:
+      folder: with all that is in it and below.
+      links: whether links are allowed; what they lead to is then checked, too.
+
+    Raises:
+      InputError: something else is in it, or a link without `links`.
+    """
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() and not links:
+                raise InputError(f"{path} is a link, which is not followed in a run folder. Replace it by the file.")
+            require_regular(path)
 
 
 def lack_of_room(folder: Path, *, needed: int, files: int, largest: int) -> OSError | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from awcl_jax.data.about import are_datasets
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import atomic_write, require_regular
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -122,6 +122,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       InputError: the file is not a JSON object.
     """
+    require_regular(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
