@@ -275,8 +275,8 @@ class _Reader(pickle.Unpickler):
         """Return the meaning of a name in the pickle."""
         if (module, name) not in _KNOWN:
             raise InputError(
-                f"{self._path} has {module[:_QUOTED]}.{name[:_QUOTED]}, which is not part of weights; nothing in the file "
-                f"was run. If you trust it, {_REMEDY}."
+                f"{self._path} has {module[:_QUOTED]}.{name[:_QUOTED]}, which is not part of weights; nothing in the "
+                f"file was run. If you trust it, {_REMEDY}."
             )
         return _KNOWN[module, name]
 

@@ -15,6 +15,7 @@ from awcl_jax.data.about import About
 from awcl_jax.report import curves
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train.metrics import METRICS_FILE
 from awcl_jax.train.run_folder import CONFIG_FILE, are_scores, flattened, read_results, read_run_config
 
@@ -103,13 +104,15 @@ def read_run(folder: Path) -> Run:
     """Read all that the page of a run shows.
 
     Raises:
-      InputError: the folder does not exist or is not a run, or a file in it is damaged.
+      InputError: the folder does not exist or is not a run, or a file in it is damaged or a link.
       OSError: a file cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Use a run folder.")
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} is not a run folder: {CONFIG_FILE} not found. Use the folder of --workdir.")
+    # The page holds what its files hold, and is passed on: a link could add any file of this machine.
+    require_plain_tree(folder, links=False)
     stored = read_run_config(folder)
     config = dict(flattened(stored["config"]))
     results = read_results(folder)

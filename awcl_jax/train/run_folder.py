@@ -8,7 +8,7 @@ from typing import Any
 
 from awcl_jax.data.about import are_datasets
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write, require_regular
+from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -57,7 +57,7 @@ def open_run(
 
     Raises:
       InputError: the folder holds another run (a field that decides the numbers, or the data, differ), or other files;
-        or the started run is missing, because the hosts do not share the folder.
+        or a link; or the started run is missing, because the hosts do not share the folder.
       OSError: it cannot be written.
     """
     file = workdir / CONFIG_FILE
@@ -79,6 +79,7 @@ def open_run(
             file, {"config": config, "data": fingerprint} | {name: value for name, value in known.items() if value}
         )
         return
+    require_plain_tree(workdir, links=False)
     before = read_run_config(workdir)
     if before.get("data") != fingerprint:
         raise InputError(

@@ -7,6 +7,7 @@ import pytest
 
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.pretraining import default_config
+from awcl_jax.report.contents import read_run
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import open_run, read_json, write_json
 
@@ -151,3 +152,18 @@ def test_json_is_replaced_as_a_whole(tmp_path):
     write_json(file, {"a": 2})
     assert read_json(file) == {"a": 2}
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "tensorboard/events"])
+def test_a_link_in_a_run_is_refused_when_it_is_resumed_or_shown(tmp_path, name):
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    secret.write_text("of this machine\n")
+    options = {"config": {"seed": 0}, "fingerprint": "a"}
+    open_run(run, **options)
+    open_run(run, **options)
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(secret)
+    for use in (lambda: open_run(run, **options), lambda: read_run(run)):
+        with pytest.raises(InputError, match=f"{run / name} is a link, which is not followed"):
+            use()
+    assert secret.read_text() == "of this machine\n"
