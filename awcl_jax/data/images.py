@@ -24,6 +24,10 @@ TABLES = (".csv", ".parquet")
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused: a file of a few bytes can claim to be as large as memory."""
 
+_MOST_ROWS = 20_000_000  # of a Parquet table
+_MOST_TABLE_BYTES = 2_000_000_000
+_ROWS_AT_A_TIME = 4096
+
 GAPS = frozenset({"nan", "NaN", "NA", "N/A", "None", "null", "<NA>"})
 """How programs that write tables spell a cell that is empty."""
 
@@ -323,7 +327,7 @@ def read_manifest(path: Path) -> pa.Table:
     """
     require_regular(path)
     try:
-        table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV in UTF-8"
         raise InputError(f"{path} is not a {kind}: {first_line(error).rstrip('.')}.") from error
@@ -342,6 +346,23 @@ def read_manifest(path: Path) -> pa.Table:
         raise InputError(f"The column 'path' of {path} must have file names; got {table['path'].type}.") from None
     table = table.set_column(names.index("path"), "path", paths)
     return table.replace_schema_metadata(None)  # pandas stores its index there, which is wrong for parts of a table
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    """Read a table a few rows at a time: one value, stored once, can be the cell of any number of rows."""
+    batches, size = [], 0
+    with parquet.ParquetFile(path) as file:
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows; got {file.metadata.num_rows:,}. Split it.")
+        for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
+            size += batch.nbytes
+            if size > _MOST_TABLE_BYTES:
+                raise InputError(
+                    f"{path} must have at most {_MOST_TABLE_BYTES / 1e9:.0f} GB of cells; it has more. Split it, or "
+                    "remove columns."
+                )
+            batches.append(batch)
+        return pa.Table.from_batches(batches, schema=file.schema_arrow).combine_chunks()
 
 
 def named_separator(line: str) -> str:

@@ -18,8 +18,9 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.records import Records
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import atomic_write, require_honest_zip
 
+_MOST_BYTES = 2**30  # of the cached index of a small dataset
 _CACHE = "scan_index.npz"
 _CACHE_FORMAT = "1"  # a new number when what is stored changes, so that older caches are ignored
 _ARRAYS = ("frame_ids", "scans", "patients", "machines", "fine", "coarse", "splits", "records")
@@ -294,6 +295,7 @@ class ScanIndex:
     def _from_cache(cls, path: Path, key: str) -> "ScanIndex | None":
         """Return the cached index, or None if there is none that matches this dataset."""
         try:
+            require_honest_zip(path / _CACHE, most=_MOST_BYTES)
             with np.load(path / _CACHE, allow_pickle=False) as stored:
                 if str(stored["key"]) != key:
                     return None

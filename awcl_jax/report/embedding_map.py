@@ -19,7 +19,7 @@ from awcl_jax.data.selection import Split, Splits
 from awcl_jax.evaluate.frozen import Features
 from awcl_jax.evaluate.neighbours import Neighbours, nearest_by_scan
 from awcl_jax.runtime.errors import InputError, first_line
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import atomic_write, require_honest_zip
 
 MAP_FILE = "embedding_map.npz"
 LABELS = ("anatomy", "scan", "machine", "split")
@@ -28,6 +28,7 @@ PER_ROW = 16  # thumbnails per row of a sheet, which has as many rows
 _NEIGHBOURS = 5
 _QUALITY = 60  # of WebP
 # Up to this many frames, thumbnails have this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
+_MOST_BYTES = 2**26  # of a small file's arrays; the map of 1,200 frames has a few million
 _EDGES = ((1_500, 96), (6_000, 64), (20_000, 40))
 
 Drawn = Mapping[str, tuple[Split, Int[np.ndarray, " _"]]]
@@ -145,6 +146,7 @@ class FrameMap:
           OSError: it cannot be read.
         """
         try:
+            require_honest_zip(path, most=_MOST_BYTES)
             with np.load(path, allow_pickle=False) as stored:
                 columns = {name: stored[name] for name in stored.files}
             edge, count = columns["thumbnails"].tolist()
@@ -158,7 +160,7 @@ class FrameMap:
                 thumbnails=Thumbnails(edge, count, tuple(part.tobytes() for part in parts)),
             )
             found._check()
-        except OSError:
+        except (OSError, InputError):
             raise
         except Exception as error:  # a damaged file makes NumPy, zipfile and zlib raise many kinds
             raise InputError(

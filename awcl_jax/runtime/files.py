@@ -8,6 +8,7 @@ import resource
 import shutil
 import stat
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,24 @@ def require_plain_tree(folder: Path, *, links: bool) -> None:
             if path.is_symlink() and not links:
                 raise InputError(f"{path} is a link, which is not followed in a run folder. Replace it by the file.")
             require_regular(path)
+
+
+def require_honest_zip(path: Path, *, most: int) -> None:
+    """Check the size of what a ZIP archive, such as an NPZ, claims to hold, before it is unpacked.
+
+    Args:
+      path: the archive.
+      most: bytes that it may hold whatever its own size; a larger file may hold a hundred times its size.
+
+    Raises:
+      InputError: it holds more.
+      OSError, zipfile.BadZipFile: it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if claimed > max(most, 100 * size):
+        raise InputError(f"{path} would unpack to {claimed:,} bytes, far more than its {size:,}. Replace or delete it.")
 
 
 def lack_of_room(folder: Path, *, needed: int, files: int, largest: int) -> OSError | None:
