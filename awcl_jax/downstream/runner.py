@@ -3,7 +3,6 @@
 The configuration stops here: functions of other modules take plain values.
 """
 
-import csv
 import dataclasses
 import os
 import resource
@@ -313,10 +312,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     }
     if not multihost.first():
         return results
-    with (folder.files / run_folder.FRAMES_FILE).open("w", newline="") as file:
-        table = csv.DictWriter(file, list(outcome.frames[0]))
-        table.writeheader()
-        table.writerows(outcome.frames)
+    run_folder.write_frames(folder.files / run_folder.FRAMES_FILE, outcome.frames)
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
     say(f"\n{results_table(columns, rows=TASK_ROWS[config.task.kind])}")

@@ -1,6 +1,5 @@
 """Tables and figures of a study, from the results of its runs."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -71,8 +70,8 @@ class Finished:
             folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
             files = [folder / run_folder.FRAMES_FILE for folder in folders if folder and _results(folder)]
             if len(files) == 2:
-                rows += _read(files[0])
-                others += _read(files[1])
+                rows += run_folder.read_frames(files[0])
+                others += run_folder.read_frames(files[1])
         if not rows:
             return None
         assert [row["frame"] for row in rows] == [row["frame"] for row in others], "the same frames in the same order"
@@ -282,8 +281,3 @@ def _spread(study: Study) -> str:
 def _results(folder: Path) -> dict[str, Any] | None:
     """Return `results.json` of a run; None if it is not finished."""
     return run_folder.read_results(folder) or None
-
-
-def _read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))

@@ -1,5 +1,6 @@
 """The folder of a run: the configuration and data it belongs to, and files that are never half written."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,46 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
     with atomic_write(path) as part:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_frames(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV with a row for each test frame, read by `read_frames`; a reader sees the old file or the new.
+
+    Spreadsheets run a cell that begins like a formula, and ids and labels may be a stranger's: such a text gets an
+    apostrophe, by which spreadsheets show it as it is.
+    """
+    with atomic_write(path) as part, part.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        for row in rows:
+            table.writerow({name: f"'{cell}" if _is_formula(cell) else cell for name, cell in row.items()})
+
+
+def read_frames(path: Path) -> list[dict[str, str]]:
+    """Return the rows that `write_frames` wrote, as text.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with path.open(newline="") as file:
+        return [
+            {name: cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _is_formula(cell: object) -> bool:
+    # Apostrophes before it are counted, so that they are read back as they were.
+    text = cell.lstrip("'") if isinstance(cell, str) else ""
+    return text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_decimal(text)
+
+
+def _is_decimal(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

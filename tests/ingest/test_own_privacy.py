@@ -263,3 +263,12 @@ def test_hashes():
 def test_makers_are_of_a_written_list(text, maker):
     assert maker_of(text) == maker
     assert maker in {"", *MAKERS}
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_that_every_user_can_read_is_warned_of(tmp_path, capsys, mode, warned):
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    key.chmod(mode)
+    assert read_key(key) == KEY
+    assert ("can be read by every user: chmod 600" in capsys.readouterr().err) == warned

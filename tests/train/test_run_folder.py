@@ -9,7 +9,7 @@ from awcl_jax.config.fields import to_dict
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.report.contents import read_run
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.run_folder import open_run, read_json, write_json
+from awcl_jax.train.run_folder import open_run, read_frames, read_json, write_frames, write_json
 
 pytestmark = pytest.mark.quick
 
@@ -167,3 +167,13 @@ def test_a_link_in_a_run_is_refused_when_it_is_resumed_or_shown(tmp_path, name):
         with pytest.raises(InputError, match=f"{run / name} is a link, which is not followed"):
             use()
     assert secret.read_text() == "of this machine\n"
+
+
+def test_texts_that_begin_like_a_formula_are_written_as_text_and_read_back(tmp_path):
+    rows = [{"frame": "=1+2", "patient": "@p", "hc": -1.5}, {"frame": "-a", "patient": "'=", "hc": 2}]
+    write_frames(tmp_path / "test_frames.csv", rows)
+    lines = (tmp_path / "test_frames.csv").read_text().splitlines()
+    assert lines == ["frame,patient,hc", "'=1+2,'@p,-1.5", "'-a,''=,2"]
+    read = read_frames(tmp_path / "test_frames.csv")
+    assert [(row["frame"], row["patient"]) for row in read] == [("=1+2", "@p"), ("-a", "'=")]
+    assert [row["hc"] for row in read] == ["-1.5", "2"]

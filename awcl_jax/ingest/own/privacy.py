@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import os
 import re
+import stat
+import sys
 from pathlib import Path
 
 from awcl_jax.runtime.errors import InputError
@@ -100,6 +102,8 @@ def read_key(key_file: Path | None) -> bytes | None:
         except OSError as error:
             raise InputError(f"The key file {key_file} cannot be read ({error.strerror}).") from error
         origin = f"The key in {key_file}"
+        if key_file.stat().st_mode & stat.S_IROTH:
+            print(f"warning: {key_file} can be read by every user: chmod 600 {key_file}", file=sys.stderr)
     else:
         key = os.environb.get(KEY_VARIABLE.encode(), b"").strip()
         origin = f"The key in ${KEY_VARIABLE}"
