@@ -7,6 +7,7 @@ folder is also such a file, and repeats the run.
 
 import json
 import runpy
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,27 @@ class _Parser(flags.ArgumentParser):
             name = Path(file).stem
             hint = f"; the shipped configuration is --config={name}" if name in shipped_names() else ""
             raise InputError(f"{file} does not exist{hint}")
-        config = self._python.parse(file + colon + variant)
+        try:
+            config = self._python.parse(file + colon + variant)
+        except Exception as error:  # whatever the file raises
+            raise InputError(_failure_of(error, file)) from None
         if not isinstance(config, ConfigDict):  # or what ml_collections returns if it could not read a file
             raise InputError("its get_config() must return a ConfigDict; begin with awcl_jax.config.default_config()")
         return config
+
+
+def _failure_of(error: BaseException, file: str) -> str:
+    """Return in one line why a configuration's file failed; ml_collections puts the whole traceback in its message."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    first = causes[-1]
+    if isinstance(first, InputError):
+        return str(first)
+    last = f"{type(first).__name__}: {(str(first).splitlines() or [''])[0][:500]}"
+    lines = [frame.lineno for frame in traceback.extract_tb(first.__traceback__) if frame.filename == file]
+    where = f"{file}, line {lines[-1]}," if lines else file
+    return f"{where} fails: {last}"
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -159,11 +177,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
             reason = reason.args[0]
         raise InputError(f"The configuration has no field {_one_line(str(reason))}") from None
     except flags.Error as error:
-        # For an error within the configuration file, this is the traceback as text.
-        text = str(error).strip()
-        if "Traceback (most recent call last):" in text:
-            text = text.splitlines()[-1].partition(": ")[2]
-        raise InputError(_one_line(text)) from None
+        raise InputError(_one_line(str(error).strip())) from None
 
 
 def _one_line(text: str) -> str:

@@ -160,3 +160,32 @@ def test_the_name_of_a_run_stays_in_its_folder(name, holds):
         return
     with pytest.raises(InputError, match=r"config\.name must be non-empty and without a /"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", r"bad.py, line 2, fails: ZeroDivisionError: division by zero$"),
+        ("import no_such_module\n", r"bad.py, line 1, fails: ModuleNotFoundError: No module named 'no_such_module'$"),
+        ("def get_config(:\n", r"bad.py fails: SyntaxError: "),
+        ("def get_config():\n    raise ValueError('my\\nown')\n", r"bad.py.* fails: ValueError: my"),
+    ],
+)
+def test_a_python_configuration_that_fails_is_one_line(tmp_path, content, message):
+    (tmp_path / "bad.py").write_text(content)
+    values = flags.FlagValues()
+    argv = ["main", f"--config={tmp_path / 'bad.py'}"]
+    define_config(values, sys_argv=argv)
+    with pytest.raises(InputError, match=message) as caught:
+        parse_flags(argv, values)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["configs/fine.py", "fine"])
+def test_an_unknown_variant_is_one_short_line(file):
+    values = flags.FlagValues()
+    argv = ["main", f"--config={file}:nope"]
+    define_config(values, sys_argv=argv)
+    with pytest.raises(InputError, match=r"Unknown variant 'nope'; use one of tiny") as caught:
+        parse_flags(argv, values)
+    assert "Traceback" not in str(caught.value)
