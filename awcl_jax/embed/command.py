@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from awcl_jax.runtime.bucket import on_bucket
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 Encoder = Callable[[np.ndarray], Float[np.ndarray, "b f"]]
@@ -135,6 +135,7 @@ def _check(source: str | Path, out: Path, picture: Path | None, *, batch_size: i
 def main(argv: Sequence[str] | None = None) -> None:
     """Write features as the arguments specify."""
     args = _parser().parse_args(argv)
+    require_name("--out", args.out)
     done = embed_frames(
         args.encoder,
         args.source,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from awcl_jax import __version__
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 FORMATS = ("safetensors", "onnx", "jax")
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export the encoder that the arguments name."""
     args = _parser().parse_args(argv)
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
+    require_name("--out", args.out)
     out = Path(args.out).expanduser()
     export_encoder(args.run, out, formats=formats, channels=args.channels)
     for file in sorted(out.iterdir()):

@@ -19,7 +19,7 @@ from awcl_jax.ingest.own import flags as ingest_own_flags
 from awcl_jax.ingest.prepare import make_builder, prepare
 from awcl_jax.ingest.public.fetal_planes_db import CSV_NAME
 from awcl_jax.ingest.public.folder import FolderBuilder
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 
@@ -27,6 +27,7 @@ from awcl_jax.runtime.errors import InputError
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the dataset that the arguments name and print what is in it."""
     args = _parser().parse_args(argv)
+    require_name("--out", args.out)
     out = Path(args.out).expanduser()
     if "run" in args:
         done = args.run(args, out)

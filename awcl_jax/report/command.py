@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from awcl_jax.runtime import bucket
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 COMPARISON = "comparison.html"
@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from awcl_jax.train.workdir import fetch_run
 
     runs = [fetch_run(run, checkpoint=False) for run in args.runs]
+    if args.out is not None:
+        require_name("--out", args.out)
     page = write_report(runs, None if args.out is None else Path(args.out).expanduser())
     written = str(page)
     if args.out is None and len(runs) == 1 and bucket.on_bucket(args.runs[0]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from awcl_jax.runtime import memory
 from awcl_jax.runtime.cache import keep_compiled_programs
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _Part = TypeVar("_Part", bound=_Named)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the unfinished runs of a study, and write its tables."""
     args = _parser().parse_args(argv)
+    require_name("--out", args.out)
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
     from absl import logging

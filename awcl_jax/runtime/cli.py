@@ -65,6 +65,16 @@ def exit_on_bad_input() -> Iterator[None]:
         _leave("interrupted", INTERRUPTED)
 
 
+def require_name(flag: str, value: str) -> None:
+    """Check that a flag for a file or folder is not empty, as `--out=$UNSET` is: it would mean the working folder.
+
+    Raises:
+      InputError: it is empty.
+    """
+    if not value.strip():
+        raise InputError(f"{flag} must not be empty. Name a file or folder; . is this folder.")
+
+
 def awcl() -> None:
     """Run `awcl COMMAND ...`, which is short for `python -m awcl_jax.COMMAND ...`."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
