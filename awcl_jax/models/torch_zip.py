@@ -255,7 +255,8 @@ class _Reader(pickle.Unpickler):
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size or any(entry.compress_type for entry in archive.infolist()):
             raise InputError(
-                f"{path} has entries that are compressed or overlap, which torch.save does not write. To fix it, {_REMEDY}."
+                f"{path} has entries that are compressed or overlap, which torch.save does not write. To fix it, "
+                f"{_REMEDY}."
             )
         if (size := archive.getinfo(pickles[0]).file_size) > _LARGEST_PICKLE:
             raise InputError(

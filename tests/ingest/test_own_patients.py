@@ -132,7 +132,10 @@ def test_clips_in_one_folder(tmp_path, capsys, flags, patients, source, confirme
 def test_a_pattern_needs_a_folder_and_must_match(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "clips.csv").write_text("path\nin/P0_0.avi\n")
-    for source, error in (("clips.csv", "--pattern reads names of files in a folder"), ("in", "None of 8 file(s) can be used")):
+    for source, error in (
+        ("clips.csv", "--pattern reads names of files in a folder"),
+        ("in", "None of 8 file(s) can be used"),
+    ):
         clips(tmp_path / "in")
         with pytest.raises(SystemExit):
             ingest.main(
