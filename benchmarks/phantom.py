@@ -3,6 +3,7 @@
 python -m benchmarks.phantom
 """
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from awcl_jax.ingest.phantom import Phantom
 
 def main() -> None:
     """Make the default set in a temporary folder and print the scores."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         builder = Phantom(config="default", data_dir=folder, file_format="array_record")

@@ -151,6 +151,11 @@ def _decode(data: bytes, orientation: int, path: Path) -> UInt8[np.ndarray, "h w
     return upright(to_grey(image), orientation)
 
 
+def is_png(data: bytes) -> bool:
+    """Return whether these bytes begin as a PNG does."""
+    return data.startswith(_PNG)
+
+
 def find_png_fault(data: bytes) -> str | None:
     """Return what is wrong with a PNG, by the checksums of its chunks; None if it is intact, or not a PNG."""
     if not data.startswith(_PNG):

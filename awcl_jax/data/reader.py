@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from awcl_jax.data import sector
 from awcl_jax.data.images import MAX_PIXELS
-from awcl_jax.data.png import find_png_fault, png_bits, png_size
+from awcl_jax.data.png import find_png_fault, is_png, png_bits, png_size
 from awcl_jax.data.record import PIXEL_HEIGHT
 from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
@@ -225,6 +225,8 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
     if fault := find_png_fault(data):
         # cv2 would silently fill missing parts with black.
         return None, f"its {picture} is broken, {fault}"
+    if not is_png(data):
+        return None, f"its {picture} is not an 8-bit grey PNG"
     h, w = png_size(data)
     if h * w > MAX_PIXELS:
         return None, f"its {picture} has {w} x {h} pixels, more than {MAX_PIXELS:,}"

@@ -176,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a prepared dataset, also on a bucket; a folder of pictures, including subfolders (png, jpg, bmp, tif); "
-        "one picture; or a CSV or Parquet table with a column path (other columns are kept)",
+        help="a prepared dataset, also on a bucket; a folder of pictures, including subfolders (png, jpg, bmp, tif, "
+        "webp); one picture; or a CSV or Parquet table with a column path (other columns are kept)",
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="output file, .parquet or .npz")
     parser.add_argument("--split", metavar="NAME", help="split of a prepared dataset (default: all frames)")

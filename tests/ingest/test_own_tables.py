@@ -390,3 +390,18 @@ def test_a_file_of_exactly_that_name_is_preferred(source, tmp_path_factory):
     (outside / "x.png").write_bytes(b"x")
     listing = read_manifest(table(source, "path,scan_id", rf"..\{outside.name}\x.png,s1"))
     assert faults(listing) == [(1, "outside")]
+
+
+def test_accents_are_the_same_however_they_are_composed(source):
+    composed, decomposed = "L\u00e4ngsschnitt", "La\u0308ngsschnitt"
+    listing = read_manifest(table(source, "path,scan_id,anatomy", f"a.png,s1,{composed}", f"b.png,s2,{decomposed}"))
+    assert {row.anatomy for row in listing.rows} == {composed}
+    for name in (composed, decomposed):
+        (source / "classes" / name).mkdir(parents=True, exist_ok=True)
+        (source / "classes" / name / f"{len(name)}.png").write_bytes(b"")
+    assert {row.anatomy for row in folder.list_images(source / "classes", (".png",)).rows} == {composed}
+
+
+def test_names_that_differ_in_case_are_noticed():
+    assert labels.same_but_for_case(["head", "Head", "HEAD", "heart", "", "head"]) == [["HEAD", "Head", "head"]]
+    assert labels.same_but_for_case(["head", "heart"]) == []

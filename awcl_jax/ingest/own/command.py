@@ -24,7 +24,7 @@ from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
 from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
-from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names
+from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
 from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
@@ -106,7 +106,13 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or not faults)
         advice = [listing.advice] if listing.advice else []
-        said = [*notes(faults, collection), *_said_of_unread(listing), *advice, *_said_of_ids(args, pseudonyms)]
+        said = [
+            *notes(faults, collection),
+            *_said_of_unread(listing),
+            *([] if args.taxonomy else _said_of_case(listing)),
+            *advice,
+            *_said_of_ids(args, pseudonyms),
+        ]
         if prepared:
             metadata = (
                 {"settings": settings, "notes": said}
@@ -157,6 +163,15 @@ def _said_of_unread(listing: Listing) -> list[str]:
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(listing.unread.items()))
     known = f"`folder` reads {', '.join(IMAGES)}, `video` {', '.join(videos.SUFFIXES)}"
     return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}. Convert the others."]
+
+
+def _said_of_case(listing: Listing) -> list[str]:
+    """Return a sentence for each anatomy that is spelt in several ways."""
+    return [
+        f"Anatomies differ only in case and are different ones: {', '.join(map(repr, group))}. Use one spelling, or "
+        "aliases in --taxonomy."
+        for group in same_but_for_case(row.anatomy for row in listing.rows)
+    ]
 
 
 def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import unicodedata
 from pathlib import Path
 
 from awcl_jax.ingest.own.items import Fault, Listing, Row
@@ -42,6 +43,7 @@ def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto
     rows, listing.rows = listing.rows, []
     for row in rows:
         anatomy, *folders = Path(row.shown).parent.parts or ("",)
+        anatomy = unicodedata.normalize("NFC", anatomy)  # macOS decomposes the accents of a name
         if not anatomy:
             listing.faults.append(Fault(row.number, "no_scan", "it is not in a folder of a class", row.shown))
             continue

@@ -71,6 +71,14 @@ def found_taxonomy(names: Iterable[str], gaps: frozenset[str] = frozenset()) -> 
     return Taxonomy({name: (name,) for name in found})
 
 
+def same_but_for_case(names: Iterable[str]) -> list[list[str]]:
+    """Return names that differ only in upper and lower case, which are different anatomies, in groups."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted({*names} - {""}):
+        groups.setdefault(name.casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def resolve_names(
     names: Iterable[str],
     taxonomy: Taxonomy,

@@ -1,6 +1,7 @@
 """Tables that list files: CSV or Parquet."""
 
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _parse(number: int, given: Mapping[str, str], root: Path) -> Row:
         given["path"],
         scan=given.get("scan_id", ""),
         patient=given.get("patient_id", ""),
-        anatomy=given.get("anatomy", ""),
+        anatomy=unicodedata.normalize("NFC", given.get("anatomy", "")),
         split=given.get("split", ""),
         machine=given.get("machine", ""),
         mask=_mask(given["mask"], root) if "mask" in given else None,
