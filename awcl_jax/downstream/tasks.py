@@ -128,9 +128,9 @@ class Planes:
             for predicted in (predictions, constant)
         )
         many = self.classes > MOST_ANATOMIES
-        details = (
-            {} if many else {"confusion": confusion_matrix(labels, predictions, labels=range(self.classes)).tolist()}
-        )
+        details: dict[str, Any] = {"anatomies": list(self.names)}
+        if not many:
+            details["confusion"] = confusion_matrix(labels, predictions, labels=range(self.classes)).tolist()
         crowded = np.union1d(labels, predictions).size > _MOST_DRAWN
 
         def draw(folder: Path) -> None:
