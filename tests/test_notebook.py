@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import awcl_jax.pretrain
 from awcl_jax.config.pretraining import validate
 from awcl_jax.ingest import command as ingest
-from awcl_jax.pretrain import runner as pretrain
 
 NOTEBOOK = Path(__file__).parents[1] / "launch" / "awcl_colab.ipynb"
 
@@ -61,7 +61,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "IPython.display", screen)
     monkeypatch.setattr(subprocess, "check_call", installed.append)
     monkeypatch.setattr(ingest, "main", prepared.append)
-    run = pretrain.run
+    run = awcl_jax.pretrain.run
 
     def run_small(config, workdir):
         validate(config)
@@ -73,7 +73,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
         workdir.mkdir(parents=True)
         return (workdir / "embeddings.png").write_bytes(shown[0].read_bytes())
 
-    monkeypatch.setattr(pretrain, "run", run_small)
+    monkeypatch.setattr(awcl_jax.pretrain, "run", run_small)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     filled_in = {'REPOSITORY = ""': 'REPOSITORY = "ADDRESS"', 'VARIANT = ""': 'VARIANT = "tiny"', "= False": "= True"}

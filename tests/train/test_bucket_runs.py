@@ -99,7 +99,7 @@ def test_embed_export_and_report_read_a_run_from_a_bucket(runs, bucket_url, fold
     assert provenance["source"] == f"{bucket_url}/phantom"
     with pytest.raises(SystemExit):
         embed.main([f"{home}/checkpoints/1", str(whole), f"--out={folder / 'none.parquet'}"])
-    assert "has no checkpoint of step 1 (there are: up to step 6)" in capsys.readouterr().err
+    assert "has no checkpoint of step 1 (available: up to step 6)" in capsys.readouterr().err
 
     export.main([home, f"--out={folder / 'exported'}", "--formats=safetensors"])
     bucket.send(folder / "exported", [file.name for file in (folder / "exported").iterdir()], f"{bucket_url}/export")
