@@ -1,6 +1,7 @@
 """Clips that were cut short: all frames, or a fault, wherever the file ends."""
 
 import io
+import re
 import struct
 
 import av
@@ -14,6 +15,7 @@ from awcl_jax.ingest.own.videos import decode
 from tests.helpers.own_files import moving_disc
 
 FRAMES = moving_disc(15, size=(32, 48))
+CLUSTER = b"\x1fC\xb6u"  # begins a part of a Matroska file
 
 MADE = {
     "mkv": ("matroska", "libx264", {}),
@@ -75,7 +77,11 @@ def test_a_clip_that_is_cut_has_all_frames_or_is_a_fault(name, whole):
     assert read(data) == len(FRAMES)
     assert not is_cut(io.BytesIO(data))
     places = {*np.linspace(1, len(data) - 1, 40).astype(int).tolist(), *(len(data) - n for n in (1, 2, 3, 7, 12, 40))}
-    found = {place: read(data[:place]) for place in sorted(places)}
+    # A live recording that ends between two of its parts is a shorter one that is whole.
+    parts = set()
+    if name in ("mp4, fragments", "mkv, live"):
+        parts = {m.start() - 4 * (m[0] != CLUSTER) for m in re.finditer(b"moof|mfra|" + CLUSTER, data)}
+    found = {place: read(data[:place]) for place in sorted(places - parts)}
     assert set(found.values()) <= {len(FRAMES), "cut_short", "no_video"}
     assert "cut_short" in found.values()
     # Not one is blamed on the format where its beginning is there.
