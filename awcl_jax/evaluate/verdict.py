@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from awcl_jax.evaluate.scores import Score
+from awcl_jax.evaluate.table import FEATURE_ROWS
 
 _COLLAPSED = 0.98  # share of a collapsed encoder's loss, from which on a loss counts as that
 _FEW_PATIENTS = 10  # below this an interval over patients is hardly more than a guess
 
+_TITLES = {name: title for title, name in FEATURE_ROWS.items()}
 _HEALTH = {
     "retrieval/view": "finds the other view of a frame",
     "retrieval/scan": "finds another frame of the scan",
@@ -49,7 +51,7 @@ def verdict(
 
 
 def _compared(other: str, score: Score) -> str:
-    text = f"{score.name} on test patients, trained minus {other}: {score.value:+.3f}"
+    text = f"{_TITLES.get(score.name, score.name)} on test patients, trained minus {other}: {score.value:+.3f}"
     if not score.low <= score.high:  # of one patient, without an interval
         return f"BAD: {text}, of one patient: nothing follows from it."
     text += f" ({score.low:+.3f} to {score.high:+.3f}, paired)"

@@ -27,7 +27,7 @@ def difference(value, low, high):
 def test_a_good_run():
     assert verdict(**GOOD) == [
         "Loss 2.500: below 4.000, that of a collapsed encoder.",
-        "knn/macro_f1 on test patients, trained minus untrained: +0.200 (+0.100 to +0.300, paired): better.",
+        "kNN macro-F1 on test patients, trained minus untrained: +0.200 (+0.100 to +0.300, paired): better.",
         (
             "Without labels, on validation patients: finds the other view of a frame 0.90 (untrained 0.40), finds "
             "another frame of the scan 0.20 (untrained 0.20), effective rank 12.00 (untrained 3.00)."
