@@ -289,12 +289,13 @@ def _conclude(
     """Score on the test patients; print the table, write the results and the pictures."""
     evaluation = setup.evaluation
     before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
+    pixels = cached_features(downsampled_pixels)
     columns = {
-        "pixels": evaluation.test_scores(downsampled_pixels),
+        "pixels": evaluation.test_scores(pixels),
         "untrained": evaluation.test_scores(before),
         "trained": evaluation.test_scores(after),
     }
-    differences = evaluation.differences(after, {"untrained": before, "pixels": downsampled_pixels})
+    differences = evaluation.differences(after, {"untrained": before, "pixels": pixels})
     health = {
         name: measured
         for name, of in (("untrained", untrained), ("trained", state))
