@@ -1,15 +1,11 @@
 """Changes to the configuration of downstream runs for tasks and datasets."""
 
-from collections.abc import Callable, Mapping
-
 from ml_collections import ConfigDict
 
 from awcl_jax.augment.options import Augmentation
 from awcl_jax.config.downstream import default_downstream_config
 from awcl_jax.config.fields import augmentation_fields
-from awcl_jax.runtime.errors import InputError
-
-Delta = Callable[[ConfigDict], None]
+from awcl_jax.config.variants import Delta, apply_variant
 
 _SHAPES = ("fetal_head_biometry", "usgra", "camus", "echonet_dynamic", "busi")
 
@@ -20,7 +16,7 @@ def planes(variant: str | None) -> ConfigDict:
     Raises:
       InputError: no such variant.
     """
-    return _changed(default_downstream_config(), variant, {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db})
+    return apply_variant(default_downstream_config(), variant, {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db})
 
 
 def segmentation(variant: str | None) -> ConfigDict:
@@ -42,15 +38,7 @@ def segmentation(variant: str | None) -> ConfigDict:
         "heart": _heart,
         **{name: _shapes_of(name) for name in _SHAPES},
     }
-    return _changed(config, variant, variants)
-
-
-def _changed(config: ConfigDict, variant: str | None, variants: Mapping[str, Delta]) -> ConfigDict:
-    if variant and variant not in variants:
-        raise InputError(f"Unknown variant {variant!r}; use one of {', '.join(variants)}.")
-    if variant:
-        variants[variant](config)
-    return config
+    return apply_variant(config, variant, variants)
 
 
 def _tiny(config: ConfigDict) -> None:

@@ -1,11 +1,16 @@
 """Changes to every configuration for a dataset or a publication."""
 
+from collections.abc import Callable, Mapping
+
 from ml_collections import ConfigDict
 
 from awcl_jax.augment.options import PAPER
 from awcl_jax.config.fields import augmentation_fields
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.runtime.errors import InputError
+
+Delta = Callable[[ConfigDict], None]
+"""What a variant changes in a configuration."""
 
 
 def base(variant: str | None) -> ConfigDict:
@@ -14,11 +19,20 @@ def base(variant: str | None) -> ConfigDict:
     Raises:
       InputError: no such variant.
     """
-    variants = {"": lambda config: None, "tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper}
-    if (variant or "") not in variants:
-        raise InputError(f"Unknown variant {variant!r}; use one of {', '.join(filter(None, variants))}.")
-    config = default_config()
-    variants[variant or ""](config)
+    variants = {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper}
+    return apply_variant(default_config(), variant, variants)
+
+
+def apply_variant(config: ConfigDict, variant: str | None, variants: Mapping[str, Delta]) -> ConfigDict:
+    """Return the configuration, changed in place by the variant of this name, if there is one.
+
+    Raises:
+      InputError: no variant has this name.
+    """
+    if variant and variant not in variants:
+        raise InputError(f"Unknown variant {variant!r}; use one of {', '.join(variants)}.")
+    if variant:
+        variants[variant](config)
     return config
 
 
