@@ -7,16 +7,17 @@ from awcl_jax.config.downstream import default_downstream_config
 from awcl_jax.config.fields import augmentation_fields
 from awcl_jax.config.variants import Delta, apply_variant
 
-_SHAPES = ("fetal_head_biometry", "usgra", "camus", "echonet_dynamic", "busi")
+_SHAPES = ("fetal_head_biometry", "usgra", "camus", "echonet_dynamic", "busi", "ultrabench")
 
 
 def planes(variant: str | None) -> ConfigDict:
-    """Classify standard planes: of the phantom (no variant or `tiny`), or of `fetal_planes_db`.
+    """Classify standard planes: of the phantom (no variant or `tiny`), of `fetal_planes_db`, or a set of `ultrabench`.
 
     Raises:
       InputError: no such variant.
     """
-    return apply_variant(default_downstream_config(), variant, {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db})
+    variants = {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "ultrabench": _ultrabench}
+    return apply_variant(default_downstream_config(), variant, variants)
 
 
 def segmentation(variant: str | None) -> ConfigDict:
@@ -79,6 +80,12 @@ def _fetal_planes_db(config: ConfigDict) -> None:
         "trans-cerebellum",
         "trans-ventricular",
     )
+
+
+def _ultrabench(config: ConfigDict) -> None:
+    """Classify the frames of a set of UltraBench by its labels."""
+    _real(config)
+    config.data.dataset = "ultrabench"
 
 
 def _hc18(config: ConfigDict) -> None:

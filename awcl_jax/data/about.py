@@ -27,6 +27,7 @@ _PUBLIC = {
     "hc18": "",
     "busi": "",
     "usgra": "",
+    "ultrabench": "",
 }
 """Public dataset -> who names its patients; empty where nobody does."""
 
@@ -39,7 +40,7 @@ class About:
 
     Attributes:
       name: as TFDS stores it.
-      preset: of the phantom; empty for others.
+      preset: of the phantom, or set of a benchmark; empty for others.
       kind: of `KINDS`.
       patients: what its patients were taken from; empty if unknown.
       confirmed: whether someone who knows named the patients: the user, the publisher, a tag or a simulation. False if
@@ -69,6 +70,9 @@ class About:
             return cls(name, "", "own", str(stated.get("from", "")), stated.get("confirmed") is True)
         if name == "phantom":
             return cls(name, preset, "simulated", "the simulation", confirmed=True)
+        if name in _PUBLIC and PATIENTS in metadata:  # sets that differ in who names their patients
+            stated = _object(metadata[PATIENTS])
+            return cls(name, preset, "public", str(stated.get("from", "")), stated.get("confirmed") is True)
         if name in _PUBLIC:
             return cls(name, "", "public", _PUBLIC[name] or _UNNAMED, confirmed=bool(_PUBLIC[name]))
         return cls(name, "", "other", "", confirmed=False)

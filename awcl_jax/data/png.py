@@ -71,6 +71,25 @@ def read_mask(path: Path, names: Sequence[str], *, size: tuple[int, int]) -> UIn
     return mask
 
 
+def read_lesion(path: Path, *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Read a mask of one structure, whatever value its publisher wrote for it, as 0 and 1; it may be empty.
+
+    Args:
+      path: of the mask.
+      size: height and width of its image.
+
+    Raises:
+      InputError: as `read_grey`, or the mask has another size, or more values than 0 and one other.
+    """
+    mask = read_grey(path)
+    require_size(mask, size, path)
+    if len(values := np.unique(mask)) > 2 or values[0] != 0:
+        raise InputError(
+            f"The mask {path} must have the value 0 and one other; got {len(values)} values from {values[0]}."
+        )
+    return (mask != 0).astype(np.uint8)
+
+
 def check_mask(mask: UInt8[np.ndarray, "h w"], names: Sequence[str], *, size: tuple[int, int], path: Path) -> None:
     """Refuse a mask whose size differs from its image's, or that has unknown values.
 

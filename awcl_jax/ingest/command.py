@@ -171,6 +171,7 @@ class _Layout:
       csv: name of its CSV, if another can be chosen.
       masks: content of the folder of masks, if that is separate.
       download: its size, if it is downloaded without --source.
+      split: whether a table may name patients, and frames may be split by them.
     """
 
     help: str
@@ -178,6 +179,7 @@ class _Layout:
     csv: str | None = None
     masks: str | None = None
     download: str | None = None
+    split: bool = False
 
 
 _LAYOUTS = {
@@ -211,6 +213,11 @@ _LAYOUTS = {
         "benign/, malignant/ and normal/",
     ),
     "usgra": _Layout("nerves and vessels with masks (USGRA_SEG, CC BY 4.0)", "train/ and test/"),
+    "ultrabench": _Layout(
+        "a set of the benchmark UltraBench (Tupper and Gagné 2025)",
+        "train.json, validation.json and test.json, such as pocus_v1.0.1",
+        split=True,
+    ),
 }
 
 
@@ -251,11 +258,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, layout: _Layout) -> None:
     download = f", or download it ({layout.download})" if layout.download else ""
     more = " --masks=MASKS" if layout.masks else ""
+    folder = "pocus_v1.0.1" if layout.split else name.upper()
     parser = datasets.add_parser(
         name,
         help=layout.help,
         description=f"Prepare {name.upper()} from a folder in the publisher's layout{download}.",
-        epilog=f"example: python -m awcl_jax.ingest {name} --source={name.upper()}{more} --out=data/{name}",
+        epilog=f"example: python -m awcl_jax.ingest {name} --source={folder}{more} --out=data/{name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -267,6 +275,15 @@ def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
         parser.add_argument(
             "--csv", metavar="NAME", default=layout.csv, help="the CSV in --source (default: %(default)s)"
         )
+    if layout.split:
+        parser.add_argument(
+            "--patients", metavar="CSV", help="table of the patient of each source (columns source, patient)"
+        )
+        parser.add_argument(
+            "--split",
+            default="published",
+            help="published, or patient to split by patient (default: %(default)s)",
+        )
     parser.add_argument("--skip_missing", action="store_true", help="skip frames that lack a file")
     parser.add_argument(
         "--skip_broken", action="store_true", help="skip frames with a file that is broken, empty or does not fit"
@@ -274,6 +291,6 @@ def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
     parser.set_defaults(
         make_builder=_from_folder,
         dataset=name,
-        folders=("source", "masks") if layout.masks else ("source",),
-        flags=("csv", "skip_missing", "skip_broken") if layout.csv else ("skip_missing", "skip_broken"),
+        folders=("source", *["masks"] * bool(layout.masks), *["patients"] * layout.split),
+        flags=(*["csv"] * bool(layout.csv), *["split"] * layout.split, "skip_missing", "skip_broken"),
     )

@@ -23,6 +23,7 @@ BUILDERS = {
     "camus": "awcl_jax.ingest.public.camus:Camus",
     "echonet_dynamic": "awcl_jax.ingest.public.echonet_dynamic:EchonetDynamic",
     "usgra": "awcl_jax.ingest.public.usgra:Usgra",
+    "ultrabench": "awcl_jax.ingest.public.ultrabench:Ultrabench",
 }
 """Name of a dataset -> module and class of its builder, imported on demand."""
 

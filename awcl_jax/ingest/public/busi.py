@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from awcl_jax.data.anatomy import BUSI
-from awcl_jax.data.png import png_size, read_grey, read_png, require_size
+from awcl_jax.data.png import png_size, read_lesion, read_png
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, draw_split, record_of, require_folder
-from awcl_jax.runtime.errors import InputError
 
 MASKS = ("background", "lesion")
 
@@ -90,13 +89,7 @@ def _record(frame: str, finding: str, image: Path, masks: list[Path]) -> dict[st
     picture = read_png(image)
     lesion = np.zeros(png_size(picture), bool)
     for path in masks:
-        mask = read_grey(path)
-        require_size(mask, lesion.shape, path)
-        if len(values := np.unique(mask)) > 2 or values[0] != 0:
-            raise InputError(
-                f"The mask {path} must have the value 0 and one other; got {len(values)} values from {values[0]}."
-            )
-        lesion |= mask != 0
+        lesion |= read_lesion(path, size=lesion.shape) != 0
     return record_of(
         frame,
         image=picture,
