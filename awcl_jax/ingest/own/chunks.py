@@ -61,6 +61,7 @@ class Outcome:
       unscaled: frames without a pixel size, because it differs within the picture.
       kind: of its fault (see `items.WHY`), or empty.
       detail: of its fault.
+      numbers: of its records' frames in the file, from 0; empty in a chunk of an earlier version.
     """
 
     start: int
@@ -75,6 +76,7 @@ class Outcome:
     unscaled: int = 0
     kind: str = ""
     detail: str = ""
+    numbers: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +266,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
             except BadFileError as error:
                 # Records written before the fault stay in the file, but no outcome counts them.
                 outcome.kind, outcome.detail = error.kind, error.detail
-                outcome.start, outcome.size = len(frame_ids), 0
+                outcome.start, outcome.size, outcome.numbers = len(frame_ids), 0, []
                 del removed[examples:]
             outcome.stop = len(frame_ids)
     notes = {"outcomes": [dataclasses.asdict(o) for o in outcomes], "frame_ids": frame_ids, "dropped": dropped}
@@ -283,7 +285,7 @@ def _records(
     """Yield the records of a file (see `frame_features`); note for its first frame what was removed."""
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     seen: set[str] = set()
-    for picture, image in _kept_frames(clip, reading, outcome):
+    for number, picture, image in _kept_frames(clip, reading, outcome):
         frame_id = _frame_id(image)
         if frame_id in seen:
             outcome.near += 1
@@ -291,6 +293,7 @@ def _records(
         if not seen and reading.region != "whole" and len(removed) < _EXAMPLES:
             removed.append(show_removed(picture.image, image))
         seen.add(frame_id)
+        outcome.numbers.append(number * reading.every)
         outcome.coloured += picture.colour
         record = {
             "image": encode_png(image),  # encoded again: a file may contain text beside its pixels
@@ -307,10 +310,12 @@ def _records(
         yield record
 
 
-def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tuple[Picture, UInt8[np.ndarray, "h w"]]]:
-    """Yield frames and the kept part of their pictures, without blank frames and near duplicates."""
+def _kept_frames(
+    clip: Clip, reading: Reading, outcome: Outcome
+) -> Iterator[tuple[int, Picture, UInt8[np.ndarray, "h w"]]]:
+    """Yield place, frame and the kept part of its picture, without blank frames and near duplicates."""
     kept, last = None, None
-    for picture in clip.frames():
+    for number, picture in enumerate(clip.frames()):
         if kept is None:
             kept = kept_part(clip, reading.region, picture.image.shape)
             outcome.fans = kept.fans
@@ -324,7 +329,7 @@ def _kept_frames(clip: Clip, reading: Reading, outcome: Outcome) -> Iterator[tup
             continue
         last = small
         outcome.masked += reading.region != "whole"
-        yield picture, image
+        yield number, picture, image
 
 
 def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:

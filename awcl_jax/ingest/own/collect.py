@@ -1,13 +1,16 @@
 """Select the frames for the dataset from all chunks, and report the others."""
 
 import dataclasses
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int32, UInt64
 
+from awcl_jax.data.private_table import SCHEMA
 from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
 from awcl_jax.ingest.own.items import Fault
 from awcl_jax.ingest.own.plan import Job
@@ -77,6 +80,28 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collect
     if hashes:
         _drop_repeated(collection, np.concatenate(hashes), np.concatenate(owners), unit)
     return collection
+
+
+def files_of(collection: Collection, jobs: Sequence[Job], folder: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the file and the number of each collected frame, in the order of the records (see `data.private_table`).
+
+    Args:
+      collection: what was collected of the jobs.
+      jobs: all jobs.
+      folder: of the chunks.
+    """
+    job_of = {records_of(job, folder): job for job in jobs}
+    for part in (part for parts in collection.parts.values() for part in parts):
+        job = job_of[part.path]
+        chunk = read_chunk(job, folder)
+        made_from = {
+            record: (str(item.path.absolute()), number)
+            for item, outcome in zip(job.items, chunk.outcomes, strict=True)
+            for record, number in itertools.zip_longest(range(outcome.start, outcome.stop), outcome.numbers)
+        }
+        records = part.records.tolist()
+        rows = [(chunk.frame_ids[record], *made_from[record]) for record in records]
+        yield pa.RecordBatch.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
 
 
 def _hashes(frame_ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:

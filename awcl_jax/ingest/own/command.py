@@ -16,12 +16,13 @@ from tqdm import tqdm
 from awcl_jax.data.anatomy import Taxonomy
 from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import GAPS, IMAGES
+from awcl_jax.data.private_table import private_table_of, write_private_table
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
-from awcl_jax.ingest.own.collect import Collection, collect
+from awcl_jax.ingest.own.collect import Collection, collect, files_of
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
 from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
@@ -31,7 +32,7 @@ from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
 from awcl_jax.ingest.own.summary import notes, write_report
 from awcl_jax.ingest.prepare import only_writer, prepare
-from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.errors import InputError, in_words
 
 MONTAGE = "montage.png"
 REMOVED = "removed.png"
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         if not work.exists():
             print(f"{target} is already prepared: nothing to do.")
             store_patients(target, listing)
-            return Prepared(target, [*said, describe_patients(listing)])
+            return Prepared(target, [*said, *_said_of_files(target, args), describe_patients(listing)])
     work.mkdir(parents=True, exist_ok=True)
     with only_writer(work, wait=False):
         with tqdm(total=len(items), desc="Decoding", unit=" files") as progress:
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             *advice,
             *_said_of_ids(args, pseudonyms),
         ]
+        shown: list[str] = []  # but not stored
         if prepared:
             metadata = (
                 {"settings": settings, "notes": said}
@@ -120,6 +122,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
                 | ({FANS: collection.fans} if collection.fans else {})
             )
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
+            if args.keep_paths:
+                shown.append(_store_files(target, collection, jobs, work))
         report = write_report(
             out,
             command=args.command,
@@ -141,7 +145,12 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         shutil.rmtree(work)
     return Prepared(
         target,
-        [*said, describe_patients(listing), f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest."],
+        [
+            *said,
+            *shown,
+            describe_patients(listing),
+            f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest.",
+        ],
     )
 
 
@@ -205,6 +214,22 @@ def _plan(
         stratified=stratified,
     )
     return taxonomy, items
+
+
+def _store_files(target: Path, collection: Collection, jobs: list[Job], work: Path) -> str:
+    """Write the private table of a dataset, and return a sentence on it."""
+    try:
+        path = write_private_table(target, files_of(collection, jobs, work))
+    except OSError as error:
+        return f"warning: no private table of source files was written ({in_words(error)})."
+    return f"{path} lists the file of each frame: keep it private, it may name patients (--no-keep_paths omits it)."
+
+
+def _said_of_files(target: Path, args: argparse.Namespace) -> list[str]:
+    """Return a sentence if the private table is asked for and lacks, of a dataset that is prepared already."""
+    if not args.keep_paths or private_table_of(target).exists():
+        return []
+    return ["There is no private table of source files: it is written only when a dataset is prepared (another --out)."]
 
 
 def _builder(

@@ -140,6 +140,13 @@ def _add(
         "keeps patients apart",
     )
     add("--skip_bad", action="store_true", help="skip files that cannot be used and prepare the rest")
+    add(
+        "--keep_paths",
+        action=argparse.BooleanOptionalAction,
+        default=ingest_own.KINDS[name] != "dicom",
+        help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you "
+        "(default: %(default)s)",
+    )
     add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
     add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="largest picture (%(default)s)")
     add("--window", type=_window, metavar="LOW,HIGH", help="values for black and white, for more than 8 bits")
