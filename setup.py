@@ -61,8 +61,9 @@ setup(
         "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
         "dicom": ["av>=14", "pydicom>=3.0", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.3", "python-gdcm>=3.0.24"],
         "video": ["av>=14"],
+        "xlsx": ["openpyxl>=3.1"],  # tables of Excel
         "test": [
-            "awcl_jax[dicom,gcs,video]",
+            "awcl_jax[dicom,gcs,video,xlsx]",
             "beartype>=0.20",
             "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100",

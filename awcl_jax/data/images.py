@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +15,13 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from pyarrow import csv, parquet
 
+from awcl_jax.data.sheets import read_sheet
 from awcl_jax.data.upright import orientation_of, upright
 from awcl_jax.runtime.errors import InputError, first_line
 from awcl_jax.runtime.files import require_regular
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".parquet", ".xlsx")
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused: a file of a few bytes can claim to be as large as memory."""
 
@@ -316,27 +317,47 @@ def find_named(root: Path, name: str) -> Path:
     return exact
 
 
-def read_manifest(path: Path) -> pa.Table:
+class ColumnError(InputError):
+    """A table lacks a column.
+
+    Attributes:
+      headed: whether the first row certainly names columns, because one of those looked for is there. Otherwise the
+        names in the message may be values.
+    """
+
+    def __init__(self, why: str, *, headed: bool) -> None:
+        super().__init__(why)
+        self.headed = headed
+
+
+def read_manifest(path: Path, *, columns: Mapping[str, str] | None = None) -> pa.Table:
     """Read a table with a row for each picture and its file in the column `path`. Cells of a CSV stay text (`007`).
 
     Columns of a CSV are separated by commas, semicolons or tabs, whichever its header has most of, or by what a first
-    line `sep=;` names. An empty cell is null.
+    line `sep=;` names. An empty cell is null. An Excel workbook is read by `awcl_jax.data.sheets`.
+
+    Args:
+      path: of the table.
+      columns: name of a column here -> its name in the table, if that is another.
 
     Raises:
-      InputError: the file is not such a table, has a column twice, no column `path`, or no rows.
+      InputError: the file is not such a table, has a column twice, lacks a column (`ColumnError`), or has no rows.
     """
     require_regular(path)
+    kind = {".parquet": "Parquet file", ".xlsx": "Excel workbook"}.get(path.suffix.lower(), "CSV in UTF-8")
     try:
-        table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        table = {".parquet": _read_parquet, ".xlsx": read_sheet}.get(path.suffix.lower(), _read_csv)(path)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV in UTF-8"
         raise InputError(f"{path} is not a {kind}: {first_line(error).rstrip('.')}.") from error
     names = table.column_names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path} has the column {repeated[0]!r} more than once. Rename one.")
+    table = _renamed(table, columns or {}, path)
+    names = table.column_names
     if "path" not in names:
-        raise InputError(
-            f"{path} has no column 'path' with the file names; its columns are {', '.join(names) or 'none'}."
+        raise ColumnError(
+            f"{path} has no column 'path' with the file names; its columns are {', '.join(names) or 'none'}.",
+            headed=bool(columns),
         )
     if not table.num_rows:
         raise InputError(f"{path} lists no pictures: it has a header but no rows.")
@@ -346,6 +367,20 @@ def read_manifest(path: Path) -> pa.Table:
         raise InputError(f"The column 'path' of {path} must have file names; got {table['path'].type}.") from None
     table = table.set_column(names.index("path"), "path", paths)
     return table.replace_schema_metadata(None)  # pandas stores its index there, which is wrong for parts of a table
+
+
+def _renamed(table: pa.Table, columns: Mapping[str, str], path: Path) -> pa.Table:
+    """Return the table with its columns under the names used here; blanks around a name in the table do not matter."""
+    names = table.column_names
+    stripped = {name.strip(): name for name in names}
+    found = {known: name if name in names else stripped.get(name.strip()) for known, name in columns.items()}
+    if lacking := [columns[known] for known, name in found.items() if name is None]:
+        raise ColumnError(
+            f"{path} has no column {' and no '.join(map(repr, lacking))}; its columns are {', '.join(names)}.",
+            headed=len(lacking) < len(columns),
+        )
+    rest = [name for name in names if name not in (*found.values(), *columns)]
+    return table.select([*found.values(), *rest]).rename_columns([*found, *rest])
 
 
 def _read_parquet(path: Path) -> pa.Table:
