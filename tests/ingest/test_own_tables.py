@@ -138,7 +138,7 @@ def test_unusable_tables(source, lines, message):
 def test_no_table(tmp_path):
     (tmp_path / "scans.txt").write_text("path,scan_id\na.png,s\n")
     for name in ("scans.csv", "scans.txt"):
-        with pytest.raises(InputError, match=r"must be an existing table \(.csv or .parquet\)"):
+        with pytest.raises(InputError, match=r"must be an existing table \(.csv, .parquet, .xlsx\)"):
             read_manifest(tmp_path / name)
     (tmp_path / "scans.parquet").write_bytes(b"PAR1, not")
     with pytest.raises(InputError, match="is not a Parquet file"):

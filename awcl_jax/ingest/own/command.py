@@ -19,17 +19,16 @@ from awcl_jax.data.images import GAPS, IMAGES
 from awcl_jax.data.private_table import private_table_of, write_private_table
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
-from awcl_jax.ingest.own import dicom, folder, videos
+from awcl_jax.ingest.own import videos
 from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect, files_of
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
-from awcl_jax.ingest.own.items import WHY, BadFileError, Fault, Listing, Reading, Row
+from awcl_jax.ingest.own.items import WHY, Fault, Listing, Reading
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
-from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
-from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
+from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Naming, Pseudonyms, read_key
 from awcl_jax.ingest.own.summary import notes, write_report
 from awcl_jax.ingest.prepare import only_writer, prepare
 from awcl_jax.runtime.errors import InputError, in_words
@@ -49,12 +48,6 @@ REGIONS = {
 """Kind of a file -> parts of its pictures that can be kept, besides a rectangle."""
 
 _LINES_OF_A_KIND = 20
-_MANY_SCANS = 3  # of one patient: from here on its id is suspicious
-_PATIENTS_FROM = {
-    "tag": "the tag PatientID",
-    "study": "each examination",
-    "folder": "the first folder below --source",
-}
 _REMEDY = "Choose another --out or --name, or delete that folder."
 
 
@@ -85,6 +78,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     listing = args.list_source(args, pseudonyms)
     listing.patients_confirmed |= args.patients_confirmed
     listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
+    for line in listing.remarks:
+        print(line, file=sys.stderr)
     target = out / args.name / str(OwnScans.VERSION)
     stratified = not _is_from_before(target, "stratified")
     taxonomy, items = _plan(args, listing, pseudonyms, stratified=stratified)
@@ -108,6 +103,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         prepared = usable and (args.skip_bad or not faults)
         advice = [listing.advice] if listing.advice else []
         said = [
+            *listing.notes,
             *notes(faults, collection),
             *_said_of_unread(listing),
             *([] if args.taxonomy else _said_of_case(listing)),
@@ -315,11 +311,10 @@ def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudo
     """
     shown = {row.number: row.shown for row in listing.rows}
     hidden = args.command == "dicom" and not args.show_paths
+    naming = Naming(pseudonyms, hidden, listing.unit)
     lines: defaultdict[str, list[str]] = defaultdict(list)
     for fault in faults:
-        path = fault.path or shown.get(fault.number, "")
-        name = f"id {pseudonyms.digest('file', path)}" if hidden else repr(path)
-        place = f"{listing.unit} {fault.number}, {name}" if fault.number else name
+        place = naming.of(fault.number, fault.path or shown.get(fault.number, ""))
         if hidden and fault.kind == "bad_cell":
             fault = dataclasses.replace(fault, detail="")  # it quotes the cell
         lines[fault.kind].append(f"left out {place}: {fault.rule}")
@@ -342,102 +337,3 @@ def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -
         "prepared yet, but good frames are decoded and kept. Repair the files, or set --skip_bad to leave them out, "
         "and rerun the same command."
     )
-
-
-def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
-    del pseudonyms
-    listing = read_manifest(args.source, root=args.root, required=("path", "scan_id"))
-    has_masks = any(row.mask for row in listing.rows)
-    if has_masks != bool(args.mask_names):
-        raise InputError(
-            "--mask_names=NAME,NAME,... must name the values 0, 1, ... of the masks, which are in the column `mask` of "
-            f"{args.source}; got {'masks' if has_masks else 'names'} without {'names' if has_masks else 'masks'}."
-        )
-    return listing
-
-
-def list_folder(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
-    del pseudonyms
-    return folder.list_images(args.source, IMAGES, scan_from=args.scan_from, pattern=args.pattern)
-
-
-def list_videos(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
-    del pseudonyms
-    videos.require_av()
-    if args.source.is_dir():
-        return folder.list_clips(args.source, videos.SUFFIXES, pattern=args.pattern)
-    if args.pattern is not None:
-        raise InputError(f"--pattern reads names of files in a folder; {args.source} is not one. Omit --pattern.")
-    columns = tuple(name for name in COLUMNS if name not in ("mask", "frame"))
-    return read_manifest(args.source, root=args.root, columns=columns)
-
-
-def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
-    dicom.require_pydicom()
-    if not pseudonyms.keyed:
-        raise InputError(
-            f"DICOM needs a key to hash ids with: set --key_file=FILE or the variable {KEY_VARIABLE}. Make one with "
-            "`openssl rand -hex 32 > KEY_FILE`, and keep it, apart from the dataset."
-        )
-    if args.source.is_dir():
-        listing = folder.list_all(args.source)
-        wanted = [row for row in tqdm(listing.rows, desc="Looking", unit=" files") if dicom.is_dicom(row.path)]
-        listing.ignored += len(listing.rows) - len(wanted)
-        listing.rows = [dataclasses.replace(row, number=place) for place, row in enumerate(wanted, 1)]
-        if not wanted and not listing.faults:
-            raise InputError(f"{args.source} has no DICOM file ({listing.ignored:,} others).")
-    else:
-        listing = _list_dicom_table(args)
-    rows, listing.rows = listing.rows, []
-    scans: defaultdict[str, set[str]] = defaultdict(set)
-    for row in tqdm(rows, desc="Reading ids", unit=" files"):
-        try:
-            identified = _identified(row, args.patient_from)
-        except BadFileError as error:
-            listing.faults.append(Fault(row.number, error.kind, error.detail, path=row.shown))
-            continue
-        listing.rows.append(identified)
-        scans["" if row.patient else identified.patient].add(identified.scan)
-    if not listing.patients_confirmed:  # by a table
-        listing.patients_from = _PATIENTS_FROM[args.patient_from]
-        listing.patients_confirmed = args.patient_from != "study"
-    if args.patient_from == "tag":
-        scans.pop("", None)
-        if advice := _advice(scans):
-            listing.advice, listing.patients_confirmed = advice, False
-    return listing
-
-
-def _advice(scans: Mapping[str, set[str]]) -> str:
-    """Return advice if one PatientID names most examinations, as in anonymised files; else nothing."""
-    most = max(map(len, scans.values()), default=0)
-    total = sum(map(len, scans.values()))
-    if most < _MANY_SCANS or 2 * most <= total:
-        return ""
-    return (
-        f"One PatientID names {most:,} of {total:,} examinations. If it is not that of one patient (but ANONYMOUS, for "
-        "example), use --patient_from=study or folder."
-    )
-
-
-def _list_dicom_table(args: argparse.Namespace) -> Listing:
-    try:
-        return read_manifest(args.source, root=args.root, columns=("path", "scan_id", "patient_id", "anatomy", "split"))
-    except InputError:
-        if args.show_paths:
-            raise
-        raise InputError(
-            f"{args.source} is not a table (.csv or .parquet) with the column `path`. Details are hidden because cells "
-            "may name patients; --show_paths shows them."
-        ) from None
-
-
-def _identified(row: Row, patient_from: str) -> Row:
-    """Return the row with the ids of its file where the table has none."""
-    patient, study = dicom.read_ids(row.path)
-    if not (scan := row.scan or study):
-        raise BadFileError("no_scan")
-    patient = row.patient or {"tag": patient, "study": scan, "folder": folder.top_folder(row)}[patient_from]
-    if not patient:
-        raise BadFileError("no_patient")
-    return dataclasses.replace(row, scan=scan, patient=patient, frame=row.number)

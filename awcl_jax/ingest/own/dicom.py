@@ -33,7 +33,7 @@ from awcl_jax.ingest.own.dicom_frames import (
 from awcl_jax.ingest.own.dicom_greys import Greys
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
-from awcl_jax.ingest.own.privacy import HASHED_TAGS, READ_TAGS, maker_of
+from awcl_jax.ingest.own.privacy import HASHED_TAGS, MATCHED_TAGS, READ_TAGS, maker_of
 from awcl_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ def read_ids(path: Path) -> tuple[str, str]:
             raise BadFileError("no_ultrasound", "" if modality else "Modality is missing")
         patient, study = (str(dicom_tags.value(tags, name) or "").strip(" \0") for name in HASHED_TAGS)
     return patient, study
+
+
+def read_instance(path: Path) -> str:
+    """Read the SOPInstanceUID, to be compared with names in a table; empty if the file cannot be read or has none."""
+    with contextlib.suppress(BadFileError), opened(path) as file, quietly():
+        return str(dicom_tags.value(_read_header(file).tags, *MATCHED_TAGS) or "").strip(" \0")
+    return ""
 
 
 def open_dicom(path: Path, reading: Reading) -> Clip:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from awcl_jax.ingest.own import command as ingest_own
-from awcl_jax.ingest.own import folder
+from awcl_jax.ingest.own import folder, listers
 from awcl_jax.ingest.own.items import Listing, Reading
 from awcl_jax.ingest.own.labels import BUILT_IN
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms
+
+_LONG = {"scan": "scan_id", "patient": "patient_id"}
+"""Short names of columns in `--columns`."""
 
 
 def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,7 +30,7 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "  frame                              number of the image in its scan; by default the order of rows\n"
         "  mask, pixel_mm, machine            path of a mask, edge of a pixel in millimetres, machine",
         "manifest --source=scans.csv --out=data/own",
-        ingest_own.list_manifest,
+        listers.list_manifest,
     )
     parser.add_argument(
         "--mask_names", type=_names, default=(), metavar="NAME,...", help="what mask values 0, 1, ... mean"
@@ -43,7 +46,7 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "classes. Check the counts at the end: if there are as many patients as images, images of one patient\n"
         "may be in both training and test.",
         "folder --source=DIR --scan_from=folder --out=data/own",
-        ingest_own.list_folder,
+        listers.list_folder,
     )
     parser.add_argument(
         "--scan_from",
@@ -60,6 +63,9 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "the first - or _)",
     )
 
+    _add_labels(parser)
+    _add_columns(parser)
+
     parser = _add(
         datasets,
         "video",
@@ -68,9 +74,10 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "folder under --source is the patient. A table has the column path and optionally scan_id, patient_id,\n"
         "anatomy, split, machine and pixel_mm.",
         "video --source=videos.csv --every=8 --out=data/own",
-        ingest_own.list_videos,
+        listers.list_videos,
     )
     _add_table(parser)
+    _add_labels(parser)
     _add_clips(parser)
     parser.add_argument(
         "--pattern",
@@ -88,9 +95,10 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "tags. Labels come from a table with the columns path, anatomy and split; its scan_id and patient_id\n"
         "replace those of the file.",
         "dicom --source=DIR --key_file=KEY --out=data/own",
-        ingest_own.list_dicom,
+        listers.list_dicom,
     )
     _add_root(parser)
+    _add_labels(parser)
     _add_clips(parser)
     parser.add_argument(
         "--patient_from",
@@ -164,12 +172,33 @@ def _add(
     return parser
 
 
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        type=_path,
+        metavar="TABLE",
+        help="table beside a folder, with path and any of anatomy, scan_id, patient_id, split, machine, pixel_mm and "
+        "region; path names a file by its path below --source or, where only one fits, by its name",
+    )
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        default={},
+        metavar="NAME=COLUMN,...",
+        help='columns of the table that have other names, such as path=File,patient_id="Patient ID"',
+    )
+
+
 def _add_table(parser: argparse.ArgumentParser) -> None:
     _add_root(parser)
     parser.add_argument("--keep_ids", action="store_true", help="store scan_id and patient_id unchanged")
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
+    _add_columns(parser)
     parser.add_argument("--root", type=_path, metavar="DIR", help="folder of a table's paths (default: the table's)")
 
 
@@ -197,6 +226,18 @@ def _path(text: str) -> Path:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _columns(text: str) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    rest = text
+    while rest:
+        pair = re.match(r"""\s*(\w+)\s*=\s*("[^"]+"|'[^']+'|[^,"']+)\s*(?:,|$)""", rest)
+        if pair is None or (name := _LONG.get(pair[1], pair[1])) in columns:
+            raise argparse.ArgumentTypeError(f"must be NAME=COLUMN,..., each name once; got {text!r}")
+        columns[name] = pair[2].strip().strip("\"'")
+        rest = rest[pair.end() :]
+    return columns
 
 
 def _name(text: str) -> str:

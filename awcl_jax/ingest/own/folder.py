@@ -13,7 +13,9 @@ SCAN_FROM = ("auto", "folder", "stem")
 PATTERN = r"(?P<scan>[^_-]+)"
 
 
-def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto", pattern: str = PATTERN) -> Listing:
+def list_images(
+    root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto", pattern: str = PATTERN, classes: bool = True
+) -> Listing:
     """List images below folders of classes: `root/class/.../image`.
 
     The scan does not depend on the class: frames of one scan may be in several. `scan_from` says where it comes from:
@@ -24,27 +26,32 @@ def list_images(root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto
       `patient`, if it has one, the patient. By default the scan is the text before the first `_` or `-`;
     - `auto`: `folder` if every image is in a folder below its class, `stem` if none is.
 
+    Without `classes` (a table names them) there is no folder of the class: `root/patient/scan/image`, or `root/image`.
+
     Raises:
       InputError: the folder does not exist or has no image, `pattern` is invalid, or `auto` is ambiguous.
     """
     expression = _compile(pattern)
     listing = _find(root, suffixes)
-    deep = {row.shown.count("/") > 1 for row in listing.rows}
+    deep = {row.shown.count("/") > classes for row in listing.rows}
+    below = "the folder of their class" if classes else "it"
     if scan_from == "auto" and len(deep) > 1:
         raise InputError(
-            f"In {root}, some images are directly in the folder of their class and others in folders below it. Set "
-            "--scan_from=folder or --scan_from=stem."
+            f"In {root}, some images are directly in {below} and others in folders below it. Set --scan_from=folder or "
+            "--scan_from=stem."
         )
     by_folder = scan_from == "folder" or (scan_from == "auto" and deep == {True})
     if by_folder:
-        listing.patients_from, listing.patients_confirmed = "the first folder below the class", scan_from == "folder"
+        listing.patients_from = f"the first folder below {'the class' if classes else '--source'}"
+        listing.patients_confirmed = scan_from == "folder"
     else:
         listing.patients_from, listing.patients_confirmed = _said_by(expression)
     rows, listing.rows = listing.rows, []
     for row in rows:
-        anatomy, *folders = Path(row.shown).parent.parts or ("",)
+        folders = Path(row.shown).parent.parts
+        anatomy, folders = (folders[0] if folders else "", folders[1:]) if classes else ("", folders)
         anatomy = unicodedata.normalize("NFC", anatomy)  # macOS decomposes the accents of a name
-        if not anatomy:
+        if classes and not anatomy:
             listing.faults.append(Fault(row.number, "no_scan", "it is not in a folder of a class", row.shown))
             continue
         if by_folder:

@@ -59,6 +59,10 @@ REMEDIES = {
 }
 
 
+Rectangle = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels, without column x1 and row y1."""
+
+
 class BadFileError(Exception):
     """A file that cannot be used; the ingest continues with the others.
 
@@ -111,6 +115,7 @@ class Row:
     mask: Path | None = None
     pixel_mm: float = math.nan
     frame: int = 0
+    region: Rectangle | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -129,6 +134,8 @@ class Listing:
       patients_from: what was taken for the patient; it names no file and no patient.
       patients_confirmed: whether the user or a tag names the patients; False where they are a guess.
       cause: a line on both for the terminal, with examples (see `patients.taken_for_patients`).
+      notes: sentences to store with the dataset; they name no file and no patient.
+      remarks: sentences for the terminal alone, with names of files.
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)
@@ -142,6 +149,8 @@ class Listing:
     patients_from: str = ""
     patients_confirmed: bool = False
     cause: str = ""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,6 +168,7 @@ class Item:
     machine: str = ""
     mask: Path | None = None
     pixel_mm: float = math.nan
+    region: Rectangle | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +187,7 @@ class Reading:
 
     every: int = 8
     near_duplicate: float = 0.5
-    region: str | tuple[int, int, int, int] = "whole"
+    region: str | Rectangle = "whole"
     window: tuple[float, float] | None = None
     max_pixels: int = MAX_PIXELS
     mask_names: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
-"""Tables that list files: CSV or Parquet."""
+"""Tables that list files: CSV, Parquet or Excel."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from awcl_jax.data import images
-from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
+from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Rectangle, Row
 from awcl_jax.ingest.own.paths import resolve
 from awcl_jax.runtime.errors import InputError
 
-COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame")
+COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame", "region")
 SPLITS = ("train", "val", "test")
 _PATHS = ("path", "mask")
 _NAMED = ("path", "anatomy")  # where the spelling of a gap may be a name
@@ -21,44 +22,42 @@ _BATCH = 4096
 
 
 def read_manifest(
-    path: Path, *, root: Path | None = None, columns: Sequence[str] = COLUMNS, required: Sequence[str] = ("path",)
+    path: Path,
+    *,
+    root: Path | None = None,
+    columns: Sequence[str] = COLUMNS,
+    required: Sequence[str] = ("path",),
+    names: Mapping[str, str] | None = None,
 ) -> Listing:
     """Read a table with a row for each file, with `awcl_jax.data.images.read_manifest`.
 
     Columns are `path`, `scan_id`, `patient_id`, `anatomy`, `split` (train, val or test), `machine`, `mask` (a path),
-    `pixel_mm` and `frame` (its number in its scan, which orders the frames). A column must have a value in every row;
-    only in `anatomy`, `machine` and `pixel_mm` does an empty cell mean unknown. A spelt-out gap
-    (`awcl_jax.data.images.GAPS`) counts as empty, except in `path`, where it is a name; an anatomy keeps its spelling
-    because a taxonomy may define it.
+    `pixel_mm`, `frame` (its number in its scan, which orders the frames) and `region` (the rectangle to keep: x0, y0,
+    x1, y1). In `anatomy`, `split`, `machine`, `pixel_mm` and `region` an empty cell means unknown; any other column
+    must have a value in every row. A spelt-out gap (`awcl_jax.data.images.GAPS`) counts as empty, except in `path`,
+    where it is a name; an anatomy keeps its spelling because a taxonomy may define it.
 
     Args:
       path: of the table; its rows are numbered from 1.
       root: folder that paths are relative to and must be in; by default the table's.
       columns: to read; others are ignored.
       required: columns that must exist.
+      names: name of a column here -> its name in the table, if that is another.
 
     Raises:
       InputError: the table cannot be read, lacks columns, or lists nothing.
     """
     root = path.parent if root is None else root
-    if not path.is_file() or path.suffix.lower() not in images.TABLES:
-        raise InputError(f"--source must be an existing table ({' or '.join(images.TABLES)}); got {path}.")
-    table = images.read_manifest(path)
-    present = set(table.column_names)
-    if absent := [name for name in required if name not in present]:
-        raise InputError(
-            f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known columns: "
-            f"{', '.join(columns)}."
-        )
-    wanted = [name for name in columns if name in present]
-    listing = Listing(unit="row", has_splits="split" in wanted, named=True)
+    table = read_columns(path, columns=columns, required=required, names=names, flag="--source")
+    wanted = table.column_names
+    listing = Listing(unit="row", named=True)
     if "patient_id" in wanted:
         listing.patients_from, listing.patients_confirmed = "the column patient_id", True
     else:
         listing.patients_from = "each scan (scan_id)" if "scan_id" in wanted else "each file"
     seen: dict[Any, int] = {}
     owners: dict[str, str] = {}
-    for number, given in _rows(table.select(wanted)):
+    for number, given in rows_of(table):
         try:
             row = _parse(number, given, root)
             keys: dict[Any, str] = {str(row.path): "the same file is in"}
@@ -74,38 +73,88 @@ def read_manifest(
             listing.faults.append(Fault(number, error.kind, error.detail, given["path"]))
         else:
             listing.rows.append(row)
+    listing.has_splits = any(row.split for row in listing.rows)
     return listing
 
 
+def read_columns(
+    path: Path,
+    *,
+    columns: Sequence[str],
+    required: Sequence[str] = ("path",),
+    names: Mapping[str, str] | None = None,
+    flag: str,
+) -> pa.Table:
+    """Read columns of a table; `flag` named the table. Other arguments and errors are those of `read_manifest`."""
+    if not path.is_file() or path.suffix.lower() not in images.TABLES:
+        raise InputError(f"{flag} must be an existing table ({', '.join(images.TABLES)}); got {path}.")
+    if foreign := [name for name in names or {} if name not in columns]:
+        raise images.ColumnError(
+            f"--columns must be NAME=COLUMN with NAME of {', '.join(columns)}; got {', '.join(foreign)}.", headed=True
+        )
+    table = images.read_manifest(path, columns=names)
+    if absent := [name for name in required if name not in table.column_names]:
+        raise images.ColumnError(
+            f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known columns: "
+            f"{', '.join(columns)}; --columns={absent[0]}=NAME uses another name.",
+            headed=True,
+        )
+    return table.select([name for name in columns if name in table.column_names])
+
+
 def _parse(number: int, given: Mapping[str, str], root: Path) -> Row:
-    for name in ("path", "scan_id", "patient_id", "split", "mask", "frame"):
+    for name in ("path", "scan_id", "patient_id", "mask", "frame"):
         if not given.get(name, "x"):
             raise BadFileError("bad_cell", f"{name} is empty")
-    if given.get("split", "train") not in SPLITS:
-        raise BadFileError("bad_cell", f"split must be one of {', '.join(SPLITS)}; got {given['split']!r}")
     try:
         frame = int(given.get("frame", number))
     except ValueError as error:
         raise BadFileError("bad_cell", f"frame must be a whole number; got {given['frame']!r}") from error
+    return Row(
+        number,
+        resolve(given["path"], root),
+        given["path"],
+        mask=_mask(given["mask"], root) if "mask" in given else None,
+        frame=frame,
+        **parse_labels(given),
+    )
+
+
+def parse_labels(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a `Row` that a table's cells state; what it does not state is unknown.
+
+    Raises:
+      BadFileError: a cell is invalid.
+    """
+    split = given.get("split", "").lower()
+    if split not in (*SPLITS, ""):
+        raise BadFileError("bad_cell", f"split must be one of {', '.join(SPLITS)}; got {given['split']!r}")
     try:
         pixel_mm = float(given.get("pixel_mm") or math.nan)
     except ValueError as error:
         raise BadFileError("bad_cell", f"pixel_mm must be a number; got {given['pixel_mm']!r}") from error
     if pixel_mm <= 0 or math.isinf(pixel_mm):
         raise BadFileError("bad_cell", f"pixel_mm must be a length above 0; got {given['pixel_mm']!r}")
-    return Row(
-        number,
-        resolve(given["path"], root),
-        given["path"],
-        scan=given.get("scan_id", ""),
-        patient=given.get("patient_id", ""),
-        anatomy=unicodedata.normalize("NFC", given.get("anatomy", "")),
-        split=given.get("split", ""),
-        machine=given.get("machine", ""),
-        mask=_mask(given["mask"], root) if "mask" in given else None,
-        pixel_mm=pixel_mm,
-        frame=frame,
-    )
+    return {
+        "scan": given.get("scan_id", ""),
+        "patient": given.get("patient_id", ""),
+        "anatomy": unicodedata.normalize("NFC", given.get("anatomy", "")),
+        "split": split,
+        "machine": given.get("machine", ""),
+        "pixel_mm": pixel_mm,
+        "region": _region(given.get("region", "")),
+    }
+
+
+def _region(cell: str) -> Rectangle | None:
+    parts = re.split(r"[\s,;]+", cell.strip("()[] ")) if cell else []
+    if not parts:
+        return None
+    if len(parts) == 4 and all(re.fullmatch(r"[0-9]{1,6}(\.0*)?", part) for part in parts):
+        x0, y0, x1, y1 = (int(float(part)) for part in parts)
+        if x0 < x1 and y0 < y1:
+            return x0, y0, x1, y1
+    raise BadFileError("bad_cell", f"region must be x0 y0 x1 y1 in pixels, with x0 < x1 and y0 < y1; got {cell!r}")
 
 
 def _mask(name: str, root: Path) -> Path:
@@ -115,7 +164,7 @@ def _mask(name: str, root: Path) -> Path:
         raise BadFileError("bad_mask", Fault(0, error.kind).rule) from error
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
+def rows_of(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (number from 1, cells as text) of the rows."""
     number = 0
     for batch in table.to_batches(_BATCH):

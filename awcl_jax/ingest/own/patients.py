@@ -33,7 +33,8 @@ def taken_for_patients(listing: Listing, *, command: str, show: bool) -> str:
         f"Patients: {len(names):,} of {len(listing.rows):,} {listing.unit}(s), taken from {listing.patients_from}"
         f"{examples}."
     )
-    return line if listing.patients_confirmed else f"{line} If that is wrong, {_REMEDIES[command]}."
+    remedy = "fill in the column patient_id" if "the column patient_id" in listing.patients_from else _REMEDIES[command]
+    return line if listing.patients_confirmed else f"{line} If that is wrong, {remedy}."
 
 
 def describe_patients(listing: Listing) -> str:

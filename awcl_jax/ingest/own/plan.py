@@ -94,6 +94,7 @@ def make_items(
             machine=row.machine,
             mask=row.mask,
             pixel_mm=row.pixel_mm,
+            region=row.region,
         )
         for row, scan, patient in rows
         if patient in splits
@@ -126,15 +127,19 @@ class _Ids:
 
 
 def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dict[str, str]:
-    """Return the split of each patient; a patient in two splits has none."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+    """Return the split of each patient: none for one in two splits, `train` where no row of the patient has one."""
+    found: dict[str, dict[str, int]] = {}
     for row, _, patient in rows:
-        found[patient].setdefault(row.split, row.number)
+        of_patient = found.setdefault(patient, {})
+        if row.split:
+            of_patient.setdefault(row.split, row.number)
     for of_patient in found.values():
         if len(of_patient) > 1:
             places = " and ".join(f"{split} in {listing.unit} {number}" for split, number in of_patient.items())
             listing.faults.append(Fault(max(of_patient.values()), "two_splits", places))
-    return {patient: next(iter(splits)) for patient, splits in found.items() if len(splits) == 1}
+    if unsplit := sum(not splits for splits in found.values()):
+        listing.notes.append(f"{unsplit:,} of {len(found):,} patient(s) have no split in the table and train.")
+    return {patient: next(iter(splits), "train") for patient, splits in found.items() if len(splits) <= 1}
 
 
 def draw_splits(
@@ -209,6 +214,8 @@ def _size(item: Item) -> int:
 
 def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Reading, taxonomy: Taxonomy) -> str:
     files = [[i.scan_id, i.patient_id, i.split, i.fine, i.coarse, i.machine, i.pixel_mm, *_state(i)] for i in group]
+    for of_file, item in zip(files, group, strict=True):
+        of_file.extend(item.region or ())  # nothing where there is none, as before there was such a column
     form = _SECTOR_FORMAT if reading.region in ("sector", "tag") else _FORMAT
     what = [form, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
     return pseudonyms.digest("chunk", json.dumps(what, default=str))

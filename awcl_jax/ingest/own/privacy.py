@@ -1,5 +1,6 @@
 """What may be kept of a patient: only pixels, a fixed list of harmless tags, and keyed hashes of ids."""
 
+import dataclasses
 import hashlib
 import hmac
 import os
@@ -71,6 +72,9 @@ and how the rest is written: FileMetaInformationGroupLength and TransferSyntaxUI
 HASHED_TAGS = ("PatientID", "StudyInstanceUID")
 """Tags whose values are read to be hashed."""
 
+MATCHED_TAGS = ("SOPInstanceUID",)
+"""Tags whose values are compared with names in a table of labels, if a name is a UID; they are not kept."""
+
 MAKERS = {
     "GE": ("ge", "general electric"),
     "Philips": ("philips",),
@@ -138,6 +142,26 @@ class Pseudonyms:
         if self._key is None:
             return hashlib.sha256(message).hexdigest()[:_DIGITS]
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How the terminal names a file.
+
+    Attributes:
+      pseudonyms: hashes a hidden path.
+      hidden: whether paths are hidden, because they may name patients.
+      unit: name of a file or row.
+    """
+
+    pseudonyms: Pseudonyms
+    hidden: bool
+    unit: str
+
+    def of(self, number: int, path: str) -> str:
+        """Return the number of a file, if it is not 0, and its path or the hash of it."""
+        name = f"id {self.pseudonyms.digest('file', path)}" if self.hidden else repr(path)
+        return f"{self.unit} {number}, {name}" if number else name
 
 
 def maker_of(text: str) -> str:

@@ -17,11 +17,8 @@ from jaxtyping import Bool, UInt8
 
 from awcl_jax.data.fan import Fan, fit_fan
 from awcl_jax.data.sector import find_sector
-from awcl_jax.ingest.own.items import BadFileError, Clip, Picture
+from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Rectangle
 from awcl_jax.ingest.own.motion import Motion
-
-Rectangle = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels, without column x1 and row y1."""
 
 
 @dataclasses.dataclass(frozen=True)
