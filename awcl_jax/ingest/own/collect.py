@@ -3,16 +3,17 @@
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, UInt64
 
+from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.private_table import SCHEMA
 from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
-from awcl_jax.ingest.own.items import Fault
+from awcl_jax.ingest.own.items import Fault, Item
 from awcl_jax.ingest.own.plan import Job
 
 COUNTS = ("near", "blank", "coloured", "masked", "miscounted", "unscaled")
@@ -26,7 +27,7 @@ class Part:
     records: Int32[np.ndarray, " n"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Collection:
     """What was decoded.
 
@@ -36,6 +37,7 @@ class Collection:
       faults: of files that could not be decoded, or that repeat frames.
       counts: of frames, by `COUNTS` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
+      across: frames left out because they repeat one of another patient, where patients are a guess.
       fans: scan -> those of its files, as numbers (see `data.fan.Fan`), if sectors were searched in clips.
     """
 
@@ -44,19 +46,23 @@ class Collection:
     faults: list[Fault]
     counts: Counter[str]
     dropped: Counter[str]
+    across: int = 0
     fans: dict[str, list[Sequence[float | None] | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
 
 
-def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collection:
+def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_confirmed: bool = True) -> Collection:
     """Collect the chunks of the jobs.
 
-    Of frames that are equal pixel for pixel, that of the file with the lowest number is kept; the other files get a
-    fault. This takes 16 bytes of memory per frame.
+    Of frames that are equal pixel for pixel, one with a label is kept or else that of the file with the lowest number;
+    the other files get a fault `duplicate`. If such frames have different labels, or different patients whom someone
+    named, none of them can be trusted: all are left out, with a fault `conflict`. This takes 16 bytes of memory per
+    frame, and more for those that are repeated.
 
     Args:
       jobs: all jobs, decoded.
       folder: of the chunks.
       unit: name of a file or row in messages.
+      patients_confirmed: whether someone named the patients; a guess may have two names for one.
     """
     collection = Collection(defaultdict(list), Counter(), [], Counter(), Counter())
     hashes, owners = [], []
@@ -78,7 +84,10 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file") -> Collect
         if positions:
             collection.parts[job.items[0].split].append(Part(records_of(job, folder), np.concatenate(positions)))
     if hashes:
-        _drop_repeated(collection, np.concatenate(hashes), np.concatenate(owners), unit)
+        items = {item.number: item for job in jobs for item in job.items}
+        _drop_repeated(
+            collection, np.concatenate(hashes), np.concatenate(owners), items, unit, confirmed=patients_confirmed
+        )
     return collection
 
 
@@ -114,31 +123,63 @@ def _add_counts(counts: Counter[str], outcome: Outcome) -> None:
 
 
 def _drop_repeated(
-    collection: Collection, hashes: UInt64[np.ndarray, " n"], owners: Int32[np.ndarray, " n"], unit: str
+    collection: Collection,
+    hashes: UInt64[np.ndarray, " n"],
+    owners: Int32[np.ndarray, " n"],
+    items: Mapping[int, Item],
+    unit: str,
+    *,
+    confirmed: bool,
 ) -> None:
     # Frames with equal pictures in sequence, that of the lowest file first.
     order = np.lexsort((owners, hashes))
-    new = np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]])
-    if new.all():
+    starts = np.flatnonzero(np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]]))
+    stops = np.append(starts[1:], len(order))
+    repeats = np.flatnonzero(stops - starts > 1)
+    if not repeats.size:
         return
     repeated = np.zeros(len(hashes), bool)
-    repeated[order[~new]] = True
-    firsts = owners[order[new]][np.cumsum(new) - 1]
-    lost: dict[int, list[int]] = defaultdict(list)
-    for owner, first in zip(owners[order[~new]].tolist(), firsts[~new].tolist(), strict=True):
-        lost[owner].append(first)
+    lost: dict[tuple[int, str, str], list[int]] = defaultdict(list)
+    for first, last in zip(starts[repeats].tolist(), stops[repeats].tolist(), strict=True):
+        group = order[first:last]
+        equal = [items[number] for number in owners[group].tolist()]
+        across = len({item.patient_id for item in equal}) > 1
+        if differ := _difference(equal, across=across and confirmed):
+            repeated[group] = True
+            for item in equal:
+                lost[item.number, "conflict", f", with another {differ}"].append(
+                    min(other.number for other in equal if other is not item)
+                )
+            continue
+        kept = min(range(len(equal)), key=lambda place: _by_labels(equal[place]))
+        repeated[np.delete(group, kept)] = True
+        collection.across += (len(equal) - 1) * across
+        for item in equal[:kept] + equal[kept + 1 :]:
+            lost[item.number, "duplicate", ""].append(equal[kept].number)
     frames_of = np.bincount(owners)
-    for number, others in lost.items():
+    for (number, kind, differ), others in lost.items():
         of_all = int(frames_of[number])
         frames = "its frame" if of_all == 1 else f"{len(others)} of its {of_all} frames"
-        collection.faults.append(Fault(number, "duplicate", f"{frames}, first in {unit} {min(others)}"))
+        place = "also in" if kind == "conflict" else "first in" if min(others) < number else "kept from"
+        collection.faults.append(Fault(number, kind, f"{frames}, {place} {unit} {min(others)}{differ}"))
     start = 0
     for split, parts in collection.parts.items():
-        kept = []
+        left = []
         for part in parts:
             stop = start + len(part.records)
             records = part.records[~repeated[start:stop]]
             if records.size:
-                kept.append(dataclasses.replace(part, records=records))
+                left.append(dataclasses.replace(part, records=records))
             start = stop
-        collection.parts[split] = kept
+        collection.parts[split] = left
+
+
+def _difference(equal: Sequence[Item], *, across: bool) -> str:
+    """Return what contradicts itself in files of equal frames; a frame without a label contradicts none."""
+    fine, coarse = ({getattr(item, name) for item in equal} - {UNLABELLED} for name in ("fine", "coarse"))
+    return " and ".join(["anatomy"] * (len(fine) > 1 or len(coarse) > 1) + ["patient"] * across)
+
+
+def _by_labels(item: Item) -> tuple[bool, bool, int]:
+    """Return by what the one of equal frames is chosen: the most exact label, then the lowest number."""
+    return item.fine == UNLABELLED, item.coarse == UNLABELLED, item.number

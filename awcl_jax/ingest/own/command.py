@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect, files_of
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
-from awcl_jax.ingest.own.items import WHY, Fault, Listing, Reading
+from awcl_jax.ingest.own.items import HARMLESS, WHY, Fault, Listing, Reading
+from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
@@ -96,15 +97,15 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     with only_writer(work, wait=False):
         with tqdm(total=len(items), desc="Decoding", unit=" files") as progress:
             decode_all(jobs, work, workers=args.workers, progress=progress.update)
-        collection = collect(jobs, work, unit=listing.unit)
+        collection = collect(jobs, work, unit=listing.unit, patients_confirmed=listing.patients_confirmed)
         faults = sorted(listing.faults + collection.faults, key=lambda fault: fault.number)
         _say(args, listing, faults, pseudonyms)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
-        prepared = usable and (args.skip_bad or not faults)
+        prepared = usable and (args.skip_bad or all(fault.kind in HARMLESS for fault in faults))
         advice = [listing.advice] if listing.advice else []
         said = [
             *listing.notes,
-            *notes(faults, collection),
+            *notes(faults, collection, patients_from=listing.patients_from),
             *_said_of_unread(listing),
             *([] if args.taxonomy else _said_of_case(listing)),
             *advice,
@@ -293,7 +294,9 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
         was, said = metadata["settings"], metadata["notes"]
     except Exception as error:  # TFDS and protobuf raise many kinds here
         raise InputError(f"{target} exists but is not a complete dataset of this kind. {_REMEDY}") from error
-    changed = [name for name in {**was, **settings} if was.get(name) != settings.get(name)]
+    # What `skip_bad` leaves out follows from the files, which are compared.
+    compared = [name for name in {**was, **settings} if name != "skip_bad"]
+    changed = [name for name in compared if was.get(name) != settings.get(name)]
     if changed == ["input"]:
         raise InputError(f"{target} was prepared from other files, labels or ids. {_REMEDY}")
     if changed:
@@ -312,23 +315,41 @@ def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudo
     shown = {row.number: row.shown for row in listing.rows}
     hidden = args.command == "dicom" and not args.show_paths
     naming = Naming(pseudonyms, hidden, listing.unit)
-    lines: defaultdict[str, list[str]] = defaultdict(list)
+    found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # kind -> (place, detail)
     for fault in faults:
         place = naming.of(fault.number, fault.path or shown.get(fault.number, ""))
-        if hidden and fault.kind == "bad_cell":
-            fault = dataclasses.replace(fault, detail="")  # it quotes the cell
-        lines[fault.kind].append(f"left out {place}: {fault.rule}")
+        # Of a table on DICOM, a detail may quote a cell.
+        quotes = hidden and fault.kind == "bad_cell" and not fault.detail.endswith(" is empty")
+        found[fault.kind].append((place, "" if quotes else fault.detail))
     at_most = _LINES_OF_A_KIND if sys.stderr.isatty() else None
-    for kind, of_kind in lines.items():
-        for line in of_kind[:at_most]:
+    for kind, of_kind in found.items():
+        lines = list(_lines_of(kind, of_kind, listing.unit))
+        for line in lines[:at_most]:
             print(line, file=sys.stderr)
-        if more := len(of_kind) - len(of_kind[:at_most]):
+        if more := len(lines) - len(lines[:at_most]):
             print(f"left out {more:,} more: {WHY[kind]} (2>FILE lists all)", file=sys.stderr)
 
 
+def _lines_of(kind: str, found: list[tuple[str, str]], unit: str) -> Iterator[str]:
+    """Yield a line for each fault of a kind, and one for all copies or for more than three equal faults of a table."""
+    by_detail: defaultdict[str, list[str]] = defaultdict(list)
+    for place, detail in found:
+        by_detail[detail].append(place)
+    if kind == "duplicate" and len(found) > 1:
+        listed = examples(f"{place} ({detail})" for place, detail in found)
+        yield f"left out {len(found):,} {unit}(s): {WHY[kind]}{listed}"
+        return
+    for place, detail in found:
+        places = by_detail[detail]
+        if kind != "bad_cell" or len(places) <= EXAMPLES:
+            yield f"left out {place}: {Fault(0, kind, detail).rule}"
+        elif place == places[0]:
+            yield f"left out {len(places):,} {unit}(s): {Fault(0, kind, detail).rule}{examples(places)}"
+
+
 def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -> None:
-    at_fault = {fault.number or fault.path for fault in faults}
-    all_there_are = at_fault | {row.number for row in listing.rows}
+    all_there_are = {fault.number or fault.path for fault in faults} | {row.number for row in listing.rows}
+    at_fault = {fault.number or fault.path for fault in faults if fault.kind not in HARMLESS}
     reasons = f"the reasons are listed above and counted in {report}"
     if not usable:
         raise InputError(f"None of {len(all_there_are):,} {listing.unit}(s) can be used; {reasons}.")

@@ -37,6 +37,7 @@ WHY = {
     "bit_depth": "it has more than 8 bits per pixel and does not say how to display them",
     "blank": "every pixel has the same value",
     "duplicate": "it repeats an earlier frame pixel for pixel",
+    "conflict": "it repeats a frame that has another label or patient, so none of these can be trusted",
     "same_row": "its file or frame number is listed twice",
     "two_splits": "its patient is in two splits",
     "bad_cell": "a cell of its row is empty or invalid",
@@ -44,6 +45,9 @@ WHY = {
     "crash": "decoding it crashed the process",
 }
 """Kind of a fault -> the rule that was broken. A report keeps only the kinds."""
+
+HARMLESS = frozenset({"duplicate"})
+"""Kinds that do not stop an ingest: nothing is lost with what is left out."""
 
 REMEDIES = {
     "outside": "--root=DIR sets another folder",
@@ -54,6 +58,7 @@ REMEDIES = {
     "no_patient": "--patient_from=study or folder uses another id",
     "no_region": "--region=sector (clips) or X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
     "no_motion": "--region=X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
+    "conflict": "correct the labels or remove the copies; --skip_bad leaves all of them out",
     "too_large": "--max_pixels=N allows more",
     "bit_depth": "--window=LOW,HIGH sets it",
 }

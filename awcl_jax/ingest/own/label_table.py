@@ -19,7 +19,7 @@ from awcl_jax.runtime.errors import InputError
 COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "pixel_mm", "region")
 _ENDINGS = tuple(sorted({*IMAGES, *videos.SUFFIXES, *dicom.SUFFIXES}, key=len, reverse=True))
 _UID = re.compile(r"[0-2](\.[0-9]+){2,}")
-_EXAMPLES = 3
+EXAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,7 @@ def add_labels(
 
 def examples(names: Iterable[str]) -> str:
     """Return three of these names, as the end of a phrase; nothing if there are none."""
-    some = [name for name, _ in zip(names, range(_EXAMPLES), strict=False)]
+    some = [name for name, _ in zip(names, range(EXAMPLES), strict=False)]
     return f", such as {'; '.join(some)}" if some else ""
 
 
