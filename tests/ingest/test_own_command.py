@@ -270,7 +270,7 @@ def test_what_cannot_be_used_at_all(tmp_path, run):
     [
         (["--test_share=0.7", "--val_share=0.3"], 1, "--val_share and --test_share must be >= 0 and their sum below 1"),
         (["--test_share=0.99", "--val_share=0"], 1, "leave none for training"),
-        (["--region=tag"], 1, "--region of manifest must be whole or X0,Y0,X1,Y1; got 'tag'"),
+        (["--region=tag"], 1, "--region of manifest must be of whole, frame or X0,Y0,X1,Y1; got 'tag'"),
         (["--region=9,0,3,3"], 2, ""),
         (["--window=9"], 2, ""),
         (["--name=../x"], 2, ""),

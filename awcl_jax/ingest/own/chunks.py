@@ -31,7 +31,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from awcl_jax.data.png import encode_png
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.own import dicom, images, videos
-from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading
+from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading, Rectangle
 from awcl_jax.ingest.own.near import difference, thumbnail
 from awcl_jax.ingest.own.plan import Job
 from awcl_jax.ingest.own.region import keep, kept_part
@@ -61,6 +61,8 @@ class Outcome:
       unscaled: frames without a pixel size, because it differs within the picture.
       kind: of its fault (see `items.WHY`), or empty.
       detail: of its fault.
+      region: which region its frames were kept by (see `region.Kept`); empty in a chunk of an earlier version.
+      falls: the regions tried before that.
       numbers: of its records' frames in the file, from 0; empty in a chunk of an earlier version.
     """
 
@@ -76,6 +78,8 @@ class Outcome:
     unscaled: int = 0
     kind: str = ""
     detail: str = ""
+    region: str = ""
+    falls: Sequence[Sequence[str]] = ()
     numbers: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -285,12 +289,12 @@ def _records(
     """Yield the records of a file (see `frame_features`); note for its first frame what was removed."""
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     seen: set[str] = set()
-    for number, picture, image in _kept_frames(clip, reading, outcome):
+    for number, picture, image in _kept_frames(clip, item.region or reading.region, reading, outcome):
         frame_id = _frame_id(image)
         if frame_id in seen:
             outcome.near += 1
             continue
-        if not seen and reading.region != "whole" and len(removed) < _EXAMPLES:
+        if not seen and outcome.region != "whole" and len(removed) < _EXAMPLES:
             removed.append(show_removed(picture.image, image))
         seen.add(frame_id)
         outcome.numbers.append(number * reading.every)
@@ -311,14 +315,14 @@ def _records(
 
 
 def _kept_frames(
-    clip: Clip, reading: Reading, outcome: Outcome
+    clip: Clip, region: str | Rectangle, reading: Reading, outcome: Outcome
 ) -> Iterator[tuple[int, Picture, UInt8[np.ndarray, "h w"]]]:
     """Yield place, frame and the kept part of its picture, without blank frames and near duplicates."""
     kept, last = None, None
     for number, picture in enumerate(clip.frames()):
         if kept is None:
-            kept = kept_part(clip, reading.region, picture.image.shape)
-            outcome.fans = kept.fans
+            kept = kept_part(clip, region, picture.image.shape)
+            outcome.fans, outcome.region, outcome.falls = kept.fans, kept.step, kept.falls
         image = keep(picture.image, kept)
         if image.min() == image.max():
             outcome.blank += 1
@@ -328,7 +332,7 @@ def _kept_frames(
             outcome.near += 1
             continue
         last = small
-        outcome.masked += reading.region != "whole"
+        outcome.masked += outcome.region != "whole"
         yield number, picture, image
 
 

@@ -38,6 +38,7 @@ class Collection:
       counts: of frames, by `COUNTS` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
       across: frames left out because they repeat one of another patient, where patients are a guess.
+      falls: region, the one tried next, kind of the fault and its detail -> numbers of the files.
       fans: scan -> those of its files, as numbers (see `data.fan.Fan`), if sectors were searched in clips.
     """
 
@@ -47,6 +48,7 @@ class Collection:
     counts: Counter[str]
     dropped: Counter[str]
     across: int = 0
+    falls: dict[tuple[str, ...], list[int]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     fans: dict[str, list[Sequence[float | None] | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
 
 
@@ -79,6 +81,8 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
             hashes.append(_hashes(chunk.frame_ids[outcome.start : outcome.stop]))
             collection.sizes[job.items[0].split] += outcome.size
             _add_counts(collection.counts, outcome)
+            for fall in outcome.falls:
+                collection.falls[tuple(fall)].append(item.number)
             if outcome.fans:
                 collection.fans[item.scan_id].extend(outcome.fans)
         if positions:

@@ -30,6 +30,7 @@ from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_na
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Naming, Pseudonyms, read_key
+from awcl_jax.ingest.own.region import NO_PART, steps_of
 from awcl_jax.ingest.own.summary import notes, write_report
 from awcl_jax.ingest.prepare import only_writer, prepare
 from awcl_jax.runtime.errors import InputError, in_words
@@ -37,12 +38,14 @@ from awcl_jax.runtime.errors import InputError, in_words
 MONTAGE = "montage.png"
 REMOVED = "removed.png"
 KINDS = {"manifest": "image", "folder": "image", "video": "video", "dicom": "dicom"}
+_FRAME = "the sector found in each frame alone, which may include large writing"
 REGIONS = {
-    "image": {"whole": "all of it"},
-    "video": {"whole": "all of it", "sector": "what moves"},
+    "image": {"whole": "all of it", "frame": _FRAME},
+    "video": {"whole": "all of it", "sector": "what moves", "frame": _FRAME},
     "dicom": {
         "tag": "the sector within the file's SequenceOfUltrasoundRegions, which is required",
         "sector": "what moves, for clips without that tag",
+        "frame": _FRAME,
         "whole": "all of it",
     },
 }
@@ -99,7 +102,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             decode_all(jobs, work, workers=args.workers, progress=progress.update)
         collection = collect(jobs, work, unit=listing.unit, patients_confirmed=listing.patients_confirmed)
         faults = sorted(listing.faults + collection.faults, key=lambda fault: fault.number)
-        _say(args, listing, faults, pseudonyms)
+        _say(args, listing, faults, collection.falls, pseudonyms)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or all(fault.kind in HARMLESS for fault in faults))
         advice = [listing.advice] if listing.advice else []
@@ -153,9 +156,15 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
 
 def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
     """Refuse arguments that do not fit together, before any file is read."""
-    if isinstance(args.region, str) and args.region not in REGIONS[KINDS[args.command]]:
-        known = ", ".join(REGIONS[KINDS[args.command]])
-        raise InputError(f"--region of {args.command} must be {known} or X0,Y0,X1,Y1; got {args.region!r}.")
+    steps, known = steps_of(args.region), REGIONS[KINDS[args.command]]
+    if foreign := [step for step in steps if isinstance(step, str) and step not in known]:
+        raise InputError(
+            f"--region of {args.command} must be of {', '.join(known)} or X0,Y0,X1,Y1; got {', '.join(foreign)!r}."
+        )
+    if len({*steps}) < len(steps) or "whole" in steps[:-1]:
+        raise InputError(
+            f"--region={args.region} has a part that is never tried: name each once, and whole or X0,Y0,X1,Y1 last."
+        )
     if args.keep_ids and pseudonyms.keyed:
         raise InputError(
             f"--keep_ids stores ids unchanged, but a key (--key_file, ${KEY_VARIABLE}) hashes them. Omit one."
@@ -307,14 +316,29 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
     return list(said)
 
 
-def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudonyms: Pseudonyms) -> None:
+def _say(
+    args: argparse.Namespace,
+    listing: Listing,
+    faults: list[Fault],
+    falls: Mapping[tuple[str, ...], list[int]],
+    pseudonyms: Pseudonyms,
+) -> None:
     """List what cannot be used on stderr, one per line; for DICOM without paths, which often name the patient.
+
+    Before that, list which regions had to be tried after which.
 
     A terminal shows the first of each kind and how many more there are; a file gets all.
     """
     shown = {row.number: row.shown for row in listing.rows}
     hidden = args.command == "dicom" and not args.show_paths
     naming = Naming(pseudonyms, hidden, listing.unit)
+    for (region, then, kind, detail), numbers in sorted(falls.items()):
+        places = examples(naming.of(number, shown[number]) for number in sorted(numbers))
+        why = Fault(0, kind, detail)
+        print(
+            f"--region: {then} instead of {region} for {len(numbers):,} {listing.unit}(s){places}: {why.broken}",
+            file=sys.stderr,
+        )
     found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # kind -> (place, detail)
     for fault in faults:
         place = naming.of(fault.number, fault.path or shown.get(fault.number, ""))
@@ -331,7 +355,7 @@ def _say(args: argparse.Namespace, listing: Listing, faults: list[Fault], pseudo
 
 
 def _lines_of(kind: str, found: list[tuple[str, str]], unit: str) -> Iterator[str]:
-    """Yield a line for each fault of a kind, and one for all copies or for more than three equal faults of a table."""
+    """Yield a line for each fault of a kind, but one for all copies and for many equal ones of some kinds."""
     by_detail: defaultdict[str, list[str]] = defaultdict(list)
     for place, detail in found:
         by_detail[detail].append(place)
@@ -341,7 +365,7 @@ def _lines_of(kind: str, found: list[tuple[str, str]], unit: str) -> Iterator[st
         return
     for place, detail in found:
         places = by_detail[detail]
-        if kind != "bad_cell" or len(places) <= EXAMPLES:
+        if kind not in ("bad_cell", *NO_PART) or len(places) <= EXAMPLES:
             yield f"left out {place}: {Fault(0, kind, detail).rule}"
         elif place == places[0]:
             yield f"left out {len(places):,} {unit}(s): {Fault(0, kind, detail).rule}{examples(places)}"

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from awcl_jax.ingest.own import command as ingest_own
 from awcl_jax.ingest.own import folder, listers
-from awcl_jax.ingest.own.items import Listing, Reading
+from awcl_jax.ingest.own.items import Listing, Reading, Rectangle
 from awcl_jax.ingest.own.labels import BUILT_IN
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms
+from awcl_jax.ingest.own.region import STEPS
 
 _LONG = {"scan": "scan_id", "patient": "patient_id"}
 """Short names of columns in `--columns`."""
+
+
+_SEVERAL = {"image": "frame,whole", "video": "sector,frame", "dicom": "tag,sector,frame"}
+"""Kind of a file -> an example of regions in `--region`."""
 
 
 def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,7 +33,9 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "  anatomy                            empty if unknown or none\n"
         "  split                              train, val or test; without it, patients are split at random\n"
         "  frame                              number of the image in its scan; by default the order of rows\n"
-        "  mask, pixel_mm, machine            path of a mask, edge of a pixel in millimetres, machine",
+        "  mask, pixel_mm, machine            path of a mask, edge of a pixel in millimetres, machine\n"
+        "  region                             rectangle to keep, x0 y0 x1 y1 in pixels, instead of --region\n"
+        "An empty cell of anatomy, split, machine, pixel_mm or region is unknown; the others must be filled.",
         "manifest --source=scans.csv --out=data/own",
         listers.list_manifest,
     )
@@ -166,7 +173,8 @@ def _add(
         type=_region,
         default="whole",
         metavar="REGION",
-        help=f"part to keep, black outside: {regions}, or X0,Y0,X1,Y1 in pixels (default: %(default)s)",
+        help=f"part to keep, black outside: {regions}, or X0,Y0,X1,Y1 in pixels. Several, such as "
+        f"{_SEVERAL[ingest_own.KINDS[name]]}, are tried in order (default: %(default)s)",
     )
     parser.set_defaults(run=ingest_own.run, command=name, list_source=lister, keep_ids=False)
     return parser
@@ -264,13 +272,17 @@ def _window(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _region(text: str) -> str | tuple[int, int, int, int]:
-    if text in ("whole", "sector", "tag"):
-        return text
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"must be whole, sector, tag or X0,Y0,X1,Y1; got {text!r}")
-    x0, y0, x1, y1 = (int(part) for part in parts)
+def _region(text: str) -> str | Rectangle:
+    parts = [part.strip() for part in text.split(",")]
+    names = [part for part in parts if part in STEPS]
+    numbers = parts[len(names) :]
+    if parts[: len(names)] != names or not (len(numbers) == 4 or (names and not numbers)):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(STEPS)}, with X0,Y0,X1,Y1 last; got {text!r}")
+    if not numbers:
+        return ",".join(names)
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"must end in whole numbers X0,Y0,X1,Y1; got {text!r}")
+    x0, y0, x1, y1 = map(int, numbers)
     if x0 >= x1 or y0 >= y1:
         raise argparse.ArgumentTypeError(f"must have X0 < X1 and Y0 < Y1; got {text!r}")
-    return x0, y0, x1, y1
+    return ",".join([*names, f"{x0},{y0},{x1},{y1}"]) if names else (x0, y0, x1, y1)

@@ -28,6 +28,7 @@ WHY = {
     "no_scan": "it has no examination id",
     "no_region": "it does not say where its ultrasound region is, so burnt-in text cannot be masked",
     "no_motion": "too little moves in it to separate the sector from burnt-in text",
+    "no_sector": "no sector is found in its first frame",
     "several_pages": "it contains several pictures",
     "slanted": "its display angle is not a multiple of 90 degrees",
     "cut_short": "it is truncated or damaged",
@@ -56,8 +57,11 @@ REMEDIES = {
     "several_pages": "save each in a separate file, or read them as a clip with `ingest video`",
     "no_decoder": "pip install 'awcl_jax[dicom]'",
     "no_patient": "--patient_from=study or folder uses another id",
-    "no_region": "--region=sector (clips) or X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
-    "no_motion": "--region=X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
+    "no_region": "--region=tag,sector (clips), tag,sector,frame or X0,Y0,X1,Y1 masks; --region=whole keeps the whole "
+    "picture",
+    "no_motion": "--region=X0,Y0,X1,Y1 masks, and frame, less safely, after sector; --region=whole keeps the whole "
+    "picture",
+    "no_sector": "--region=X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
     "conflict": "correct the labels or remove the copies; --skip_bad leaves all of them out",
     "too_large": "--max_pixels=N allows more",
     "bit_depth": "--window=LOW,HIGH sets it",
@@ -99,10 +103,14 @@ class Fault:
     path: str = ""
 
     @property
+    def broken(self) -> str:
+        """The rule and the value."""
+        return WHY[self.kind] + (f": {self.detail}" if self.detail else "")
+
+    @property
     def rule(self) -> str:
         """One sentence: the rule, the value, the fix."""
-        rule = WHY[self.kind] + (f": {self.detail}" if self.detail else "")
-        return rule + (f" ({REMEDIES[self.kind]})" if self.kind in REMEDIES else "")
+        return self.broken + (f" ({REMEDIES[self.kind]})" if self.kind in REMEDIES else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,8 +191,8 @@ class Reading:
     Attributes:
       every: keep every n-th frame of a clip.
       near_duplicate: a frame of a clip that differs less from the last one kept is dropped (see `near.py`).
-      region: part of the picture to keep, see `region.py`: `whole`, `tag`, `sector`, or a rectangle (x0, y0, x1, y1)
-        in pixels, without column x1 and row y1.
+      region: part of the picture to keep, see `region.py`: `whole`, `tag`, `sector`, `frame`, or several, separated by
+        commas; or a rectangle (x0, y0, x1, y1) in pixels, without column x1 and row y1.
       window: grey values (low, high) that become 0 and 255; None for 8-bit pictures as they are.
       max_pixels: larger pictures are refused.
       mask_names: what the values of masks mean; empty if there are no masks.

@@ -11,6 +11,7 @@ from awcl_jax.data.anatomy import UNLABELLED, Taxonomy
 from awcl_jax.ingest.own.items import Fault, Item, Listing, Reading, Row
 from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.privacy import Pseudonyms
+from awcl_jax.ingest.own.region import steps_of
 from awcl_jax.ingest.own.stratify import Kind, stratify
 from awcl_jax.runtime.errors import InputError
 
@@ -216,7 +217,7 @@ def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Rea
     files = [[i.scan_id, i.patient_id, i.split, i.fine, i.coarse, i.machine, i.pixel_mm, *_state(i)] for i in group]
     for of_file, item in zip(files, group, strict=True):
         of_file.extend(item.region or ())  # nothing where there is none, as before there was such a column
-    form = _SECTOR_FORMAT if reading.region in ("sector", "tag") else _FORMAT
+    form = _SECTOR_FORMAT if {"sector", "tag", "frame"} & {*steps_of(reading.region)} else _FORMAT
     what = [form, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
     return pseudonyms.digest("chunk", json.dumps(what, default=str))
 

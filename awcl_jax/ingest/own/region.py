@@ -4,9 +4,12 @@
 - `tag`: the ultrasound rectangles in the file's tags, and in each frame the sector (see `awcl_jax.data.sector`) within
   them. A rectangle without a sector is kept whole. A file without rectangles is refused.
 - `sector`: for clips without rectangles. The sector is found by what moves, which burnt-in text does not, joined with
-  what is brighter than the background; see `motion.py`. A sector found in a single frame is not safe, because it may
-  include large writing. If nothing moves, or no sector is found, the file is refused.
+  what is brighter than the background; see `motion.py`. If nothing moves, or no sector is found, the file is refused.
+- `frame`: the sector found in each frame alone. It is less safe than the others, because it may include large writing.
+  A file is refused if none is found in its first frame.
 - a rectangle from the user.
+
+Several of these, such as `tag,sector,frame`, are tried in order for each file.
 """
 
 import dataclasses
@@ -20,6 +23,10 @@ from awcl_jax.data.sector import find_sector
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Rectangle
 from awcl_jax.ingest.own.motion import Motion
 
+STEPS = ("tag", "sector", "frame", "whole")
+NO_PART = ("no_region", "no_motion", "no_sector")
+"""Kinds of faults after which the next region is tried."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -29,11 +36,25 @@ class Kept:
       part: its pixels; None for all.
       rectangles: where the sector is searched in each frame separately.
       fans: of the clip's sector, if it was searched in the whole clip; None if it is not a fan.
+      step: which of the regions it is by.
+      falls: the steps before it: region, the one tried next, kind of the fault (see `items.WHY`) and its detail.
     """
 
     part: Bool[np.ndarray, "h w"] | None
     rectangles: tuple[Rectangle, ...] = ()
     fans: tuple[Fan | None, ...] = ()
+    step: str = ""
+    falls: tuple[tuple[str, str, str, str], ...] = ()
+
+
+def steps_of(region: str | Rectangle) -> tuple[str | Rectangle, ...]:
+    """Return the regions that are tried in order: names, and at most one rectangle, which is the last."""
+    if not isinstance(region, str):
+        return (region,)
+    parts = region.split(",")
+    names = [part for part in parts if part in STEPS]
+    numbers = tuple(int(part) for part in parts[len(names) :])
+    return (*names, numbers) if len(numbers) == 4 else tuple(names)
 
 
 def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kept:
@@ -41,26 +62,46 @@ def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kep
 
     Args:
       clip: a file.
-      region: `whole`, `tag`, `sector`, or a rectangle.
+      region: `whole`, `tag`, `sector`, `frame`, a rectangle, or several of these, separated by commas.
       size: height and width of its pictures.
 
     Raises:
       BadFileError: the file has no region, no sector is found, or the rectangle is outside the picture.
     """
-    if region == "whole":
+    steps = steps_of(region)
+    names = [step if isinstance(step, str) else "rectangle" for step in steps]
+    falls: list[tuple[str, str, str, str]] = []
+    for step, name, after in zip(steps, names, [*names[1:], ""], strict=True):
+        try:
+            return dataclasses.replace(_kept_by(step, clip, size), step=name, falls=tuple(falls))
+        except BadFileError as error:
+            if not after or error.kind not in NO_PART:
+                raise
+            falls.append((name, after, error.kind, error.detail))
+    raise AssertionError("the last step returns or raises")
+
+
+def _kept_by(step: str | Rectangle, clip: Clip, size: tuple[int, int]) -> Kept:
+    height, width = size
+    if step == "whole":
         return Kept(None)
-    if region == "tag" and not clip.region:
+    if step == "frame":
+        first = next(iter(clip.frames())).image
+        if find_sector(first).all():
+            raise BadFileError("no_sector")
+        return Kept(np.ones(size, bool), ((0, 0, width, height),))
+    if step == "tag" and not clip.region:
         raise BadFileError("no_region", clip.region_fault)
-    if region == "sector" and not clip.region:
+    if step == "sector" and not clip.region:
         sector = moving_sector(clip.frames(), size)
         return Kept(sector, fans=(fit_fan(sector),))
-    rectangles = clip.region if isinstance(region, str) else (region,)
+    rectangles = clip.region if isinstance(step, str) else (step,)
     part = np.zeros(size, bool)
     for x0, y0, x1, y1 in rectangles:
         part[y0:y1, x0:x1] = True
     if not part.any():
-        raise BadFileError("no_region", f"the rectangle is outside its {size[1]} x {size[0]} pixels")
-    return Kept(part, rectangles if isinstance(region, str) else ())
+        raise BadFileError("no_region", f"the rectangle is outside its {width} x {height} pixels")
+    return Kept(part, rectangles if isinstance(step, str) else ())
 
 
 def keep(image: UInt8[np.ndarray, "h w"], kept: Kept) -> UInt8[np.ndarray, "h w"]:

@@ -69,6 +69,10 @@ def write_report(
         "ignored_files": listing.ignored,
         "frames": frames,
         "frames_by_treatment": dict(collection.counts),
+        "regions_tried": [
+            {"region": region, "then": then, "why": WHY[kind], "count": len(of), "numbers": sorted(of)}
+            for (region, then, kind, _), of in sorted(collection.falls.items())
+        ],
         "skipped": {kind: {"why": WHY[kind], "count": len(of), "numbers": of} for kind, of in sorted(numbers.items())},
     }
     if command == "dicom":
