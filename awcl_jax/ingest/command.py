@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.ingest import phantom
+from awcl_jax.ingest import phantom, resplit
 from awcl_jax.ingest.own import flags as ingest_own_flags
 from awcl_jax.ingest.prepare import make_builder, prepare
 from awcl_jax.ingest.public.fetal_planes_db import CSV_NAME
@@ -238,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest_own_flags.add_subcommands(datasets)
     for name, layout in _LAYOUTS.items():
         _add_layout(datasets, name, layout)
+    resplit.add_subcommand(datasets)
     command = datasets.add_parser(
         "phantom",
         help="simulated scans of fetuses or hearts, with masks; nothing to download",

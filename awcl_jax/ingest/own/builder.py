@@ -12,11 +12,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from awcl_jax.data.anatomy import Taxonomy
-from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.own.chunks import RECORD_OPTIONS
 from awcl_jax.ingest.own.collect import Part
 
+_DESCRIPTION = "Ultrasound frames of our own, prepared by awcl_jax.ingest."
 _SHARD_BYTES = 256 << 20
 _BATCH = 16
 
@@ -26,12 +25,12 @@ class OwnScans(FileReaderBuilder):
 
     Args:
       name: of the dataset.
-      taxonomy: names of its anatomies.
-      mask_names: what the values of its masks mean; empty without masks.
+      features: of a frame, see `awcl_jax.data.record`.
       parts: split -> its records.
       sizes: split -> approximate bytes of these, to divide them into files.
       metadata: stored with the dataset.
       data_dir: folder to write to.
+      like: a dataset whose version and description it has, if it is a copy.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -41,23 +40,27 @@ class OwnScans(FileReaderBuilder):
         self,
         *,
         name: str,
-        taxonomy: Taxonomy,
-        mask_names: tuple[str, ...] = (),
+        features: tfds.features.FeaturesDict,
         parts: Mapping[str, Sequence[Part]],
         sizes: Mapping[str, int],
         metadata: Mapping[str, Any],
         data_dir: Path,
+        like: tfds.core.DatasetInfo | None = None,
     ) -> None:
         self.name = name
-        self.taxonomy, self.mask_names = taxonomy, mask_names
+        self.features, self.like = features, like
+        if like is not None:
+            self.VERSION = like.version
         self.parts, self.sizes, self.metadata = parts, sizes, metadata
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Ultrasound frames of our own, prepared by awcl_jax.ingest.",
-            features=frame_features(self.taxonomy, mask_names=self.mask_names),
+            description=self.like.description if self.like else _DESCRIPTION,
+            features=self.features,
+            homepage=self.like.homepage if self.like else None,
+            citation=self.like.citation if self.like else None,
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )

@@ -17,6 +17,7 @@ from awcl_jax.data.anatomy import Taxonomy
 from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import GAPS, IMAGES
 from awcl_jax.data.private_table import private_table_of, write_private_table
+from awcl_jax.data.record import frame_features
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own import videos
@@ -248,8 +249,7 @@ def _builder(
 ) -> OwnScans:
     return OwnScans(
         name=args.name,
-        taxonomy=taxonomy,
-        mask_names=reading.mask_names,
+        features=frame_features(taxonomy, mask_names=reading.mask_names),
         parts={split: parts for split, parts in collection.parts.items() if parts},
         sizes=collection.sizes,
         metadata=metadata,

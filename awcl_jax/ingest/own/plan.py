@@ -15,6 +15,7 @@ from awcl_jax.ingest.own.region import steps_of
 from awcl_jax.ingest.own.stratify import Kind, stratify
 from awcl_jax.runtime.errors import InputError
 
+UNSPLIT = "have no split in the table and train."
 _FORMAT = 2  # a new number when the content of a chunk changes
 _SECTOR_FORMAT = 3  # likewise for chunks with a search for sectors
 _JOB_FILES, _JOB_BYTES = 64, 64 << 20
@@ -139,7 +140,7 @@ def _given_splits(rows: Sequence[tuple[Row, str, str]], listing: Listing) -> dic
             places = " and ".join(f"{split} in {listing.unit} {number}" for split, number in of_patient.items())
             listing.faults.append(Fault(max(of_patient.values()), "two_splits", places))
     if unsplit := sum(not splits for splits in found.values()):
-        listing.notes.append(f"{unsplit:,} of {len(found):,} patient(s) have no split in the table and train.")
+        listing.notes.append(f"{unsplit:,} of {len(found):,} patient(s) {UNSPLIT}")
     return {patient: next(iter(splits), "train") for patient, splits in found.items() if len(splits) <= 1}
 
 

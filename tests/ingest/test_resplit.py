@@ -1,0 +1,124 @@
+"""Splits that are drawn again are those of an ingest with the same draw, byte for byte."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from awcl_jax.data.about import About
+from awcl_jax.data.private_table import read_private_table
+from awcl_jax.data.records import Records
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own import builder
+from tests.helpers.frames import speckle
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("AWCL_ID_KEY", raising=False)
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """Frames with masks of 12 patients, of which every fourth shows a femur, too."""
+    lines = ["path,scan_id,patient_id,anatomy,mask"]
+    for number in range(36):
+        patient = number % 12
+        cv2.imwrite(str(tmp_path / f"{number}.png"), speckle(str(number)))
+        cv2.imwrite(str(tmp_path / f"m{number}.png"), (speckle(f"m{number}") > 100).astype(np.uint8))
+        anatomy = "femur" if patient % 4 == 0 and number > 11 else "head" if number % 5 else ""
+        lines.append(f"{number}.png,s{patient}-{number // 24},p{patient},{anatomy},m{number}.png")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "t.csv"
+
+
+def prepare(out: Path, *args: object) -> ScanIndex:
+    ingest.main([*map(str, args), f"--out={out}"])
+    return ScanIndex.from_dataset(out)
+
+
+def from_table(table: Path, out: Path, *args: object) -> ScanIndex:
+    flags = (f"--source={table}", "--mask_names=other,head", "--workers=1")
+    return prepare(out, "manifest", *flags, *args)
+
+
+def files_of(index: ScanIndex) -> dict[str, bytes]:
+    kinds = ("array_record", "labels.txt", "features.json")
+    return {path.name: path.read_bytes() for path in sorted(index.path.iterdir()) if any(k in path.name for k in kinds)}
+
+
+DRAW = ("--seed=5", "--test_share=0.3", "--val_share=0.2")
+
+
+def test_it_is_what_an_ingest_with_that_draw_writes(tmp_path, table):
+    was = from_table(table, tmp_path / "was", "--seed=1")
+    expected = from_table(table, tmp_path / "expected", *DRAW)
+    found = prepare(tmp_path / "found", "resplit", f"--dataset={tmp_path / 'was'}", *DRAW)
+    assert files_of(found) == files_of(expected)
+    assert found.fingerprint == expected.fingerprint != was.fingerprint
+    assert [found.split_names, len(found)] == [("train", "val", "test"), 36]
+    stored = [json.loads((index.path / "dataset_info.json").read_text())["splits"] for index in (found, expected)]
+    assert stored[0] == stored[1]
+    settings, before = (json.loads((i.path / "metadata.json").read_text())["settings"] for i in (found, expected))
+    assert settings.pop("resplit") == was.fingerprint
+    assert {**settings, "input": ""} == {**before, "input": ""}
+    assert About.read(found.path) == About.read(expected.path)
+    assert read_private_table(found.path).equals(read_private_table(was.path))
+
+
+def test_records_of_many_files(tmp_path, table, monkeypatch):
+    monkeypatch.setattr(builder, "_SHARD_BYTES", 8_000)
+    was = from_table(table, tmp_path / "was", "--seed=1")
+    assert len(list(was.path.glob("*train.array_record*"))) > 3
+    found = prepare(tmp_path / "found", "resplit", f"--dataset={was.path}", *DRAW)
+
+    def all_of(index: ScanIndex) -> dict[str, bytes]:
+        records = Records(index.path)
+        read = [records.read(split, at) for split in records.splits for at in range(records.count(split))]
+        return {record["frame_id"].decode(): str(sorted(record.items())).encode() for record in read}
+
+    assert all_of(found) == all_of(was)
+    assert len(np.unique(np.stack([found.patients, found.splits]), axis=1).T) == 12, "no patient is in two splits"
+
+
+def test_the_same_again_is_nothing_and_another_draw_is_refused(tmp_path, table, capsys):
+    from_table(table, tmp_path / "was")
+    args = ("resplit", f"--dataset={tmp_path / 'was'}")
+    before = files_of(prepare(tmp_path / "found", *args))
+    assert files_of(prepare(tmp_path / "found", *args)) == before
+    assert "is already prepared: nothing to do." in capsys.readouterr().out
+    for out in ("found", "was"):
+        with pytest.raises(SystemExit):
+            prepare(tmp_path / out, *args, "--seed=9")
+        assert "exists with other splits, or of another dataset" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        from_table(table, tmp_path / "found")
+    assert "was prepared with other settings: resplit was" in capsys.readouterr().err
+
+
+def test_unknown_patients_are_refused(tmp_path, table, capsys):
+    was = from_table(table, tmp_path / "was")
+    stored = json.loads((was.path / "metadata.json").read_text())
+    args = ("resplit", f"--dataset={was.path}", "--seed=2")
+    (was.path / "metadata.json").write_text(json.dumps({**stored, "patients": {"from": "names", "confirmed": False}}))
+    prepare(tmp_path / "guessed", *args)
+    assert "warning: Patients are a guess from names" in capsys.readouterr().out
+    del stored["patients"]
+    (was.path / "metadata.json").write_text(json.dumps(stored))
+    with pytest.raises(SystemExit):
+        prepare(tmp_path / "unknown", *args)
+    assert "does not record where its patients come from" in capsys.readouterr().err
+    assert not (tmp_path / "unknown").exists()
+    assert len(prepare(tmp_path / "unknown", *args, "--patients_confirmed")) == 36
+
+
+def test_too_few_patients(tmp_path, table, capsys):
+    from_table(table, tmp_path / "was")
+    with pytest.raises(SystemExit):
+        prepare(tmp_path / "found", "resplit", f"--dataset={tmp_path / 'was'}", "--test_share=0.88")
+    assert "leave none for training" in capsys.readouterr().err
