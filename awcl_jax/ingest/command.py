@@ -5,6 +5,7 @@ The result is TFDS records, which every other command reads. A summary is printe
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     require_name("--out", args.out)
     out = Path(args.out).expanduser()
+    _require_folder(out)
     if "run" in args:
         done = args.run(args, out)
         index = ScanIndex.from_dataset(done.path)
@@ -40,6 +42,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         prepare(builder, out)
     print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
+
+
+def _require_folder(out: Path) -> None:
+    """Check that a folder exists or can be made.
+
+    Raises:
+      InputError: it or one that it is in is a file.
+    """
+    there = next((path for path in (out, *out.parents) if os.path.lexists(path)), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"--out={out} must be a folder, but {there} is not one. Choose another.")
 
 
 def summarize(index: ScanIndex, skipped: Sequence[str] = ()) -> str:

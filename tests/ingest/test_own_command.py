@@ -257,9 +257,9 @@ def test_of_many_faults_of_a_kind_a_terminal_shows_the_first(tmp_path, run, monk
 
 
 def test_what_cannot_be_used_at_all(tmp_path, run):
-    (tmp_path / "head/p").mkdir(parents=True)
-    (tmp_path / "head/p/x.png").write_bytes(b"")
-    args = ("folder", f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
+    (tmp_path / "in/head/p").mkdir(parents=True)
+    (tmp_path / "in/head/p/x.png").write_bytes(b"")
+    args = ("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
     status, _, said = run(*args, "--skip_bad")
     assert status == 1
     assert said[-1].startswith("error: None of 1 file(s) can be used; the reasons are listed above")

@@ -78,12 +78,13 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         kept for the next run. Or no file can be used, or an argument is invalid.
     """
     pseudonyms = Pseudonyms(read_key(args.key_file))
-    _check(args, pseudonyms)
+    _check(args, out, pseudonyms)
     reading = Reading(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)})
     listing = args.list_source(args, pseudonyms)
     listing.patients_confirmed |= args.patients_confirmed
     listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
-    for line in listing.remarks:
+    naming = Naming(pseudonyms, args.command == "dicom" and not args.show_paths, listing.unit)
+    for line in [*listing.remarks, *_said_of_links(listing, naming)]:
         print(line, file=sys.stderr)
     target = out / args.name / str(OwnScans.VERSION)
     stratified = not _is_from_before(target, "stratified")
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             decode_all(jobs, work, workers=args.workers, progress=progress.update)
         collection = collect(jobs, work, unit=listing.unit, patients_confirmed=listing.patients_confirmed)
         faults = sorted(listing.faults + collection.faults, key=lambda fault: fault.number)
-        _say(args, listing, faults, collection.falls, pseudonyms)
+        _say(listing, faults, collection.falls, naming)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or all(fault.kind in HARMLESS for fault in faults))
         advice = [listing.advice] if listing.advice else []
@@ -155,8 +156,13 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     )
 
 
-def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
+def _check(args: argparse.Namespace, out: Path, pseudonyms: Pseudonyms) -> None:
     """Refuse arguments that do not fit together, before any file is read."""
+    if args.source.is_dir() and out.resolve().is_relative_to(args.source.resolve()):
+        raise InputError(
+            f"--out={out} must not be in --source={args.source}, whose files it would be among next time. Choose another "
+            "folder."
+        )
     steps, known = steps_of(args.region), REGIONS[KINDS[args.command]]
     if foreign := [step for step in steps if isinstance(step, str) and step not in known]:
         raise InputError(
@@ -170,6 +176,14 @@ def _check(args: argparse.Namespace, pseudonyms: Pseudonyms) -> None:
         raise InputError(
             f"--keep_ids stores ids unchanged, but a key (--key_file, ${KEY_VARIABLE}) hashes them. Omit one."
         )
+
+
+def _said_of_links(listing: Listing, naming: Naming) -> list[str]:
+    """Return a sentence on links whose files do not exist, with examples."""
+    if not listing.dangling:
+        return []
+    listed = examples(naming.of(0, path) for path in listing.dangling)
+    return [f"Ignored {len(listing.dangling):,} link(s) to files that do not exist{listed}."]
 
 
 def _said_of_unread(listing: Listing) -> list[str]:
@@ -316,13 +330,7 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
     return list(said)
 
 
-def _say(
-    args: argparse.Namespace,
-    listing: Listing,
-    faults: list[Fault],
-    falls: Mapping[tuple[str, ...], list[int]],
-    pseudonyms: Pseudonyms,
-) -> None:
+def _say(listing: Listing, faults: list[Fault], falls: Mapping[tuple[str, ...], list[int]], naming: Naming) -> None:
     """List what cannot be used on stderr, one per line; for DICOM without paths, which often name the patient.
 
     Before that, list which regions had to be tried after which.
@@ -330,8 +338,6 @@ def _say(
     A terminal shows the first of each kind and how many more there are; a file gets all.
     """
     shown = {row.number: row.shown for row in listing.rows}
-    hidden = args.command == "dicom" and not args.show_paths
-    naming = Naming(pseudonyms, hidden, listing.unit)
     for (region, then, kind, detail), numbers in sorted(falls.items()):
         places = examples(naming.of(number, shown[number]) for number in sorted(numbers))
         why = Fault(0, kind, detail)
@@ -343,7 +349,7 @@ def _say(
     for fault in faults:
         place = naming.of(fault.number, fault.path or shown.get(fault.number, ""))
         # Of a table on DICOM, a detail may quote a cell.
-        quotes = hidden and fault.kind == "bad_cell" and not fault.detail.endswith(" is empty")
+        quotes = naming.hidden and fault.kind == "bad_cell" and not fault.detail.endswith(" is empty")
         found[fault.kind].append((place, "" if quotes else fault.detail))
     at_most = _LINES_OF_A_KIND if sys.stderr.isatty() else None
     for kind, of_kind in found.items():

@@ -16,6 +16,7 @@ WHY = {
     "missing": "the file does not exist",
     "outside": "it is outside the folder that files may come from, or a link leads outside it",
     "special": "it is not a regular file",
+    "folder": "it is a folder, not a file",
     "unreadable": "it cannot be read (no permission, or a disk error)",
     "no_bytes": "the file is empty",
     "no_image": "it cannot be decoded as an image",
@@ -139,6 +140,7 @@ class Listing:
       rows: one for each file, in order.
       faults: what cannot be used.
       ignored: number of files of other kinds.
+      dangling: paths of links to files that do not exist, which are among these.
       unread: file endings of pictures and clips among these -> number of files.
       unit: what a row is: `file` (by sorted path) or `row` (of a table).
       has_splits: whether the rows name their splits.
@@ -154,6 +156,7 @@ class Listing:
     rows: list[Row] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     ignored: int = 0
+    dangling: list[str] = dataclasses.field(default_factory=list)
     unread: Counter[str] = dataclasses.field(default_factory=Counter)
     unit: str = "file"
     has_splits: bool = False

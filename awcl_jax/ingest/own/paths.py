@@ -22,7 +22,7 @@ def find_files(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
     """List every file below a folder, in the order of their paths, numbered from 1.
 
     Hidden files and folders are ignored. Links are never followed: one that leads outside the folder is a fault; any
-    other is ignored, because its target is found anyway.
+    other is ignored, because its target is found anyway, or listed as dangling if it does not exist.
 
     Args:
       root: the folder.
@@ -52,8 +52,10 @@ def _walk(root: str, inside: str, found: list[str], listing: Listing) -> None:
         if entry.name.startswith("."):
             listing.ignored += 1
         elif entry.is_symlink():
-            if _is_inside(os.path.realpath(entry.path), root):
+            target = os.path.realpath(entry.path)
+            if _is_inside(target, root):
                 listing.ignored += 1
+                listing.dangling.extend([path] * (not os.path.exists(target)))  # noqa: PTH110  Path raises for odd names
             else:
                 listing.faults.append(Fault(0, "outside", path=path))
         elif entry.is_dir(follow_symlinks=False):
@@ -86,13 +88,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading.
 
     Raises:
-      BadFileError: it does not exist, is not a regular file, is empty, or cannot be read.
+      BadFileError: it does not exist, is a folder or not a regular file, is empty, or cannot be read.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     except FileNotFoundError as error:
         raise BadFileError("missing") from error
+    except IsADirectoryError as error:
+        raise BadFileError("folder") from error
     except OSError as error:
         raise BadFileError("unreadable") from error
     with file:
