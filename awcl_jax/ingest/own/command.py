@@ -30,7 +30,7 @@ from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
-from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Naming, Pseudonyms, read_key
+from awcl_jax.ingest.own.privacy import KEY_VARIABLE, MATCHED_TAGS, Naming, Pseudonyms, read_key
 from awcl_jax.ingest.own.region import NO_PART, steps_of
 from awcl_jax.ingest.own.summary import notes, write_report
 from awcl_jax.ingest.prepare import only_writer, prepare
@@ -124,7 +124,9 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
                 | ({FANS: collection.fans} if collection.fans else {})
             )
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
-            if args.keep_paths:
+            # Names of DICOM files often name the patient.
+            wanted = args.command != "dicom" if args.keep_paths is None else args.keep_paths
+            if wanted:
                 shown.append(_store_files(target, collection, jobs, work))
         report = write_report(
             out,
@@ -135,6 +137,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             faults=faults,
             collection=collection,
             prepared=prepared,
+            compared_tags=MATCHED_TAGS if getattr(args, "labels", None) else (),
         )
         if not prepared:
             _refuse(listing, faults, usable, report)
@@ -160,8 +163,8 @@ def _check(args: argparse.Namespace, out: Path, pseudonyms: Pseudonyms) -> None:
     """Refuse arguments that do not fit together, before any file is read."""
     if args.source.is_dir() and out.resolve().is_relative_to(args.source.resolve()):
         raise InputError(
-            f"--out={out} must not be in --source={args.source}, whose files it would be among next time. Choose another "
-            "folder."
+            f"--out={out} must not be in --source={args.source}, whose files it would be among next time. Choose "
+            "another folder."
         )
     steps, known = steps_of(args.region), REGIONS[KINDS[args.command]]
     if foreign := [step for step in steps if isinstance(step, str) and step not in known]:

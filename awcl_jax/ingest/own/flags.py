@@ -99,8 +99,8 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "Only the pixels and a fixed list of tags (own/privacy.py) are read. PatientID and StudyInstanceUID are\n"
         "hashed with a key; make one with `openssl rand -hex 32 > KEY`. Pixels outside the sector, where names are\n"
         "burnt in, become black. File names are neither stored nor printed. ingest_report.json lists the dropped\n"
-        "tags. Labels come from a table with the columns path, anatomy and split; its scan_id and patient_id\n"
-        "replace those of the file.",
+        "tags. Labels come from a table beside the folder (--labels), or instead of it with the columns path,\n"
+        "anatomy, split and region; its scan_id and patient_id replace those of the file.",
         "dicom --source=DIR --key_file=KEY --out=data/own",
         listers.list_dicom,
     )
@@ -158,9 +158,8 @@ def _add(
     add(
         "--keep_paths",
         action=argparse.BooleanOptionalAction,
-        default=ingest_own.KINDS[name] != "dicom",
         help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you "
-        "(default: %(default)s)",
+        f"(default: {'no' if name == 'dicom' else 'yes'})",
     )
     add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
     add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="largest picture (%(default)s)")

@@ -49,6 +49,7 @@ def write_report(
     faults: Sequence[Fault],
     collection: Collection,
     prepared: bool,
+    compared_tags: Sequence[str] = (),
 ) -> Path:
     """Write what was skipped, and why, as JSON.
 
@@ -79,6 +80,7 @@ def write_report(
         report |= {
             "tags_read": list(READ_TAGS),
             "tags_hashed": list(HASHED_TAGS),
+            "tags_compared_with_labels": list(compared_tags),
             "tags_not_read": dict(sorted(collection.dropped.items())),
         }
     path = out / REPORT
