@@ -114,7 +114,7 @@ def test_a_table_of_another_system_is_read_as_it_was_meant(tmp_path):
     [
         ("none", None, "no file or folder"),
         ("empty", None, "neither a prepared dataset nor pictures"),
-        ("notes.txt", None, r"ends in \.png.*\.parquet; got .*notes\.txt"),
+        ("notes.txt", None, r"ends in \.png.*\.parquet, \.xlsx; got .*notes\.txt"),
         ("a.png", "test", "--split needs a prepared dataset"),
     ],
 )
