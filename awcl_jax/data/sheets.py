@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import importlib.util
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_sheet(path: Path) -> pa.Table:
         raise
     except zipfile.BadZipFile as error:
         raise InputError(f"{path} is not an Excel workbook (.xlsx). Save it as one, or as CSV.") from error
-    except Exception as error:  # openpyxl raises many kinds, and quotes cells only in its warnings
+    except Exception as error:  # openpyxl raises many kinds, which may quote cells
         raise InputError(f"{path} is not an Excel workbook that can be read ({type(error).__name__}).") from error
     if not rows:
         raise InputError(f"{path} has no cells in its first visible sheet.")
@@ -56,7 +57,10 @@ def _rows(path: Path) -> Iterator[list[str | None]]:
     """Yield the rows of the first visible sheet that are not empty."""
     import openpyxl
 
-    with contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book:
+    with (
+        warnings.catch_warnings(action="ignore"),  # about styles and validation, which are not read
+        contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book,
+    ):
         sheet = next((sheet for sheet in book.worksheets if sheet.sheet_state == "visible"), None)
         if sheet is None:
             return
