@@ -226,7 +226,7 @@ CELLS = (
     *("", " ", "x", "../x", "/etc/passwd", "\0", "\u2028", "a.png", "-1", "1e999", "nan", "0", "1.5", "9" * 400, "inf"),
     *("train", "TRAIN", "[]", "None", "x" * 300, "=1+1", "'", "é", "a;b"),
 )
-ROW = dict(zip(COLUMNS, ("a.png", "1", "p", "4CH", "train", "m", "a.png", "0.5", "1"), strict=True))
+ROW = dict(zip(COLUMNS, ("a.png", "1", "p", "4CH", "train", "m", "a.png", "0.5", "1", "0 0 2 2"), strict=True))
 
 
 def test_manifests(tmp_path):
