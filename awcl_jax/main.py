@@ -23,7 +23,6 @@ Slurm's srun and a Cloud TPU slice start a process on every host, and these find
 
 import datetime
 import gc
-import sys
 
 from absl import app, flags, logging
 
@@ -98,15 +97,7 @@ def _new_workdir(name: str) -> str:
     return f"runs/{epoch + datetime.timedelta(seconds=seconds):%Y%m%d-%H%M%S}-{name}"
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Read the flags; exit with 0 after --help, where absl exits with 1."""
-    try:
-        return parse_flags(argv)
-    except SystemExit:
-        sys.exit(0)
-
-
 if __name__ == "__main__":
     with exit_on_bad_input():
         gc.disable()  # imports leave almost no garbage
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=parse_flags)

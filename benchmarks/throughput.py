@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from awcl_jax.config import pretraining as configuration
-from awcl_jax.config.file import define_config
+from awcl_jax.config.file import define_config, parse_flags
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.cli import exit_on_bad_input
@@ -94,4 +94,4 @@ def _exhaust(items: Iterable[object]) -> None:
 
 if __name__ == "__main__":
     with exit_on_bad_input():
-        app.run(main)
+        app.run(main, flags_parser=parse_flags)

@@ -7,6 +7,7 @@ folder is also such a file, and repeats the run.
 
 import json
 import runpy
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ class _Parser(flags.ArgumentParser):
             raise InputError(f"{file} does not exist{hint}")
         try:
             config = self._python.parse(file + colon + variant)
-        except Exception as error:  # whatever the file raises
+        except (Exception, SystemExit) as error:  # whatever the file raises
             raise InputError(_failure_of(error, file)) from None
         if not isinstance(config, ConfigDict):  # or what ml_collections returns if it could not read a file
             raise InputError("its get_config() must return a ConfigDict; begin with awcl_jax.config.default_config()")
@@ -161,10 +162,12 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     Raises:
       InputError: in one line, where absl would print many for a misspelt field, or a traceback.
       OSError: a JSON file cannot be read.
-      SystemExit: with absl's status, after --help.
+      SystemExit: with status 0 after --help, where absl exits with 1.
     """
     try:
         return list(values(argv))
+    except SystemExit:
+        sys.exit(0)
     except InputError:
         raise
     except (ValueError, TypeError, IndexError) as error:

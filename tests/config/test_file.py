@@ -169,6 +169,7 @@ def test_the_name_of_a_run_stays_in_its_folder(name, holds):
         ("import no_such_module\n", r"bad.py, line 1, fails: ModuleNotFoundError: No module named 'no_such_module'$"),
         ("def get_config(:\n", r"bad.py fails: SyntaxError: "),
         ("def get_config():\n    raise ValueError('my\\nown')\n", r"bad.py.* fails: ValueError: my"),
+        ("import sys\nsys.exit(0)\n", r"bad.py, line 2, fails: SystemExit: 0$"),
     ],
 )
 def test_a_python_configuration_that_fails_is_one_line(tmp_path, content, message):
