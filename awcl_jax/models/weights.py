@@ -28,7 +28,7 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 from jaxtyping import PyTree
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from awcl_jax.models.resnet import STAGES, make_resnet
 from awcl_jax.models.torch_zip import read_torch_zip
@@ -182,7 +182,9 @@ def save_torch_resnet(
         arrays["conv1.weight"] = np.repeat(arrays["conv1.weight"] / channels, channels, axis=1).astype(np.float32)
     normalisation = Normalisation((mean,) * channels, (std,) * channels)
     # Hugging Face's libraries look for "pt".
-    save_file(arrays, path, {"format": "pt", _NORMALISATION: json.dumps(dataclasses.asdict(normalisation))})
+    metadata = {"format": "pt", _NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
+    # Not by save_file, whose files only their owner can read, whatever the umask.
+    path.write_bytes(save(arrays, metadata))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
