@@ -20,6 +20,7 @@ from awcl_jax.evaluate.encode import FrozenEncoder
 from awcl_jax.models.resnet import WIDEST, make_resnet
 from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train.run_folder import read_json
 
 DESCRIPTION = "preprocessing.json"
@@ -45,8 +46,9 @@ def read_export(folder: Path) -> FrozenEncoder:
     """Read the encoder of an exported folder, from its safetensors or, without these, its `encoder.jax`.
 
     Raises:
-      InputError: the folder has neither, or a file is damaged or asks for more than an encoder needs.
+      InputError: the folder has neither, or a file is damaged, a link, or asks for more than an encoder needs.
     """
+    require_plain_tree(folder, links=False)
     described = read_json(folder / DESCRIPTION)
     weights, function = folder / "encoder.safetensors", folder / "encoder.jax"
     try:

@@ -18,6 +18,7 @@ from awcl_jax.embed.exported import DESCRIPTION, read_export
 from awcl_jax.evaluate.encode import FrozenEncoder, make_encode
 from awcl_jax.runtime.bucket import on_bucket
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train import run_folder
 from awcl_jax.train.checkpoint import Checkpoints
@@ -89,13 +90,15 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
         from a bucket, a copy is made.
 
     Raises:
-      InputError: there is no such run or checkpoint.
+      InputError: there is no such run or checkpoint, or a link is in the run's folder.
     """
     path = fetch_run(checkpoint)
     step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
     run = path if step is None else path.parents[1]
     if not (run / run_folder.CONFIG_FILE).is_file():
         raise InputError(f"{run} is not a run folder: {run_folder.CONFIG_FILE} not found.")
+    # What is made of a run is passed on: a link could add any file of this machine.
+    require_plain_tree(run, links=False)
     with Checkpoints(run, read_only=True) as checkpoints:
         latest = checkpoints.latest_step
     asked = latest if step is None else step

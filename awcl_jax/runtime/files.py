@@ -57,7 +57,7 @@ def require_plain_tree(folder: Path, *, links: bool) -> None:
     for place, folders, files in os.walk(folder):
         for path in (Path(place) / name for name in (*folders, *files)):
             if path.is_symlink() and not links:
-                raise InputError(f"{path} is a link, which is not followed in a run folder. Replace it by the file.")
+                raise InputError(f"{path} is a link, which is not followed here. Replace it by the file.")
             require_regular(path)
 
 

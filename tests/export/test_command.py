@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from awcl_jax.augment.views import Augmentation, centre_view
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
 from awcl_jax.data.about import About, as_json
-from awcl_jax.embed.command import load_encoder
+from awcl_jax.embed.command import embed_frames, load_encoder
 from awcl_jax.export import command as export
 from awcl_jax.export import encoder_files
 from awcl_jax.export.command import export_encoder, main
@@ -139,6 +140,37 @@ def expected(run, frames):
     features = load_encoder(run)(frames)
     assert features.std(axis=0).max() > 0.05  # they tell the frames apart by far more than they may differ from these
     return features
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_all_files_have_the_mode_of_the_umask(run, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        export_encoder(run, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert len(modes) == 6
+    assert {*modes.values()} == {0o666 & ~mask}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("of", ["run", "checkpoint", "export"])
+def test_a_link_in_a_run_or_an_export_is_refused(run, exported, tmp_path, of):
+    folder = tmp_path / "copy"
+    shutil.copytree(exported if of == "export" else run, folder)
+    asked = folder / "checkpoints" / "10" if of == "checkpoint" else folder
+    load_encoder(asked)
+    secret = tmp_path / "secret.png"
+    secret.write_text("of this machine")
+    (folder / "notes.txt").symlink_to(secret)
+    uses = [lambda: load_encoder(asked), lambda: embed_frames(asked, secret, tmp_path / "out.npz")]
+    if of != "export":
+        uses.append(lambda: export_encoder(asked, tmp_path / "out"))
+    for use in uses:
+        with pytest.raises(InputError, match=f"{folder / 'notes.txt'} is a link, which is not followed"):
+            use()
+    assert not (tmp_path / "out").exists()
 
 
 def sections(card: str) -> dict[str, list[str]]:
