@@ -7,6 +7,8 @@ import sys
 import types
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import awcl_jax.pretrain
@@ -51,6 +53,16 @@ def test_no_address_is_made_up(notebook):
     assert "https://" not in NOTEBOOK.read_text()
 
 
+def draw_pictures(folder: Path) -> None:
+    """Two anatomies of 16 patients, as PICTURES/ANATOMY/PATIENT/picture.png."""
+    rng = np.random.default_rng(0)
+    for anatomy in ("femur", "head"):
+        for patient in range(16):
+            file = folder / anatomy / f"p{patient}" / "picture.png"
+            file.parent.mkdir(parents=True)
+            cv2.imwrite(str(file), rng.integers(0, 256, (60, 80), np.uint8))
+
+
 @pytest.mark.slow
 def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     shown, installed, prepared, real = [], [], [], []
@@ -60,12 +72,19 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setitem(sys.modules, "IPython.display", screen)
     monkeypatch.setattr(subprocess, "check_call", installed.append)
-    monkeypatch.setattr(ingest, "main", prepared.append)
-    run = awcl_jax.pretrain.run
+    run, prepare = awcl_jax.pretrain.run, ingest.main
+
+    def prepare_own(arguments):
+        prepared.append(arguments)
+        if arguments[0] == "folder":
+            prepare(arguments)
+
+    monkeypatch.setattr(ingest, "main", prepare_own)
 
     def run_small(config, workdir):
         validate(config)
         if config.data.dataset == "phantom":
+            assert config.data.path in ("", "data/own")
             with config.unlocked():
                 config.train.steps, config.train.eval_every = 6, 6
             return run(config, workdir)
@@ -78,6 +97,8 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     filled_in = {'REPOSITORY = ""': 'REPOSITORY = "ADDRESS"', 'VARIANT = ""': 'VARIANT = "tiny"', "= False": "= True"}
     filled_in["SOURCE = None"] = 'SOURCE = "planes"'
+    filled_in["PICTURES = None"] = 'PICTURES = "pictures"'
+    draw_pictures(tmp_path / "pictures")
     names: dict = {}
     for name, text in code_of(notebook).items():
         if name.endswith("settings"):
@@ -85,7 +106,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
                 text = text.replace(empty, filled)
         exec(compile(text, f"cell {name}", "exec"), names)
 
-    assert installed == [[sys.executable, "-m", "pip", "install", "--quiet", "awcl_jax @ git+ADDRESS", "jax"]]
+    assert installed == [[sys.executable, "-m", "pip", "install", "--quiet", "awcl_jax @ git+ADDRESS"]]
     assert [str(path) for path in shown[:4]] == [
         f"runs/fine/{name}.png" for name in ("loss", "pairs", "views", "embeddings")
     ]
@@ -94,5 +115,18 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out.split("macro-F1    ")[-1].splitlines()
     assert [line.split()[0] for line in table[1:6]] == ["untrained", "fine", "coarse", "scan", "simclr"]
     assert names["encode"](names["frames"]).shape == (2, 64)
-    assert prepared == [["fetal_planes_db", "--out=data", "--source=planes"]]
-    assert [(config.data.path, config.train.steps) for config in real] == [("data", 300)]
+    own, public = prepared
+    assert own == ["folder", "--source=pictures", "--out=data/own"]
+    assert public == ["fetal_planes_db", "--out=data/fpdb", "--source=planes"]
+    assert json.loads(Path("runs/own/results.json").read_text())["anatomies"] == ["femur", "head"]
+    assert [(config.data.path, config.train.steps) for config in real] == [("data/fpdb", 300)]
+
+
+@pytest.mark.parametrize(("device", "extra"), [("cpu", ""), ("gpu", "[gpu]"), ("tpu", "[tpu]")])
+def test_the_extra_of_the_device_is_installed(notebook, monkeypatch, device, extra):
+    installed: list = []
+    monkeypatch.setattr(subprocess, "check_call", installed.append)
+    exec(code_of(notebook)["install"], {"REPOSITORY": "ADDRESS", "DEVICE": device})
+    assert installed[0][-1] == f"awcl_jax{extra} @ git+ADDRESS"
+    if extra:
+        assert f'"{extra[1:-1]}": ["jax[' in (NOTEBOOK.parents[1] / "setup.py").read_text()
