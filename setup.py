@@ -62,8 +62,9 @@ setup(
         "dicom": ["av>=14", "pydicom>=3.0", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.3", "python-gdcm>=3.0.24"],
         "video": ["av>=14"],
         "xlsx": ["openpyxl>=3.1"],  # tables of Excel
+        "wandb": ["wandb>=0.31"],  # config.train.logger=wandb
         "test": [
-            "awcl_jax[dicom,gcs,video,xlsx]",
+            "awcl_jax[dicom,gcs,video,wandb,xlsx]",
             "beartype>=0.20",
             "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100",

@@ -11,7 +11,7 @@ from awcl_jax.ingest import prepare
 from awcl_jax.models import resnet
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train import optim
+from awcl_jax.train import loggers, optim
 
 
 def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
@@ -27,6 +27,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
             "optim.name": optim.OPTIMISERS,
             "optim.schedule": optim.SCHEDULES,
             "train.mapping": sharding.MAPPINGS,
+            "train.logger": loggers.LOGGERS,
         },
     )
     yield from broken_rules(

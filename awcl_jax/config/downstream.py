@@ -58,6 +58,7 @@ def default_downstream_config() -> ConfigDict:
     config.train.patience = placeholder(int)  # validations without improvement before training stops; unset: never
     config.train.bad_steps = 10  # consecutive steps with a non-finite loss or gradient that end the run
     config.train.mapping = "shard_map"  # how a step is distributed over devices: shard_map, pmap
+    config.train.logger = "none"  # send the metrics to another service, too: none, or wandb (Weights & Biases)
 
     config.eval = ConfigDict()
     config.eval.batch_size = 64  # number of frames per prediction batch

@@ -90,6 +90,7 @@ def default_config() -> ConfigDict:
     config.train.bad_steps = 10  # consecutive steps with a non-finite loss or gradient that end the run
     config.train.encode_chunks = 1  # number of parts to encode a batch in, to save memory
     config.train.mapping = "shard_map"  # how a step is distributed over devices: shard_map, pmap
+    config.train.logger = "none"  # send the metrics to another service, too: none, or wandb (Weights & Biases)
 
     config.eval = ConfigDict()
     config.eval.granularity = "fine"  # anatomy labels of the evaluation: fine or coarse, independent of pretraining

@@ -114,7 +114,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         )
 
         # Train, from the newest checkpoint on, until all steps are taken or patience runs out.
-        with harness.open_records(folder, first.shapes, mesh, steps=config.train.steps) as records:
+        with harness.open_records(folder, first.shapes, mesh, config=to_dict(config)) as records:
             history = _history(folder.files, setup.task.chosen_by, up_to=records.start)
 
             def validate(done: int, state: TrainState) -> bool:

@@ -117,7 +117,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
     flat = dict(run_folder.flattened(settings))
     made_of = model_card.Provenance(
         settings=settings,
-        fields=about.recorded_fields(flat, run_folder.deciding_fields(settings)),
+        fields=about.recorded_fields(flat, run_folder.shared_fields(settings)),
         datasets=about.of_run(flat, stored.get("datasets"), results.get("datasets")),
         fingerprint=stored["data"],
         step=step,

@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         )
 
         # Train, from the newest checkpoint on.
-        with harness.open_records(folder, first.shapes, mesh, steps=config.train.steps) as records:
+        with harness.open_records(folder, first.shapes, mesh, config=to_dict(config)) as records:
             scores: dict[int, float] = {}
 
             def evaluate(done: int, state: TrainState) -> None:

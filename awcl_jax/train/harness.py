@@ -19,7 +19,7 @@ from awcl_jax.data.unreadable import write_list
 from awcl_jax.runtime import multihost, sharding, stop_signals, watchdog
 from awcl_jax.runtime.errors import InputError, first_line, in_words
 from awcl_jax.runtime.memory import gc_paused
-from awcl_jax.train import run_folder
+from awcl_jax.train import loggers, run_folder
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.initial_state import FirstState
@@ -39,7 +39,8 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
       defaults: of this kind of run, for fields that did not exist in the version that started the run.
 
     Raises:
-      InputError: one of the processes fails, the folder holds another run, or another process works in it.
+      InputError: one of the processes fails, the folder holds another run, another process works in it, or the
+        package of the run's logger is not installed.
     """
 
     def begin(*, begun: bool = False) -> None:
@@ -54,6 +55,7 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
         )
 
     with multihost.all_or_none():
+        loggers.require(config["train"]["logger"])
         if multihost.first():
             folder.hold()
             folder.fetch()
@@ -82,7 +84,7 @@ class Records:
 
     folder: Workdir
     checkpoints: Checkpoints
-    writer: MetricsWriter | NoMetrics
+    writer: loggers.Writer
     bad: BadSteps
     resumed: TrainState | None
     start: int
@@ -119,7 +121,7 @@ class Records:
 
 
 @contextlib.contextmanager
-def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int) -> Iterator[Records]:
+def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, config: Mapping[str, Any]) -> Iterator[Records]:
     """Open the files that a run keeps while it trains; leaving the block closes them when all is written.
 
     From here on SIGTERM and ctrl-C are noticed after a step, and cannot interrupt what is being written.
@@ -128,7 +130,7 @@ def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int)
       folder: of the run.
       shapes: of its state on one device.
       mesh: devices to place the state on.
-      steps: of the whole run.
+      config: of the run, as plain values.
     """
     with contextlib.ExitStack() as stack:
         # The outermost: a checkpoint is complete only when the others are left.
@@ -137,12 +139,25 @@ def open_records(folder: Workdir, shapes: TrainState, mesh: Mesh, *, steps: int)
         newest = checkpoints.newest(sharding.replicated_shapes(shapes, mesh), warn=lambda line: say(f"warning: {line}"))
         start, resumed = (0, None) if newest is None else newest
         if newest is not None:
-            say(f"Resuming from step {start} of {steps}.")
-        writer: MetricsWriter | NoMetrics = NoMetrics()
+            say(f"Resuming from step {start} of {config['train']['steps']}.")
+        writer: loggers.Writer = NoMetrics()
         if multihost.first():
             writer = stack.enter_context(MetricsWriter(folder.files, start_step=start))
+            if config["train"]["logger"] == "wandb":
+                writer = stack.enter_context(_wandb_beside(writer, folder, config))
         bad = BadSteps(folder.files, start_step=start, writes=multihost.first())
         yield Records(folder, checkpoints, writer, bad, resumed, start, should_stop)
+
+
+def _wandb_beside(writer: loggers.Writer, folder: Workdir, config: Mapping[str, Any]) -> loggers.WandbLogger:
+    """Return the writer that also sends the run's metrics to W&B, with the settings that decide them."""
+    fields = about.recorded_fields(dict(run_folder.flattened(config)), run_folder.shared_fields(config))
+    logger = loggers.WandbLogger(
+        writer, folder.files, name=config["name"], fields=fields, warn=lambda line: say(f"warning: {line}")
+    )
+    if logger.address:
+        say(f"Metrics are at {logger.address}")
+    return logger
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,7 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.bad_steps",
     "train.mapping",
+    "train.logger",
     "report.pictures",
     "report.map_frames",
 )
@@ -296,6 +297,16 @@ def changed_fields(
 def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that affect a run's numbers, by names such as `data.size`; paths and the like do not."""
     return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
+
+
+def shared_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that affect a run's numbers for others to read: of a path only its last part, no folders."""
+    fields = deciding_fields(values)
+    fields.pop("data.unlabelled", None)
+    for name in ("model.init", "encoder.init"):
+        if name in fields and not str(fields[name]).startswith("hf://"):
+            fields[name] = PurePath(fields[name]).name
+    return fields
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
