@@ -58,13 +58,14 @@ setup(
         "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
         "export": ["onnx>=1.17"],
         "gcs": ["google-cloud-storage>=3.1"],  # for datasets and runs on gs://
+        "hub": ["huggingface_hub>=1.0"],  # encoders on the Hugging Face hub
         "nifti": ["nibabel>=5.2"],  # to prepare CAMUS
         "dicom": ["av>=14", "pydicom>=3.0", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.3", "python-gdcm>=3.0.24"],
         "video": ["av>=14"],
         "xlsx": ["openpyxl>=3.1"],  # tables of Excel
         "wandb": ["wandb>=0.31"],  # config.train.logger=wandb
         "test": [
-            "awcl_jax[dicom,gcs,video,wandb,xlsx]",
+            "awcl_jax[dicom,gcs,hub,video,wandb,xlsx]",
             "beartype>=0.20",
             "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100",

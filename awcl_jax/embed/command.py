@@ -44,7 +44,8 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
 
     Args:
       checkpoint: folder of a run (its latest checkpoint), of one of its checkpoints (`RUN/checkpoints/1000`), or of
-        `awcl_jax.export`, as safetensors or for JAX. Each also on a bucket (`gs://BUCKET/FOLDER`).
+        `awcl_jax.export`, as safetensors or for JAX. Each also on a bucket (`gs://BUCKET/FOLDER`); an export also on
+        the Hugging Face hub (`hf://USER/NAME`, or `hf://USER/NAME@REVISION`).
 
     Returns:
       A function from grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or floats from 0 to 1, to features
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "encoder",
         metavar="ENCODER",
         help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or of awcl_jax.export; "
-        "also on a bucket (gs://BUCKET/FOLDER)",
+        "also on a bucket (gs://BUCKET/FOLDER); an export also on the Hugging Face hub (hf://USER/NAME[@REVISION])",
     )
     parser.add_argument(
         "source",

@@ -19,6 +19,7 @@ from awcl_jax.evaluate.encode import FrozenEncoder, make_encode
 from awcl_jax.runtime.bucket import on_bucket
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import require_plain_tree
+from awcl_jax.runtime.hub import on_hub
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train import run_folder
 from awcl_jax.train.checkpoint import Checkpoints
@@ -36,16 +37,16 @@ def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarra
 
 
 def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
-    """Open the encoder of a run, a checkpoint, or an exported folder; on a bucket, too.
+    """Open the encoder of a run, a checkpoint, or an exported folder; on a bucket or the hub, too.
 
     Raises:
       InputError: there is no such run, checkpoint or export.
     """
     folder = fetch_run(path)
     frozen = read_export(folder) if (folder / DESCRIPTION).is_file() else _of_run(folder)
-    if not on_bucket(path):
+    if not on_hub(path) and not on_bucket(path):
         return frozen
-    # A local copy: the origin is the folder on the bucket.
+    # A local copy: the origin is the folder on the bucket or the hub.
     return dataclasses.replace(frozen, origin=frozen.origin.replace(str(folder), os.fspath(path).rstrip("/")))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from awcl_jax import __version__
+from awcl_jax.runtime import hub
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
@@ -25,11 +26,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
     require_name("--out", args.out)
+    if args.public and args.push is None:
+        raise InputError("--public goes with --push=USER/NAME.")
+    if args.push is not None:
+        hub.require_push(args.push)
     out = Path(args.out).expanduser()
     export_encoder(args.run, out, formats=formats, channels=args.channels)
     for file in sorted(out.iterdir()):
         print(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
     print(f"Fill in the licences in {out / 'README.md'} before you share it.")
+    if args.push is not None:
+        address = hub.push(out, args.push, public=args.public, message=f"Export of awcl_jax {__version__}")
+        print(f"{'public' if args.public else 'private'}: {address}")
 
 
 def export_encoder(
@@ -147,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         "  jax          a function that JAX runs without this package on CPU, GPU and TPU, with preprocessing",
         epilog="examples:\n"
         "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported\n"
-        "  python -m awcl_jax.export runs/20260101-120000-fine/checkpoints/500 --out=exported --formats=onnx",
+        "  python -m awcl_jax.export runs/20260101-120000-fine/checkpoints/500 --out=exported --formats=onnx\n"
+        "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported --push=lab/ultrasound-encoder",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -168,5 +177,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="input channels of the first convolution in the safetensors: 1, or 3 (the same grey in each) for programs "
         "that need 3 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="USER/NAME",
+        help="also upload the folder to this model on the Hugging Face hub, which is created, private, if it does not "
+        "exist; needs awcl_jax[hub], and you to sign in (hf auth login)",
+    )
+    parser.add_argument(
+        "--public", action="store_true", help="with --push: create a public model, or upload to one that is public"
     )
     return parser

@@ -20,7 +20,7 @@ _METHODS = {
 
 _HEAD = """\
 ---
-license: # TO FILL IN
+# license: TO FILL IN
 library_name: awcl_jax
 pipeline_tag: image-feature-extraction
 tags:

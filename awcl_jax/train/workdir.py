@@ -18,7 +18,7 @@ from types import TracebackType
 
 import jax
 
-from awcl_jax.runtime import bucket, multihost
+from awcl_jax.runtime import bucket, hub, multihost
 from awcl_jax.runtime.cache import cache_folder
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import locked
@@ -171,16 +171,19 @@ def fetch_run(path: str | os.PathLike[str], *, checkpoint: bool = True) -> Path:
     From a bucket it is copied to the user's cache folder and stays there; next time only changes are copied.
 
     Args:
-      path: folder of a run or an export, or `RUN/checkpoints/1000`; on this host or in a bucket.
+      path: folder of a run or an export, or `RUN/checkpoints/1000`, on this host or in a bucket; or an export on the
+        Hugging Face hub, `hf://USER/NAME[@REVISION]`.
       checkpoint: also copy the checkpoint that `path` names, else the latest.
 
     Returns:
       The folder on this host.
 
     Raises:
-      InputError: the bucket cannot be reached, or has no such folder.
+      InputError: the bucket or the hub cannot be reached, or has no such folder.
       OSError: there is not enough space for the copy.
     """
+    if hub.on_hub(path):
+        return hub.fetch(os.fspath(path))
     if not bucket.on_bucket(path):
         return Path(path).expanduser()
     url = os.fspath(path).rstrip("/")
