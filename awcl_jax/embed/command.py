@@ -69,6 +69,7 @@ def embed_frames(
     batch_size: int = BATCH_SIZE,
     neighbours: int = 0,
     picture: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
 ) -> Embedded:
     """Write the features of frames, in their order, with the labels of each.
 
@@ -88,16 +89,20 @@ def embed_frames(
       batch_size: frames encoded at a time, over all devices of this process.
       neighbours: number of nearest frames, by cosine, to list for each.
       picture: output PNG of some frames with their nearest neighbours from other scans.
+      projector: output folder for an embedding viewer, see `awcl_jax.embed.projector`.
 
     Raises:
-      InputError: encoder or source do not exist or are invalid; `out` or `picture` already exists; no frame could be
+      InputError: encoder or source do not exist or are invalid; one of the outputs already exists; no frame could be
         read, or only one with `neighbours`; the features are not finite.
       OSError: a file cannot be written.
     """
     source = os.fspath(source) if on_bucket(source) else Path(source).expanduser()
     out = Path(out).expanduser()
     picture = None if picture is None else Path(picture).expanduser()
+    projector = None if projector is None else Path(projector).expanduser()
     _check(source, out, picture, batch_size=batch_size, neighbours=neighbours)
+    if projector is not None and projector.exists():
+        raise InputError(f"{projector} already exists. Choose another --projector or delete it.")
     from awcl_jax.embed import load, write
 
     rows, faults = write.embed(
@@ -108,6 +113,7 @@ def embed_frames(
         batch_size=batch_size,
         neighbours=neighbours,
         picture=picture,
+        projector=projector,
     )
     return Embedded(rows, faults)
 
@@ -137,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write features as the arguments specify."""
     args = _parser().parse_args(argv)
     require_name("--out", args.out)
+    if args.projector is not None:
+        require_name("--projector", args.projector)
     done = embed_frames(
         args.encoder,
         args.source,
@@ -145,11 +153,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=args.batch_size,
         neighbours=args.neighbours,
         picture=args.picture,
+        projector=args.projector,
     )
     out = Path(args.out).expanduser()
     print(f"{out}  {done.frames:,} frames  {out.stat().st_size / 1e6:.2f} MB")
     if args.picture is not None:
         print(Path(args.picture).expanduser())
+    if args.projector is not None:
+        print(f"{args.projector}  (tensorboard --logdir {args.projector}, or load its files in an Embedding Projector)")
     if done.faults:
         left_out = f"{len(done.faults):,} of {done.frames + len(done.faults):,} frames could not be read"
         if not args.skip_bad:
@@ -199,6 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--picture", metavar="FILE", help="output PNG of some frames with their nearest neighbours from other scans"
+    )
+    parser.add_argument(
+        "--projector",
+        metavar="FOLDER",
+        help="output folder for TensorFlow's Embedding Projector: features, labels and a small picture of each frame "
+        "(of at most 10,000, evenly spread)",
     )
     parser.add_argument(
         "--skip_bad", action="store_true", help="exit with status 0 even if some frames could not be read"

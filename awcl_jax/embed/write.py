@@ -13,6 +13,7 @@ from tqdm import tqdm
 from awcl_jax import __version__
 from awcl_jax.data.sources import FrameSource, open_source, read_batches
 from awcl_jax.embed import table as feature_tables
+from awcl_jax.embed.projector import Projector
 from awcl_jax.embed.table import list_column, matrix
 from awcl_jax.evaluate.encode import FrozenEncoder, encode_batches
 from awcl_jax.evaluate.neighbours import nearest, nearest_of_other_scans
@@ -33,6 +34,7 @@ def embed(
     batch_size: int,
     neighbours: int,
     picture: Path | None,
+    projector: Path | None = None,
 ) -> tuple[int, dict[int, str]]:
     """Implement `awcl_jax.embed.embed_frames`; arguments and errors as there.
 
@@ -47,11 +49,14 @@ def embed(
             f"--picture shows neighbours from other scans, so {path} needs a column scan_id with two or more scans."
         )
     faults: dict[int, str] = {}
-    tables = _embedded(encoder, source, batch_size, faults)
+    viewed = None if projector is None else Projector()
+    tables = _embedded(encoder, source, batch_size, faults, viewed)
     whole = None
     if neighbours:
         whole = _with_neighbours(pa.concat_tables(tables), neighbours)
         tables = iter([whole])
+    if viewed is not None:
+        tables = viewed.passing(tables)
     out.parent.mkdir(parents=True, exist_ok=True)
     provenance = {
         "encoder": encoder.origin,
@@ -59,15 +64,17 @@ def embed(
         "version": __version__,
     }
     rows = feature_tables.write_table(out, tables, provenance=provenance)
+    if viewed is not None and projector is not None:
+        viewed.write(projector)
     if whole is not None and picture is not None:
         _draw(whole, source, np.delete(np.arange(len(source)), list(faults)), min(neighbours, _SHOWN), picture)
     return rows, faults
 
 
 def _embedded(
-    encoder: FrozenEncoder, source: FrameSource, batch_size: int, faults: dict[int, str]
+    encoder: FrozenEncoder, source: FrameSource, batch_size: int, faults: dict[int, str], viewed: Projector | None
 ) -> Iterator[pa.Table]:
-    """Yield the labels and features of each frame that can be read, a batch at a time; fill `faults`."""
+    """Yield the labels and features of each frame that can be read, a batch at a time; fill `faults` and `viewed`."""
     waiting: collections.deque[Int64[np.ndarray, " b"]] = collections.deque()
     # No progress bar in a file or a pipe, where it would be many lines.
     with tqdm(total=len(source), unit="frame", dynamic_ncols=True, disable=None) as bar:
@@ -80,6 +87,8 @@ def _embedded(
                     bar.update()
                 if batch.rows.size:
                     waiting.append(batch.rows)
+                    if viewed is not None:
+                        viewed.see(batch.images)
                     yield batch.images
 
         for features in encode_batches(encoder.encode, encoder.variables, images(), batch_size=batch_size):
