@@ -1,17 +1,15 @@
-"""Model, optimiser, initial encoder and dataset from a configuration."""
+"""Model, optimiser and dataset from a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from awcl_jax.ingest import prepare
 from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import ResNet, make_resnet
-from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import optim
@@ -51,23 +49,6 @@ def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTr
         clip_norm=config.optim.clip_norm,
     )
     return learning_rate, optimiser
-
-
-def initial_encoder(config: ConfigDict) -> PyTree | None:
-    """Return the variables that the encoder starts from; None for random ones.
-
-    Raises:
-      InputError: the file of weights does not exist, or is of another architecture.
-    """
-    if config.model.init == "random":
-        return None
-    return load_torch_resnet(
-        config.model.init,
-        config.model.arch,
-        mean=config.augment.mean,
-        std=config.augment.std,
-        width_factor=config.model.width_factor,
-    )
 
 
 def dataset_path(config: ConfigDict) -> str | Path:

@@ -35,7 +35,7 @@ def default_downstream_config() -> ConfigDict:
 
     config.encoder = ConfigDict()
     config.encoder.init = (
-        "random"  # initial weights: random, a pretraining run, a checkpoint, or a file of PyTorch weights
+        "random"  # initial weights: random, a pretraining run, a checkpoint, an export, or a file of PyTorch weights
     )
     config.encoder.frozen = False  # keep the encoder fixed and train only the head or decoder
 
@@ -46,7 +46,7 @@ def default_downstream_config() -> ConfigDict:
     config.augment = augmentation_fields(Augmentation(size=64, crop_area=(0.5, 1.0)))
 
     config.model = pretraining.model
-    del config.model.init, config.model.hidden, config.model.embedding
+    del config.model.init, config.model.init_head, config.model.hidden, config.model.embedding
 
     config.optim = pretraining.optim
     config.optim.weight_decay = 1e-2

@@ -29,7 +29,6 @@ _HELP = (
 # In an installed package, and beside the package in a clone.
 _PACKAGE = Path(__file__).parents[1]
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
-_RUN = {"config", "data", "pixels"}  # in the config.json of a run: its configuration and fingerprints of the data
 
 
 class _Parser(flags.ArgumentParser):
@@ -147,7 +146,8 @@ def read_config(path: Path) -> ConfigDict:
         values: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error})") from None
-    if isinstance(values, dict) and values.keys() <= _RUN and isinstance(values.get("config"), dict):
+    # The config.json of a run holds more: the data's fingerprint, and what the datasets say about themselves.
+    if isinstance(values, dict) and isinstance(values.get("config"), dict) and isinstance(values.get("data"), str):
         values = values["config"]
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a JSON object of fields; got {type(values).__name__}")

@@ -58,7 +58,8 @@ def default_config() -> ConfigDict:
     config.model.strides = "v1.5"  # strides of resnet50: v1.5 as torchvision, v1 as He et al.
     config.model.dtype = "float32"  # type of the arithmetic: float32, bfloat16
     config.model.remat = False  # recompute each block for its gradient: less memory, more time
-    config.model.init = "random"  # initial weights of the encoder: random, or a file of PyTorch weights
+    config.model.init = "random"  # initial encoder: random, a run, a checkpoint, an export or a PyTorch file
+    config.model.init_head = False  # also start from the projection head of the run in model.init
     config.model.hidden = placeholder(int)  # width of the projection's hidden layer; unset: that of the features
     config.model.embedding = 128  # length of the embeddings that the loss compares
 

@@ -22,11 +22,11 @@ from awcl_jax.augment.views import centre_view
 from awcl_jax.config import build
 from awcl_jax.config import downstream as downstream_config
 from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.initial import Initial, initial_variables
 from awcl_jax.data import about, pipeline, selection
 from awcl_jax.data.sampler import EpochPlan
 from awcl_jax.downstream import step as downstream_step
 from awcl_jax.downstream import tasks as downstream_tasks
-from awcl_jax.downstream.encoder_init import initial_encoder
 from awcl_jax.evaluate.encode import EncodeFn
 from awcl_jax.evaluate.scores import scores_as_json
 from awcl_jax.evaluate.table import TASK_ROWS, results_table
@@ -37,7 +37,7 @@ from awcl_jax.runtime import multihost, sharding
 from awcl_jax.train import harness, loop, optim, run_folder
 from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.harness import say
-from awcl_jax.train.initial_state import FirstState, on_first_device
+from awcl_jax.train.initial_state import FirstState, Given, on_first_device
 from awcl_jax.train.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.train.state import TrainState, parameter_count
 from awcl_jax.train.workdir import Workdir
@@ -68,8 +68,13 @@ class Setup:
     data: selection.Splits
     task: downstream_tasks.Planes | downstream_tasks.Segmentation
     plan: EpochPlan
-    encoder: PyTree | None
+    initial: Initial | None
     programs: Programs
+
+    @property
+    def given(self) -> Given | None:
+        """The variables that do not start at random, if any."""
+        return None if self.initial is None else self.initial.variables
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -112,6 +117,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             f"{parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
         )
+        if setup.initial is not None:
+            harness.report_initial(setup.initial.describe(config))
 
         # Train, from the newest checkpoint on, until all steps are taken or patience runs out.
         with harness.open_records(folder, first.shapes, mesh, config=to_dict(config)) as records:
@@ -168,16 +175,9 @@ def set_up(config: ConfigDict) -> Setup:
         skip_unreadable=config.data.skip_unreadable,
     )
     task = make_task(config, data)
-    encoder = initial_encoder(
-        config.encoder.init,
-        arch=config.model.arch,
-        width_factor=config.model.width_factor,
-        strides=config.model.strides,
-        mean=config.augment.mean,
-        std=config.augment.std,
-    )
+    initial = initial_variables(config)
     plan = EpochPlan(task.train.positions, batch_size=config.sampler.batch_size, seed=config.seed)
-    return Setup(data, task, plan, encoder, make_programs(config, task.classes))
+    return Setup(data, task, plan, initial, make_programs(config, task.classes))
 
 
 def make_task(config: ConfigDict, data: selection.Splits) -> downstream_tasks.Planes | downstream_tasks.Segmentation:
@@ -246,8 +246,8 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 
 def begin_state(setup: Setup, *, seed: int) -> FirstState:
-    """Start computing the state before the first step: random, except for an encoder in `setup`."""
-    return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, encoder=setup.encoder)
+    """Start computing the state before the first step: random, except for what `setup` starts from."""
+    return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, given=setup.given)
 
 
 History = dict[int, float]
@@ -297,6 +297,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     results = {
         "task": config.task.kind,
         "encoder": config.encoder.init,
+        **({} if setup.initial is None else {"initial": setup.initial.describe(config)}),
         "steps": max(history),
         "chosen_step": chosen,
         "validation": {setup.task.chosen_by: history[chosen]},

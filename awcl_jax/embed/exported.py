@@ -14,16 +14,11 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from awcl_jax.augment.views import Augmentation, centre_view
-from awcl_jax.data.reader import LARGEST_FRAME
+from awcl_jax.augment.views import centre_view
+from awcl_jax.config.exported import WEIGHTS, read_description, read_weights
 from awcl_jax.evaluate.encode import FrozenEncoder
-from awcl_jax.models.resnet import WIDEST, make_resnet
-from awcl_jax.models.weights import load_torch_resnet
+from awcl_jax.models.resnet import make_resnet
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import require_plain_tree
-from awcl_jax.train.run_folder import read_json
-
-DESCRIPTION = "preprocessing.json"
 
 _MOST_OPERATIONS = 1_000_000  # with every call written out; a ResNet-50 has a thousand
 _CUSTOM_CALLS = frozenset({"shape_assertion"})  # of jax.export, about the batch's size; runs nothing
@@ -48,25 +43,12 @@ def read_export(folder: Path) -> FrozenEncoder:
     Raises:
       InputError: the folder has neither, or a file is damaged, a link, or asks for more than an encoder needs.
     """
-    require_plain_tree(folder, links=False)
-    described = read_json(folder / DESCRIPTION)
-    weights, function = folder / "encoder.safetensors", folder / "encoder.jax"
-    try:
-        size, mask_overlays = int(described["frames"]["size"]), bool(described["frames"]["mask_overlays"])
-        encoder = described["encoder"]
-        arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])
-        given = described["input"]
-        options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{folder / DESCRIPTION} is not a file of awcl_jax.export. Export again.") from error
-    for what, value, most in (("frames", size, LARGEST_FRAME), ("input", options.size, LARGEST_FRAME)):
-        if not 1 <= value <= most:
-            raise InputError(f"The size of the {what} in {folder / DESCRIPTION} must be from 1 to {most}; got {value}.")
-    if not 0 < width <= WIDEST:
-        raise InputError(f"width_factor in {folder / DESCRIPTION} must be above 0 and at most {WIDEST}; got {width}.")
+    described = read_description(folder)
+    weights, function = folder / WEIGHTS, folder / "encoder.jax"
+    size, mask_overlays, options = described.frame_size, described.mask_overlays, described.options
     if weights.is_file():
-        model = make_resnet(arch, width_factor=width, strides=strides)
-        variables = load_torch_resnet(weights, arch, mean=options.mean, std=options.std, width_factor=width)
+        model = make_resnet(described.arch, width_factor=described.width_factor, strides=described.strides)
+        variables = read_weights(folder, described)
 
         @jax.jit
         def encode(variables: PyTree, frames: UInt8[Array, "b h w"]) -> Float[Array, "b f"]:

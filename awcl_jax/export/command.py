@@ -68,9 +68,9 @@ def export_encoder(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} already exists and is not an empty folder. Choose another --out.")
     # Imported here, so that --help and bad arguments do not wait for JAX.
-    from awcl_jax.embed import load
+    from awcl_jax.config.trained import find_checkpoint
 
-    run, step = load.find_checkpoint(checkpoint)
+    run, step = find_checkpoint(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     part.mkdir()
@@ -96,13 +96,13 @@ def _check(formats: Sequence[str], channels: int) -> None:
 
 def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels: int) -> None:
     from awcl_jax.config.fields import to_dict
+    from awcl_jax.config.trained import load_run
     from awcl_jax.data import about
-    from awcl_jax.embed import load
     from awcl_jax.export import encoder_files, model_card
     from awcl_jax.export.preprocessing import Preprocessing
     from awcl_jax.train import run_folder
 
-    config, variables = load.load_run(run / "checkpoints" / str(step))
+    config, variables = load_run(run / "checkpoints" / str(step))
     preprocessing = Preprocessing(
         config.data.size,
         config.augment.size,

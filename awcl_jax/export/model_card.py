@@ -222,6 +222,9 @@ def _training(made_of: Provenance) -> str:
     if settings["queue"]["size"]:
         queue = settings["queue"]
         rows["queue"] = f"{queue['size']:,} keys of a momentum encoder (as MoCo v2), momentum {queue['momentum']:g}"
+    if initial := made_of.results.get("initial"):
+        source = initial["source"].rpartition("/")[2]  # without the folders of who trained it
+        rows["started from"] = f"{source}: {initial['loaded']}; new: {initial['new']}"
     if settings["positives"] == "anatomy":
         rows["labels used"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
     rows |= {

@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import Int, PyTree
+from jaxtyping import Int
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from awcl_jax.config import build
 from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.initial import Initial, initial_variables
 from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.data import about, pipeline, selection
 from awcl_jax.data.anatomy import UNLABELLED
@@ -37,7 +38,7 @@ from awcl_jax.runtime import multihost, sharding
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import harness, loop, run_folder
 from awcl_jax.train.harness import say
-from awcl_jax.train.initial_state import FirstState
+from awcl_jax.train.initial_state import FirstState, Given
 from awcl_jax.train.metrics import METRICS_FILE, read_metrics, show_pictures
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState, parameter_count
@@ -70,10 +71,15 @@ class Setup:
     data: selection.Splits
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]
     plan: BatchPlan
-    encoder: PyTree | None
+    initial: Initial | None
     programs: Programs
     evaluation: Evaluation
     health: Health
+
+    @property
+    def given(self) -> Given | None:
+        """The variables that do not start at random, if any."""
+        return None if self.initial is None else self.initial.variables
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
         # The state before the first step is computed while the step is compiled.
         programs, queue = setup.programs, make_queue(config, setup.labels)
-        first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, encoder=setup.encoder)
+        first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, given=setup.given)
         harness.report_data(setup.data, folder)
         if nothing_apart := selection.nothing_apart(setup.labels):
             say(f"warning: {nothing_apart}")
@@ -117,6 +123,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
         )
+        if setup.initial is not None:
+            harness.report_initial(setup.initial.describe(config))
+            say("  the scores named `untrained` are of this encoder before the first step of this run")
 
         # Train, from the newest checkpoint on.
         with harness.open_records(folder, first.shapes, mesh, config=to_dict(config)) as records:
@@ -186,7 +195,7 @@ def set_up(config: ConfigDict) -> Setup:
     health = Health.of(
         programs.model, augmentation(config), data.val, seed=config.seed, batch_size=config.eval.batch_size
     )
-    return Setup(data, labels, plan, build.initial_encoder(config), programs, evaluation, health)
+    return Setup(data, labels, plan, initial_variables(config), programs, evaluation, health)
 
 
 def make_programs(config: ConfigDict, *, granularities: int) -> Programs:
@@ -304,6 +313,7 @@ def _conclude(
     confusion = evaluation.knn_confusion(after)
     results = {
         "steps": config.train.steps,
+        **({} if setup.initial is None else {"initial": setup.initial.describe(config)}),
         "frames": selection.counts(setup.data),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,

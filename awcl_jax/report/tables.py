@@ -26,6 +26,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         lines.append(("Chosen checkpoint", f"step {run.results['chosen_step']:,}"))
     if run.task:
         lines.append(("Encoder", as_text(run.config.get("encoder.init"))))
+    if initial := run.results.get("initial"):
+        lines.append(("Started from", f"{initial['source']}: {initial['loaded']}; new: {initial['new']}"))
     lines.append(("Network", f"{run.config.get('model.arch')}, width {run.config.get('model.width_factor')}"))
     lines.append(("Dataset", _dataset(run)))
     lines.append(("Batch size", as_text(run.config.get("sampler.batch_size"))))

@@ -250,6 +250,11 @@ def report_data(data: Splits, folder: Workdir) -> None:
         say(f"  they are listed in {folder.home}/{run_folder.UNREADABLE_FILE}")
 
 
+def report_initial(initial: Mapping[str, str]) -> None:
+    """Print in one line what a run starts from: `source`, and what of it is `loaded` and what is `new`."""
+    say(f"Starting from {initial['source']}: loaded {initial['loaded']}; new: {initial['new']}.")
+
+
 def where_to_look(page: Path | None, folder: Workdir) -> str:
     """Return the end of a run's last line, which names its page if there is one."""
     return f"; open {folder.home}/{page.name}" if page else ""

@@ -1,5 +1,6 @@
 """The state before the first step: its shapes, and the state itself, computed by a compiled program."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import flax.linen as nn
@@ -13,6 +14,9 @@ from jaxtyping import Array, PyTree, UInt32
 from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState
+
+Given = Mapping[str, Mapping[str, PyTree]]
+"""`params` and `batch_stats` -> module, such as `encoder` -> its variables, which replace those drawn."""
 
 
 class FirstState:
@@ -31,7 +35,7 @@ class FirstState:
         *,
         seed: int,
         queue: Queue | None = None,
-        encoder: PyTree | None = None,
+        given: Given | None = None,
     ) -> None:
         """Start the computation; arguments as for `initial_state`."""
         with gc_paused():
@@ -39,7 +43,7 @@ class FirstState:
             variables = _draw.eval_shape(model, np.uint32(seed))
             self.shapes: TrainState = _create.eval_shape(variables, optimiser=optimiser, queue=queue)
         aside = ThreadPoolExecutor(1)
-        self._made = aside.submit(initial_state, model, optimiser, seed=seed, queue=queue, encoder=encoder)
+        self._made = aside.submit(initial_state, model, optimiser, seed=seed, queue=queue, given=given)
         aside.shutdown(wait=False)
 
     def wait(self) -> TrainState:
@@ -53,12 +57,12 @@ def initial_state(
     *,
     seed: int,
     queue: Queue | None = None,
-    encoder: PyTree | None = None,
+    given: Given | None = None,
 ) -> TrainState:
-    """Return the state before the first step, on the host: drawn by the seed, except for an `encoder` passed in."""
+    """Return the state before the first step, on the host: drawn by the seed, except for what is `given`."""
     variables = initial_variables(model, seed=seed)
-    if encoder is not None:
-        variables = {name: {**tree, "encoder": encoder[name]} for name, tree in variables.items()}
+    if given is not None:
+        variables = {name: {**tree, **given.get(name, {})} for name, tree in variables.items()}
     # On the host, because the step reuses the memory of its argument.
     return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
 

@@ -93,8 +93,32 @@ def open_run(
             f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
             f"{before['pixels']}, now {pixels}). Pass that data's path or another --workdir."
         )
-    if changed := changed_fields(before["config"], *json.loads(json.dumps([config, dict(defaults)]))):
+    now, otherwise = json.loads(json.dumps([config, dict(defaults)]))
+    if changed := changed_fields(before["config"], now, otherwise):
+        if [field.split()[0] for field in changed] == ["train.steps"]:
+            raise InputError(_other_length(workdir, before["config"], now))
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}. Choose another --workdir.")
+
+
+def _other_length(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what to do about a run whose only change is its number of steps."""
+    old, new = before["train"]["steps"], now["train"]["steps"]
+    if not (workdir / RESULTS_FILE).is_file():
+        return (
+            f"{workdir} holds an unfinished run of train.steps={old}, to which its learning rate is fitted; got {new}. "
+            f"Resume it with --config.train.steps={old}, or choose another --workdir."
+        )
+    if new < old or "task" in now:
+        return f"{workdir} holds a finished run of train.steps={old}; got {new}. Choose another --workdir."
+    more = new - old
+    warmup = "" if before["optim"]["warmup_steps"] < more else "--config.optim.warmup_steps=0 "
+    return (
+        f"{workdir} holds a finished run of train.steps={old}, to which its learning rate was fitted, so it cannot "
+        f"become one of {new}. Start a run of {more} more steps from its encoder and head, with a new learning-rate "
+        f"schedule and optimiser state: python -m awcl_jax.main --config={workdir / CONFIG_FILE} "
+        f"--config.model.init={workdir} --config.model.init_head --config.train.steps={more} "
+        f"{warmup}--workdir={workdir}-longer"
+    )
 
 
 def read_run_config(workdir: Path) -> dict[str, Any]:
@@ -237,6 +261,14 @@ def _are_batches(value: Any) -> bool:
     )
 
 
+def _is_initial(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"source", "loaded", "new"}
+        and all(isinstance(text, str) for text in value.values())
+    )
+
+
 def _is_score(score: Mapping[str, Any]) -> bool:
     bounds = all(score.get(name) is None or _is_number(score[name]) for name in ("value", "low", "high"))
     return bounds and all(_is_count(score.get(name, 0)) for name in ("frames", "patients"))
@@ -260,6 +292,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "data": lambda value: isinstance(value, str),
     "datasets": are_datasets,
     "frames": _are_splits,
+    "initial": _is_initial,
     "anatomies": _are_names,
     "confusion": _is_matrix,
     "knn_confusion": _is_matrix,

@@ -11,6 +11,7 @@ from awcl_jax.config.downstream import validate as validate_downstream
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.file import define_config, parse_flags, read_config
 from awcl_jax.config.pretraining import default_config, validate
+from awcl_jax.data.about import About, as_json
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import open_run
 from tests.helpers.configurations import CONFIGS
@@ -58,7 +59,8 @@ def test_a_task_makes_it_a_downstream_run(written):
 def test_what_a_run_writes_makes_that_run_again(default, tmp_path):
     config = default()
     config.seed, config.optim.clip_norm, config.optim.learning_rate = 7, 1.5, 1
-    open_run(tmp_path / "run", config=to_dict(config), fingerprint="f00d", pixels="ba5e")
+    described = as_json([About("lab", "", "own", "a column", confirmed=True)])
+    open_run(tmp_path / "run", config=to_dict(config), fingerprint="f00d", pixels="ba5e", datasets=described)
     again = command_line(f"--config={tmp_path / 'run' / 'config.json'}")
     assert again.to_dict() == config.to_dict()
     open_run(tmp_path / "run", config=to_dict(again), fingerprint="f00d", pixels="ba5e")  # it is the same run

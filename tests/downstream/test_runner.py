@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.config.fields import to_dict
+from awcl_jax.config.initial import Initial
 from awcl_jax.data import pipeline
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
@@ -307,7 +308,9 @@ def test_training_starts_from_a_file_of_weights(prepare_frames, tmp_path):
     given = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes)
     save_torch_resnet(tmp_path / "encoder.safetensors", given, mean=config.augment.mean, std=config.augment.std)
     config.encoder.init = str(tmp_path / "encoder.safetensors")
-    chex.assert_trees_all_equal(downstream.set_up(config).encoder, given)
+    chex.assert_trees_all_equal(
+        downstream.set_up(config).given, {name: {"encoder": tree} for name, tree in given.items()}
+    )
     config.model.width_factor = 0.125
     with pytest.raises(InputError, match=r"encoder\.safetensors"):
         downstream.set_up(config)
@@ -321,7 +324,8 @@ def test_training_starts_from_the_configured_encoder(prepare_frames, monkeypatch
     given = {
         name: jax.tree.map(lambda x: x + 1, getattr(random, name)["encoder"]) for name in ("params", "batch_stats")
     }
-    monkeypatch.setattr(downstream, "initial_encoder", lambda *_, **__: given)
+    initial = Initial({name: {"encoder": tree} for name, tree in given.items()}, "elsewhere")
+    monkeypatch.setattr(downstream, "initial_variables", lambda config: initial)
     state = downstream.begin_state(downstream.set_up(config), seed=0).wait()
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
     chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])

@@ -77,6 +77,12 @@ def card_of(*datasets, results=None):
     )
 
 
+def test_the_card_lists_what_the_run_started_from_without_folders():
+    initial = {"source": "/home/ada/runs/first (step 20 of 20)", "loaded": "encoder (parameters)", "new": "queue"}
+    card = card_of(PHANTOM, results={"initial": initial})
+    assert "| started from | first (step 20 of 20): encoder (parameters); new: queue |" in card
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_card_of_a_run_without_labels_has_its_verdict(steps):
     # The card is of step 1: what the results say of step 2 is not said of it.

@@ -100,7 +100,7 @@ def test_a_run_may_start_from_weights(phantom, tmp_path):
     setup = pretrain.set_up(config)
     queue = pretrain.make_queue(config, setup.labels)
     state = first_state.initial_state(
-        setup.programs.model, setup.programs.optimiser, seed=0, queue=queue, encoder=setup.encoder
+        setup.programs.model, setup.programs.optimiser, seed=0, queue=queue, given=setup.given
     )
     chex.assert_trees_all_equal(state.params["encoder"], given["params"])
     chex.assert_trees_all_equal(state.batch_stats["encoder"], given["batch_stats"])
@@ -112,6 +112,16 @@ def test_a_run_may_start_from_weights(phantom, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_finished_run_is_lengthened_by_one_that_starts_from_it(trained, phantom, tmp_path, capsys):
+    before, results = trained
+    fields = {"model.init": str(before), "model.init_head": True, "train.steps": 2, "optim.warmup_steps": 0}
+    longer = pretrain.run(tiny(phantom, **fields), tmp_path / "longer")
+    assert longer["untrained"] == results["trained"]
+    assert longer["initial"]["source"] == f"{before} (step 60 of 60)"
+    assert f"Starting from {before} (step 60 of 60): loaded encoder" in capsys.readouterr().out
+
+
 def test_frames_without_any_label_are_trained_on_but_not_scored(prepare_frames, tmp_path, capsys):
     def records(patients):
         return [frame_record(f"{p}{i}", p, anatomy_fine=-1, anatomy_coarse=-1) for p in patients for i in range(4)]

@@ -51,8 +51,12 @@ def test_the_shapes_of_a_state_are_known_before_it(method):
     chex.assert_trees_all_equal_shapes_and_dtypes(state.shapes, state.wait())
 
 
-def test_what_prevents_a_state_is_raised_where_it_is_waited_for():
-    state = state_of(small(), encoder={})
+def test_what_prevents_a_state_is_raised_where_it_is_waited_for(monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("encoder")
+
+    monkeypatch.setattr(first_state, "initial_state", broken)
+    state = state_of(small())
     with pytest.raises(KeyError):
         state.wait()
 

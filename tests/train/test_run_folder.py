@@ -10,6 +10,7 @@ from awcl_jax.config.pretraining import default_config
 from awcl_jax.report.contents import read_run
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import open_run, read_frames, read_json, write_frames, write_json
+from tests.helpers.configurations import command_line
 
 pytestmark = pytest.mark.quick
 
@@ -66,7 +67,7 @@ def test_other_pictures_are_refused_if_the_run_recorded_its_own(tmp_path):
     [
         ({"seed": 1}, r"with other seed \(0 -> 1\)\."),
         ({"model__arch": "resnet34"}, r"with other model.arch \(resnet18 -> resnet34\)\."),
-        ({"train__steps": 700}, r"with other train.steps \(1000 -> 700\)\."),
+        ({"train__steps": 700, "seed": 1}, r"with other seed \(0 -> 1\), train.steps \(1000 -> 700\)\."),
         ({"augment__blur": ()}, r"with other augment.blur \(\[0.3, 1.2\] -> \[\]\)\."),
         ({"seed": 1, "loss__temperature": 0.5}, r"loss.temperature \(0.1 -> 0.5\), seed \(0 -> 1\)\."),
     ],
@@ -77,6 +78,26 @@ def test_another_run_is_refused_by_the_fields_that_differ(tmp_path, changed, sai
     with pytest.raises(InputError, match=said):
         open_run(tmp_path, config=config_of(**changed), fingerprint="f00d")
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_finished_run_of_more_steps_names_the_command_that_lengthens_it(tmp_path):
+    def message(steps):
+        with pytest.raises(InputError) as refused:
+            open_run(tmp_path, config=config_of(train__steps=steps), fingerprint="f00d")
+        return str(refused.value)
+
+    open_run(tmp_path, config=config_of(), fingerprint="f00d")
+    assert "Resume it with --config.train.steps=1000, or choose another --workdir." in message(1500)
+    (tmp_path / "results.json").write_text("{}")
+    assert message(700).endswith("got 700. Choose another --workdir.")
+    _, _, command = message(1500).partition("python -m awcl_jax.main ")
+    config = command_line(*(part for part in command.split() if not part.startswith("--workdir=")))
+    # All fields are those of the run, but for these three.
+    wanted = config_of(train__steps=500, model__init=str(tmp_path), model__init_head=True)
+    assert to_dict(config) == wanted
+    assert f"--workdir={tmp_path}-longer" in command
+    assert "warmup" not in command
+    assert " --config.optim.warmup_steps=0 --workdir=" in message(1020)  # a warm-up of 20 steps would not end
 
 
 def test_what_does_not_touch_the_numbers_may_change(tmp_path):

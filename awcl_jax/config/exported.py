@@ -1,0 +1,85 @@
+"""What a folder of `awcl_jax.export` says about its encoder, and the weights in it.
+
+An export may be a stranger's: its numbers are limited before anything is allocated by them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from jaxtyping import PyTree
+
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.data.reader import LARGEST_FRAME
+from awcl_jax.models.resnet import WIDEST
+from awcl_jax.models.weights import load_torch_resnet
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import require_plain_tree
+from awcl_jax.train.run_folder import read_json
+
+DESCRIPTION = "preprocessing.json"
+WEIGHTS = "encoder.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """An exported encoder in a few values.
+
+    Attributes:
+      frame_size: edge in pixels of the frames as read.
+      mask_overlays: whether pixels outside of the sector are 0.
+      arch, width_factor, strides: of the encoder, as in `config.model`.
+      options: how a frame becomes the encoder's input.
+    """
+
+    frame_size: int
+    mask_overlays: bool
+    arch: str
+    width_factor: float
+    strides: str
+    options: Augmentation
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether a folder is one of `awcl_jax.export`."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def read_description(folder: Path) -> Described:
+    """Read what an exported folder says about its encoder.
+
+    Raises:
+      InputError: the file is damaged, or asks for more than an encoder needs; or a link is in the folder.
+    """
+    require_plain_tree(folder, links=False)
+    file = folder / DESCRIPTION
+    described = read_json(file)
+    try:
+        size, mask_overlays = int(described["frames"]["size"]), bool(described["frames"]["mask_overlays"])
+        encoder = described["encoder"]
+        arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])
+        given = described["input"]
+        options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{file} is not a file of awcl_jax.export. Export again.") from error
+    for what, value, most in (("frames", size, LARGEST_FRAME), ("input", options.size, LARGEST_FRAME)):
+        if not 1 <= value <= most:
+            raise InputError(f"The size of the {what} in {file} must be from 1 to {most}; got {value}.")
+    if not 0 < width <= WIDEST:
+        raise InputError(f"width_factor in {file} must be above 0 and at most {WIDEST}; got {width}.")
+    return Described(size, mask_overlays, arch, width, strides, options)
+
+
+def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:
+    """Read `params` and `batch_stats` of an exported encoder from its safetensors.
+
+    Raises:
+      InputError: the folder has no such file, or it is damaged or of another encoder.
+      OSError: it cannot be read.
+    """
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"{folder} has no {WEIGHTS}. Export again with --formats=safetensors, or use the run itself.")
+    options = described.options
+    return load_torch_resnet(
+        weights, described.arch, mean=options.mean, std=options.std, width_factor=described.width_factor
+    )

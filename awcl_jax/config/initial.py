@@ -1,0 +1,135 @@
+"""The encoder that a run starts from: a run, one of its checkpoints, an export, or a file of PyTorch weights."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from awcl_jax.config import trained
+from awcl_jax.config.exported import is_export, read_description, read_weights
+from awcl_jax.models.weights import FILES, load_torch_resnet
+from awcl_jax.runtime.errors import InputError
+from awcl_jax.train import run_folder
+from awcl_jax.train.workdir import fetch_run
+
+RANDOM = "random"
+
+_GROUPS = {"mean": "augment", "std": "augment"}  # of the fields that are not of the group `model`
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Initial:
+    """Variables that a run starts from.
+
+    Attributes:
+      variables: `params` and `batch_stats` -> module (`encoder`, and `projection` if it is loaded) -> its variables.
+      source: where they are from, in words.
+    """
+
+    variables: Mapping[str, Mapping[str, PyTree]]
+    source: str
+
+    def describe(self, config: ConfigDict) -> dict[str, str]:
+        """Return `source`, `loaded` and `new` in words: what a run of this configuration takes from it, and what not.
+
+        Without an entry for batch statistics the network has none.
+        """
+        statistics = " and batch statistics" if self.variables.get("batch_stats", {}).get("encoder") else ""
+        loaded, new = [f"encoder (parameters{statistics})"], ["optimiser state", "learning-rate schedule"]
+        if "task" in config:
+            new.insert(0, "head")
+        else:
+            (loaded if "projection" in self.variables["params"] else new).insert(0, "projection head")
+            if config.queue.size:
+                new += ["momentum encoder (a copy of the encoder)", "queue"]
+        return {"source": self.source, "loaded": ", ".join(reversed(loaded)), "new": ", ".join(new)}
+
+
+def initial_variables(config: ConfigDict) -> Initial | None:
+    """Return what the encoder of a configuration starts from; None for random weights.
+
+    The source (`model.init`; of a downstream run, `encoder.init`) is the folder of a pretraining run, for its latest
+    checkpoint, of one checkpoint in it (`RUN/checkpoints/1000`) or of `awcl_jax.export`, each on this host or in a
+    bucket; or a file of PyTorch weights (see `models.weights.FILES`). With `model.init_head`, the projection head is
+    loaded from a run, too. Nothing is compiled.
+
+    Args:
+      config: of either kind of run.
+
+    Raises:
+      InputError: the source does not exist, or has another architecture, width, normalisation or head.
+      OSError: it cannot be read.
+    """
+    field = "encoder.init" if "task" in config else "model.init"
+    init = config.encoder.init if "task" in config else config.model.init
+    with_head = "task" not in config and config.model.init_head
+    if init == RANDOM:
+        if with_head:
+            raise InputError("config.model.init_head needs a run to load the head from: set config.model.init to it.")
+        return None
+    if init.lower().endswith(FILES):
+        encoder = load_torch_resnet(
+            init,
+            config.model.arch,
+            mean=config.augment.mean,
+            std=config.augment.std,
+            width_factor=config.model.width_factor,
+        )
+        found = _encoder_alone(encoder, f"{init} (PyTorch weights)")
+    elif is_export(folder := fetch_run(init)):
+        described = read_description(folder)
+        likeness = {name: getattr(described, name) for name in ("arch", "width_factor", "strides")}
+        _require_same(init, likeness | {"mean": described.options.mean, "std": described.options.std}, config)
+        found = _encoder_alone(read_weights(folder, described), f"{init} (an export)")
+    else:
+        return _of_run(init, config, field=field, with_head=with_head)
+    if with_head:
+        raise InputError(f"{found.source} has no projection head. Set config.model.init_head=False, or use a run.")
+    return found
+
+
+def _of_run(init: str, config: ConfigDict, *, field: str, with_head: bool) -> Initial:
+    run, step = trained.find_checkpoint(init)
+    if "task" in run_folder.read_run_config(run)["config"]:
+        raise InputError(f"{run} is a downstream run. Set config.{field} to a pretraining run.")
+    before = trained.read_config(run)
+    likeness = {name: before.model[name] for name in ("arch", "width_factor", "strides")}
+    likeness |= {"mean": before.augment.mean, "std": before.augment.std}
+    if with_head:
+        likeness |= {name: before.model[name] for name in ("hidden", "embedding")}
+    _require_same(init, likeness, config)
+    _, variables = trained.load_run(run / "checkpoints" / str(step))
+    modules = ("encoder", "projection") if with_head else ("encoder",)
+    kept = {name: {module: tree[module] for module in modules if module in tree} for name, tree in variables.items()}
+    return Initial(kept, f"{init} (step {step:,} of {before.train.steps:,})")
+
+
+def _encoder_alone(variables: Mapping[str, PyTree], source: str) -> Initial:
+    return Initial({name: {"encoder": tree} for name, tree in variables.items()}, source)
+
+
+def _require_same(init: str, found: Mapping[str, Any], config: ConfigDict) -> None:
+    """Check that an encoder is the configured one.
+
+    Args:
+      init: where it is from.
+      found: field -> its value there.
+      config: of the run that starts from it.
+
+    Raises:
+      InputError: fields differ; lists the flags to add.
+    """
+    configured = {name: config[_GROUPS.get(name, "model")][name] for name in found}
+    differing = {name: value for name, value in configured.items() if not _same(found[name], value)}
+    if differing:
+        values = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
+        flags = " ".join(f"--config.{_GROUPS.get(name, 'model')}.{name}={found[name]}" for name in differing)
+        raise InputError(f"The encoder of {init} has {values}, as configured. Add {flags}.")
+
+
+def _same(one: Any, other: Any) -> bool:
+    numbers = isinstance(one, float) and isinstance(other, int | float)
+    return math.isclose(one, other, rel_tol=1e-9) if numbers else one == other
