@@ -121,14 +121,10 @@ class Evaluation:
         if self.unscored:
             return {}
 
-        def predict(features: Features) -> Int[np.ndarray, " n"]:
-            train, test = (part.features(features) for part in (self.train, self.test))
-            return KNN(neighbours=self.neighbours).predict(train, test)
-
-        ours, found = predict(encode), {}
+        ours, found = self.knn_predictions(encode), {}
         for name, other in others.items():
             differences = classification_differences(
-                self.test.labels, ours, predict(other), self.test.patients, names=self.names
+                self.test.labels, ours, self.knn_predictions(other), self.test.patients, names=self.names
             )
             (found[name],) = (score for score in prefixed("knn", differences) if score.name == "knn/macro_f1")
         return found
@@ -141,9 +137,12 @@ class Evaluation:
             return None
         if self.unscored:
             return np.zeros((len(self.names), len(self.names)), np.int64)
+        return confusion_matrix(self.test.labels, self.knn_predictions(encode), labels=range(len(self.names)))
+
+    def knn_predictions(self, encode: Features) -> Int[np.ndarray, " n"]:
+        """Return the kNN's anatomy for each test frame; there must be something to score."""
         train, test = (part.features(encode) for part in (self.train, self.test))
-        predictions = KNN(neighbours=self.neighbours).predict(train, test)
-        return confusion_matrix(test.labels, predictions, labels=range(len(self.names)))
+        return KNN(neighbours=self.neighbours).predict(train, test)
 
 
 def cached_features(features: Features) -> Features:

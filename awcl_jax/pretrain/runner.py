@@ -91,8 +91,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     Args:
       config: `config.default_config`, with changes.
       workdir: folder of the run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json`,
-        pictures, `embedding_map.npz` and `report.html`, which shows all of it. If it is in a bucket
-        (`gs://BUCKET/FOLDER`), all is uploaded with every checkpoint and at the end.
+        `test_frames.csv` (the kNN's prediction for each test frame, for paired comparisons), pictures,
+        `embedding_map.npz` and `report.html`, which shows all of it. If it is in a bucket (`gs://BUCKET/FOLDER`), all
+        is uploaded with every checkpoint and at the end.
 
     Returns:
       The content of `results.json`: counts of frames, the scores of the pixels, the untrained and the trained encoder,
@@ -337,6 +338,9 @@ def _conclude(
         patients=len(np.unique(evaluation.test.patients)),
     )
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
+    if not evaluation.unscored:
+        rows = _test_frames(setup, evaluation.knn_predictions(after))
+        run_folder.write_frames(folder.files / run_folder.FRAMES_FILE, rows)
     say("\n".join(["", *results["verdict"]]))
     say(f"\n{evaluation.unscored or results_table(columns)}")
     if evaluation.left_out:
@@ -359,6 +363,20 @@ def _conclude(
     page = writing.leave_in(folder.files, frame_map, home=folder.home)
     say(f"\nCheckpoints, metrics and pictures are in {folder.home}{harness.where_to_look(page, folder)}")
     return results
+
+
+def _test_frames(setup: Setup, predictions: Int[np.ndarray, " n"]) -> list[dict[str, str]]:
+    """Return a row for each test frame: its id and patient, its anatomy, and the one that the kNN predicts."""
+    index, test, names = setup.data.test.index, setup.evaluation.test, setup.evaluation.names
+    return [
+        {
+            "frame": str(index.frame_ids[frame]),
+            "patient": index.patient_names[index.patients[frame]],
+            "label": names[label],
+            "prediction": names[prediction],
+        }
+        for frame, label, prediction in zip(test.frames, test.labels, predictions, strict=True)
+    ]
 
 
 def _last_losses(folder: Path) -> list[tuple[float, float]]:

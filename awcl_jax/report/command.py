@@ -1,4 +1,4 @@
-"""The page of a run: `python -m awcl_jax.report RUN`, or of two side by side: `python -m awcl_jax.report RUN RUN`.
+"""The page of a run, or of several side by side: `python -m awcl_jax.report RUN [RUN ...]`.
 
 A run writes its page, `report.html`, when it ends. This command writes it again from the run's folder, also for a run
 that has not ended yet.
@@ -16,25 +16,30 @@ COMPARISON = "comparison.html"
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page of one run, or of two side by side.
+    """Write the page of one run, or of several side by side.
 
     Args:
-      runs: one run folder, or two.
-      out: the page; by default `report.html` in the run's folder, or `comparison.html` here for two runs.
+      runs: run folders; the others are compared with the first.
+      out: the page; by default `report.html` in the run's folder, or `comparison.html` here for several runs.
 
     Returns:
       The path of the page, which needs no other file and no network.
 
     Raises:
-      InputError: there is no run, more than two, or one twice; a folder is not a run; `out` does not end in .html.
+      InputError: there is no run, or one twice; a folder is not a run; `out` does not end in .html, or has no folder.
       OSError: the page cannot be written.
     """
-    if not 1 <= len(runs) <= 2:
-        raise InputError(f"A page must have one run, or two side by side; got {len(runs)}.")
-    if len({run.resolve() for run in runs}) < len(runs):
-        raise InputError(f"A page must have two different runs; got {runs[0]} twice.")
+    if not runs:
+        raise InputError("A page must have at least one run; got none.")
+    seen: set[Path] = set()
+    for run in runs:
+        if run.resolve() in seen:
+            raise InputError(f"A page must have different runs; got {run} twice.")
+        seen.add(run.resolve())
     if out is not None and out.suffix != ".html":
         raise InputError(f"--out must end in .html; got {out}.")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"The folder of --out={out} does not exist. Create {out.parent}, or choose another --out.")
     # Imported here, so that --help and bad arguments do not wait for JAX.
     from awcl_jax.report import writing
 
@@ -63,10 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.report",
-        description="Write the page of a run, finished or not, or of two runs side by side: one file for any browser.",
+        description="Write the page of a run, finished or not, or of several runs side by side: one file for any "
+        "browser. Several are compared with the first: differences of their scores, paired by test frame.",
         epilog="examples:\n"
         "  python -m awcl_jax.report runs/20260101-120000-fine\n"
-        "  python -m awcl_jax.report runs/fine runs/simclr --out=fine-simclr.html",
+        "  python -m awcl_jax.report runs/simclr runs/coarse runs/fine --out=methods.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -74,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="run folder, also on a bucket (gs://BUCKET/FOLDER); one, or two to compare",
+        help="run folder, also on a bucket (gs://BUCKET/FOLDER); several to compare with the first",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"output page, .html (default: report.html in the run's folder; {COMPARISON} here for two runs)",
+        help=f"output page, .html (default: report.html in the run's folder; {COMPARISON} here for several runs)",
     )
     return parser

@@ -14,10 +14,18 @@ from awcl_jax.data import about
 from awcl_jax.data.about import About
 from awcl_jax.report import curves
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
-from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.errors import InputError, first_line
 from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train.metrics import METRICS_FILE
-from awcl_jax.train.run_folder import CONFIG_FILE, are_scores, flattened, read_results, read_run_config
+from awcl_jax.train.run_folder import (
+    CONFIG_FILE,
+    FRAMES_FILE,
+    are_scores,
+    flattened,
+    read_frames,
+    read_results,
+    read_run_config,
+)
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Name of a score -> `value`, `low`, `high`, `frames` and `patients`."""
@@ -73,6 +81,8 @@ class Run:
       scores: encoder or model -> its scores.
       frames: the map of embeddings, if there is one.
       pictures: by file name.
+      data: fingerprint of the data.
+      test_frames: rows of `test_frames.csv`, if there is one.
     """
 
     name: str
@@ -83,6 +93,8 @@ class Run:
     scores: Mapping[str, Scores]
     frames: FrameMap | None
     pictures: Mapping[str, Picture]
+    data: str = ""
+    test_frames: Sequence[Mapping[str, str]] = ()
 
     @property
     def finished(self) -> bool:
@@ -128,7 +140,31 @@ def read_run(folder: Path) -> Run:
         {column: value for column, value in results.items() if are_scores(value)},
         FrameMap.load(frames) if frames.is_file() else None,
         {file: _picture(folder / file) for file in _PICTURES if (folder / file).is_file()},
+        stored["data"],
+        _test_frames(folder / FRAMES_FILE),
     )
+
+
+def _test_frames(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's `test_frames.csv`, none if there is no such file.
+
+    Raises:
+      InputError: the file is not as a run writes it.
+    """
+    if not path.is_file():
+        return []
+    rows = read_frames(path)
+    columns = set(rows[0])
+    try:
+        if not columns >= {"frame", "patient"} or len({"label", "prediction"} & columns) == 1:
+            raise ValueError("its columns are not frame, patient, label and prediction")
+        for row in rows:
+            for name in columns:
+                if name.startswith("dice/") and row[name] and not 0 <= float(row[name]) <= 1:
+                    raise ValueError(f"a Dice of {row[name]}")
+    except ValueError as error:
+        raise InputError(f"{path} is not as a run writes it ({first_line(error)}). Restore or delete it.") from None
+    return rows
 
 
 def _picture(path: Path) -> Picture:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from awcl_jax.report import curves
+from awcl_jax.report import curves, tables
 from awcl_jax.report.contents import Run
 from awcl_jax.report.embedding_map import LABELS, PER_ROW, FrameMap
 
@@ -59,6 +59,30 @@ def thinned(values: Float[np.ndarray, " n"], most: int) -> np.ndarray:
         low = broken[0] if broken.size else part.argmin()
         kept += [stretch[low], stretch[np.where(np.isfinite(part), part, -np.inf).argmax()]]
     return np.unique(kept)
+
+
+def cells(run: Run) -> dict[str, Any] | None:
+    """Return the test frames behind the cells of a run's confusion matrix; None if the run has not stored them.
+
+    Returns:
+      `names` of the anatomies as in `tables.confusion`; for each frame its `ids`, its `true` and `predicted` anatomy as
+      a position in `names`, and its `places` on the map, -1 if it is not there.
+    """
+    matrix = tables.confusion(run)
+    if matrix is None or not run.test_frames or "prediction" not in run.test_frames[0]:
+        return None
+    numbers = {name: number for number, name in enumerate(matrix.names)}
+    counted = [row for row in run.test_frames if row["label"] in numbers and row["prediction"] in numbers]
+    if len(counted) != matrix.frames:
+        return None  # of other results
+    places = {} if run.frames is None else {str(frame): i for i, frame in enumerate(run.frames.frame_ids)}
+    return {
+        "names": matrix.names,
+        "ids": [row["frame"] for row in counted],
+        "true": [numbers[row["label"]] for row in counted],
+        "predicted": [numbers[row["prediction"]] for row in counted],
+        "places": [places.get(row["frame"], -1) for row in counted],
+    }
 
 
 def frame_map(frames: FrameMap) -> dict[str, Any]:

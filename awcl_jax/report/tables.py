@@ -172,10 +172,15 @@ class Composition:
     Attributes:
       batches: number of batches counted.
       rows: (anatomy, training frames, their share in percent, frames in batches, their share in percent).
+      repeated: a sentence for each anatomy that is rare in the data and common in batches.
     """
 
     batches: int
     rows: list[tuple[str, int, float, int, float]]
+    repeated: list[str]
+
+
+_MUCH_MORE = 3  # times its share of the training frames, from which on an anatomy counts as common in batches
 
 
 def composition(run: Run) -> Composition | None:
@@ -190,7 +195,13 @@ def composition(run: Run) -> Composition | None:
         for name, n, m in zip(counts["anatomies"], training, drawn, strict=True)
         if n
     ]
-    return Composition(counts["batches"], rows)
+    repeated = [
+        f"{name} is rare in the data and common in batches: {share}% of the training frames, {drawn_share}% of the "
+        f"frames in batches. On average each of its {n:,} frames was drawn {m / n:.1f} times"
+        for name, n, share, m, drawn_share in rows
+        if n * of_training * _MUCH_MORE <= m * of_drawn
+    ]
+    return Composition(counts["batches"], rows, repeated)
 
 
 def settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str], bool]]:

@@ -1,4 +1,4 @@
-"""Writes the page of a run into its folder, or that of two runs side by side, as one self-contained file."""
+"""Writes the page of a run into its folder, or that of several runs side by side, as one self-contained file."""
 
 import base64
 import dataclasses
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from awcl_jax.report import payload, tables
+from awcl_jax.report import comparison, payload, tables
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import LABELS, MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
@@ -17,7 +17,10 @@ from awcl_jax.runtime.files import atomic_write
 PAGE_FILE = "report.html"
 
 _FILES = importlib.resources.files("awcl_jax.report")
-_SCRIPTS = ("vendor/uPlot.iife.min.js", *(f"page/{name}.js" for name in ("theme", "curves", "frames", "map", "page")))
+_SCRIPTS = (
+    "vendor/uPlot.iife.min.js",
+    *(f"page/{name}.js" for name in ("theme", "curves", "frames", "cells", "map", "page")),
+)
 _STYLES = ("vendor/uPlot.min.css", "page/page.css")
 
 
@@ -50,7 +53,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     """Write the page of these runs; the file appears when it is complete.
 
     Args:
-      folders: of one run, or of two.
+      folders: of the runs.
       out: the page.
 
     Returns:
@@ -92,6 +95,7 @@ def page_of(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    cells = [payload.cells(run) for run in runs]
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html.jinja").render(
         runs=runs,
@@ -99,11 +103,15 @@ def page_of(runs: Sequence[Run]) -> str:
         scores=tables.score_table(runs),
         compositions=[tables.composition(run) for run in runs],
         confusions=[tables.confusion(run) for run in runs],
+        warnings=comparison.warnings(runs),
+        differences=comparison.differences(runs),
+        cells=cells,
         settings=list(tables.settings(runs)),
         labels=LABELS,
         data={
             "runs": [run.name for run in runs],
             "panels": payload.panels(runs),
+            "cells": cells,
             "maps": [None if run.frames is None else payload.frame_map(run.frames) for run in runs],
         },
         most_points=payload.MOST_POINTS,

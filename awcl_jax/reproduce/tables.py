@@ -1,7 +1,6 @@
 """Tables and figures of a study, from the results of its runs."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from awcl_jax.evaluate.paired import classification_differences, mean_differences
 from awcl_jax.evaluate.scores import Score
+from awcl_jax.report.comparison import frame_differences
 from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
 from awcl_jax.train import run_folder
 
@@ -74,23 +73,8 @@ class Finished:
                 others += run_folder.read_frames(files[1])
         if not rows:
             return None
-        assert [row["frame"] for row in rows] == [row["frame"] for row in others], "the same frames in the same order"
-        patients = np.unique([row["patient"] for row in rows], return_inverse=True)[1]
-        if "prediction" in rows[0]:
-            names = sorted({row["label"] for row in rows} | {row["prediction"] for row in (*rows, *others)})
-            numbers = {name: number for number, name in enumerate(names)}
-            labels, one, two = (
-                np.array([numbers[row[column]] for row in table])
-                for table, column in ((rows, "label"), (rows, "prediction"), (others, "prediction"))
-            )
-            scores = classification_differences(labels, one, two, patients, names=names)
-            return next(score for score in scores if score.name == "macro_f1")
-        names = [column for column in rows[0] if column.startswith("dice/")]
-        one, two = (
-            np.array([[float(row[name]) if row[name] else math.nan for name in names] for row in table])
-            for table in (rows, others)
-        )
-        return mean_differences(one, two, patients, names=names, mean="mean")[0]
+        scores = frame_differences(rows, others)
+        return next(score for score in scores if score.name in ("macro_f1", "mean"))
 
 
 def write(study: Study, out: Path) -> None:

@@ -26,6 +26,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) == part:
+            error.filename, error.filename2 = str(path), None  # users know the file by this name
+        raise
     finally:
         part.unlink(missing_ok=True)
 

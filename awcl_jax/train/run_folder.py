@@ -160,13 +160,20 @@ def read_frames(path: Path) -> list[dict[str, str]]:
     """Return the rows that `write_frames` wrote, as text.
 
     Raises:
-      OSError: the file cannot be read.
+      InputError: the file is not a table with a cell for each column.
+      OSError: it cannot be read.
     """
     with path.open(newline="") as file:
-        return [
-            {name: cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
+        try:
+            rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a table ({error}). Restore or delete it.") from None
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{path} is not a table with a cell for each column. Restore or delete it.")
+    return [
+        {name: cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for name, cell in row.items()}
+        for row in rows
+    ]
 
 
 def _is_formula(cell: object) -> bool:

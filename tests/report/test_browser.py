@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from awcl_jax.report import command as report
 from awcl_jax.report import payload
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
+from awcl_jax.train.run_folder import FRAMES_FILE, write_frames
 from tests.helpers.report_runs import HOSTILE, make_run
 
 pytestmark = pytest.mark.slow
@@ -103,6 +104,22 @@ def test_point_choose_and_filter(run, open_page):
     assert page.get_by_label("Machine", exact=True).count() == 0, "all frames are of one machine"
     page.get_by_label("Colour by").select_option("scan")
     assert "P2-S0" in page.locator(".legend").inner_text()
+
+
+def test_a_cell_of_the_confusion_matrix_shows_its_frames(tmp_path, open_page):
+    run = make_run(tmp_path / "fine")
+    rows = [("F003", "4CH", "4CH"), ("F001", "4CH", "4CH"), ("F002", "4CH", "BG"), ("ZZ", "BG", "BG")]
+    frames = [{"frame": f, "patient": "P", "label": label, "prediction": guess} for f, label, guess in rows]
+    write_frames(run / FRAMES_FILE, frames)
+    page = open_page(report.write_report([run]))
+    place = page.locator(".cells")
+    page.get_by_role("button", name="2: 4CH taken for 4CH").click()
+    expect(place.locator("li")).to_have_text(["F003", "F001"])
+    assert place.locator(".thumb").count() == 2
+    page.get_by_role("button", name="1: BG taken for BG").press("Enter")
+    expect(place.locator("li")).to_have_text(["ZZ"])
+    assert "1 of them without a picture" in place.inner_text()
+    assert place.evaluate("place => document.activeElement === place")
 
 
 def test_the_map_moves(run, open_page):

@@ -17,6 +17,7 @@ from awcl_jax.report import payload, tables, writing
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import MAP_FILE
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.run_folder import FRAMES_FILE, write_frames
 from tests.helpers.report_runs import HOSTILE, frames_of, make_run
 
 pytestmark = pytest.mark.quick
@@ -152,9 +153,8 @@ def test_folders_that_are_no_run_are_refused(tmp_path, run, capsys):
         ([tmp_path / "nowhere"], "There is no folder"),
         ([tmp_path], "is not a run folder: config.json not found"),
         ([run, run], "twice"),
-        ([run, tmp_path / "a", tmp_path / "b"], "two side by side; got 3"),
         ([run, "--out=page.txt"], "--out must end in .html"),
-        ([run, f"--out={tmp_path}/none/page.html"], "No such file"),
+        ([run, f"--out={tmp_path}/none/page.html"], f"Create {tmp_path}/none, or choose another --out."),
     ):
         with pytest.raises(SystemExit) as left:
             report.main([str(argument) for argument in arguments])
@@ -218,6 +218,43 @@ def test_confusion_leaves_out_what_does_not_occur(run):
     assert found.names == ["4CH", "BG"]
     assert found.rows == [("4CH", 3, [(2, 7), (1, 3)]), ("BG", 1, [(0, 0), (1, 10)])]
     assert (found.right, found.frames) == (3, 4)
+
+
+def test_an_anatomy_that_is_rare_in_the_data_and_common_in_batches_is_named(run):
+    read = read_run(run)
+    assert tables.composition(read).repeated == []
+    # 2% of the frames, and 10% of the batches.
+    read.results["batches"] |= {"training_frames": [2, 60, 38], "drawn": [50, 250, 200]}
+    (found,) = tables.composition(read).repeated
+    assert found == (
+        "4CH is rare in the data and common in batches: 2.0% of the training frames, 10.0% of the frames in batches. "
+        "On average each of its 2 frames was drawn 25.0 times"
+    )
+
+
+def test_a_cell_of_the_confusion_matrix_has_its_frames(run):
+    frames = frames_of()
+    rows = [("F003", "4CH", "4CH"), ("F001", "4CH", "4CH"), ("F002", "4CH", "BG"), ("ZZ", "BG", "BG")]
+    write_frames(
+        run / FRAMES_FILE,
+        [{"frame": f, "patient": "P", "label": label, "prediction": guess} for f, label, guess in rows],
+    )
+    page = page_of(run)
+    (cells,) = data_in(page)["cells"]
+    assert cells == {
+        "names": ["4CH", "BG"],
+        "ids": ["F003", "F001", "F002", "ZZ"],
+        "true": [0, 0, 0, 1],
+        "predicted": [0, 0, 1, 1],
+        "places": [frames.frame_ids.tolist().index(f) for f in ("F003", "F001", "F002")] + [-1],
+    }
+    # One button for each cell with frames; the matrix is [[2, 1], [0, 1]].
+    buttons = [b for b in page.all("button") if b.get("class") == "cell"]
+    assert [(b["data-true"], b["data-predicted"]) for b in buttons] == [("0", "0"), ("0", "1"), ("1", "1")]
+    assert buttons[1]["aria-label"] == "1: 4CH taken for BG"
+    # Frames of other results are not shown.
+    write_frames(run / FRAMES_FILE, [dict(zip(("frame", "patient", "label", "prediction"), "abcd", strict=True))])
+    assert data_in(page_of(run))["cells"] == [None]
 
 
 def test_long_curves_keep_their_spikes():

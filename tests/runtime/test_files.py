@@ -11,7 +11,8 @@ from awcl_jax.data import images
 from awcl_jax.data.images import read_image, read_manifest
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.report import embedding_map
-from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.errors import InputError, in_words
+from awcl_jax.runtime.files import atomic_write
 from awcl_jax.train.run_folder import read_json
 
 pytestmark = pytest.mark.quick
@@ -57,3 +58,12 @@ def test_a_parquet_table_that_inflates_is_refused(tmp_path, monkeypatch, limit, 
     monkeypatch.setattr(images, limit, value)
     with pytest.raises(InputError, match=message):
         read_manifest(file)
+
+
+@pytest.mark.parametrize("write", [lambda part: part.write_text("x"), lambda part: part.open("xb")])
+def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path, write):
+    wanted = tmp_path / "none" / "page.html"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(wanted) as part:
+        write(part)
+    assert caught.value.filename == str(wanted)
+    assert in_words(caught.value) == f"No such file or directory: {wanted}"

@@ -2,7 +2,7 @@
 // Curves: one plot for each panel, the runs over each other; the dash identifies the run, the colour the number
 // (if a panel has one number only, the colour identifies the run, too).
 
-const DASHES = [[], [6, 4]];
+const DASHES = [[], [6, 4], [2, 3], [12, 4], [12, 4, 2, 4], [4, 8]]; // of the runs, again from the first if there are more
 const FEW = 60; // points that are marked one by one
 const HEIGHT = 230;
 const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((power) => [1, 2, 5].map((first) => first * 10 ** power)); // steps apart
@@ -44,7 +44,7 @@ function drawPanel(figure, panel, runs) {
   const data = uPlot.join(drawn.map((d) => [d.line.steps, d.values]));
   const key = lines.map((line) => ({ line, now: element("span", { class: "now" }) }));
   const legend = element("ul", { class: "key" }, ...key.map(({ line, now }) => {
-    const swatch = drawing(26, 8, { d: "M0 4H26", fill: "none", "stroke-width": 3, "stroke-dasharray": DASHES[line.run].join(" ") });
+    const swatch = drawing(26, 8, { d: "M0 4H26", fill: "none", "stroke-width": 3, "stroke-dasharray": DASHES[line.run % DASHES.length].join(" ") });
     const paint = () => swatch.firstChild.setAttribute("stroke", line.colour());
     paint();
     theme.listeners.push(paint);
@@ -58,7 +58,7 @@ function drawPanel(figure, panel, runs) {
     cursor: { y: false, points: { size: 7 } },
     axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
     series: [{}, ...drawn.map(({ line, pale, few }) => ({
-      stroke: line.colour, width: pale ? 1 : 2, alpha: pale ? 0.3 : 1, dash: DASHES[line.run],
+      stroke: line.colour, width: pale ? 1 : 2, alpha: pale ? 0.3 : 1, dash: DASHES[line.run % DASHES.length],
       points: { show: Boolean(few), size: 6, fill: line.colour, stroke: line.colour },
       spanGaps: false,
     }))],

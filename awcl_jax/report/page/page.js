@@ -1,5 +1,5 @@
 "use strict";
-// Starts the page: curves, then a map for each run that has one.
+// Starts the page: curves, a map for each run that has one, and the cells of confusion matrices.
 
 function showChosen(root, frames, i, choose) {
   const detail = root.querySelector(".detail");
@@ -74,10 +74,11 @@ function startMap(root, data) {
 }
 
 (function start() {
-  const { runs, panels, maps } = JSON.parse(document.getElementById("data").textContent);
+  const { runs, panels, cells, maps } = JSON.parse(document.getElementById("data").textContent);
   theme.read();
   theme.watch();
   const panelOf = new Map(panels.map((panel) => [panel.key, panel]));
   for (const figure of document.querySelectorAll(".curve")) drawPanel(figure, panelOf.get(figure.dataset.panel), runs);
   for (const root of document.querySelectorAll(".map")) startMap(root, maps[root.dataset.run]);
+  for (const place of document.querySelectorAll(".cells")) startCells(place, cells[place.dataset.run], maps[place.dataset.run]);
 })();
