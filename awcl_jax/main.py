@@ -10,6 +10,9 @@ fields that they omit have defaults, and the `config.json` in a run folder repea
   python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
   python -m awcl_jax.main --config=runs/coarse/config.json --config.seed=1
 
+`--preview` shows what such a run would train on: it draws anchors of the first batch with their views and positives,
+describes the batches, and exits without a run.
+
 The same command with the same --workdir resumes a stopped run. `--helpfull` lists the flags of all libraries.
 
 Exit status: 0 finished; 1 bad input, or a full or broken disk; 75 stopped by SIGTERM or ctrl-C, after finishing the
@@ -23,6 +26,8 @@ Slurm's srun and a Cloud TPU slice start a process on every host, and these find
 
 import datetime
 import gc
+from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -35,6 +40,9 @@ from awcl_jax.runtime.errors import InputError
 _CONFIG = define_config()
 _FIELDS = flags.DEFINE_bool("fields", False, "List every field of the configuration with its default and meaning.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, or gs://BUCKET/FOLDER; by default a new one in runs/.")
+_PREVIEW = flags.DEFINE_bool(
+    "preview", False, "Draw and describe the first batches with their views, then exit; nothing is trained."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if no launcher starts the processes.")
 _PROCESSES = flags.DEFINE_integer(
     "processes", None, "Number of processes of the run; 1 disables detection of a launcher."
@@ -83,8 +91,27 @@ def main(argv: list[str]) -> None:
     multihost.require_same(common_fields(_CONFIG.value))
     keep_compiled_programs()
     config = _CONFIG.value
+    if _PREVIEW.value:
+        _preview(config)
+        return
     run = downstream.run if "task" in config else pretrain.run
     run(config, _WORKDIR.value or _new_workdir(config.name))
+
+
+def _preview(config: Any) -> None:
+    """Write the picture beside the run's folder, not into it: a folder with other files is refused as that of a run."""
+    from awcl_jax.pretrain import runner as pretrain
+    from awcl_jax.runtime import multihost
+
+    if "task" in config:
+        raise InputError("--preview shows the batches of pretraining; this configuration is of a downstream run.")
+    workdir = _WORKDIR.value
+    place = Path("runs", config.name) if workdir is None or bucket.on_bucket(workdir) else Path(workdir)
+    out = place.with_name(f"{place.name}-preview.png")
+    if not multihost.first():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{pretrain.preview(config, out)}\n\nThe picture is {out}; nothing was trained.")
 
 
 def _new_workdir(name: str) -> str:

@@ -45,6 +45,19 @@ def frames(prepare_frames) -> Path:
     )
 
 
+@pytest.mark.slow
+def test_a_preview_leaves_a_picture_beside_the_folder_and_no_run(frames, tmp_path):
+    data = (f"--config.data.path={frames}", "--config.sampler.batch_size=8")
+    done = command(f"{FINE}:tiny", *data, f"--workdir={tmp_path / 'run'}", "--preview")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"The picture is {tmp_path / 'run-preview.png'}; nothing was trained." in done.stdout
+    assert (tmp_path / "run-preview.png").is_file()
+    assert not (tmp_path / "run").exists()
+    downstream = command("--config=configs/downstream_planes.py:tiny", *data, "--preview")
+    assert downstream.returncode == 1
+    assert "--preview shows the batches of pretraining" in downstream.stderr
+
+
 def test_help_names_the_flags():
     done = command("--help")
     assert done.returncode == 0

@@ -97,10 +97,12 @@ def _map(selection: Splits, before: Features, after: Features, count: int, seed:
 
 def caption(index: ScanIndex, frame: int) -> str:
     """Return a frame's scan, and what it shows."""
+    return f"{index.scan_names[index.scans[frame]]} {shown_on(index, frame)}"
+
+
+def shown_on(index: ScanIndex, frame: int) -> str:
+    """Return the most exact label of a frame."""
     fine, coarse = int(index.fine[frame]), int(index.coarse[frame])
-    shown = "unlabelled"
     if fine != UNLABELLED:
-        shown = index.fine_names[fine]
-    elif coarse != UNLABELLED:
-        shown = index.coarse_names[coarse]
-    return f"{index.scan_names[index.scans[frame]]} {shown}"
+        return index.fine_names[fine]
+    return index.coarse_names[coarse] if coarse != UNLABELLED else "unlabelled"

@@ -166,6 +166,33 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             return _conclude(config, setup, first.wait(), state, folder)
 
 
+def preview(config: ConfigDict, out: Path) -> str:
+    """Check a configuration, and draw and describe the batches that a run of it would train on.
+
+    Nothing of the model is compiled, and no run is started.
+
+    Args:
+      config: as for `run`.
+      out: the PNG to write.
+
+    Returns:
+      The data and the batches in a few lines.
+
+    Raises:
+      InputError: configuration or data is invalid.
+      OSError: the picture cannot be written.
+    """
+    from awcl_jax.pretrain import preview as batches  # it needs Matplotlib
+
+    validate(config, devices=sharding.make_mesh().size)
+    setup = set_up(config)
+    described = batches.preview(
+        setup.data.train, setup.plan, augmentation(config), seed=config.seed, steps=config.train.steps, out=out
+    )
+    apart = selection.nothing_apart(setup.labels)
+    return "\n".join([selection.describe(setup.data), described, *([f"warning: {apart}"] if apart else [])])
+
+
 def set_up(config: ConfigDict) -> Setup:
     """Read the data's labels, plan the batches and make the model; nothing is compiled and nothing written.
 

@@ -173,6 +173,52 @@ def montage_views(
         figure.savefig(out, format="png")
 
 
+def montage_anchors(
+    frames: UInt8[np.ndarray, "m h w"],
+    views: Float[np.ndarray, "m 2 y x"],
+    positives: Sequence[UInt8[np.ndarray, "_ h w"]],
+    captions: Sequence[str],
+    partners: Sequence[str],
+    positive_captions: Sequence[Sequence[str]],
+    out: Path,
+) -> None:
+    """Draw anchors of a batch beside their two views and other frames that they are pulled towards.
+
+    Args:
+      frames: the anchors.
+      views: their two views, shown with black at the lowest and white at the highest value of all views.
+      positives: for each anchor other frames of the batch with its label; some may have fewer than others, or none.
+      captions: a line for each anchor, such as its scan and anatomy.
+      partners: likewise for the frame of the second view, "" if that is the anchor.
+      positive_captions: likewise for the positives.
+      out: the PNG to write.
+    """
+    columns = 3 + max(1, *(len(images) for images in positives))
+    low, high = float(views.min()), float(views.max())
+    with matplotlib.rc_context(STYLE):
+        height = 2.3 * frames.shape[1] / frames.shape[2] + 0.45
+        figure = Figure(figsize=(2.3 * columns, height * len(frames) + 0.6), layout="constrained")
+        figure.suptitle("Anchors of the first batch (blue border), their two views, and other positives")
+        for i, row in enumerate(figure.subplots(len(frames), columns, squeeze=False)):
+            second = f"view 2, of {partners[i]}" if partners[i] else "view 2"
+            texts = [captions[i], "view 1", second, *positive_captions[i]]
+            shown = [(frames[i], 0, 255), *((view, low, high) for view in views[i])]
+            shown += [(image, 0, 255) for image in positives[i]]
+            for ax, (image, black, white), text in zip(row, shown, texts, strict=False):
+                ax.imshow(image, cmap="gray", vmin=black, vmax=white)
+                lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
+                ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
+                _frame(ax, colour="#FFFFFF", linestyle="-")
+            _frame(row[0], colour=COLOURS[0], linestyle="-")
+            for ax in row[len(shown) :]:
+                ax.set_visible(False)
+            if not len(positives[i]):
+                row[3].set_visible(True)
+                row[3].axis("off")
+                row[3].text(0.5, 0.5, "no other positive\nin this batch", ha="center", va="center", fontsize=8)
+        figure.savefig(out, format="png")
+
+
 def montage_neighbours(
     queries: UInt8[np.ndarray, "m h w"],
     neighbours: Sequence[UInt8[np.ndarray, "_ h w"]],

@@ -1,0 +1,83 @@
+"""A look at the batches before training: what it draws, what it says, and that it leaves no run."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.pretrain import preview
+from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.report import drawing
+from configs import fine, simclr
+from tests.helpers.configurations import tiny
+
+CROSS = {"sampler.pairs": "cross_scan"}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of the picture."""
+    seen = []
+
+    def draw(*arguments):
+        seen.append(arguments)
+        arguments[-1].touch()
+
+    monkeypatch.setattr(drawing, "montage_anchors", draw)
+    return seen
+
+
+def test_it_describes_batches_and_compiles_no_model(phantom, tmp_path, compiled):
+    config = tiny(phantom, fine)
+    text = pretrain.preview(config, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert min(picture.size) > 500
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+    assert not [name for name in compiled if re.search(r"step|encode|init|draw", name)]
+
+    # Counted by slow loops over the same batches.
+    setup = pretrain.set_up(config)
+    index, plan = setup.data.train.index, setup.plan
+    steps = min(config.train.steps, 50)
+    alone, patients = [], []
+    for step in range(steps):
+        frames = plan.frames(step).tolist()
+        labels = [int(plan.classes[frame]) for frame in frames]
+        alone += [label == UNLABELLED or labels.count(label) == 1 for label in labels]
+        patients.append(len({int(index.patients[frame]) for frame in frames}))
+    assert f"Mean of the first {steps} batches of {config.train.steps}:" in text
+    assert f"  {np.mean(alone):.0%} of the anchors have only their own other view as a positive" in text
+    assert f"  {np.mean(patients):.1f} patients, " in text
+    listed = re.search(r"by what they show: (.*)", text)[1].split(", ")
+    assert sum(int(entry.split()[-1]) for entry in listed) == config.sampler.batch_size
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"), [(fine, {}), (fine, CROSS), (simclr, {})], ids=["fine", "cross", "simclr"]
+)
+def test_anchors_are_beside_frames_of_their_label(method, fields, phantom, tmp_path, drawn):
+    config = tiny(phantom, method, **fields)
+    pretrain.preview(config, tmp_path / "picture.png")
+    ((frames, views, positives, captions, partners, others, _),) = drawn
+    assert views.shape == (len(frames), 2, config.augment.size, config.augment.size)
+    assert [len(images) for images in positives] == [len(texts) for texts in others]
+    for anchor, of_second, texts in zip(captions, partners, others, strict=True):
+        shown = anchor.split(" ", 1)[1]
+        assert {text.split(" ", 1)[1] for text in texts} <= {shown}
+        if method is simclr or shown == "unlabelled":
+            assert not texts
+        assert of_second == "" or (fields == CROSS and of_second.split(" ", 1)[1] == shown)
+    assert any(partners) == (fields == CROSS)
+    assert any(others) == (method is fine)
+
+
+def test_positives_of_other_scans_come_first(phantom):
+    setup = pretrain.set_up(tiny(phantom, fine))
+    index, frames = setup.data.train.index, setup.plan.frames(0)
+    for row in range(len(frames)):
+        found = preview._positives(row, frames, setup.plan, index)
+        same = [index.scans[frame] == index.scans[frames[row]] for frame in found]
+        assert same == sorted(same)
+        assert frames[row] not in found or (frames == frames[row]).sum() > 1
