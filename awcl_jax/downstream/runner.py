@@ -290,6 +290,7 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstState, folder: Workdir) -> dict[str, Any]:
     """Test the chosen checkpoint; print the table, write the results and the pictures."""
     chosen = best_step(history)
+    say(f"Testing the checkpoint of step {chosen} on the test patients ...")
     folder.share()
     with Checkpoints(folder.files, read_only=True) as checkpoints:
         variables = checkpoints.restore_variables(chosen, on_first_device(first.shapes.variables))
@@ -322,6 +323,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     if config.report.pictures:
         from awcl_jax.report import drawing
 
+        say("Drawing pictures ...")
         drawing.plot_loss(folder.files / METRICS_FILE, folder.files / "loss.png")
         outcome.draw(folder.files)
         show_pictures(folder.files, max(history))

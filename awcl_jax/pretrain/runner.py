@@ -325,6 +325,7 @@ def _conclude(
 ) -> dict[str, Any]:
     """Score on the test patients; print the table, write the results and the pictures."""
     evaluation = setup.evaluation
+    say("Scoring pixels, untrained and trained encoder on the test patients ...")
     before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
     pixels = cached_features(downsampled_pixels)
     columns = {
@@ -376,6 +377,7 @@ def _conclude(
     if config.report.pictures:
         from awcl_jax.pretrain import pictures
 
+        say("Drawing pictures ...")
         frame_map = pictures.write_pictures(
             folder.files,
             selection=setup.data,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice
@@ -25,6 +26,7 @@ from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.initial_state import FirstState
 from awcl_jax.train.loop import BadStepLimit, Event, Hooks, Metrics
 from awcl_jax.train.metrics import MetricsWriter, NoMetrics
+from awcl_jax.train.progress import duration
 from awcl_jax.train.state import TrainState
 from awcl_jax.train.workdir import Workdir
 
@@ -214,8 +216,10 @@ def begin(
     with gc_paused():
         for batch in ahead:
             say("Compiling the step, or reading it from the cache ...")
+            began = time.monotonic()
             shapes = sharding.replicated_shapes(first.shapes, mesh)
             sharding.compile_step(step, shapes, sharding.place_batch(batch.arrays, mesh))
+            say(f"  ready after {duration(time.monotonic() - began)}; training begins.")
     hooks.on_phase("waiting for the state", records.start + 1)
     state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
     return state, chain(ahead, batches)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from awcl_jax.data.pipeline import Batch
 from awcl_jax.runtime.errors import InputError, RunStopped
+from awcl_jax.train.progress import Progress
 
 Metrics = dict[str, float]
 
@@ -46,7 +46,7 @@ class Hooks:
       events: in the order in which they run.
       should_stop: called after every step with the number of steps taken; returns whether to stop there.
       on_phase: called with each phase that begins and its step, so that the watchdog can report where a run hangs.
-      show_progress: draw a progress bar.
+      show_progress: show a bar, or lines where there is no terminal (see `progress.Progress`).
     """
 
     write: Callable[[int, Metrics], None]
@@ -139,8 +139,7 @@ def train(
     bad_steps = bad_steps or BadStepLimit()
     pending: list[tuple[int, Any]] = []
     since, waited = time.perf_counter(), 0.0
-    bar = tqdm(initial=start, total=steps, unit="step", disable=not hooks.show_progress, dynamic_ncols=True)
-    with bar:
+    with Progress(start=start, steps=steps, events=hooks.events, shown=hooks.show_progress) as progress:
         before = time.perf_counter()
         hooks.on_phase("waiting for data", start + 1)
         for batch in batches:
@@ -153,7 +152,7 @@ def train(
             if one_by_one:
                 hooks.on_phase("waiting for the devices", done)
                 jax.block_until_ready(values)
-            bar.update()
+            progress.step(done)
 
             # Report: the only place where numbers are fetched from the devices.
             leaving = hooks.should_stop(done)
@@ -163,7 +162,7 @@ def train(
                 latest = bad_steps.check(pending)
                 now = time.perf_counter()
                 speed = len(pending) * batch_size / (now - since)
-                bar.set_postfix_str(f"loss {latest['loss']:.3f}, {speed:.0f} frames/s")
+                progress.numbers(f"loss {latest['loss']:.3f}, {speed:.0f} frames/s")
                 if logs:
                     composed = {f"batch/{name}": value for name, value in batch.composition.items()}
                     timing = {"frames_per_second": speed, "data_wait_share": waited / (now - since)}
@@ -173,7 +172,9 @@ def train(
                 ended = []
                 for event in due:
                     hooks.on_phase(event.phase, done)
+                    progress.event(event.phase)
                     ended.append(event.run(done, state))
+                    progress.event_ended()
                 if leaving:
                     raise RunStopped(f"stopped after step {done} of {steps} (saved); rerun the same command to resume")
                 if any(ended):
