@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from awcl_jax.report.drawing import COLOURS, STYLE
+from awcl_jax.runtime import figures
 
 _A_ROW = 4
 
@@ -62,7 +63,7 @@ def overlays(
             Line2D([], [], color="#777777", linestyle="--", label="prediction"),
         ]
         figure.legend(handles=[*structures, *kinds], loc="outside lower center", ncols=min(6, len(names) + 1))
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def _of_several_patients(frames: Sequence[int], patients: Int[np.ndarray, " n"]) -> list[int]:
@@ -112,4 +113,4 @@ def bland_altman(measured: Float[np.ndarray, " n"], reference: Float[np.ndarray,
         ax.set(xlabel="mean of measurement and reference (mm)", ylabel="measurement - reference (mm)")
         ax.set_title(f"Head circumference of {len(mean):,} test frames")
         ax.legend()
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.report import curves
+from awcl_jax.runtime import figures
 
 # Okabe & Ito 2008, distinguishable with every kind of colour blindness; beyond seven the marker changes too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -72,7 +73,7 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
                 ax.legend()
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) -> None:
@@ -135,7 +136,7 @@ def montage_pairs(
         one = Patch(fill=False, edgecolor=_ONE_SCAN, linewidth=2.5, label="both frames from one scan")
         two = Patch(fill=False, edgecolor=_TWO_SCANS, linewidth=2.5, linestyle="--", label="frames from two scans")
         figure.legend(handles=[one, two], loc="outside lower center", ncols=2)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def montage_views(
@@ -170,7 +171,7 @@ def montage_views(
                 _frame(ax, colour="#FFFFFF", linestyle="-")
         for ax, title in zip(axes[0], ["frame", *(f"view {j + 1}" for j in range(v))], strict=True):
             ax.set_title(title)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def montage_anchors(
@@ -216,7 +217,7 @@ def montage_anchors(
                 row[3].set_visible(True)
                 row[3].axis("off")
                 row[3].text(0.5, 0.5, "no other positive\nin this batch", ha="center", va="center", fontsize=8)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def montage_neighbours(
@@ -251,7 +252,7 @@ def montage_neighbours(
             _frame(row[0], colour=COLOURS[0], linestyle="-")
             for ax in row[len(shown) :]:
                 ax.set_visible(False)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def _caption(ax: Axes, text: str, *, x: float) -> None:
@@ -298,7 +299,7 @@ def embedding_map(
             by_scan.set_title(f"{title}, by scan ({n_scans} scans)")
         handles, texts = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=min(7, len(texts)), markerscale=2)
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def _scatter_anatomy(
@@ -354,7 +355,7 @@ def confusion_picture(
         ax.set(xlabel="predicted anatomy", ylabel="true anatomy (frames)")
         ax.set_title(f"Confusion: {np.trace(counts):,} of {len(labels):,} frames right")
         figure.colorbar(shades, label="share of the true anatomy's frames")
-        figure.savefig(out, format="png")
+        figures.save(figure, out, format="png")
 
 
 def _ink(count: int, share: float) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.report.comparison import frame_differences
 from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
+from awcl_jax.runtime import figures
 from awcl_jax.train import run_folder
 
 TABLES_FILE = "tables.md"
@@ -233,7 +234,7 @@ def _draw_ratios(finished: Finished, out: Path) -> None:
     ax.grid(alpha=0.3)
     if ax.has_data():
         ax.legend(fontsize="small")
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 def _bound(score: Mapping[str, float | None], part: str) -> float:

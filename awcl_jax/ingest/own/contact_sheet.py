@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.runtime import figures
 
 _ROWS, _COLUMNS, _SIZE = 12, 8, 160
 
@@ -38,7 +39,7 @@ def write_contact_sheet(index: ScanIndex, out: Path, *, seed: int = 0) -> None:
         for ax, image in zip(line, reader.read(frames), strict=False):
             ax.imshow(image, cmap="gray", vmin=0, vmax=255)
         line[0].set_title(name.replace("$", r"\$"), loc="left", fontsize=8)
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 def write_removed_sheet(examples: UInt8[np.ndarray, "n h w 3"], out: Path, *, seed: int = 0) -> None:
@@ -58,7 +59,7 @@ def write_removed_sheet(examples: UInt8[np.ndarray, "n h w 3"], out: Path, *, se
         ax.set_axis_off()
     for ax, image in zip(axes.flat, examples[drawn], strict=False):
         ax.imshow(image)
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 def _anatomies(index: ScanIndex) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
