@@ -1,5 +1,6 @@
 """A run in two or three plain sentences: whether it collapsed, and whether its encoder is better than none."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from awcl_jax.evaluate.scores import Score
@@ -9,10 +10,10 @@ _COLLAPSED = 0.98  # share of a collapsed encoder's loss, from which on a loss c
 _FEW_PATIENTS = 10  # below this an interval over patients is hardly more than a guess
 
 _TITLES = {name: title for title, name in FEATURE_ROWS.items()}
-_HEALTH = {
-    "retrieval/view": "finds the other view of a frame",
-    "retrieval/scan": "finds another frame of the scan",
-    "effective_rank": "effective rank",
+_COLLAPSE = "an encoder that maps all frames to one point"
+_FOUND = {
+    "retrieval/view": "the nearest is the other view of the same frame",
+    "retrieval/scan": "the nearest is another frame of the same scan",
 }
 
 
@@ -36,12 +37,14 @@ def verdict(
     if losses:
         loss, collapsed = (sum(values) / len(losses) for values in zip(*losses, strict=True))
         if loss < _COLLAPSED * collapsed:
-            lines.append(f"Loss {loss:.3f}: below {collapsed:.3f}, that of a collapsed encoder.")
-        else:
+            lines.append(f"Loss {loss:.3f}: below the {collapsed:.3f} of a collapsed encoder ({_COLLAPSE}).")
+        elif math.isfinite(loss):
             lines.append(
-                f"BAD: loss {loss:.3f} is that of a collapsed encoder ({collapsed:.3f}), or not a number: it learned "
-                "nothing."
+                f"BAD: loss {loss:.3f} is not clearly below the {collapsed:.3f} of a collapsed encoder ({_COLLAPSE}): "
+                "it learned nothing."
             )
+        else:
+            lines.append(f"BAD: loss {loss:.3f} is not a number: it learned nothing.")
     lines += [_compared(other, score) for other, score in differences.items()]
     if health.keys() >= {"untrained", "trained"}:
         lines.append(_found(health))
@@ -63,10 +66,13 @@ def _compared(other: str, score: Score) -> str:
 def _found(health: Mapping[str, Mapping[str, float]]) -> str:
     before, after = health["untrained"], health["trained"]
     shared = before.keys() & after.keys()
-    listed = ", ".join(
-        f"{text} {after[name]:.2f} (untrained {before[name]:.2f})" for name, text in _HEALTH.items() if name in shared
-    )
-    found = [name for name in ("retrieval/view", "retrieval/scan") if name in shared]
+    found = [name for name in _FOUND if name in shared]
+    parts = [f"{_FOUND[name]} for {after[name]:.0%} (untrained {before[name]:.0%})" for name in found]
+    if "effective_rank" in shared:
+        parts.append(
+            f"features use {after['effective_rank']:.1f} dimensions (effective rank; untrained "
+            f"{before['effective_rank']:.1f})"
+        )
     worse = all(after[name] <= before[name] for name in found)
-    text = f"without labels, on validation patients: {listed}"
-    return f"BAD: {text}: not above untrained." if worse else f"{text[0].upper()}{text[1:]}."
+    text = f"without labels, on validation frames: {', '.join(parts)}"
+    return f"BAD: {text}: no better than untrained." if worse else f"{text[0].upper()}{text[1:]}."

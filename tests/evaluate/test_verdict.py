@@ -26,11 +26,12 @@ def difference(value, low, high):
 
 def test_a_good_run():
     assert verdict(**GOOD) == [
-        "Loss 2.500: below 4.000, that of a collapsed encoder.",
+        "Loss 2.500: below the 4.000 of a collapsed encoder (an encoder that maps all frames to one point).",
         "kNN macro-F1 on test patients, trained minus untrained: +0.200 (+0.100 to +0.300, paired): better.",
         (
-            "Without labels, on validation patients: finds the other view of a frame 0.90 (untrained 0.40), finds "
-            "another frame of the scan 0.20 (untrained 0.20), effective rank 12.00 (untrained 3.00)."
+            "Without labels, on validation frames: the nearest is the other view of the same frame for 90% (untrained "
+            "40%), the nearest is another frame of the same scan for 20% (untrained 20%), features use 12.0 dimensions "
+            "(effective rank; untrained 3.0)."
         ),
     ]
 
@@ -38,13 +39,13 @@ def test_a_good_run():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"losses": [(3.95, 4.0)]}, "BAD: loss 3.950 is that of a collapsed encoder (4.000)"),
-        ({"losses": [(math.nan, 4.0)]}, "BAD: loss nan is that of a collapsed encoder (4.000), or not a number"),
+        ({"losses": [(3.95, 4.0)]}, "BAD: loss 3.950 is not clearly below the 4.000 of a collapsed encoder"),
+        ({"losses": [(math.nan, 4.0)]}, "BAD: loss nan is not a number: it learned nothing."),
         (difference(0.1, -0.1, 0.3), "(-0.100 to +0.300, paired): no difference can be seen."),
         (difference(-0.2, -0.3, -0.1), "trained minus pixels: -0.200 (-0.300 to -0.100, paired): worse."),
         (difference(0.3, math.nan, math.nan), "trained minus pixels: +0.300, of one patient"),
         ({"patients": 9}, "BAD: only 9 test patient(s)"),
-        ({"health": {name: {"retrieval/view": 0.5} for name in ("untrained", "trained")}}, "not above untrained."),
+        ({"health": {name: {"retrieval/view": 0.5} for name in ("untrained", "trained")}}, "no better than untrained."),
     ],
 )
 def test_what_is_bad(changes, sentence):
