@@ -152,6 +152,9 @@ class Progress:
 
     def _enter(self, phase: str) -> None:
         self._phase, self._since = phase, self._clock()
+        if self._bar is not None:
+            with self._lock:
+                self._bar.set_description_str(phase, refresh=False)
 
     def _announce(self) -> None:
         """Print how long the rest of the steps takes."""
@@ -201,6 +204,7 @@ class Progress:
                     total=self._steps,
                     file=self._to,
                     dynamic_ncols=True,
+                    desc="training",
                     bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
                 )
             self._thread.start()

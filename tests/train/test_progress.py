@@ -100,6 +100,22 @@ def test_the_bar_moves_on_during_an_evaluation(clock):
     assert {1, 10, 20} <= set(seconds)
 
 
+def test_the_bar_does_not_keep_the_name_of_an_evaluation_that_has_ended(clock):
+    to = Terminal()
+    with Progress(start=0, steps=4, events=[event(2, "evaluating")], to=to, clock=clock) as progress:
+        progress._over.set()
+        progress.event("evaluating")
+        clock.now += 3
+        progress.refresh()
+        progress.event_ended()
+        clock.now += 1
+        progress.step(1)
+    shown = [text for text in to.getvalue().split("\r") if text.strip()]
+    assert shown[0].startswith("training:")
+    assert any(text.startswith("evaluating (3 s):") for text in shown)
+    assert shown[-1].startswith("training:")
+
+
 def test_nothing_is_printed_by_other_processes(clock):
     assert run(clock, io.StringIO(), shown=False) == ""
     assert run(clock, Terminal(), shown=False) == ""
