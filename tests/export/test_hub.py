@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from awcl_jax.config.fields import to_dict
+from awcl_jax.config.initial import initial_variables
 from awcl_jax.data.about import About
 from awcl_jax.embed.command import load_encoder
 from awcl_jax.export import command as export
@@ -23,9 +24,10 @@ from awcl_jax.export import encoder_files
 from awcl_jax.export.model_card import Provenance, model_card
 from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.runtime import hub
 from awcl_jax.runtime.errors import InputError
-from configs import fine
+from configs import downstream_planes, fine
 from tests.helpers.hub_server import TOKEN, Hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -108,6 +110,20 @@ def test_the_command_pushes_what_it_exports(server, folder, tmp_path, monkeypatc
     assert {*server.models["lab/encoder"]["commits"][-1]} == {file.name for file in folder.iterdir()}
     printed = f"{'private' if private else 'public'}: {server.url}/lab/encoder"
     assert capsys.readouterr().out.splitlines()[-1] == printed
+
+
+@pytest.mark.parametrize("field", ["model.init", "encoder.init"])
+def test_a_run_starts_from_an_encoder_on_the_hub(server, folder, field):
+    server.commit("lab/encoder", {file.name: file.read_bytes() for file in folder.iterdir()})
+    config = (fine if field == "model.init" else downstream_planes).get_config("tiny")
+    config.model.arch, config.model.width_factor = "resnet18", 0.0625
+    config.augment.mean, config.augment.std = 0.17, 0.18
+    group, name = field.split(".")
+    config[group][name] = "hf://lab/encoder"
+    started = initial_variables(config)
+    read = load_torch_resnet(folder / "encoder.safetensors", "resnet18", mean=0.17, std=0.18, width_factor=0.0625)
+    for kind, tree in read.items():
+        jax.tree.map(np.testing.assert_array_equal, started.variables[kind]["encoder"], tree)
 
 
 def test_only_files_of_an_encoder_are_downloaded(server, folder):
