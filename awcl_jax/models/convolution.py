@@ -218,7 +218,9 @@ def _is_available() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     with jax.ensure_compile_time_eval():
-        x, kernel = jnp.arange(32.0).reshape(1, 4, 4, 2), jnp.arange(36.0).reshape(3, 3, 2, 2)
+        # oneDNN ends the process on float64, which these would be under jax_enable_x64.
+        x = jnp.arange(32, dtype=jnp.float32).reshape(1, 4, 4, 2)
+        kernel = jnp.arange(36, dtype=jnp.float32).reshape(3, 3, 2, 2)
         try:
             maps = jax.jit(functools.partial(_convolution, pads=((1, 1), (1, 1))))(x, kernel)
             product = jax.jit(functools.partial(_product, transpose_x=True))(kernel[0, 0], kernel[1, 1])

@@ -139,6 +139,12 @@ def test_large_convolutions_alone_are_left_to_onednn(library, monkeypatch):
     assert not calls()
 
 
+def test_onednn_is_tried_in_float32_whatever_the_default(library):
+    with jax.enable_x64(True):
+        available = convolution._is_available.__wrapped__()
+    assert available or library == "xla"
+
+
 def test_without_onednn_xla_convolves(monkeypatch):
     def fails(*args, **options):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such call")
