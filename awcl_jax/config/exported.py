@@ -29,6 +29,7 @@ class Described:
       mask_overlays: whether pixels outside of the sector are 0.
       arch, width_factor, strides: of the encoder, as in `config.model`.
       options: how a frame becomes the encoder's input.
+      jax: version of JAX that wrote `encoder.jax`; empty if the file names none.
     """
 
     frame_size: int
@@ -37,6 +38,7 @@ class Described:
     width_factor: float
     strides: str
     options: Augmentation
+    jax: str
 
 
 def is_export(folder: Path) -> bool:
@@ -66,7 +68,9 @@ def read_description(folder: Path) -> Described:
             raise InputError(f"The size of the {what} in {file} must be from 1 to {most}; got {value}.")
     if not 0 < width <= WIDEST:
         raise InputError(f"width_factor in {file} must be above 0 and at most {WIDEST}; got {width}.")
-    return Described(size, mask_overlays, arch, width, strides, options)
+    written_by = described.get("jax")
+    jax = written_by if isinstance(written_by, str) else ""
+    return Described(size, mask_overlays, arch, width, strides, options, jax)
 
 
 def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:

@@ -5,6 +5,7 @@ An export may be a stranger's. Its numbers are limited before anything is alloca
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,13 +63,33 @@ def read_export(folder: Path) -> FrozenEncoder:
             exported = export.deserialize(bytearray(function.read_bytes()))
             forbidden = _forbidden(exported.mlir_module_serialized)
         except Exception as error:  # flatbuffers and MLIR raise many kinds
-            raise InputError(f"{function} is damaged. Export again.") from error
+            raise InputError(_unreadable(function, described.jax)) from error
         if forbidden:
             raise InputError(f"{function} has {forbidden}, which no export of an encoder has; nothing of it was run.")
         return FrozenEncoder(jax.jit(lambda _, frames: exported.call(frames)), {}, size, str(function), mask_overlays)
     raise InputError(
         f"{folder} has neither {weights.name} nor {function.name}. Export as safetensors, or use the run itself."
     )
+
+
+def _unreadable(function: Path, written_by: str) -> str:
+    """Return why a function cannot be read; `written_by` is the version of JAX that the export names, if any."""
+    here = jax.__version__
+    if not written_by:
+        return (
+            f"{function} is damaged, or was written by a JAX newer than this one ({here}). Install a newer JAX, or "
+            "export again."
+        )
+    if _numbers(written_by) <= _numbers(here):
+        return f"{function} is damaged. Export again."
+    return (
+        f"{function} was written by JAX {written_by[:20]}, and this is JAX {here}. Install that version or a newer "
+        "one, or export again."
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version[:20])))
 
 
 def _forbidden(module: bytes) -> str:

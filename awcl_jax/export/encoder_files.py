@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
 from awcl_jax.export.jax_function import write_jax
@@ -66,5 +67,7 @@ def write(
         "features": model.width * 8 * (4 if arch == "resnet50" else 1),
         "parameters": parameter_count(variables["params"]),
     }
-    write_json(folder / "preprocessing.json", {"encoder": encoder, **preprocessing.describe()})
+    # An older JAX may not read what this one serialises.
+    versions = {"jax": jax.__version__} if "jax" in formats else {}
+    write_json(folder / "preprocessing.json", {"encoder": encoder, **preprocessing.describe(), **versions})
     return encoder

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from awcl_jax.data.about import About
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import results_table
@@ -57,7 +59,7 @@ _FILES = {
 torchvision's names, for PyTorch and awcl_jax |
 | `encoder_torch.py` | frames | the network and its preprocessing in PyTorch |""",
     "onnx": "| `encoder.onnx` | frames | ONNX Runtime and others (opset 17) |",
-    "jax": "| `encoder.jax` | frames | JAX alone, on CPU, NVIDIA GPU and TPU |",
+    "jax": "| `encoder.jax` | frames | JAX {jax} or newer alone, on CPU, NVIDIA GPU and TPU |",
 }
 
 _USE = {
@@ -191,6 +193,7 @@ def model_card(
         **encoder,
         "name": made_of.settings["name"],
         "version": made_of.version,
+        "jax": jax.__version__,
         "title": encoder["arch"].replace("resnet", "ResNet-"),
         "millions": encoder["parameters"] / 1e6,
         "size": preprocessing.frame_size,

@@ -61,6 +61,25 @@ def test_a_function_with_anything_else_is_refused_before_it_runs(tmp_path, funct
         read_export(folder_of(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("written_by", "message"),
+    [
+        (jax.__version__, "encoder.jax is damaged. Export again."),
+        ("0.4.38", "encoder.jax is damaged. Export again."),
+        ("1000.0", f"encoder.jax was written by JAX 1000.0, and this is JAX {jax.__version__}. Install that version"),
+        (None, f"encoder.jax is damaged, or was written by a JAX newer than this one \\({jax.__version__}\\)"),
+    ],
+)
+def test_a_function_that_cannot_be_read_names_the_versions(tmp_path, written_by, message):
+    write_function(tmp_path, lambda frames: frames)
+    content = (tmp_path / "encoder.jax").read_bytes()
+    (tmp_path / "encoder.jax").write_bytes(content[: len(content) // 2])
+    described = json.loads((folder_of(tmp_path) / "preprocessing.json").read_text())
+    (tmp_path / "preprocessing.json").write_text(json.dumps(described | ({"jax": written_by} if written_by else {})))
+    with pytest.raises(InputError, match=message):
+        read_export(tmp_path)
+
+
 def test_calls_are_counted_as_if_written_out():
     # main: 1 + 2 f = 1 + 2 (3 + g) = 1 + 2 (3 + 5) = 17; f 8; g 5.
     assert _written_out({"main": (1, ["f", "f"]), "f": (3, ["g"]), "g": (5, [])}) == 17 + 8 + 5

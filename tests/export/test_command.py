@@ -359,6 +359,8 @@ def test_preprocessing_is_written_down(exported):
         # Of conv1 and bn1 4 * 49 + 8, of the stages 608, 2,128, 8,352 and 33,088.
         **{"features": 32, "parameters": 44_380},
     }
+    assert said["jax"] == jax.__version__
+    assert f"| `encoder.jax` | frames | JAX {jax.__version__} or newer" in (exported / "README.md").read_text()
     assert said["frames"]["size"] == 48
     assert (said["input"]["size"], said["input"]["halvings"]) == (32, 1)  # 48 / 2 = 24 is nearer to 32 than 48 is
     assert (said["input"]["mean"], said["input"]["std"]) == (0.17, 0.18)
