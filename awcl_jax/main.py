@@ -16,8 +16,8 @@ describes the batches, and exits without a run.
 The same command with the same --workdir resumes a stopped run. `--helpfull` lists the flags of all libraries.
 
 Exit status: 0 finished; 1 bad input, or a full or broken disk; 75 stopped by SIGTERM or ctrl-C, after finishing the
-current step and saving a checkpoint; 130 a second ctrl-C, which exits at once; otherwise 128 plus the number of the
-signal that ended it, such as 134 if another process of the run was lost.
+current step and saving a checkpoint; 130 a second ctrl-C, which exits at once; 134 another process of the run was lost;
+otherwise 128 plus the number of the signal that ended it.
 
 Slurm's srun and a Cloud TPU slice start a process on every host, and these find each other. Elsewhere, set the flags:
 
@@ -71,7 +71,6 @@ def main(argv: list[str]) -> None:
     # one; Matplotlib logs its fonts on import.
     logging.set_verbosity(logging.FATAL)
     memory.keep_freed_pages()
-    child_process.continue_in_child()
     # Imported here, so that --help does not wait for JAX.
     from awcl_jax.config.fields import common_fields
     from awcl_jax.downstream import runner as downstream
@@ -88,14 +87,15 @@ def main(argv: list[str]) -> None:
         process=_PROCESS.value,
         heartbeat=_HEARTBEAT.value,
     )
-    multihost.require_same(common_fields(_CONFIG.value))
     keep_compiled_programs()
     config = _CONFIG.value
     if _PREVIEW.value:
         _preview(config)
         return
     run = downstream.run if "task" in config else pretrain.run
-    run(config, _WORKDIR.value or _new_workdir(config.name))
+    with multihost.loss_in_words():
+        multihost.require_same(common_fields(config))
+        run(config, _WORKDIR.value or _new_workdir(config.name))
 
 
 def _preview(config: Any) -> None:
@@ -126,5 +126,7 @@ def _new_workdir(name: str) -> str:
 
 if __name__ == "__main__":
     with exit_on_bad_input():
+        # Before flags are parsed: configurations in Python import NumPy and JAX, which start threads.
+        child_process.continue_in_child()
         gc.disable()  # imports leave almost no garbage
         app.run(main, flags_parser=parse_flags)

@@ -6,10 +6,14 @@ can explain it. So the work runs in a child process, and the process that was st
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 from types import FrameType
+
+LOST = 128 + signal.SIGABRT
+"""Exit status of a process because another one of the run is lost, whichever of the two notices."""
 
 _MEANINGS: dict[int, str] = {
     signal.SIGABRT: " (JAX aborts a process when another process of the run is lost or stops responding)",
@@ -17,6 +21,14 @@ _MEANINGS: dict[int, str] = {
 }
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+
+# How the page begins that JAX prints before it aborts a process because another one is lost; Python's fault handler
+# adds to it. The pages of other aborts are printed.
+_PAGE = re.compile(rb"[EF]\d{4,8} [\d:.]{8,} .*(coordination_service|distributed service)")
+_PATIENCE = 1  # second to wait for the end of what the child printed, which its own children may keep open
+
+_to_parent: int | None = None
+"""In the child: where `leave_page_to_parent` sends stderr."""
 
 
 def continue_in_child() -> None:
@@ -27,9 +39,11 @@ def continue_in_child() -> None:
 
     Call it before anything starts a thread, JAX included. Where processes cannot fork it does nothing.
     """
+    global _to_parent
     if not hasattr(os, "fork"):
         return
     lifeline, held = os.pipe()
+    printed, to_parent = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     # A signal that arrives before this process can pass it on is held until it can.
@@ -37,10 +51,16 @@ def continue_in_child() -> None:
     child = os.fork()
     if child == 0:
         os.close(held)
+        os.close(printed)
+        _to_parent = to_parent
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         threading.Thread(target=_leave_with_parent, args=(lifeline,), daemon=True).start()
         return
     os.close(lifeline)
+    os.close(to_parent)
+    page = bytearray()
+    reader = threading.Thread(target=_print_all_but_page, args=(printed, page), daemon=True)
+    reader.start()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # A scheduler may send it again when the child has just exited.
@@ -52,6 +72,9 @@ def continue_in_child() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's status is the one to exit with
+    reader.join(_PATIENCE)
+    if status not in (LOST, -signal.SIGABRT):
+        _print(page)
     if status < 0:
         cause = signal.Signals(-status).name + _MEANINGS.get(-status, "")
         print(
@@ -61,6 +84,38 @@ def continue_in_child() -> None:
         )
         status = 128 - status
     os._exit(status)
+
+
+def leave_page_to_parent() -> None:
+    """In the child, print on stderr through the parent from now on, which omits the page of an abort by JAX.
+
+    Does nothing in a process that `continue_in_child` has not made.
+    """
+    if _to_parent is not None:
+        sys.stderr.flush()
+        os.dup2(_to_parent, 2)
+
+
+def _print_all_but_page(printed: int, page: bytearray) -> None:
+    """Print what comes out of a pipe, up to the page; that, and all after it, is added to `page`."""
+    last = b""
+    while piece := os.read(printed, 2**16):
+        if page:
+            page += piece
+            continue
+        begins = _PAGE.search(piece)
+        until = begins.start() if begins else len(piece)
+        _print(piece[:until])
+        last = piece[:until] or last
+        page += piece[until:]
+        if page and last and not last.endswith(b"\n"):
+            _print(b"\n")  # the error that follows begins a line, after a progress bar too
+
+
+def _print(text: bytes | bytearray) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
+        while text:
+            text = text[os.write(2, text) :]
 
 
 def _leave_with_parent(lifeline: int) -> None:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -20,11 +21,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from awcl_jax.runtime import child_process
 from awcl_jax.runtime.errors import InputError, first_line
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
 _HEARTBEAT = 100  # seconds, as in JAX
 _NAMED = 3  # differences between processes that a message names
+# In errors of JAX: the library that carries data between processes, or what its coordinator answers about a lost one.
+_LOSS = re.compile(
+    "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|Gloo|NCCL|coordination|heartbeat|by peer|Broken pipe",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def join(
@@ -55,6 +62,8 @@ def join(
     if (coordinator, process) == (None, None) and processes in (None, 1):
         if processes is None:
             _join_by_launcher(heartbeat)
+        if jax.distributed.is_initialized():
+            child_process.leave_page_to_parent()
         return
     if coordinator is None or processes is None or process is None:
         raise InputError(
@@ -79,6 +88,30 @@ def join(
             cluster_detection_method="deactivate",
             heartbeat_timeout_seconds=heartbeat,
         )
+    child_process.leave_page_to_parent()
+
+
+@contextlib.contextmanager
+def loss_in_words() -> Iterator[None]:
+    """Exit with status `child_process.LOST` and one line if another process of the run is lost in this block.
+
+    Which of the two notices first is chance: an operation with that process, which then raises, or JAX's heartbeats,
+    which abort this process; `child_process` reports that with the same status. Files of the run are closed when the
+    block is left, so this is for the outermost block of a program.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not (jax.distributed.is_initialized() and _LOSS.search(str(error))):
+            raise
+        print(
+            f"error: Another process of the run was lost ({first_line(error)[:200]}). Rerun the same command on all "
+            "hosts to resume from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Without JAX's own end, which waits for the lost process and then aborts this one.
+        os._exit(child_process.LOST)
 
 
 def first() -> bool:
@@ -140,7 +173,12 @@ def all_or_none() -> Iterator[None]:
         problem = error
     stopped = [problem is not None]
     if jax.process_count() > 1:
-        stopped = multihost_utils.process_allgather(np.array(stopped)).reshape(-1).tolist()
+        try:
+            stopped = multihost_utils.process_allgather(np.array(stopped)).reshape(-1).tolist()
+        except jax.errors.JaxRuntimeError:
+            if problem is not None:
+                raise problem from None  # another one is lost, too
+            raise
     if problem is not None:
         raise problem
     if any(stopped):

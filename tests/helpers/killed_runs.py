@@ -31,7 +31,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import chex
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -57,12 +59,21 @@ def fields(phantom: Path, **changed: object) -> dict[str, object]:
     return tiny | {"report.pictures": False, "data.path": str(phantom)} | changed
 
 
-def starts(workdir: Path, config: dict[str, object], faults: list) -> tuple[list[int], str]:
-    """Return the exit statuses of the starts of one run, one for each fault, and their output."""
+def starts(
+    workdir: Path, config: dict[str, object], faults: list, *, python: str = sys.executable
+) -> tuple[list[int], str]:
+    """Return the exit statuses of the starts of one run, one for each fault, and their output.
+
+    Args:
+      workdir: of the run.
+      config: its configuration.
+      faults: of its starts.
+      python: interpreter to start it with.
+    """
     order = {"config": config, "workdir": str(workdir), "compiled": str(workdir.parent / "compiled"), "faults": faults}
     file = workdir.with_name(f"{workdir.name}.order.json")
     file.write_text(json.dumps(order))
-    command = [sys.executable, "-m", "tests.helpers.killed_runs", str(file)]
+    command = [python, "-m", "tests.helpers.killed_runs", str(file)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
@@ -82,6 +93,15 @@ def numbers(workdir: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, without what depends on the clock."""
     lines = read_metrics(workdir / METRICS_FILE)
     return [{name: value for name, value in line.items() if name not in _TIMING} for line in lines]
+
+
+def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
+    """Check the losses and the final parameters of a run against those of another."""
+    losses, wanted = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, expected))
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
+    chex.assert_trees_all_close(
+        final_state(workdir, STEPS)["params"], final_state(expected, STEPS)["params"], atol=1e-4
+    )
 
 
 def die(*args: object, **kwargs: object) -> None:

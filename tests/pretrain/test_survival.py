@@ -13,7 +13,7 @@ from pathlib import Path
 import chex
 import pytest
 
-from tests.helpers.killed_runs import STEPS, fields, final_state, numbers, starts
+from tests.helpers.killed_runs import STEPS, assert_same_to_rounding, fields, final_state, numbers, starts
 
 ROOT = Path(__file__).parents[2]
 # In the order of the run, which has a checkpoint every other step: most starts get further than the one before.
@@ -101,14 +101,16 @@ class Pair:
 
     def __init__(self, unbroken: Path, settings: dict, workdir: Path):
         options = [f"--config.{name}={value}" for name, value in settings.items()]
-        self.command = [sys.executable, "-m", "awcl_jax.main", "--config=configs/fine.py:tiny", *options]
-        self.command += [f"--workdir={workdir}"]
+        self.arguments = ["--config=configs/fine.py:tiny", *options, f"--workdir={workdir}"]
         self.shared = {"JAX_COMPILATION_CACHE_DIR": str(unbroken.parent / "compiled-together")}
         self.metrics = workdir / "metrics.jsonl"
 
-    def start(self, *more: str, **variables: str) -> subprocess.Popen:
+    def start(self, *more: str, dies: tuple = (), **variables: str) -> subprocess.Popen:
+        """Start a process, which kills itself at the fault `dies`."""
+        program = ["tests.helpers.dying_main", *map(str, dies)] if dies else ["awcl_jax.main"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*self.command, *more], cwd=ROOT, env=environment(**self.shared, **variables), **pipes)
+        command = [sys.executable, "-m", *program, *self.arguments, *more]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(**self.shared, **variables), **pipes)
 
     def both(self, port: int) -> list[subprocess.Popen]:
         """Start both processes, and wait until they take steps."""
@@ -140,27 +142,26 @@ def test_of_two_processes_one_is_asked_both_stop_and_one_resumes(phantom, unbrok
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken, unused_port):
-    workdir = unbroken.with_name("lost")
+@pytest.mark.parametrize(
+    ("fault", "at", "number"),
+    [("batch", 5, 1), ("batch", 5, 0), ("evaluation", 6, 1), ("slow save", 6, 0), ("replace results.json", 0, 0)],
+)
+def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken, unused_port, fault, at, number):
+    workdir = unbroken.with_name(f"lost-{fault}-{number}")
     pair = Pair(unbroken, fields(phantom), workdir)
-    left, lost = pair.both(unused_port)
-    lost.kill()
-    lost.communicate()
-    _, errors = left.communicate(timeout=120)
-    assert left.returncode == 128 + signal.SIGABRT, errors
-    assert errors.splitlines()[-1] == (
-        "error: Killed by SIGABRT (JAX aborts a process when another process of the run is lost or stops responding). "
-        "Rerun the same command to resume from the last checkpoint."
+    flags = (f"--coordinator=localhost:{unused_port}", "--processes=2", "--heartbeat=10")
+    both = [pair.start(*flags, f"--process={i}", dies=(fault, at) if i == number else ()) for i in (0, 1)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert both[number].returncode == 128 + signal.SIGKILL, said
+    assert both[1 - number].returncode == 134, said
+    *before, last = said[1 - number].splitlines()
+    assert re.fullmatch(
+        r"error: (Killed by SIGABRT \(JAX aborts .* is lost .*\)|Another process of the run was lost \(.*\))"
+        r"\. Rerun the same command .*to resume from the last checkpoint\.",
+        last,
     )
+    assert all("step/s" in line for line in before if line), before  # the progress bar
     alone = pair.start("--processes=1")
     _, errors = alone.communicate(timeout=300)
     assert alone.returncode == 0, errors
     assert_same_to_rounding(workdir, unbroken)
-
-
-def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
-    losses, wanted = ([line["loss"] for line in numbers(w) if "loss" in line] for w in (workdir, expected))
-    assert losses == pytest.approx(wanted, rel=1e-4)
-    chex.assert_trees_all_close(
-        final_state(workdir, STEPS)["params"], final_state(expected, STEPS)["params"], atol=1e-4
-    )

@@ -1,6 +1,7 @@
 """The last line of a process that dies without an error of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,45 @@ def test_a_death_is_reported_in_one_line(work, number, cause):
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 128 + number
     assert errors == f"error: Killed by {cause}. {RESUME}\n"
+
+
+LOST = (
+    "E1129 20:06:46.450144    4247 coordination_service_agent.cc:289] Polled an error from coordination service.\n"
+    "F1129 20:06:46.450277    4247 client.h:80] Terminating process because the JAX distributed service detected\n"
+)
+
+
+@pytest.mark.parametrize("pause", [0, 0.05])
+@pytest.mark.parametrize(
+    ("printed", "end", "status", "wanted"),
+    [
+        (LOST, "os.abort()", 134, "\\rstep 3\nerror: Killed by SIGABRT .*\n"),
+        (LOST, "os._exit(134)", 134, "\\rstep 3\n"),
+        (LOST, "os._exit(0)", 0, "\\rstep 3\n" + re.escape(LOST) + "end\n"),
+        (
+            "F1129 20:06:46.4 42 cpu.cc:8] Check failed\n",
+            "os.abort()",
+            134,
+            "\\rstep 3F.*Check failed\nend\nerror: .*\n",
+        ),
+    ],
+)
+def test_the_page_of_an_abort_by_jax_is_left_out(printed, end, status, wanted, pause):
+    lines = [b"\rstep 3", *(line.encode() for line in printed.splitlines(keepends=True)), b"end\n"]
+    work = "child_process.leave_page_to_parent()\n"
+    work += f"for text in {lines}:\n    os.write(2, text); time.sleep({pause})\n{end}"
+    running = started(work)
+    errors = os.fdopen(os.dup(running.stderr.fileno()), newline="").read()
+    assert running.wait(timeout=60) == status
+    assert re.fullmatch(wanted, errors), errors
+
+
+def test_a_process_that_the_work_has_started_does_not_delay_the_end():
+    work = (
+        "import subprocess; child_process.leave_page_to_parent()\n"
+        "subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL); sys.exit(3)"
+    )
+    assert started(work).wait(timeout=40) == 3
 
 
 def test_sigterm_reaches_the_work():

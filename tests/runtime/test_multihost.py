@@ -134,6 +134,39 @@ def test_alone_a_block_ends_as_it_ends():
     assert multihost.agreed(7) == 7
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error [::1]:53: Connection reset by peer\nmore", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service.", True),
+        ("INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network error", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out.", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.", False),
+        ("INVALID_ARGUMENT: shapes differ", False),
+    ],
+)
+def test_the_loss_of_another_process_is_one_line_with_its_own_status(text, lost, monkeypatch, capsys):
+    class Exited(BaseException):
+        pass
+
+    def leave(status):
+        raise Exited(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    for together in (True, False):
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda together=together: together)
+        ending = Exited if together and lost else jax.errors.JaxRuntimeError
+        with pytest.raises(ending) as caught, multihost.loss_in_words():
+            raise jax.errors.JaxRuntimeError(text)
+        if ending is Exited:
+            assert caught.value.args == (134,)
+            assert capsys.readouterr().err == (
+                f"error: Another process of the run was lost ({text.splitlines()[0]}). Rerun the same command on all "
+                "hosts to resume from the last checkpoint.\n"
+            )
+    assert capsys.readouterr().err == ""
+
+
 _PROCESS = """
 import sys
 import jax
