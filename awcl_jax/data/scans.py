@@ -309,7 +309,7 @@ class ScanIndex:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         fields |= {name: np.array(getattr(self, name), dtype=np.str_) for name in _NAMES}
         # A dataset on a read-only disk works too, but opens more slowly.
-        with contextlib.suppress(OSError), atomic_write(self.path / _CACHE) as part, part.open("xb") as file:
+        with contextlib.suppress(OSError), atomic_write(self.path / _CACHE) as part, part.open("wb") as file:
             np.savez(file, key=np.array(key), **fields)
 
 

@@ -86,7 +86,7 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _write_npz(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
     table = pa.concat_tables(tables)
     # Not np.savez, because a column may have the name of its argument `file`.
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in table.column_names:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, _array(table[name]), allow_pickle=False)

@@ -19,7 +19,6 @@ from awcl_jax.evaluate.encode import FrozenEncoder, encode_batches
 from awcl_jax.evaluate.neighbours import nearest, nearest_of_other_scans
 from awcl_jax.report import drawing
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write
 
 _MADE = ("features", "neighbour_ids", "neighbour_cosines", "neighbour_same_scan", feature_tables.PROVENANCE)
 _QUERIES, _SHOWN = 8, 8  # rows of the picture, and neighbours in each
@@ -154,14 +153,13 @@ def _draw(table: pa.Table, source: FrameSource, rows: Int[np.ndarray, " n"], cou
         return " ".join(str(value) for value in labels if value is not None)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part:
-        drawing.montage_neighbours(
-            pictures(queries),
-            [pictures(frames) for frames, _ in found],
-            [caption(query) for query in queries.tolist()],
-            [
-                [f"{cosine:.3f} {caption(frame)}" for frame, cosine in zip(frames.tolist(), cosines, strict=True)]
-                for frames, cosines in found
-            ],
-            part,
-        )
+    drawing.montage_neighbours(
+        pictures(queries),
+        [pictures(frames) for frames, _ in found],
+        [caption(query) for query in queries.tolist()],
+        [
+            [f"{cosine:.3f} {caption(frame)}" for frame, cosine in zip(frames.tolist(), cosines, strict=True)]
+            for frames, cosines in found
+        ],
+        out,
+    )

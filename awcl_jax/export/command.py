@@ -7,8 +7,6 @@ This writes, by `--formats`, `encoder.safetensors` (torchvision's names) with `e
 import argparse
 import importlib.util
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from awcl_jax import __version__
 from awcl_jax.runtime import hub
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import atomic_folder
 
 FORMATS = ("safetensors", "onnx", "jax")
 
@@ -72,13 +71,8 @@ def export_encoder(
 
     run, step = find_checkpoint(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    part.mkdir()
-    try:
+    with atomic_folder(out) as part:
         _write(run, step, part, formats, channels)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _check(formats: Sequence[str], channels: int) -> None:

@@ -134,7 +134,7 @@ class FrameMap:
         columns["thumbnails"] = np.array([self.thumbnails.edge, self.thumbnails.count])
         columns["sheets"] = np.frombuffer(b"".join(sheets), np.uint8)
         columns["sheet_ends"] = np.cumsum([len(sheet) for sheet in sheets], dtype=np.int64)
-        with atomic_write(path) as part, part.open("xb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **columns)
 
     @classmethod

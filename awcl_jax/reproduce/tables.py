@@ -92,7 +92,8 @@ def write(study: Study, out: Path) -> None:
     if study.learning_rates:
         tables.append(_learning_rate_table(finished))
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
-    (out / TABLES_FILE).write_text(text.rstrip() + "\n")
+    with atomic_write(out / TABLES_FILE) as part:
+        part.write_text(text.rstrip() + "\n")
     run_folder.write_json(out / "tables.json", {table.title: table.rows for table in tables})
 
 

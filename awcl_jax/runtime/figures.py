@@ -8,11 +8,14 @@ import sys
 import warnings
 from functools import lru_cache
 from os import PathLike
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from matplotlib import font_manager, ft2font
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from awcl_jax.runtime.files import atomic_write
 
 _MISSING = re.compile(r"Glyph (\d+) .*missing from")
 
@@ -20,16 +23,26 @@ _MISSING = re.compile(r"Glyph (\d+) .*missing from")
 def save(figure: Figure, out: str | PathLike[str] | BinaryIO, **options: Any) -> None:
     """Write a figure; characters that its font lacks are drawn in an installed font that has them.
 
-    If there is none, one line on stderr names them, and the picture has boxes in their place.
+    If there is none, one line on stderr names them, and the picture has boxes in their place. A file appears whole (see
+    `atomic_write`).
 
     Args:
       figure: to write.
-      out: the file.
+      out: the file, in the format that its ending names, or a stream.
       **options: of `Figure.savefig`, such as `dpi`.
 
     Raises:
       OSError: it cannot be written.
     """
+    if isinstance(out, str | PathLike):
+        path = Path(out)
+        with atomic_write(path) as part:
+            _save_readable(figure, part, {"format": path.suffix[1:]} | options)
+    else:
+        _save_readable(figure, out, options)
+
+
+def _save_readable(figure: Figure, out: Path | BinaryIO, options: dict[str, Any]) -> None:
     missing = _save(figure, out, options)
     if missing and (families := _families(missing)):
         for text in figure.findobj(Text):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import stat
@@ -17,20 +18,88 @@ from awcl_jax.runtime.errors import InputError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` to write to; it replaces `path` if this block succeeds, and else is deleted.
+    """Yield an empty file beside `path` to write to; it replaces `path` if this block succeeds, and else is deleted.
 
     So a reader sees the old file or the new, never half of one. The name is unique to this call, because several
-    processes may write the same file at once.
+    processes may write the same file at once. What a killed process has left of the same file is deleted.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with _new_part(path, folder=False) as part:
         yield part
         part.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, as `atomic_write` does a file; `path` must not exist or be an empty folder.
+
+    Raises:
+      OSError: `path` cannot be replaced.
+    """
+    with _new_part(path, folder=True) as part:
+        yield part
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def _new_part(path: Path, *, folder: bool) -> Iterator[Path]:
+    """Make a file or folder beside `path` and lock it in this block, which shows others that its writer lives.
+
+    Errors name `path`: users know the file by this name.
+    """
+    try:
+        _remove_leftovers(path)
+        while (made := _make_locked(path, folder=folder)) is None:
+            pass
+        part, handle = made
+        try:
+            yield part
+        finally:
+            _remove(part)
+            os.close(handle)
     except OSError as error:
-        if error.filename is not None and Path(os.fsdecode(error.filename)) == part:
-            error.filename, error.filename2 = str(path), None  # users know the file by this name
+        if error.filename is not None and _parts_of(path).fullmatch(Path(os.fsdecode(error.filename)).name):
+            error.filename, error.filename2 = str(path), None
         raise
-    finally:
+
+
+def _make_locked(path: Path, *, folder: bool) -> tuple[Path, int] | None:
+    """Return a new part of `path` and the handle of its lock; None if another process took it for a leftover."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part.mkdir() if folder else part.touch(exist_ok=False)
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lost = not part.exists()
+    except BlockingIOError:  # it is about to delete it
+        lost = True
+    except OSError:  # the disk has no locks, so nobody deletes it
+        lost = False
+    if lost:
+        os.close(handle)
+        return None
+    return part, handle
+
+
+def _parts_of(path: Path) -> re.Pattern[str]:
+    """Return what the names of the parts of a file or folder look like."""
+    return re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{32}\.part")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what processes that were killed have left of `path`: the system has released their locks."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed, or a disk without locks
+        for leftover in [entry for entry in path.parent.iterdir() if _parts_of(path).fullmatch(entry.name)]:
+            with contextlib.suppress(BlockingIOError), locked(leftover, wait=False):
+                _remove(leftover)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
         part.unlink(missing_ok=True)
 
 

@@ -1,6 +1,10 @@
-"""Files that are not files."""
+"""Files that are not files, and files that are written whole."""
 
 import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +15,9 @@ from awcl_jax.data import images
 from awcl_jax.data.images import read_image, read_manifest
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.report import embedding_map
+from awcl_jax.runtime import files
 from awcl_jax.runtime.errors import InputError, in_words
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import atomic_folder, atomic_write
 from awcl_jax.train.run_folder import read_json
 
 pytestmark = pytest.mark.quick
@@ -67,3 +72,70 @@ def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path,
         write(part)
     assert caught.value.filename == str(wanted)
     assert in_words(caught.value) == f"No such file or directory: {wanted}"
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_leaves_goes_with_the_next_one(tmp_path, kind):
+    path = tmp_path / "out[1].txt"
+    other = tmp_path / ".out[1].txt.notes.part"  # by somebody else
+    other.write_text("kept")
+    command = [sys.executable, "-m", "tests.helpers.killed_writer", kind, str(path)]
+    for _ in range(2):
+        assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False, timeout=60).returncode == -9
+        # The second has removed what the first left.
+        assert len(names(tmp_path)) == 2
+        assert not path.exists()
+    with {"file": atomic_write, "folder": atomic_folder}[kind](path) as part:
+        assert names(tmp_path) == sorted([other.name, part.name])
+        (part if kind == "file" else part / "inside").write_text("whole")
+    assert names(tmp_path) == sorted([other.name, path.name])
+    assert (path if kind == "file" else path / "inside").read_text() == "whole"
+
+
+def test_a_writer_at_work_keeps_its_part(tmp_path):
+    path = tmp_path / "out.txt"
+    with atomic_write(path) as first:
+        first.write_text("first")
+        with atomic_write(path) as second:
+            second.write_text("second")
+        assert first.exists()
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    with pytest.raises(FileNotFoundError), atomic_write(path) as part:
+        part.with_name("missing").read_text()
+    assert (names(tmp_path), path.read_text()) == (["out.txt"], "first")
+
+
+def test_writers_at_once_do_not_take_each_others_parts(tmp_path):
+    faults = []
+
+    def write():
+        try:
+            for _ in range(50):
+                with atomic_write(tmp_path / "out.txt") as part:
+                    part.write_text("whole")
+        except OSError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert names(tmp_path) == ["out.txt"]
+
+
+def test_a_disk_without_locks_is_written_to(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError("no locks")
+
+    (tmp_path / f".out.txt.{32 * '0'}.part").write_text("perhaps of a living process")
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    with atomic_write(tmp_path / "out.txt") as part:
+        part.write_text("whole")
+    assert names(tmp_path) == [f".out.txt.{32 * '0'}.part", "out.txt"]
