@@ -15,7 +15,8 @@ setup(
     long_description=(_ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    # 3.15 has no load_module, by which ml_collections reads configurations, and no wheels of tensorstore and Grain.
+    python_requires=">=3.11,<3.15",
     # A wheel has the configurations inside the package, so that `--config=fine` works in any folder.
     packages=[*find_packages(include=["awcl_jax*"]), "awcl_jax.configs"],
     package_dir={"awcl_jax.configs": "configs"},
@@ -85,7 +86,9 @@ setup(
     },
     classifiers=[
         "Intended Audience :: Science/Research",
+        # Those on which the tests pass; docs/installation.md has more.
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
 )

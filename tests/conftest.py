@@ -16,11 +16,11 @@ from awcl_jax.ingest.phantom import Phantom
 from awcl_jax.ingest.prepare import prepare
 from awcl_jax.ingest.public.fetal_planes_db import FetalPlanesDb
 from tests.helpers.frames import FrameSet, Planes
+from tests.helpers.lock import LOCK
 
 # Before any other call of JAX: eight devices out of one CPU, so that every test of a step can spread it.
 jax.config.update("jax_num_cpu_devices", 8)
 
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 REAL_DATA = Path(os.environ.get("AWCL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -32,7 +32,7 @@ def pytest_configure() -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     # The commands that tests start: the bits that users get, at LLVM's level 1 in three quarters of the time. XLA ends
     # a process whose flags it does not know, as another version may.
-    if f"jaxlib=={jaxlib.__version__}" in CONSTRAINTS.read_text().split():
+    if f"jaxlib=={jaxlib.__version__}" in LOCK.read_text().split():
         flags = ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
         given = os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag not in given)])

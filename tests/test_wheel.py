@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.lock import LOCK
+
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -76,8 +78,7 @@ def installed(wheel, tmp_path_factory):
     """An environment with the wheel and what it needs, without any extra."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder, cwd=folder)
-    constraints = ROOT / "constraints.txt"
-    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", constraints, wheel, cwd=folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", LOCK, wheel, cwd=folder)
     return folder
 
 
@@ -118,7 +119,6 @@ def test_an_extra_brings_what_it_is_for(extra, installed, wheel, tmp_path):
     own = tmp_path / "environment"
     run(sys.executable, "-m", "venv", own, cwd=tmp_path)
     (site_packages(own) / "installed.pth").write_text(f"{site_packages(installed)}\n")
-    constraints = ROOT / "constraints.txt"
     wanted = f"awcl_jax[{extra}] @ {wheel.as_uri()}"
-    run(own / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", constraints, wanted, cwd=tmp_path)
+    run(own / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", LOCK, wanted, cwd=tmp_path)
     run(own / "bin" / "python", "-c", program, cwd=tmp_path)
