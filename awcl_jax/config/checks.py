@@ -13,6 +13,11 @@ from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import loggers, optim
 
+# Above what any machine computes with in one step, far below what ends a process that tries.
+MOST_FRAMES = 2**20  # in a batch
+MOST_FEATURES = 2**16  # in an embedding, or a layer of the projection
+_MOST_THREADS = 1024
+
 
 def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
     """Yield a sentence for each problem with the fields that every kind of run has."""
@@ -44,7 +49,9 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
         ("data.threads", lambda x: x >= 1, "at least 1"),
+        ("data.threads", lambda x: x <= _MOST_THREADS, f"at most {_MOST_THREADS:,}"),
         ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
+        ("sampler.batch_size", lambda x: x <= MOST_FRAMES, f"at most {MOST_FRAMES:,} frames"),
         ("model.width_factor", lambda x: x > 0, "above 0"),
         ("model.width_factor", lambda x: x <= resnet.WIDEST, f"at most {resnet.WIDEST}"),
         ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
@@ -52,6 +59,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("optim.weight_decay", lambda x: x >= 0, "0 or more"),
         ("optim.warmup_steps", lambda x: x >= 0, "0 or more"),
         ("eval.batch_size", lambda x: x >= 1, "at least 1 frame"),
+        ("eval.batch_size", lambda x: x <= MOST_FRAMES, f"at most {MOST_FRAMES:,} frames"),
         ("train.steps", lambda x: x >= 1, "at least 1"),
         ("train.steps", lambda x: x < 2**31, f"below {2**31}, because steps are counted in 32 bits"),
         ("train.log_every", lambda x: x >= 1, "at least 1"),

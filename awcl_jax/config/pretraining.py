@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from awcl_jax.augment.options import Augmentation
-from awcl_jax.config.checks import are_names, broken_rules, common_problems, unknown_names
+from awcl_jax.config.checks import (
+    MOST_FEATURES,
+    MOST_FRAMES,
+    are_names,
+    broken_rules,
+    common_problems,
+    unknown_names,
+)
 from awcl_jax.config.fields import augmentation_fields, refuse, wrong_types
 from awcl_jax.data import anatomy, sampler, selection
 from awcl_jax.losses import awcl as losses
@@ -140,9 +147,12 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("sampler.scans_per_anatomy", lambda x: x >= 2, "at least 2"),
         ("sampler.unlabelled_share", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("model.hidden", lambda x: x is None or x >= 1, "at least 1"),
+        ("model.hidden", lambda x: x is None or x <= MOST_FEATURES, f"at most {MOST_FEATURES:,}"),
         ("model.embedding", lambda x: x >= 2, "at least 2"),
+        ("model.embedding", lambda x: x <= MOST_FEATURES, f"at most {MOST_FEATURES:,}"),
         ("loss.temperature", lambda x: x > 0, "above 0"),
         ("loss.block_size", lambda x: x is None or x >= 1, "at least 1"),
+        ("loss.block_size", lambda x: x is None or x <= MOST_FRAMES, f"at most {MOST_FRAMES:,}"),
         ("loss.coarse_weight", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
         ("data.unlabelled", are_names, "folders"),
         ("eval.anatomies", are_names, "names"),

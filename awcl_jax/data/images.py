@@ -11,6 +11,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 from pyarrow import csv, parquet
@@ -384,20 +385,41 @@ def _renamed(table: pa.Table, columns: Mapping[str, str], path: Path) -> pa.Tabl
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    """Read a table a few rows at a time: one value, stored once, can be the cell of any number of rows."""
+    """Read a table a few rows at a time: one value, stored once, can be the cell of any number of rows.
+
+    Texts are therefore read as numbers of distinct ones, and written out when their sum is known.
+    """
     batches, size = [], 0
     with parquet.ParquetFile(path) as file:
-        if file.metadata.num_rows > _MOST_ROWS:
-            raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows; got {file.metadata.num_rows:,}. Split it.")
-        for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
-            size += batch.nbytes
+        plain, rows = file.schema_arrow, file.metadata.num_rows
+    texts = [field.name for field in plain if _is_text(field.type)]
+    # What is in a list is not read in this way.
+    at_a_time = _ROWS_AT_A_TIME if not any(pa.types.is_nested(field.type) for field in plain) else 64
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        if rows > _MOST_ROWS:
+            raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows; got {rows:,}. Split it.")
+        for batch in file.iter_batches(batch_size=at_a_time):
+            size += sum(map(_bytes_of, batch.columns))
             if size > _MOST_TABLE_BYTES:
                 raise InputError(
                     f"{path} must have at most {_MOST_TABLE_BYTES / 1e9:.0f} GB of cells; it has more. Split it, or "
                     "remove columns."
                 )
-            batches.append(batch)
-        return pa.Table.from_batches(batches, schema=file.schema_arrow).combine_chunks()
+            batches.append(batch.cast(plain))
+        return pa.Table.from_batches(batches, schema=plain).combine_chunks()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in tests)
+
+
+def _bytes_of(column: pa.Array) -> int:
+    """Return the bytes of a column with every text written out."""
+    if not (pa.types.is_dictionary(column.type) and _is_text(column.type.value_type)):
+        return column.nbytes
+    lengths = pc.binary_length(column.dictionary).take(column.indices)
+    return column.indices.nbytes + (pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0)
 
 
 def named_separator(line: str) -> str:

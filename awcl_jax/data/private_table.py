@@ -10,7 +10,6 @@ File names may name patients, so the table is not in the dataset's folder, which
     frame: int32        number of the frame in the file, from 0; null if unknown
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,8 +76,7 @@ def write_private_table(dataset: Path, batches: Iterable[pa.RecordBatch]) -> Pat
     path = private_table_of(dataset)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with atomic_write(path) as part:
-        # Of this mode before the first name is in it.
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        part.chmod(0o600)  # before the first name is in it
         with parquet.ParquetWriter(part, SCHEMA) as writer:
             for batch in batches:
                 writer.write_batch(batch)

@@ -12,6 +12,7 @@ from awcl_jax.evaluate.scores import Score
 from awcl_jax.report.comparison import frame_differences
 from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
 from awcl_jax.runtime import figures
+from awcl_jax.runtime.files import atomic_write
 from awcl_jax.train import run_folder
 
 TABLES_FILE = "tables.md"

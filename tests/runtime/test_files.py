@@ -74,6 +74,39 @@ def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path,
     assert in_words(caught.value) == f"No such file or directory: {wanted}"
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_a_text_of_many_rows_is_not_written_out_before_it_is_refused(tmp_path, monkeypatch, kind):
+    # 20,000 characters, stored once for 4,096 rows: 82 MB.
+    table = pa.table({"path": pa.array(["x" * 20_000], kind).take(pa.array([0] * 4096))})
+    parquet.write_table(table, tmp_path / "scans.parquet")
+    monkeypatch.setattr(images, "_MOST_TABLE_BYTES", 10_000_000)
+    usual, counted = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(counted)
+    try:
+        with pytest.raises(InputError, match="at most 0 GB of cells"):
+            read_manifest(tmp_path / "scans.parquet")
+    finally:
+        pa.set_memory_pool(usual)
+    assert counted.max_memory() < 10_000_000
+
+
+def test_a_table_keeps_its_types_and_cells(tmp_path):
+    table = pa.table(
+        {
+            "path": ["a", None, "c"] * 2000,
+            "text": pa.array(["x", "y", None] * 2000, pa.large_string()),
+            "number": range(6000),
+            "named": pa.array(["p", "q", "q"] * 2000).dictionary_encode(),
+            "coded": pa.array([1, 2, 2] * 2000).dictionary_encode(),
+            "bytes": [b"1", b"", None] * 2000,
+            "list": [["a"], [], None] * 2000,
+        }
+    )
+    parquet.write_table(table, tmp_path / "scans.parquet")
+    found = images._read_parquet(tmp_path / "scans.parquet")
+    assert found.equals(parquet.read_table(tmp_path / "scans.parquet"))
+
+
 def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
