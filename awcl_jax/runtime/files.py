@@ -92,6 +92,8 @@ def _remove_leftovers(path: Path) -> None:
     """Delete what processes that were killed have left of `path`: the system has released their locks."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed, or a disk without locks
         for leftover in [entry for entry in path.parent.iterdir() if _parts_of(path).fullmatch(entry.name)]:
+            if stat.S_IFMT(leftover.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                continue  # not ours: opening a pipe would wait
             with contextlib.suppress(BlockingIOError), locked(leftover, wait=False):
                 _remove(leftover)
 

@@ -116,16 +116,18 @@ def test_what_a_killed_writer_leaves_goes_with_the_next_one(tmp_path, kind):
     path = tmp_path / "out[1].txt"
     other = tmp_path / ".out[1].txt.notes.part"  # by somebody else
     other.write_text("kept")
+    pipe = tmp_path / f".out[1].txt.{32 * '0'}.part"
+    os.mkfifo(pipe)
     command = [sys.executable, "-m", "tests.helpers.killed_writer", kind, str(path)]
     for _ in range(2):
         assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False, timeout=60).returncode == -9
         # The second has removed what the first left.
-        assert len(names(tmp_path)) == 2
+        assert len(names(tmp_path)) == 3
         assert not path.exists()
     with {"file": atomic_write, "folder": atomic_folder}[kind](path) as part:
-        assert names(tmp_path) == sorted([other.name, part.name])
+        assert names(tmp_path) == sorted([other.name, part.name, pipe.name])
         (part if kind == "file" else part / "inside").write_text("whole")
-    assert names(tmp_path) == sorted([other.name, path.name])
+    assert names(tmp_path) == sorted([other.name, path.name, pipe.name])
     assert (path if kind == "file" else path / "inside").read_text() == "whole"
 
 
