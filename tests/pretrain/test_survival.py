@@ -159,7 +159,7 @@ def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken
         r"\. Rerun the same command .*to resume from the last checkpoint\.",
         last,
     )
-    assert all("step/s" in line for line in before if line), before  # the progress bar
+    assert not any(re.search(r"^error:|Traceback|Check failure|Fatal|coordination", line) for line in before), before
     alone = pair.start("--processes=1")
     _, errors = alone.communicate(timeout=300)
     assert alone.returncode == 0, errors
