@@ -79,6 +79,6 @@ def test_a_figure_of_plain_text_is_what_matplotlib_writes(tmp_path):
 
 def test_other_warnings_are_passed_on(tmp_path):
     figure = figure_of("heart")
-    figure.savefig = lambda out: warnings.warn("something else", stacklevel=1)
+    figure.savefig = lambda out, **_: warnings.warn("something else", stacklevel=1)
     with pytest.warns(UserWarning, match="something else"):
         figures.save(figure, tmp_path / "figure.png")
