@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seconds[name].append(time.perf_counter() - start)
     device = jax.local_devices()[0].device_kind
     print(
-        f"{len(files)} pictures, {encoder.frame_size} px, batches of {args.batch_size}, {jax.local_device_count()} "
+        f"{len(files)} pictures, {encoder.square.size} px, batches of {args.batch_size}, {jax.local_device_count()} "
         f"{device} device(s)\nmedian of {args.repeats} runs in turn; ratio to the plain loop of the turn (least, most)"
     )
     for name, taken in seconds.items():
@@ -73,16 +73,18 @@ def _one_by_one(encoder: FrozenEncoder, files: Sequence[Path]) -> None:
 def _embed(encoder: FrozenEncoder, pictures: Path, batch_size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "features.parquet"
-        write.embed(encoder, pictures, out, split=None, batch_size=batch_size, neighbours=0, picture=None)
+        source, origin = open_source(pictures), str(pictures)
+        write.embed(encoder, source, out, origin=origin, batch_size=batch_size, neighbours=0, picture=None)
 
 
 def _read(encoder: FrozenEncoder, pictures: Path, batch_size: int) -> None:
-    for _ in read_batches(open_source(pictures, size=encoder.frame_size), batch_size=batch_size):
+    source = open_source(pictures)
+    for _ in read_batches(source.reader(encoder.square), len(source), batch_size=batch_size):
         pass
 
 
 def _encode(encoder: FrozenEncoder, count: int, batch_size: int) -> None:
-    images = np.zeros((batch_size, encoder.frame_size, encoder.frame_size), np.uint8)
+    images = np.zeros((batch_size, encoder.square.size, encoder.square.size), np.uint8)
     batches = (images[: min(batch_size, count - start)] for start in range(0, count, batch_size))
     for _ in encode_batches(encoder.encode, encoder.variables, batches, batch_size=batch_size):
         pass

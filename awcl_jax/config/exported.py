@@ -9,15 +9,14 @@ from pathlib import Path
 from jaxtyping import PyTree
 
 from awcl_jax.augment.options import Augmentation
+from awcl_jax.config.export_files import DESCRIPTION, FORMAT, WEIGHTS
 from awcl_jax.data.reader import LARGEST_FRAME
+from awcl_jax.data.square import ASPECT, Square, require_aspect
 from awcl_jax.models.resnet import WIDEST
 from awcl_jax.models.weights import load_torch_resnet
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train.run_folder import read_json
-
-DESCRIPTION = "preprocessing.json"
-WEIGHTS = "encoder.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +24,18 @@ class Described:
     """An exported encoder in a few values.
 
     Attributes:
-      frame_size: edge in pixels of the frames as read.
-      mask_overlays: whether pixels outside of the sector are 0.
+      square: how a frame is read.
       arch, width_factor, strides: of the encoder, as in `config.model`.
       options: how a frame becomes the encoder's input.
       jax: version of JAX that wrote `encoder.jax`; empty if the file names none.
     """
 
-    frame_size: int
-    mask_overlays: bool
+    square: Square
     arch: str
     width_factor: float
     strides: str
     options: Augmentation
     jax: str
-
-
-def is_export(folder: Path) -> bool:
-    """Return whether a folder is one of `awcl_jax.export`."""
-    return (folder / DESCRIPTION).is_file()
 
 
 def read_description(folder: Path) -> Described:
@@ -55,13 +47,20 @@ def read_description(folder: Path) -> Described:
     require_plain_tree(folder, links=False)
     file = folder / DESCRIPTION
     described = read_json(file)
+    if described.get("format", 1) not in range(1, FORMAT + 1):
+        raise InputError(
+            f"The format in {file} must be at most {FORMAT}; got {described['format']!r}. Update awcl_jax."
+        )
     try:
         size, mask_overlays = int(described["frames"]["size"]), bool(described["frames"]["mask_overlays"])
+        aspect = require_aspect(described["frames"].get(ASPECT), file)
         encoder = described["encoder"]
         arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])
         given = described["input"]
         options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file} is not a file of awcl_jax.export. Export again.") from error
     for what, value, most in (("frames", size, LARGEST_FRAME), ("input", options.size, LARGEST_FRAME)):
         if not 1 <= value <= most:
@@ -70,7 +69,7 @@ def read_description(folder: Path) -> Described:
         raise InputError(f"width_factor in {file} must be above 0 and at most {WIDEST}; got {width}.")
     written_by = described.get("jax")
     jax = written_by if isinstance(written_by, str) else ""
-    return Described(size, mask_overlays, arch, width, strides, options, jax)
+    return Described(Square(size, aspect, mask_overlays), arch, width, strides, options, jax)
 
 
 def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:

@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from awcl_jax.config import trained
-from awcl_jax.config.exported import is_export, read_description, read_weights
+from awcl_jax.config.export_files import is_export
+from awcl_jax.config.exported import read_description, read_weights
 from awcl_jax.models.weights import FILES, load_torch_resnet
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import run_folder

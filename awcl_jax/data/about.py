@@ -63,7 +63,7 @@ class About:
         Raises:
           InputError: a file is not JSON.
         """
-        info, metadata = _read(path / "dataset_info.json"), _read(path / "metadata.json")
+        info, metadata = _read(path / "dataset_info.json"), read_metadata(path)
         name, preset = str(info.get("name", "")), str(info.get("configName", ""))
         if "command" in _object(metadata.get("settings")):  # only `ingest` of own scans stores one
             stated = _object(metadata.get(PATIENTS))
@@ -92,6 +92,15 @@ class About:
                 f"Patients are a guess from {self.patients}, which nobody confirmed: one patient may be in two splits."
             )
         return "The dataset does not record where its patients come from: one patient may be in two splits."
+
+
+def read_metadata(dataset: Path) -> dict[str, Any]:
+    """Return the metadata of a prepared dataset; empty if it has none.
+
+    Raises:
+      InputError: the file is not JSON.
+    """
+    return _read(dataset / "metadata.json")
 
 
 def _read(path: Path) -> dict[str, Any]:

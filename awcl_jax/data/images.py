@@ -16,6 +16,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from pyarrow import csv, parquet
 
+from awcl_jax.data.limits import MAX_PIXELS
 from awcl_jax.data.sheets import read_sheet
 from awcl_jax.data.upright import orientation_of, upright
 from awcl_jax.runtime.errors import InputError, first_line
@@ -23,8 +24,6 @@ from awcl_jax.runtime.files import require_regular
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".parquet", ".xlsx")
-MAX_PIXELS = 50_000_000
-"""Larger pictures are refused: a file of a few bytes can claim to be as large as memory."""
 
 _MOST_ROWS = 20_000_000  # of a Parquet table
 _MOST_TABLE_BYTES = 2_000_000_000
@@ -276,7 +275,12 @@ def _jpeg_bits(file: BinaryIO | io.BytesIO) -> int:
 
 
 def find_images(folder: Path) -> list[str]:
-    """Return the sorted paths, relative to the folder, of all picture files in it and below, except hidden ones.
+    """Return the sorted paths, relative to the folder, of all picture files in it and below; see `find_files`."""
+    return [name for name in find_files(folder) if name.lower().endswith(IMAGES)]
+
+
+def find_files(folder: Path) -> list[str]:
+    """Return the sorted paths, relative to the folder, of all files in it and below, except hidden ones.
 
     Links to folders are followed, each folder once.
     """
@@ -287,7 +291,7 @@ def find_images(folder: Path) -> list[str]:
         # Emptied, so that a link to a parent folder does not loop for ever.
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
-            names = (name for name in files if not name.startswith(".") and name.lower().endswith(IMAGES))
+            names = (name for name in files if not name.startswith("."))
             found.extend((Path(place) / name).relative_to(folder).as_posix() for name in names)
         seen.add(real)
     return sorted(found)

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from awcl_jax.data import sector
-from awcl_jax.data.images import MAX_PIXELS
+from awcl_jax.data.limits import MAX_PIXELS
 from awcl_jax.data.png import find_png_fault, is_png, png_bits, png_size
 from awcl_jax.data.record import PIXEL_HEIGHT
 from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.square import aspect_of, fitted, resize_frame, resize_mask
 from awcl_jax.runtime.errors import InputError
 
 LARGEST_FRAME = 4096  # pixels of an edge; more would take gigabytes for a batch
@@ -27,16 +27,23 @@ class FrameReader:
 
     Args:
       index: which frames; positions below count along it.
-      size: edge of the squares that frames are resized to. The aspect ratio is not kept.
+      size: edge of the squares that frames are resized to.
       cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
       mask_overlays: set pixels outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks do not change.
+      aspect: how frames are made square, see `awcl_jax.data.square`; by default as the dataset records.
 
     Raises:
       InputError: `size` is less than 1 pixel or more than `LARGEST_FRAME`, or `cache_mb` less than 0.
     """
 
     def __init__(
-        self, index: ScanIndex, size: int = 96, cache_mb: float | int = 1024, *, mask_overlays: bool = False
+        self,
+        index: ScanIndex,
+        size: int = 96,
+        cache_mb: float | int = 1024,
+        *,
+        mask_overlays: bool = False,
+        aspect: str | None = None,
     ) -> None:
         if size < 1:
             raise InputError(f"size must be at least 1 pixel; got size={size}.")
@@ -47,6 +54,7 @@ class FrameReader:
         self.index = index
         self.size = size
         self.mask_overlays = mask_overlays
+        self.aspect = aspect_of(index.path) if aspect is None else aspect
         self._records = Records(index.path)
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
@@ -81,8 +89,8 @@ class FrameReader:
     def pixel_sizes(self, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
         """Return the height and width in millimetres of a pixel in the squares of `read` and `read_masks`.
 
-        A frame of h x w pixels of p millimetres becomes size x size: height p h / size, width p w / size. The two
-        differ if a frame is not square, so lengths are measured with both.
+        A frame of h x w pixels of p millimetres is resized to h2 x w2, without bars: height p h / h2, width p w / w2.
+        The two differ if a frame that is not square is squashed, so lengths are measured with both.
 
         Returns:
           (mm_y, mm_x) of each frame [b, 2], NaN where the publisher does not state it.
@@ -91,11 +99,12 @@ class FrameReader:
           InputError: as `read`.
           IndexError: a position is outside of the index.
         """
-        sizes = np.empty((len(frames), 2))
+        sizes, pixels = np.empty((len(frames), 2)), np.empty((len(frames), 2))
         for row, fields in enumerate(self._fields(frames)):
             h, w = png_size(fields["image"])
             sizes[row] = fields.get(PIXEL_HEIGHT, fields["pixel_mm"]) * h, fields["pixel_mm"] * w
-        return sizes / self.size
+            pixels[row] = fitted((h, w), self.size, self.aspect)
+        return sizes / pixels
 
     def measures(self, name: str, frames: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
         """Return a length in millimetres that the publisher measured on each frame, such as `hc_mm`.
@@ -180,9 +189,8 @@ class FrameReader:
 
     def _resize(self, picture: str, image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
         if picture == "image":
-            return resize_frame(image, self.size, mask_overlays=self.mask_overlays)
-        # Plain INTER_NEAREST uses a pixel's upper left corner and so shifts the mask against its image.
-        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
+            return resize_frame(image, self.size, aspect=self.aspect, mask_overlays=self.mask_overlays)
+        return resize_mask(image, self.size, aspect=self.aspect)
 
     def _kept_of(self, picture: str) -> "_Kept | None":
         if not self._keep:
@@ -199,7 +207,7 @@ class JoinedReader(FrameReader):
     Args:
       first: index of the first frames.
       others: indexes of the frames after them.
-      size, cache_mb, mask_overlays: as of `FrameReader`.
+      size, cache_mb, mask_overlays, aspect: as of `FrameReader`; by default, the aspect of `first` is that of all.
     """
 
     def __init__(
@@ -210,8 +218,9 @@ class JoinedReader(FrameReader):
         cache_mb: float | int = 1024,
         *,
         mask_overlays: bool = False,
+        aspect: str | None = None,
     ) -> None:
-        super().__init__(first.join_unlabelled(others), size, cache_mb, mask_overlays=mask_overlays)
+        super().__init__(first.join_unlabelled(others), size, cache_mb, mask_overlays=mask_overlays, aspect=aspect)
         self._parts = [FrameReader(part, size, cache_mb=0) for part in (first, *others)]
         self._starts = np.cumsum([0, *(len(part.index) for part in self._parts)])
 
@@ -237,21 +246,6 @@ def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] 
     if decoded is None or decoded.dtype != np.uint8 or decoded.ndim != 2 or png_bits(data) > 8:
         return None, f"its {picture} is not an 8-bit grey PNG"
     return decoded, ""
-
-
-def resize_frame(
-    frame: UInt8[np.ndarray, "h w"], size: int, *, mask_overlays: bool = False
-) -> UInt8[np.ndarray, "size size"]:
-    """Resize a grey frame to a square of this edge, averaging where it shrinks; the aspect ratio is not kept.
-
-    With `mask_overlays`, pixels outside of its sector are set to 0 first.
-    """
-    if mask_overlays:
-        frame = sector.mask_overlays(frame)
-    if frame.shape == (size, size):
-        return frame
-    how = cv2.INTER_AREA if size <= min(frame.shape) else cv2.INTER_LINEAR
-    return cv2.resize(frame, (size, size), interpolation=how)
 
 
 class _Kept:

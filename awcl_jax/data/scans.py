@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int, Int32, Shaped
 
 from awcl_jax.data.anatomy import UNLABELLED
+from awcl_jax.data.folders import prepared_folders
 from awcl_jax.data.records import Records
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
@@ -335,30 +336,12 @@ def find_dataset(path: str | os.PathLike[str]) -> Path:
     root = bucket.local_dataset(path)
     if not root.is_dir():
         raise InputError(f"There is no folder {root}. To prepare a dataset, see `python -m awcl_jax.ingest --help`.")
-    found = sorted(_prepared(root, depth=3))
+    found = sorted(prepared_folders(root))
     if not found:
         raise InputError(f"{root} has no prepared dataset. To prepare one, see `python -m awcl_jax.ingest --help`.")
     if len(found) > 1:
         raise InputError(f"{root} has {len(found)} datasets. Use the folder of one: {', '.join(map(str, found))}.")
     return found[0].absolute()
-
-
-def holds_dataset(folder: Path) -> bool:
-    """Return whether a prepared dataset is at or below a folder, where `find_dataset` looks."""
-    return any(True for _ in _prepared(folder, depth=3))
-
-
-def _prepared(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield folders with a dataset_info.json; TFDS lays them out as name/config/version."""
-    if (folder / "dataset_info.json").is_file():
-        yield folder
-        return
-    if depth == 0:
-        return
-    for child in folder.iterdir():
-        # TFDS writes to incomplete.* and renames it at the end; the remains of a killed run are not a dataset.
-        if child.is_dir() and child.name != "downloads" and not child.name.startswith((".", "incomplete.")):
-            yield from _prepared(child, depth - 1)
 
 
 def dataset_key(path: Path) -> str:

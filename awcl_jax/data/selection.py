@@ -50,6 +50,11 @@ class Splits:
     left_out: tuple[tuple[Path, Unreadable], ...] = ()
     datasets: tuple[About, ...] = ()
 
+    @property
+    def aspect(self) -> str:
+        """How its frames are made square, see `data.square`."""
+        return self.train.reader.aspect
+
     def pixels_fingerprint(self) -> str:
         """Return a hash of the pixels of some frames of every part, see `FrameReader.pixels_fingerprint`."""
         return "+".join(part.reader.pixels_fingerprint() for part in (self.train, self.val, self.test))

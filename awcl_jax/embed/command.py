@@ -1,25 +1,33 @@
 """Features of frames: `python -m awcl_jax.embed RUN SOURCE --out=features.parquet`, or `load_encoder` in a program.
 
-The frames are those of a prepared dataset, a folder of pictures, one picture, or the files that a table names.
+The frames are those of a prepared dataset, or of files that `awcl_jax.ingest` reads: pictures, clips and DICOM, in a
+folder, listed in a table, or one alone.
 """
 
 import argparse
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from awcl_jax.embed.check import SUFFIXES, require_encoder
+from awcl_jax.embed.options import FileOptions
+from awcl_jax.ingest.own.reading_flags import add_clips, add_pictures, path_of, region_of
 from awcl_jax.runtime.bucket import on_bucket
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
-Encoder = Callable[[np.ndarray], Float[np.ndarray, "b f"]]
+if TYPE_CHECKING:
+    from awcl_jax.embed.frames import Frames
+
+Encoder = Callable[["Frames"], Float[np.ndarray, "b f"]]
 
 BATCH_SIZE = 64
-SUFFIXES = (".parquet", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +36,18 @@ class Embedded:
 
     Attributes:
       frames: rows of the file.
-      faults: row in the source -> reason, for each frame that could not be read.
+      faults: row or file in the source -> reason, for each that could not be read.
+      features: of each frame.
+      files: of clips, DICOM or pictures that were read one after the other; 0 where each row of the source is a frame.
     """
 
     frames: int
     faults: dict[int, str]
+    features: int
+    files: int
 
 
-def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
+def load_encoder(checkpoint: str | os.PathLike[str], *, colours: str | None = None) -> Encoder:
     """Load the encoder of a run, with its preprocessing.
 
     Example:
@@ -44,20 +56,24 @@ def load_encoder(checkpoint: str | os.PathLike[str]) -> Encoder:
 
     Args:
       checkpoint: folder of a run (its latest checkpoint), of one of its checkpoints (`RUN/checkpoints/1000`), or of
-        `awcl_jax.export`, as safetensors or for JAX. Each also on a bucket (`gs://BUCKET/FOLDER`); an export also on
-        the Hugging Face hub (`hf://USER/NAME`, or `hf://USER/NAME@REVISION`).
+        `awcl_jax.export`, as safetensors or for JAX. Each also on a bucket (`gs://BUCKET/FOLDER`);
+        an export also on the Hugging Face hub (`hf://USER/NAME`, or `hf://USER/NAME@REVISION`).
+      colours: order of the channels of frames in colour, `rgb` or `bgr`; None refuses them.
 
     Returns:
-      A function from grey frames, [b, h, w] or [b, h, w, 1], as uint8 from 0 to 255 or floats from 0 to 1, to features
-      [b, f] in float32. Frames are resized, and overlays masked, as in training.
+      A function from frames to features [b, f] in float32. Frames are an array [b, h, w] or [b, h, w, c] with 1 or 3
+      channels, one frame without b, or a list of frames of any sizes; as uint8 from 0 to 255 or floats from 0 to 1.
+      They are made square, and overlays masked, as in training.
 
     Raises:
-      InputError: there is no such run or checkpoint; raised by the function if frames have another shape or range.
+      InputError: there is no such run or checkpoint; raised by the function if frames have another shape, type or
+        range, or colours without an order.
     """
+    require_encoder(checkpoint)
     # Imported here and below, so that --help and bad arguments do not wait for JAX.
     from awcl_jax.embed import load
 
-    return load.as_function(load.open_encoder(checkpoint))
+    return load.as_function(load.open_encoder(checkpoint), colours=colours)
 
 
 def embed_frames(
@@ -70,57 +86,70 @@ def embed_frames(
     neighbours: int = 0,
     picture: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
+    options: FileOptions | None = None,
+    paths: bool = False,
 ) -> Embedded:
     """Write the features of frames, in their order, with the labels of each.
 
-    The file has the column `id` (of the frame in a dataset, else the picture's path as in the source); `scan_id`,
-    `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all columns of the table that lists the pictures;
-    and `features`. With `neighbours`, it also has for each frame, the nearest first, `neighbour_ids`,
-    `neighbour_cosines` and, if there is a `scan_id`, `neighbour_same_scan`: whether it is of the frame's own scan.
+    The file has the column `id` (of the frame in a dataset, else the picture's path as in the source, and of a clip the
+    path, `#` and the frame's number); `scan_id`, `patient_id`, `machine`, `anatomy` and `split` of a dataset, or all
+    columns of the table that lists the files; for clips and DICOM `frame_number`, from 0; and `features`. With
+    `neighbours`, it also has for each frame, the nearest first, `neighbour_ids`, `neighbour_cosines` and, if there is a
+    `scan_id`, `neighbour_same_scan`: whether it is of the frame's own scan.
 
-    Frames that cannot be read are listed on stderr, one per line, and left out. A Parquet file is written batch by
-    batch; an NPZ, and neighbours, need all features in memory.
+    With a key, which DICOM requires, no path and no id of yours is written: `id` is made from the frame's pixels, and
+    `scan_id` and `patient_id` are hashes, all as `awcl_jax.ingest` makes them; other columns of a table are left out.
+
+    What cannot be read is listed on stderr, one per line, and left out. Parquet and CSV are written batch by batch; an
+    NPZ, and neighbours, need all features in memory.
 
     Args:
       encoder: as in `load_encoder`.
-      source: as in `awcl_jax.data.sources.open_source`.
-      out: output file, .parquet or .npz; it appears when it is complete.
+      source: as in `awcl_jax.embed.files.open_files`.
+      out: output file, .parquet, .npz or .csv; it appears when it is complete.
       split: split of a prepared dataset; by default all.
       batch_size: frames encoded at a time, over all devices of this process.
       neighbours: number of nearest frames, by cosine, to list for each.
-      picture: output PNG of some frames with their nearest neighbours from other scans.
+      picture: output PNG of some frames with their nearest neighbours; from other scans, if at least two are known.
       projector: output folder for an embedding viewer, see `awcl_jax.embed.projector`.
+      options: how files are read; by default as `FileOptions()`.
+      paths: add the columns `path` and `frame_number` from the private table of a dataset of your own scans
+        (`awcl_jax.data.private_table`). They may name patients.
 
     Raises:
       InputError: encoder or source do not exist or are invalid; one of the outputs already exists; no frame could be
         read, or only one with `neighbours`; the features are not finite.
       OSError: a file cannot be written.
     """
-    source = os.fspath(source) if on_bucket(source) else Path(source).expanduser()
     out = Path(out).expanduser()
     picture = None if picture is None else Path(picture).expanduser()
+    _check(out, picture, batch_size=batch_size, neighbours=neighbours)
     projector = None if projector is None else Path(projector).expanduser()
-    _check(source, out, picture, batch_size=batch_size, neighbours=neighbours)
     if projector is not None and projector.exists():
         raise InputError(f"{projector} already exists. Choose another --projector or delete it.")
+    require_encoder(encoder)
+    from awcl_jax.embed.files import FileSource, open_files
+
+    frames = open_files(source, split=split, options=options or FileOptions(), paths=paths)
     from awcl_jax.embed import load, write
 
-    rows, faults = write.embed(
+    origin = os.fspath(source) if on_bucket(source) else str(Path(source).expanduser().resolve())
+    rows, features, faults = write.embed(
         load.open_encoder(encoder),
-        source,
+        frames,
         out,
-        split=split,
+        origin=origin,
         batch_size=batch_size,
         neighbours=neighbours,
         picture=picture,
         projector=projector,
     )
-    return Embedded(rows, faults)
+    return Embedded(rows, faults, features, len(frames) if isinstance(frames, FileSource) else 0)
 
 
-def _check(source: str | Path, out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
+def _check(out: Path, picture: Path | None, *, batch_size: int, neighbours: int) -> None:
     if out.suffix not in SUFFIXES:
-        raise InputError(f"--out must end in {' or '.join(SUFFIXES)}; got {out}.")
+        raise InputError(f"--out must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; got {out}.")
     if picture is not None and picture.suffix != ".png":
         raise InputError(f"--picture must end in .png; got {picture}.")
     for file in (out, picture):
@@ -132,10 +161,6 @@ def _check(source: str | Path, out: Path, picture: Path | None, *, batch_size: i
         raise InputError(f"--neighbours must be at least 0; got {neighbours}.")
     if picture is not None and not neighbours:
         raise InputError("--picture shows nearest neighbours: set their number with --neighbours=K.")
-    if isinstance(source, Path) and not source.exists():
-        raise InputError(
-            f"There is no file or folder {source}. Use a dataset, a folder of pictures, a picture or a table."
-        )
 
 
 @exit_on_bad_input()
@@ -145,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_name("--out", args.out)
     if args.projector is not None:
         require_name("--projector", args.projector)
+    begun = time.monotonic()
     done = embed_frames(
         args.encoder,
         args.source,
@@ -154,15 +180,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         neighbours=args.neighbours,
         picture=args.picture,
         projector=args.projector,
+        paths=args.paths,
+        options=FileOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(FileOptions)}),
     )
     out = Path(args.out).expanduser()
-    print(f"{out}  {done.frames:,} frames  {out.stat().st_size / 1e6:.2f} MB")
+    of_files = f" of {done.files - len(done.faults):,} file(s)" if done.files else ""
+    print(
+        f"{out}  {done.frames:,} frames{of_files}, {done.features:,} features each  "
+        f"{out.stat().st_size / 1e6:.2f} MB  {time.monotonic() - begun:.0f} s"
+    )
     if args.picture is not None:
         print(Path(args.picture).expanduser())
     if args.projector is not None:
         print(f"{args.projector}  (tensorboard --logdir {args.projector}, or load its files in an Embedding Projector)")
     if done.faults:
-        left_out = f"{len(done.faults):,} of {done.frames + len(done.faults):,} frames could not be read"
+        left_out = (
+            f"{len(done.faults):,} of {done.files:,} files"
+            if done.files
+            else f"{len(done.faults):,} of {done.frames + len(done.faults):,} frames"
+        ) + " could not be read"
         if not args.skip_bad:
             raise InputError(f"{left_out} and are not in {out}. If that is acceptable, use --skip_bad.")
         print(f"{left_out} and were left out.")
@@ -171,36 +207,47 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.embed",
-        description="Write the features of frames from a trained encoder, with the labels of each frame.",
+        description="Write the features of frames from a trained encoder, with the labels of each frame. Frames are\n"
+        "made square as in training. Files are read as by awcl_jax.ingest: use the flags that the dataset of the\n"
+        "encoder was prepared with.",
         epilog="examples:\n"
         "  python -m awcl_jax.embed runs/20260101-120000-fine data/fpdb --split=test --out=test.parquet\n"
-        "  python -m awcl_jax.embed exported pictures --out=features.npz\n"
-        "  python -m awcl_jax.embed exported scans.csv --out=features.parquet --neighbours=5 --picture=alike.png",
+        "  python -m awcl_jax.embed exported pictures --out=features.csv\n"
+        "  python -m awcl_jax.embed exported clips --region=sector --out=features.npz\n"
+        "  python -m awcl_jax.embed exported exams --key_file=KEY --out=features.parquet --neighbours=5 "
+        "--picture=alike.png",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "encoder",
         metavar="ENCODER",
         help="folder of a run, of one of its checkpoints (RUN/checkpoints/500), or of awcl_jax.export; "
         "also on a bucket (gs://BUCKET/FOLDER); an export also on the Hugging Face hub (hf://USER/NAME[@REVISION])",
     )
-    parser.add_argument(
+    add(
         "source",
         metavar="SOURCE",
-        help="a prepared dataset, also on a bucket; a folder of pictures, including subfolders (png, jpg, bmp, tif, "
-        "webp); one picture; or a CSV or Parquet table with a column path (other columns are kept)",
+        help="a prepared dataset, also on a bucket; a folder of pictures (png, jpg, bmp, tif, webp), clips (mp4, avi, "
+        "mov, mpeg, gif, ...) and DICOM, including subfolders; one such file; or a table with a column path (other "
+        "columns are kept)",
     )
-    parser.add_argument("--out", metavar="FILE", required=True, help="output file, .parquet or .npz")
-    parser.add_argument("--split", metavar="NAME", help="split of a prepared dataset (default: all frames)")
-    parser.add_argument(
+    add("--out", metavar="FILE", required=True, help="output file, .parquet, .npz or .csv")
+    add("--split", metavar="NAME", help="split of a prepared dataset (default: all frames)")
+    add(
+        "--paths",
+        action="store_true",
+        help="add the file of each frame, from the private table of a dataset of your own scans; it may name patients",
+    )
+    add(
         "--batch_size",
         type=int,
         default=BATCH_SIZE,
         metavar="N",
         help="number of frames encoded at a time (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--neighbours",
         type=int,
         default=0,
@@ -208,16 +255,33 @@ def _parser() -> argparse.ArgumentParser:
         help="for each frame, list the K frames with the nearest features and whether they are of the same scan; needs "
         "all features in memory",
     )
-    parser.add_argument(
-        "--picture", metavar="FILE", help="output PNG of some frames with their nearest neighbours from other scans"
+    add(
+        "--picture",
+        metavar="FILE",
+        help="output PNG of some frames with their nearest neighbours, from other scans if at least two are known",
     )
-    parser.add_argument(
+    add(
         "--projector",
         metavar="FOLDER",
         help="output folder for TensorFlow's Embedding Projector: features, labels and a small picture of each frame "
         "(of at most 10,000, evenly spread)",
     )
-    parser.add_argument(
-        "--skip_bad", action="store_true", help="exit with status 0 even if some frames could not be read"
+    add("--skip_bad", action="store_true", help="exit with status 0 even if some files could not be read")
+    add(
+        "--region",
+        type=region_of,
+        metavar="REGION",
+        help="part of a picture to keep, and to cut it to: whole, frame (the sector of each frame), sector (clips: "
+        "what moves), tag (DICOM: its regions) or X0,Y0,X1,Y1 in pixels; several are tried in order (default: tag of "
+        "DICOM, else whole)",
+    )
+    add_pictures(parser)
+    add_clips(parser)
+    add(
+        "--key_file",
+        type=path_of,
+        metavar="FILE",
+        help="key to hash ids with, as in ingest (default: $AWCL_ID_KEY, for clips and DICOM): no path and no id of "
+        "yours is written; DICOM needs one",
     )
     return parser

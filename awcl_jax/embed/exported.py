@@ -16,7 +16,8 @@ from jaxlib.mlir.dialects import sdy, stablehlo
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from awcl_jax.augment.views import centre_view
-from awcl_jax.config.exported import WEIGHTS, read_description, read_weights
+from awcl_jax.config.export_files import FUNCTION, WEIGHTS
+from awcl_jax.config.exported import read_description, read_weights
 from awcl_jax.evaluate.encode import FrozenEncoder
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.runtime.errors import InputError
@@ -45,8 +46,8 @@ def read_export(folder: Path) -> FrozenEncoder:
       InputError: the folder has neither, or a file is damaged, a link, or asks for more than an encoder needs.
     """
     described = read_description(folder)
-    weights, function = folder / WEIGHTS, folder / "encoder.jax"
-    size, mask_overlays, options = described.frame_size, described.mask_overlays, described.options
+    weights, function = folder / WEIGHTS, folder / FUNCTION
+    square, options = described.square, described.options
     if weights.is_file():
         model = make_resnet(described.arch, width_factor=described.width_factor, strides=described.strides)
         variables = read_weights(folder, described)
@@ -57,7 +58,7 @@ def read_export(folder: Path) -> FrozenEncoder:
             assert isinstance(features, jax.Array)
             return features
 
-        return FrozenEncoder(encode, variables, size, str(weights), mask_overlays)
+        return FrozenEncoder(encode, variables, square, str(weights))
     if function.is_file():
         try:
             exported = export.deserialize(bytearray(function.read_bytes()))
@@ -66,7 +67,8 @@ def read_export(folder: Path) -> FrozenEncoder:
             raise InputError(_unreadable(function, described.jax)) from error
         if forbidden:
             raise InputError(f"{function} has {forbidden}, which no export of an encoder has; nothing of it was run.")
-        return FrozenEncoder(jax.jit(lambda _, frames: exported.call(frames)), {}, size, str(function), mask_overlays)
+        call = jax.jit(lambda _, frames: exported.call(frames))
+        return FrozenEncoder(call, {}, square, str(function))
     raise InputError(
         f"{folder} has neither {weights.name} nor {function.name}. Export as safetensors, or use the run itself."
     )

@@ -10,24 +10,26 @@ import numpy as np
 from jaxtyping import Float
 
 from awcl_jax.config import build
-from awcl_jax.config.exported import is_export
+from awcl_jax.config.export_files import is_export
 from awcl_jax.config.fields import augmentation
 from awcl_jax.config.trained import find_checkpoint, load_run
-from awcl_jax.data.reader import resize_frame
+from awcl_jax.data.square import Square
 from awcl_jax.embed.exported import read_export
+from awcl_jax.embed.frames import Frames, as_grey, require_colours
 from awcl_jax.evaluate.encode import FrozenEncoder, make_encode
 from awcl_jax.runtime.bucket import on_bucket
-from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.hub import on_hub
+from awcl_jax.train import run_folder
 from awcl_jax.train.workdir import fetch_run
 
 
-def as_function(frozen: FrozenEncoder) -> Callable[[np.ndarray], Float[np.ndarray, "b f"]]:
+def as_function(frozen: FrozenEncoder, *, colours: str | None = None) -> Callable[[Frames], Float[np.ndarray, "b f"]]:
     """Return an encoder as a function of frames of any size, see `awcl_jax.embed.load_encoder`."""
+    require_colours(colours)
 
-    def features(frames: np.ndarray) -> Float[np.ndarray, "b f"]:
-        as_read = _as_read(frames, frozen.frame_size, mask_overlays=frozen.mask_overlays)
-        return np.asarray(frozen.encode(frozen.variables, jnp.asarray(as_read)))
+    def features(frames: Frames) -> Float[np.ndarray, "b f"]:
+        squares = [frozen.square.of(grey) for grey in as_grey(frames, colours=colours)]
+        return np.asarray(frozen.encode(frozen.variables, jnp.asarray(np.stack(squares))))
 
     return features
 
@@ -52,19 +54,5 @@ def _of_run(folder: Path) -> FrozenEncoder:
     config, variables = load_run(checkpoint)
     encode = make_encode(build.make_model(config), augmentation(config))
     origin = str(checkpoint.resolve())
-    return FrozenEncoder(encode, variables, config.data.size, origin, mask_overlays=config.data.mask_overlays)
-
-
-def _as_read(frames: np.ndarray, size: int, *, mask_overlays: bool) -> np.ndarray:
-    """Return frames as in training: uint8, square."""
-    if frames.ndim == 4 and frames.shape[-1] == 1:
-        frames = frames[..., 0]
-    if frames.ndim != 3:
-        raise InputError(f"Frames must be grey, [b, h, w] or [b, h, w, 1]; got {frames.shape}.")
-    if np.issubdtype(frames.dtype, np.floating):
-        if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
-            raise InputError(f"Frames as floats must be from 0 to 1; got {frames.min()} to {frames.max()}.")
-        frames = np.round(frames * 255).astype(np.uint8)
-    if frames.dtype != np.uint8:
-        raise InputError(f"Frames must be uint8, or floats from 0 to 1; got {frames.dtype}.")
-    return np.stack([resize_frame(frame, size, mask_overlays=mask_overlays) for frame in frames])
+    square = Square(config.data.size, run_folder.read_aspect(run), config.data.mask_overlays)
+    return FrozenEncoder(encode, variables, square, origin)

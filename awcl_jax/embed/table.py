@@ -1,4 +1,4 @@
-"""Files of features: a row for each frame, with its labels. Parquet or NPZ, by the file's suffix."""
+"""Files of features: a row for each frame, with its labels. Parquet, NPZ or CSV, by the file's suffix."""
 
 import json
 import zipfile
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Shaped
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
+from awcl_jax.embed.check import SUFFIXES
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write
+from awcl_jax.train.run_folder import without_formula
 
-SUFFIXES = (".parquet", ".npz")
 PROVENANCE = "awcl_jax"  # key of the Parquet file's metadata; name of the NPZ's array
 _ROW_GROUP = 4096
 
@@ -34,11 +35,13 @@ def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[st
 
     Parquet is written in row groups as the tables arrive, with one of them in memory; an NPZ needs all rows in memory.
     An NPZ has an array for each column, [n] or, for lists, [n, k]; all but numbers and dates is text, and null is "".
+    A CSV is written as the tables arrive; it has a column for each value of a list, `features_0`, `features_1`, ...,
+    and null is empty. A text that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
-      out: the file, .parquet or .npz.
+      out: the file, .parquet, .npz or .csv.
       tables: at least one.
-      provenance: origin of the features, for the file's metadata, as JSON.
+      provenance: origin of the features, for the file's metadata, as JSON; a CSV has no place for it.
 
     Returns:
       The number of rows.
@@ -49,7 +52,7 @@ def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[st
     """
     if out.suffix not in SUFFIXES:
         raise InputError(f"The file of features must end in {' or '.join(SUFFIXES)}; got {out}.")
-    write = _write_parquet if out.suffix == ".parquet" else _write_npz
+    write = {".parquet": _write_parquet, ".npz": _write_npz, ".csv": _write_csv}[out.suffix]
     with atomic_write(out) as part:
         return write(part, tables, json.dumps(dict(provenance)))
 
@@ -93,6 +96,46 @@ def _write_npz(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
         with archive.open(f"{PROVENANCE}.npy", "w") as file:
             np.lib.format.write_array(file, np.array(provenance), allow_pickle=False)
     return table.num_rows
+
+
+def _write_csv(path: Path, tables: Iterable[pa.Table], provenance: str) -> int:
+    del provenance
+    rows, writer = 0, None
+    try:
+        for table in tables:
+            flat = _flat(table)
+            if writer is None:
+                writer = csv.CSVWriter(path, flat.schema)
+            writer.write_table(flat)
+            rows += flat.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Return a table of text, numbers, dates and truth values alone, with a column for each place of a list."""
+    columns: list[tuple[str, pa.Array]] = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        # A list that is null has no values; such a column becomes text.
+        if pa.types.is_fixed_size_list(column.type) and not column.null_count:
+            values, k = column.flatten(), column.type.list_size
+            columns.extend((f"{name}_{i}", _cells(values.take(pa.array(range(i, len(values), k))))) for i in range(k))
+        else:
+            columns.append((name, _cells(column)))
+    names = [name for name, _ in columns]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"The source has a column {min(repeated)!r}, which the CSV of features also has. Rename it.")
+    return pa.table([column for _, column in columns], names)
+
+
+def _cells(column: pa.Array) -> pa.Array:
+    if pa.types.is_primitive(column.type) and not pa.types.is_float16(column.type):
+        return column
+    texts = (None if value is None else without_formula(str(value)) for value in column.to_pylist())
+    return pa.array(texts, pa.string())
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
 from awcl_jax.augment.views import Augmentation, centre_view
 from awcl_jax.data.pipeline import Reader
+from awcl_jax.data.square import Square
 from awcl_jax.runtime import sharding
 
 EncodeFn = Callable[[PyTree, Array], Array]
@@ -21,18 +22,16 @@ class FrozenEncoder:
     """An encoder whose training has ended.
 
     Attributes:
-      encode: (variables, uint8 frames [b, frame_size, frame_size]) -> features [b, f], compiled.
+      encode: (variables, uint8 frames [b, square.size, square.size]) -> features [b, f], compiled.
       variables: of the encoder.
-      frame_size: edge of its frames in pixels.
+      square: how its frames are made.
       origin: text that names the encoder.
-      mask_overlays: whether text around the sector is masked in its frames.
     """
 
     encode: EncodeFn
     variables: PyTree
-    frame_size: int
+    square: Square
     origin: str
-    mask_overlays: bool = False
 
 
 @lru_cache(maxsize=8)

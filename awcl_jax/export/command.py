@@ -103,6 +103,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         config.augment.mean,
         config.augment.std,
         mask_overlays=config.data.mask_overlays,
+        aspect=run_folder.read_aspect(run),
     )
     encoder = encoder_files.write(
         folder,

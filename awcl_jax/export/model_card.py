@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from awcl_jax.data.about import About
+from awcl_jax.data.square import LETTERBOX, SQUASH
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import results_table
 from awcl_jax.export.preprocessing import Preprocessing
@@ -37,9 +38,8 @@ tags:
 A {title} (width {width_factor:g}, {millions:.2f} M parameters) from grey ultrasound frames to {features} features,
 pretrained with awcl_jax {version}.
 
-A frame is read as grey and resized to {size} x {size} pixels without keeping its aspect ratio. With OpenCV:
-`cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), ({size}, {size}), interpolation=cv2.INTER_AREA)`, or with
-`cv2.INTER_LINEAR` if height or width grows. All later steps are in `preprocessing.json` and, except for
+{resize}
+All later steps are in `preprocessing.json` and, except for
 `encoder.safetensors`, inside the files.
 
 ## Files
@@ -52,6 +52,29 @@ A frame is read as grey and resized to {size} x {size} pixels without keeping it
 Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
 [b, {features}]: the mean of the last maps, not normalised. The arithmetic is float32; accelerators may round products
 further."""
+
+_RESIZE = {
+    SQUASH: """\
+A frame is read as grey and resized to {size} x {size} pixels without keeping its aspect ratio. With OpenCV:
+`cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), ({size}, {size}), interpolation=cv2.INTER_AREA)`, or with
+`cv2.INTER_LINEAR` if height or width grows.""",
+    LETTERBOX: """\
+A frame is read as grey, resized so that its longer edge has {size} pixels, which keeps its aspect ratio, and padded
+with black to {size} x {size} pixels. With OpenCV:
+
+```python
+import cv2
+import numpy as np
+
+frame = cv2.imread("frame.png", cv2.IMREAD_GRAYSCALE)  # yours
+height, width = (max(1, round(edge * {size} / max(frame.shape))) for edge in frame.shape)
+how = cv2.INTER_AREA if max(frame.shape) >= {size} else cv2.INTER_LINEAR
+top, left = ({size} - height) // 2, ({size} - width) // 2
+square = np.zeros(({size}, {size}), np.uint8)
+square[top : top + height, left : left + width] = cv2.resize(frame, (width, height), interpolation=how)
+```
+""",
+}
 
 _FILES = {
     "safetensors": """\
@@ -206,6 +229,7 @@ def model_card(
     # torchvision has one width only, and no ResNet-50 of version 1.
     theirs = encoder["width"] == 64 and (encoder["arch"] != "resnet50" or encoder["strides"] == "v1.5")
     values["torchvision"] = _TORCHVISION.format(**values) if theirs else ""
+    values["resize"] = _RESIZE[preprocessing.aspect].format(**values)
     values["files"] = "\n".join(_FILES[name].format(**values) for name in formats)
     sections = [
         _HEAD.format(**values),

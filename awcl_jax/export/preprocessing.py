@@ -11,6 +11,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from awcl_jax.config.export_files import FORMAT
+from awcl_jax.data.square import ASPECT, LETTERBOX, SQUASH
+
+_HOW = "by averaging the area of pixels (OpenCV's INTER_AREA), or bilinear (INTER_LINEAR) where height or width grows"
+_RESIZE = {
+    SQUASH: f"to a square, not keeping the aspect ratio: {_HOW}",
+    LETTERBOX: "to max(1, round(height * size / longer)) x max(1, round(width * size / longer)), where longer is the "
+    f"longer edge and half is rounded to even, {_HOW}; then padded with 0 to a square: (size - rows) // 2 rows above, "
+    "(size - columns) // 2 columns to the left, the rest below and to the right",
+}
+"""Aspect -> how a frame is made square."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -22,6 +34,7 @@ class Preprocessing:
       mean: mean of grey from 0 to 1, subtracted.
       std: standard deviation of grey, divided by.
       mask_overlays: whether pixels outside of the sector are 0.
+      aspect: how frames are made square, see `data.square`.
     """
 
     frame_size: int
@@ -29,6 +42,7 @@ class Preprocessing:
     mean: float
     std: float
     mask_overlays: bool = False
+    aspect: str = SQUASH
 
     @property
     def halvings(self) -> int:
@@ -47,12 +61,13 @@ class Preprocessing:
     def describe(self) -> dict[str, Any]:
         """Return the steps as plain values, in order."""
         return {
+            "format": FORMAT,
             "frames": {
                 "layout": "[batch, height, width], grey, uint8 from 0 to 255",
                 "size": self.frame_size,
                 "mask_overlays": self.mask_overlays,  # by awcl_jax.data.sector.mask_overlays, before they are resized
-                "resize": "to a square, not keeping the aspect ratio: by averaging the area of pixels (OpenCV's "
-                "INTER_AREA), or bilinear (INTER_LINEAR) where height or width grows",
+                ASPECT: self.aspect,
+                "resize": _RESIZE[self.aspect],
             },
             "input": {
                 "layout": "[batch, channel, height, width], float32",

@@ -226,6 +226,8 @@ def montage_neighbours(
     captions: Sequence[str],
     neighbour_captions: Sequence[Sequence[str]],
     out: Path,
+    *,
+    whence: str = "from other scans",
 ) -> None:
     """Draw frames beside those that an encoder finds most similar, to see what it relies on.
 
@@ -235,12 +237,13 @@ def montage_neighbours(
       captions: a line for each query, such as its scan and anatomy.
       neighbour_captions: likewise for the neighbours.
       out: the PNG to write.
+      whence: which frames the neighbours were chosen from, for the title; may be empty.
     """
     columns = 1 + max(len(images) for images in neighbours)
     height = 2.1 * queries.shape[1] / queries.shape[2] + 0.45
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
-        figure.suptitle("Frames (blue border) and their nearest neighbours from other scans")
+        figure.suptitle(f"Frames (blue border) and their nearest neighbours {whence}".rstrip())
         for i, row in enumerate(figure.subplots(len(queries), columns, squeeze=False)):
             shown = [queries[i], *neighbours[i]]
             for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):

@@ -52,6 +52,7 @@ def open_run(folder: Workdir, data: Splits, *, config: Mapping[str, Any], defaul
             defaults=defaults,
             fingerprint=data.fingerprint,
             pixels=data.pixels_fingerprint(),
+            aspect=data.aspect,
             begun=begun,
             datasets=about.as_json(data.datasets),
         )

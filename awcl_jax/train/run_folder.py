@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from awcl_jax.data.about import are_datasets
+from awcl_jax.data.square import ASPECT, SQUASH, require_aspect
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular
 
@@ -43,6 +44,7 @@ def open_run(
     fingerprint: str,
     defaults: Mapping[str, Any] = MappingProxyType({}),
     pixels: str | None = None,
+    aspect: str = SQUASH,
     begun: bool = False,
     datasets: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -54,6 +56,7 @@ def open_run(
       fingerprint: of the data.
       defaults: plain values, for fields that did not exist in the version that started the run.
       pixels: fingerprint of some of its frames' pixels; not checked for runs started without one.
+      aspect: how its frames are made square, see `data.square`.
       begun: another process, perhaps on another host, has started the run.
       datasets: what the datasets say about themselves (`data.about.as_json`); stored, not compared.
 
@@ -76,7 +79,7 @@ def open_run(
                 f"{workdir} is not empty and not a run folder: {CONFIG_FILE} not found. Choose another --workdir."
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        known = {"pixels": pixels, "datasets": list(datasets)}
+        known = {"pixels": pixels, ASPECT: aspect if aspect != SQUASH else None, "datasets": list(datasets)}
         write_json(
             file, {"config": config, "data": fingerprint} | {name: value for name, value in known.items() if value}
         )
@@ -92,6 +95,11 @@ def open_run(
         raise InputError(
             f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
             f"{before['pixels']}, now {pixels}). Pass that data's path or another --workdir."
+        )
+    if (was := read_aspect(workdir)) != aspect:
+        raise InputError(
+            f"{workdir} holds a run on frames made square by {was}, but its dataset now records {aspect}. Pass the "
+            "dataset as it was or another --workdir."
         )
     now, otherwise = json.loads(json.dumps([config, dict(defaults)]))
     if changed := changed_fields(before["config"], now, otherwise):
@@ -137,6 +145,15 @@ def read_run_config(workdir: Path) -> dict[str, Any]:
     return content
 
 
+def read_aspect(workdir: Path) -> str:
+    """Return how the frames of a run are made square; a run of an earlier version squashes them.
+
+    Raises:
+      InputError: as `read_run_config`, or the aspect is unknown.
+    """
+    return require_aspect(read_run_config(workdir).get(ASPECT), workdir / CONFIG_FILE)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
     with atomic_write(path) as part:
@@ -153,7 +170,7 @@ def write_frames(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         for row in rows:
-            table.writerow({name: f"'{cell}" if _is_formula(cell) else cell for name, cell in row.items()})
+            table.writerow({name: without_formula(cell) for name, cell in row.items()})
 
 
 def read_frames(path: Path) -> list[dict[str, str]]:
@@ -174,6 +191,11 @@ def read_frames(path: Path) -> list[dict[str, str]]:
         {name: cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for name, cell in row.items()}
         for row in rows
     ]
+
+
+def without_formula(cell: Any) -> Any:
+    """Return a cell of a CSV, with an apostrophe before a text that a spreadsheet would run as a formula."""
+    return f"'{cell}" if _is_formula(cell) else cell
 
 
 def _is_formula(cell: object) -> bool:

@@ -34,7 +34,7 @@ from awcl_jax.ingest.own import dicom, images, videos
 from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading, Rectangle
 from awcl_jax.ingest.own.near import difference, thumbnail
 from awcl_jax.ingest.own.plan import Job
-from awcl_jax.ingest.own.region import keep, kept_part
+from awcl_jax.ingest.own.region import Box, blacken, box_of, fans_in, kept_part, part_in
 from awcl_jax.ingest.own.removed import SIZE, show_removed
 from awcl_jax.runtime.errors import InputError
 
@@ -288,20 +288,15 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of a file (see `frame_features`); note for its first frame what was removed."""
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
-    seen: set[str] = set()
-    for number, picture, image in _kept_frames(clip, item.region or reading.region, reading, outcome):
-        frame_id = _frame_id(image)
-        if frame_id in seen:
-            outcome.near += 1
-            continue
-        if not seen and outcome.region != "whole" and len(removed) < _EXAMPLES:
-            removed.append(show_removed(picture.image, image))
-        seen.add(frame_id)
-        outcome.numbers.append(number * reading.every)
+    for place, frame in enumerate(kept_frames(clip, item.region or reading.region, reading, outcome)):
+        picture, image = frame.picture, frame.image
+        if not place and outcome.region != "whole" and len(removed) < _EXAMPLES:
+            removed.append(show_removed(picture.image, frame.blackened))
+        outcome.numbers.append(frame.number * reading.every)
         outcome.coloured += picture.colour
         record = {
             "image": encode_png(image),  # encoded again: a file may contain text beside its pixels
-            "frame_id": frame_id,
+            "frame_id": frame.frame_id,
             "scan_id": item.scan_id,
             "patient_id": item.patient_id,
             "machine": item.machine or clip.machine,
@@ -310,34 +305,62 @@ def _records(
             "pixel_mm": pixel_mm,
         }
         if item.mask is not None:
-            record["mask"] = encode_png(images.read_mask(item.mask, reading, image.shape))
+            mask = images.read_mask(item.mask, reading, picture.image.shape)
+            record["mask"] = encode_png(np.ascontiguousarray(mask[frame.box]))
         yield record
 
 
-def _kept_frames(
-    clip: Clip, region: str | Rectangle, reading: Reading, outcome: Outcome
-) -> Iterator[tuple[int, Picture, UInt8[np.ndarray, "h w"]]]:
-    """Yield place, frame and the kept part of its picture, without blank frames and near duplicates."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeptFrame:
+    """A frame of a clip that is kept.
+
+    Attributes:
+      number: its place among the frames that were decoded, of which there is one in every `Reading.every`.
+      picture: as decoded.
+      blackened: its picture, black outside the part to keep.
+      image: what is stored.
+      box: where in the picture `image` is.
+      frame_id: made from `image` only: it reveals nothing of the file, and equal images have equal ids.
+    """
+
+    number: int
+    picture: Picture
+    blackened: UInt8[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "h2 w2"]
+    box: Box
+    frame_id: str
+
+
+def kept_frames(clip: Clip, region: str | Rectangle, reading: Reading, outcome: Outcome) -> Iterator[KeptFrame]:
+    """Yield the frames of a clip, without blank ones, repeated ones and near duplicates, which are counted."""
     kept, last = None, None
+    seen: set[str] = set()
     for number, picture in enumerate(clip.frames()):
         if kept is None:
             kept = kept_part(clip, region, picture.image.shape)
-            outcome.fans, outcome.region, outcome.falls = kept.fans, kept.step, kept.falls
-        image = keep(picture.image, kept)
+            outcome.fans = fans_in(kept, box_of(kept.part if reading.crop else None))
+            outcome.region, outcome.falls = kept.step, kept.falls
+        part = part_in(picture.image, kept)
+        blackened, box = blacken(picture.image, part), box_of(part if reading.crop else None)
+        image = np.ascontiguousarray(blackened[box])
         if image.min() == image.max():
             outcome.blank += 1
             continue
-        small = thumbnail(image)
+        # Compared in the whole picture: the box differs from frame to frame.
+        small = thumbnail(blackened)
         if last is not None and difference(small, last) < reading.near_duplicate:
             outcome.near += 1
             continue
         last = small
         outcome.masked += outcome.region != "whole"
-        yield number, picture, image
+        if (frame_id := _frame_id(image)) in seen:
+            outcome.near += 1
+            continue
+        seen.add(frame_id)
+        yield KeptFrame(number, picture, blackened, image, box, frame_id)
 
 
 def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:
-    """Return an id made from the picture only: it reveals nothing of the file, and equal pictures have equal ids."""
     height, width = image.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
     digest.update(image.tobytes())

@@ -19,13 +19,14 @@ from awcl_jax.data.images import GAPS, IMAGES
 from awcl_jax.data.private_table import private_table_of, write_private_table
 from awcl_jax.data.record import frame_features
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.square import ASPECT, LETTERBOX
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own import videos
 from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect, files_of
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
-from awcl_jax.ingest.own.items import HARMLESS, WHY, Fault, Listing, Reading
+from awcl_jax.ingest.own.items import HARMLESS, REGIONS, WHY, Fault, Listing, Reading
 from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
 from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
@@ -39,18 +40,6 @@ from awcl_jax.runtime.errors import InputError, in_words
 MONTAGE = "montage.png"
 REMOVED = "removed.png"
 KINDS = {"manifest": "image", "folder": "image", "video": "video", "dicom": "dicom"}
-_FRAME = "the sector found in each frame alone, which may include large writing"
-REGIONS = {
-    "image": {"whole": "all of it", "frame": _FRAME},
-    "video": {"whole": "all of it", "sector": "what moves", "frame": _FRAME},
-    "dicom": {
-        "tag": "the sector within the file's SequenceOfUltrasoundRegions, which is required",
-        "sector": "what moves, for clips without that tag",
-        "frame": _FRAME,
-        "whole": "all of it",
-    },
-}
-"""Kind of a file -> parts of its pictures that can be kept, besides a rectangle."""
 
 _LINES_OF_A_KIND = 20
 _REMEDY = "Choose another --out or --name, or delete that folder."
@@ -79,18 +68,22 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     """
     pseudonyms = Pseudonyms(read_key(args.key_file))
     _check(args, out, pseudonyms)
-    reading = Reading(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)})
+    target = out / args.name / str(OwnScans.VERSION)
+    cropped = not _is_from_before(target, ASPECT)
+    aspect = args.aspect or (LETTERBOX if cropped else None)
+    reading = Reading(
+        **{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)}, crop=cropped
+    )
     listing = args.list_source(args, pseudonyms)
     listing.patients_confirmed |= args.patients_confirmed
     listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
     naming = Naming(pseudonyms, args.command == "dicom" and not args.show_paths, listing.unit)
     for line in [*listing.remarks, *_said_of_links(listing, naming)]:
         print(line, file=sys.stderr)
-    target = out / args.name / str(OwnScans.VERSION)
     stratified = not _is_from_before(target, "stratified")
     taxonomy, items = _plan(args, listing, pseudonyms, stratified=stratified)
     jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
-    settings = _settings(args, reading, listing, jobs, pseudonyms, stratified=stratified)
+    settings = _settings(args, reading, listing, jobs, pseudonyms, stratified=stratified, aspect=aspect)
     work = out / f".{args.name}.chunks"
     if target.exists():
         said = _require_same(target, settings)
@@ -122,6 +115,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
                 {"settings": settings, "notes": said}
                 | patients_metadata(listing)
                 | ({FANS: collection.fans} if collection.fans else {})
+                | ({} if aspect is None else {ASPECT: aspect})
             )
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
             # Names of DICOM files often name the patient.
@@ -282,13 +276,15 @@ def _settings(
     pseudonyms: Pseudonyms,
     *,
     stratified: bool,
+    aspect: str | None,
 ) -> dict[str, Any]:
     """Return what the dataset depends on, to compare with an existing one. It names no file."""
     digest = hashlib.sha256(json.dumps([job.name for job in jobs]).encode())
     digest.update(json.dumps([(fault.number, fault.kind) for fault in listing.faults]).encode())
     settings = {
         "command": args.command,
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(reading).items()},
+        **reading.described(),
+        **({} if aspect is None else {ASPECT: aspect}),
         "skip_bad": args.skip_bad,
         "keyed": pseudonyms.keyed,
         "keep_ids": args.keep_ids,
@@ -301,7 +297,7 @@ def _settings(
 
 
 def _is_from_before(target: Path, setting: str) -> bool:
-    """Whether a dataset that is there was prepared before a setting existed: it keeps its splits."""
+    """Whether a dataset that exists was prepared before a setting existed: it keeps its splits and pictures."""
     file = target / "metadata.json"
     try:
         return file.is_file() and setting not in json.loads(file.read_text(encoding="utf-8"))["settings"]

@@ -4,14 +4,14 @@ import argparse
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
+from awcl_jax.data.square import ASPECTS
 from awcl_jax.ingest.own import command as ingest_own
 from awcl_jax.ingest.own import folder, listers
-from awcl_jax.ingest.own.items import Listing, Reading, Rectangle
+from awcl_jax.ingest.own.items import REGIONS, Listing
 from awcl_jax.ingest.own.labels import BUILT_IN
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms
-from awcl_jax.ingest.own.region import STEPS
+from awcl_jax.ingest.own.reading_flags import add_clips, add_pictures, count_of, path_of, region_of
 
 _LONG = {"scan": "scan_id", "patient": "patient_id"}
 """Short names of columns in `--columns`."""
@@ -85,7 +85,7 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     _add_table(parser)
     _add_labels(parser)
-    _add_clips(parser)
+    add_clips(parser)
     parser.add_argument(
         "--pattern",
         metavar="REGEX",
@@ -97,16 +97,16 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "dicom",
         "ultrasound DICOM, without anything that identifies a patient",
         "Only the pixels and a fixed list of tags (own/privacy.py) are read. PatientID and StudyInstanceUID are\n"
-        "hashed with a key; make one with `openssl rand -hex 32 > KEY`. Pixels outside the sector, where names are\n"
-        "burnt in, become black. File names are neither stored nor printed. ingest_report.json lists the dropped\n"
-        "tags. Labels come from a table beside the folder (--labels), or instead of it with the columns path,\n"
-        "anatomy, split and region; its scan_id and patient_id replace those of the file.",
+        "hashed with a key; make one with `openssl rand -hex 32 > KEY`. Pictures are cut to the sector, black beside\n"
+        "it, because names are burnt in around it. File names are neither stored nor printed. ingest_report.json\n"
+        "lists the dropped tags. Labels come from a table beside the folder (--labels), or instead of it with the\n"
+        "columns path, anatomy, split and region; its scan_id and patient_id replace those of the file.",
         "dicom --source=DIR --key_file=KEY --out=data/own",
         listers.list_dicom,
     )
     _add_root(parser)
     _add_labels(parser)
-    _add_clips(parser)
+    add_clips(parser)
     parser.add_argument(
         "--patient_from",
         choices=("tag", "study", "folder"),
@@ -135,16 +135,16 @@ def _add(
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--source", type=_path, required=True, metavar="PATH", help="folder or table")
+    add("--source", type=path_of, required=True, metavar="PATH", help="folder or table")
     add("--name", type=_name, default="own_scans", help="name of the dataset (default: %(default)s)")
     add(
         "--taxonomy",
-        type=_path,
+        type=path_of,
         metavar="FILE",
         help="what anatomy names mean: TOML or YAML with the tables planes (fine = coarse) and aliases (name = fine) "
         f"and the list unlabelled; or {', '.join(BUILT_IN)} (default: each name is an anatomy)",
     )
-    add("--key_file", type=_path, metavar="FILE", help=f"key to hash ids with (default: ${KEY_VARIABLE})")
+    add("--key_file", type=path_of, metavar="FILE", help=f"key to hash ids with (default: ${KEY_VARIABLE})")
     add("--test_share", type=float, default=0.2, metavar="S", help="test share of patients, if not split (%(default)s)")
     add("--val_share", type=float, default=0.1, metavar="S", help="validation share, likewise (%(default)s)")
     add("--seed", type=int, default=0, help="of the random split (default: %(default)s)")
@@ -161,19 +161,22 @@ def _add(
         help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you "
         f"(default: {'no' if name == 'dicom' else 'yes'})",
     )
-    add("--workers", type=_count, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
-    add("--max_pixels", type=_count, default=Reading.max_pixels, metavar="N", help="largest picture (%(default)s)")
-    add("--window", type=_window, metavar="LOW,HIGH", help="values for black and white, for more than 8 bits")
-    regions = ", ".join(
-        f"{region} ({meaning})" for region, meaning in ingest_own.REGIONS[ingest_own.KINDS[name]].items()
-    )
+    add("--workers", type=count_of, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
+    add_pictures(parser)
+    regions = ", ".join(f"{region} ({meaning})" for region, meaning in REGIONS[ingest_own.KINDS[name]].items())
     add(
         "--region",
-        type=_region,
+        type=region_of,
         default="whole",
         metavar="REGION",
-        help=f"part to keep, black outside: {regions}, or X0,Y0,X1,Y1 in pixels. Several, such as "
+        help=f"part to keep; the picture is cut to it: {regions}, or X0,Y0,X1,Y1 in pixels. Several, such as "
         f"{_SEVERAL[ingest_own.KINDS[name]]}, are tried in order (default: %(default)s)",
+    )
+    add(
+        "--aspect",
+        choices=ASPECTS,
+        help="how a run makes frames square: letterbox keeps the aspect ratio, with black bars; squash does not "
+        "(default: letterbox)",
     )
     parser.set_defaults(run=ingest_own.run, command=name, list_source=lister, keep_ids=False)
     return parser
@@ -182,7 +185,7 @@ def _add(
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
-        type=_path,
+        type=path_of,
         metavar="TABLE",
         help="table beside a folder, with path and any of anatomy, scan_id, patient_id, split, machine, pixel_mm and "
         "region; path names a file by its path below --source or, where only one fits, by its name",
@@ -206,29 +209,11 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
     _add_columns(parser)
-    parser.add_argument("--root", type=_path, metavar="DIR", help="folder of a table's paths (default: the table's)")
-
-
-def _add_clips(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--every", type=_count, default=Reading.every, help="keep every n-th frame (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--near_duplicate",
-        type=float,
-        default=Reading.near_duplicate,
-        metavar="LEVELS",
-        help="drop frames that differ from the last one by less, in grey levels of 32 x 32 averages (default: "
-        "%(default)s)",
-    )
+    parser.add_argument("--root", type=path_of, metavar="DIR", help="folder of a table's paths (default: the table's)")
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -253,35 +238,3 @@ def _name(text: str) -> str:
             f"must be lower-case letters, digits and _, beginning with a letter; got {text!r}"
         )
     return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text!r}")
-    return int(text)
-
-
-def _window(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not low < high:
-        raise argparse.ArgumentTypeError(f"must be two numbers, the lower first; got {text!r}")
-    return low, high
-
-
-def _region(text: str) -> str | Rectangle:
-    parts = [part.strip() for part in text.split(",")]
-    names = [part for part in parts if part in STEPS]
-    numbers = parts[len(names) :]
-    if parts[: len(names)] != names or not (len(numbers) == 4 or (names and not numbers)):
-        raise argparse.ArgumentTypeError(f"must be of {', '.join(STEPS)}, with X0,Y0,X1,Y1 last; got {text!r}")
-    if not numbers:
-        return ",".join(names)
-    if not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"must end in whole numbers X0,Y0,X1,Y1; got {text!r}")
-    x0, y0, x1, y1 = map(int, numbers)
-    if x0 >= x1 or y0 >= y1:
-        raise argparse.ArgumentTypeError(f"must have X0 < X1 and Y0 < Y1; got {text!r}")
-    return ",".join([*names, f"{x0},{y0},{x1},{y1}"]) if names else (x0, y0, x1, y1)

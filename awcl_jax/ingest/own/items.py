@@ -5,12 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from awcl_jax.data.anatomy import UNLABELLED
-from awcl_jax.data.images import MAX_PIXELS
+from awcl_jax.data.limits import MAX_PIXELS
 
 WHY = {
     "missing": "the file does not exist",
@@ -71,6 +72,32 @@ REMEDIES = {
 
 Rectangle = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, without column x1 and row y1."""
+
+STEPS = ("tag", "sector", "frame", "whole")
+"""Names of regions, see `region.py`."""
+
+_FRAME = "the sector found in each frame alone, which may include large writing"
+REGIONS = {
+    "image": {"whole": "all of it", "frame": _FRAME},
+    "video": {"whole": "all of it", "sector": "what moves", "frame": _FRAME},
+    "dicom": {
+        "tag": "the sector within the file's SequenceOfUltrasoundRegions, which is required",
+        "sector": "what moves, for clips without that tag",
+        "frame": _FRAME,
+        "whole": "all of it",
+    },
+}
+"""Kind of a file -> parts of its pictures that can be kept, besides a rectangle."""
+
+
+def steps_of(region: str | Rectangle) -> tuple[str | Rectangle, ...]:
+    """Return the regions that are tried in order: names, and at most one rectangle, which is the last."""
+    if not isinstance(region, str):
+        return (region,)
+    parts = region.split(",")
+    names = [part for part in parts if part in STEPS]
+    numbers = tuple(int(part) for part in parts[len(names) :])
+    return (*names, numbers) if len(numbers) == 4 else tuple(names)
 
 
 class BadFileError(Exception):
@@ -196,6 +223,7 @@ class Reading:
       near_duplicate: a frame of a clip that differs less from the last one kept is dropped (see `near.py`).
       region: part of the picture to keep, see `region.py`: `whole`, `tag`, `sector`, `frame`, or several, separated by
         commas; or a rectangle (x0, y0, x1, y1) in pixels, without column x1 and row y1.
+      crop: cut the picture to that part; False blackens the rest of it, as earlier versions did.
       window: grey values (low, high) that become 0 and 255; None for 8-bit pictures as they are.
       max_pixels: larger pictures are refused.
       mask_names: what the values of masks mean; empty if there are no masks.
@@ -204,9 +232,15 @@ class Reading:
     every: int = 8
     near_duplicate: float = 0.5
     region: str | Rectangle = "whole"
+    crop: bool = False
     window: tuple[float, float] | None = None
     max_pixels: int = MAX_PIXELS
     mask_names: tuple[str, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return the fields by name, as plain values; without `crop` where that is off, as in earlier versions."""
+        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {name: value for name, value in fields.items() if name != "crop" or value}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -170,12 +170,12 @@ def rows_of(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
     for batch in table.to_batches(_BATCH):
         for cells in batch.to_pylist():
             number += 1
-            texts = {name: _to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
+            texts = {name: to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
             gaps = [name for name, text in texts.items() if text in images.GAPS and name not in _NAMED]
             yield number, texts | dict.fromkeys(gaps, "")
 
 
-def _to_text(cell: Any, *, strip: bool) -> str:
+def to_text(cell: Any, *, strip: bool) -> str:
     """Return a cell as a CSV would have it: pandas turns numbers with gaps into floats, 12 into 12.0."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""

@@ -219,7 +219,7 @@ def _name(group: Sequence[Item], pseudonyms: Pseudonyms, kind: str, reading: Rea
     for of_file, item in zip(files, group, strict=True):
         of_file.extend(item.region or ())  # nothing where there is none, as before there was such a column
     form = _SECTOR_FORMAT if {"sector", "tag", "frame"} & {*steps_of(reading.region)} else _FORMAT
-    what = [form, __version__, kind, dataclasses.asdict(reading), list(taxonomy.groups.items()), files]
+    what = [form, __version__, kind, reading.described(), list(taxonomy.groups.items()), files]
     return pseudonyms.digest("chunk", json.dumps(what, default=str))
 
 

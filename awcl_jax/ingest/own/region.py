@@ -1,4 +1,7 @@
-"""The part of a picture to keep; the rest, with burnt-in names and settings, becomes black.
+"""The part of a picture to keep; the rest, with burnt-in names and settings, becomes black and is cut away.
+
+A picture is cut to the rectangle around the part, in which only the corners beside a sector stay black. Datasets of
+earlier versions kept the whole picture.
 
 - `whole`: all of it.
 - `tag`: the ultrasound rectangles in the file's tags, and in each frame the sector (see `awcl_jax.data.sector`) within
@@ -20,12 +23,14 @@ from jaxtyping import Bool, UInt8
 
 from awcl_jax.data.fan import Fan, fit_fan
 from awcl_jax.data.sector import find_sector
-from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Rectangle
+from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Rectangle, steps_of
 from awcl_jax.ingest.own.motion import Motion
 
-STEPS = ("tag", "sector", "frame", "whole")
 NO_PART = ("no_region", "no_motion", "no_sector")
 """Kinds of faults after which the next region is tried."""
+
+Box = tuple[slice, slice]
+"""Rows and columns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +50,6 @@ class Kept:
     fans: tuple[Fan | None, ...] = ()
     step: str = ""
     falls: tuple[tuple[str, str, str, str], ...] = ()
-
-
-def steps_of(region: str | Rectangle) -> tuple[str | Rectangle, ...]:
-    """Return the regions that are tried in order: names, and at most one rectangle, which is the last."""
-    if not isinstance(region, str):
-        return (region,)
-    parts = region.split(",")
-    names = [part for part in parts if part in STEPS]
-    numbers = tuple(int(part) for part in parts[len(names) :])
-    return (*names, numbers) if len(numbers) == 4 else tuple(names)
 
 
 def kept_part(clip: Clip, region: str | Rectangle, size: tuple[int, int]) -> Kept:
@@ -104,21 +99,44 @@ def _kept_by(step: str | Rectangle, clip: Clip, size: tuple[int, int]) -> Kept:
     return Kept(part, rectangles if isinstance(step, str) else ())
 
 
-def keep(image: UInt8[np.ndarray, "h w"], kept: Kept) -> UInt8[np.ndarray, "h w"]:
-    """Return the picture, black where it is not kept.
+def part_in(image: UInt8[np.ndarray, "h w"], kept: Kept) -> Bool[np.ndarray, "h w"] | None:
+    """Return the part of a picture that is kept; None for all.
 
     Raises:
       BadFileError: its size differs from the clip's first.
     """
     if kept.part is None:
-        return image
+        return None
     if image.shape != kept.part.shape:
         raise BadFileError("cut_short", "its frames differ in size")
-    part = np.zeros_like(kept.part) if kept.rectangles else kept.part
+    if not kept.rectangles:
+        return kept.part
+    part = np.zeros_like(kept.part)
     for x0, y0, x1, y1 in kept.rectangles:
         if (inside := image[y0:y1, x0:x1]).size:
             part[y0:y1, x0:x1] |= find_sector(inside)
-    return np.where(part, image, np.uint8(0))
+    return part
+
+
+def blacken(image: UInt8[np.ndarray, "h w"], part: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "h w"]:
+    """Return the picture, black outside the part."""
+    return image if part is None else np.where(part, image, np.uint8(0))
+
+
+def box_of(part: Bool[np.ndarray, "h w"] | None) -> Box:
+    """Return the rows and columns of the smallest rectangle around a part, which is not empty; all for None."""
+    if part is None:
+        return slice(None), slice(None)
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def fans_in(kept: Kept, box: Box) -> tuple[Fan | None, ...]:
+    """Return the fans of a clip in pixels of its pictures, cut to a box."""
+    x0, y0 = box[1].start or 0, box[0].start or 0
+    return tuple(
+        fan and fan._replace(apex_x=round(fan.apex_x - x0, 1), apex_y=round(fan.apex_y - y0, 1)) for fan in kept.fans
+    )
 
 
 def moving_sector(frames: Iterable[Picture], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

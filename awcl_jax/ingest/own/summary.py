@@ -17,7 +17,7 @@ _NOTES = {
     "near": "Dropped {:,} near-duplicate frame(s) (--near_duplicate).",
     "blank": "Dropped {:,} frame(s) with a single grey value.",
     "coloured": "Converted {:,} frame(s) from colour to grey.",
-    "masked": "Set {:,} frame(s) to black outside the ultrasound region.",
+    "masked": "Cut {:,} frame(s) to the ultrasound region, black outside it.",
     "miscounted": "Read {:,} frame(s) of files whose number of frames differs from NumberOfFrames.",
     "unscaled": "Stored no pixel size for {:,} frame(s): their regions differ in scale, have non-square pixels, or "
     "extend beyond the picture.",
