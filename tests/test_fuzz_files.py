@@ -280,7 +280,7 @@ def test_tables_of_any_form(many, tmp_path):
         out.mkdir()
 
         def copy():
-            labels = open_source(tmp_path / "given.parquet", size=8).labels
+            labels = open_source(tmp_path / "given.parquet").labels
             feature_tables.write_table(out / f"out{suffix}", [labels], provenance={"a": "b"})
 
         if refuses(copy):

@@ -9,6 +9,7 @@ import pytest
 
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.square import ASPECTS
 from awcl_jax.runtime.errors import InputError
 from tests.helpers.frames import frame_record, speckle
 
@@ -102,12 +103,13 @@ def test_pixel_sizes_follow_the_resize_on_either_axis(prepare_frames):
     np.testing.assert_allclose(sizes, [[2.0, 2.5], [np.nan, np.nan], [2.0, 2.5]])
 
 
-def test_an_ellipse_keeps_its_millimetres_in_the_square(prepare_frames):
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_an_ellipse_keeps_its_millimetres_in_the_square(prepare_frames, aspect):
     # Semi-axes of 30 and 50 mm, drawn at 0.5 mm on 160 x 240 pixels.
     rows, columns = (np.indices((160, 240)) - np.array([80, 120])[:, None, None]) * 0.5
     mask = ((rows / 30) ** 2 + (columns / 50) ** 2 <= 1).astype(np.uint8)
     path = prepare_frames(masks=True, train=[frame_record("x", image=mask * 200, mask=mask)])
-    reader = FrameReader(ScanIndex.from_dataset(path), size=96)
+    reader = FrameReader(ScanIndex.from_dataset(path), size=96, aspect=aspect)
     (head,), (size,) = reader.read_masks(np.array([0])), reader.pixel_sizes(np.array([0]))
     extent = np.array([np.ptp(at) + 1 for at in np.nonzero(head)]) * size
     np.testing.assert_allclose(extent, [60, 100], atol=size.max())

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.reader import resize_frame
 from awcl_jax.data.sector import find_sector, mask_overlays
+from awcl_jax.data.square import resize_frame
 from awcl_jax.ingest.own.items import BadFileError, Picture
 from awcl_jax.ingest.own.motion import noise_of
 from awcl_jax.ingest.own.region import moving_sector

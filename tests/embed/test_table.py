@@ -1,5 +1,6 @@
 """Files of features hold what was given, in either form, and are never half there."""
 
+import csv
 import datetime
 import json
 
@@ -80,5 +81,42 @@ def test_what_fails_midway_leaves_the_file_before(end, tmp_path):
 
 
 def test_another_end_is_bad_input(tmp_path):
-    with pytest.raises(InputError, match=r"\.parquet or \.npz; got .*f\.csv"):
-        write_table(tmp_path / "f.csv", [table(1)], provenance=MADE)
+    with pytest.raises(InputError, match=r"\.parquet or \.npz or \.csv; got .*f\.txt"):
+        write_table(tmp_path / "f.txt", [table(1)], provenance=MADE)
+
+
+def test_a_csv_has_a_column_for_each_value_and_no_formulas(tmp_path):
+    parts = [table(3), table(2, 3)]
+    formulas = ["=1+1", "-x", "-3.5", None, "plain, with a comma"]
+    note = pa.array(formulas, pa.string())
+    parts = [
+        part.append_column("note", note.slice(start, part.num_rows)) for part, start in zip(parts, (0, 3), strict=True)
+    ]
+    assert write_table(tmp_path / "f.csv", iter(parts), provenance=MADE) == 5
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    features = [f"features_{i}" for i in range(2)]
+    ids = [f"neighbour_ids_{i}" for i in range(2)]
+    same = [f"neighbour_same_scan_{i}" for i in range(2)]
+    assert list(rows[0]) == ["id", "scan_id", "age", "day", "file", *features, *ids, *same, "note"]
+    assert [(float(row["features_0"]), float(row["features_1"])) for row in rows] == [(i, -i) for i in range(5)]
+    assert [row["neighbour_ids_1"] for row in rows] == ["1", "3", "5", "1", "3"]
+    assert [(row["neighbour_same_scan_0"], row["neighbour_same_scan_1"]) for row in rows] == [("true", "")] * 5
+    assert [row["scan_id"] for row in rows] == ["", "s1", "s2", "", "s4"]
+    assert [row["age"] for row in rows] == ["0", "", "2", "3", "4"]
+    assert [row["note"] for row in rows] == ["'=1+1", "'-x", "-3.5", "", "plain, with a comma"]
+    assert rows[0]["day"] == "2020-01-01"
+
+
+def test_a_csv_keeps_float32_exactly(tmp_path):
+    values = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    write_table(tmp_path / "f.csv", [pa.table({"features": list_column(values)})], provenance=MADE)
+    read = np.loadtxt(tmp_path / "f.csv", delimiter=",", skiprows=1, dtype=np.float32)
+    np.testing.assert_array_equal(read, values)
+
+
+def test_a_column_that_the_csv_also_makes_is_bad_input(tmp_path):
+    taken = table(1).append_column("features_1", pa.array(["x"]))
+    with pytest.raises(InputError, match="column 'features_1', which the CSV of features also has"):
+        write_table(tmp_path / "f.csv", [taken], provenance=MADE)
+    assert not any(tmp_path.iterdir())

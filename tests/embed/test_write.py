@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
-from awcl_jax.data.reader import resize_frame
+from awcl_jax.data.square import resize_frame
 from awcl_jax.embed import load, write
 from awcl_jax.embed.command import embed_frames, load_encoder, main
 from awcl_jax.export.command import export_encoder
@@ -188,9 +188,10 @@ def test_picture_shows_each_query_with_frames_of_other_scans(run, pictures, tmp_
     given = {}
     draw = write.drawing.montage_neighbours
 
-    def remember(queries, neighbours, captions, neighbour_captions, out):
+    def remember(queries, neighbours, captions, neighbour_captions, out, *, whence):
         given.update(queries=queries, neighbours=neighbours, captions=captions, theirs=neighbour_captions)
-        draw(queries, neighbours, captions, neighbour_captions, out)
+        assert whence == "from other scans"
+        draw(queries, neighbours, captions, neighbour_captions, out, whence=whence)
 
     monkeypatch.setattr(write.drawing, "montage_neighbours", remember)
     # The first cannot be read, so that the rows of the file are not those of the source.
@@ -278,10 +279,10 @@ def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["RUN", "PICTURES", "--out=OUT/f.csv"], "--out must end in .parquet or .npz"),
-        (["RUN", "PICTURES", "--out=PICTURES/scans.csv"], "--out must end in .parquet or .npz"),
+        (["RUN", "PICTURES", "--out=OUT/f.txt"], "--out must end in .parquet, .npz or .csv"),
+        (["RUN", "PICTURES", "--out=PICTURES/scans.csv"], "already exists"),
         (["RUN", "PICTURES", "--out=OUT/there.npz"], "already exists"),
-        (["RUN", "none", "--out=OUT/f.npz"], "There is no file or folder none"),
+        (["RUN", "none", "--out=OUT/f.npz"], "The source none does not exist"),
         (["none", "PICTURES", "--out=OUT/f.npz"], "none is not a run folder"),
         (["RUN/checkpoints/30", "PICTURES", "--out=OUT/f.npz"], "no checkpoint of step 30"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--split=test"], "--split needs a prepared dataset"),
@@ -289,10 +290,12 @@ def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch)
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=-1"], "at least 0; got -1"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--picture=OUT/p.png"], "--neighbours=K"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.jpg"], "--picture must end in .png"),
+        (["RUN", "RUN", "--out=OUT/f.npz"], "is an encoder, not frames"),
         (
-            ["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.png"],
-            "a column scan_id with two or more scans",
+            ["RUN", "PICTURES", "--out=OUT/f.npz", "--region=sector"],
+            "--region of pictures must be whole, frame or X0,Y0,X1,Y1",
         ),
+        (["RUN", "PICTURES", "--out=OUT/f.npz", "--key_file=OUT/none"], "The key file"),
         (["RUN", "OUT/taken.csv", "--out=OUT/f.npz"], "has a column 'features'"),
     ],
 )

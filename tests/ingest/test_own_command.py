@@ -406,7 +406,8 @@ def test_removed_parts_of_clips_are_shown_and_fans_stored(tmp_path, run):
     assert sorted(fans) == sorted(index.scan_names)
     for (found,) in fans.values():
         assert (found.left, found.right) == pytest.approx((-28.6, 28.6), abs=1.5)  # 0.5 radian
-        assert (found.apex_x, found.apex_y) == pytest.approx((160, -40), abs=8)
+        # At (160, -40) of the whole picture, of which 35 columns on the left and 21 rows above are cut away.
+        assert (found.apex_x, found.apex_y) == pytest.approx((125, -61), abs=8)
         assert found.outer == pytest.approx(260, rel=0.04)
     assert run(*args, f"--out={tmp_path / 'whole'}")[0] == 0
     assert not (tmp_path / "whole/removed.png").exists()

@@ -13,7 +13,7 @@ from awcl_jax.data.images import IMAGES
 from awcl_jax.ingest.own.images import apply_window, open_image, read_image, read_mask
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.near import difference, thumbnail
-from awcl_jax.ingest.own.region import keep, kept_part, moving_sector
+from awcl_jax.ingest.own.region import Kept, blacken, kept_part, moving_sector, part_in
 from awcl_jax.ingest.own.videos import open_video
 from tests.helpers.frames import speckle
 from tests.helpers.own_files import moving_disc, write_video
@@ -215,6 +215,10 @@ NEAR_FAN = cv2.dilate(FAN.astype(np.uint8), np.ones((9, 9))) == 1
 
 def clip_of(frames: np.ndarray, *region: tuple[int, int, int, int]) -> Clip:
     return Clip(frames=lambda: iter([Picture(frame) for frame in frames]), region=region)
+
+
+def keep(image: np.ndarray, kept: Kept) -> np.ndarray:
+    return blacken(image, part_in(image, kept))
 
 
 @pytest.mark.parametrize(

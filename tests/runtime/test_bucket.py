@@ -48,7 +48,7 @@ def test_a_dataset_on_a_bucket_is_that_of_the_folder(uploaded, bucket, tmp_path)
     frames = np.arange(len(ours))
     np.testing.assert_array_equal(FrameReader(theirs, 24).read(frames), FrameReader(ours, 24).read(frames))
     assert theirs.path.is_relative_to(tmp_path / "cache")
-    assert len(open_source(f"{url}/", size=24)) == 6
+    assert len(open_source(f"{url}/")) == 6
 
 
 def test_it_is_copied_once_and_again_when_it_has_changed(uploaded, bucket, fetched, capsys):
