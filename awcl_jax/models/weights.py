@@ -50,7 +50,8 @@ _AWCL_LAYERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "la
 _IGNORED = re.compile(r"(fc(\.\d+)?|l1|l2)\.(weight|bias)|.*\.num_batches_tracked")
 _PARALLEL = "module."  # of torch.nn.DataParallel
 _AVERAGE = re.compile(r"(^|[._])(k|momentum|target|ema)([._]|$)")  # in the prefix of a moving average
-_NORMALISATION = "awcl_jax.normalisation"  # in the metadata of the files that we write
+NORMALISATION = "awcl_jax.normalisation"
+"""Key of the input's normalisation in the metadata of the files that we write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ def save_torch_resnet(
         arrays["conv1.weight"] = np.repeat(arrays["conv1.weight"] / channels, channels, axis=1).astype(np.float32)
     normalisation = Normalisation((mean,) * channels, (std,) * channels)
     # Hugging Face's libraries look for "pt".
-    metadata = {"format": "pt", _NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
+    metadata = {"format": "pt", NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
     # Not by save_file, whose files only their owner can read, whatever the umask.
     path.write_bytes(save(arrays, metadata))
 
@@ -195,7 +196,20 @@ class _Weights:
     normalisation: Normalisation | None = None
 
 
-def _read(path: Path) -> _Weights:
+def read_content(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Return the content of a file of weights, and its metadata.
+
+    Args:
+      path: of one of the kinds in FILES.
+
+    Returns:
+      Names to arrays and, from a file of `torch.save`, other things; and the metadata of safetensors, empty for others,
+      with a `Normalisation` under NORMALISATION if a file of ours states it.
+
+    Raises:
+      InputError: the file does not exist, has another format, or is damaged.
+      OSError: it cannot be read.
+    """
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.")
     name = path.name.lower()
@@ -203,24 +217,28 @@ def _read(path: Path) -> _Weights:
         return _read_safetensors(path)
     if not name.endswith(_ZIPS):
         raise InputError(f"A file of weights must end in {', '.join(FILES)}; got {path}.")
-    content = read_torch_zip(path)
+    return read_torch_zip(path), {}
+
+
+def _read(path: Path) -> _Weights:
+    content, metadata = read_content(path)
     for outer in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(outer), dict):
             content = content[outer]
-    return _Weights(_named(content, path))
+    return _Weights(_named(content, path), metadata.get(NORMALISATION))
 
 
-def _read_safetensors(path: Path) -> _Weights:
+def _read_safetensors(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
+            metadata: dict[str, Any] = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        normalisation = metadata.get(_NORMALISATION)
+        normalisation = metadata.pop(NORMALISATION, None)
         fields = {} if normalisation is None else json.loads(normalisation)
         trained = Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not a safetensors file, or is damaged: {error}. Download it again.") from None
-    return _Weights(_named(arrays, path), trained)
+    return arrays, metadata | ({NORMALISATION: trained} if trained else {})
 
 
 def _named(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:

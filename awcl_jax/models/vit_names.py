@@ -1,0 +1,293 @@
+"""Vision transformers by the names of several libraries: recognised, and renamed to timm's.
+
+    timm (augreg, DeiT, MAE, DINO)   blocks.0.attn.qkv.weight           patch_embed.proj.weight
+    DINOv2                           blocks.0.attn.qkv.weight, or       patch_embed.proj.weight
+                                     blocks.0.0.attn... in chunks
+    torchvision                      encoder.layers.encoder_layer_0.    conv_proj.weight
+                                     self_attention.in_proj_weight
+    open_clip, CLIP                  transformer.resblocks.0.           conv1.weight
+                                     attn.in_proj_weight
+    transformers                     encoder.layer.0.attention.         embeddings.patch_embeddings.
+                                     attention.query.weight, or           projection.weight
+                                     layers.0.attention.q_proj.weight
+
+Heads, MAE's decoder, CLIP's text tower and whatever else is beside a network are left out, by name.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from awcl_jax.runtime.errors import InputError
+
+KNOWN = "ViTs by the names of timm (augreg, DeiT, MAE, DINO), DINOv2, torchvision, open_clip and transformers"
+
+_AVERAGE = re.compile(r"(^|[._])(k|momentum|target|ema|student)([._]|$)")  # in the prefix of the other of two networks
+_DEEPEST = 4  # dictionaries within each other in a file
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How a library names its vision transformers.
+
+    Attributes:
+      title: the library, for messages.
+      first: name of the patches' kernel.
+      block: pattern of a name in a block.
+      rules: patterns and what they become, applied in order, from its names to timm's.
+      left_out: pattern of names that features do not need.
+      way: how its library resamples positions, see `models.positions`.
+      epsilon: of its normalisations.
+      clip: whether its networks see pictures normalised as CLIP's, not as ImageNet's.
+    """
+
+    title: str
+    first: str
+    block: str
+    rules: tuple[tuple[str, str], ...] = ()
+    left_out: str = "(?!)"
+    way: str = "antialiased"
+    epsilon: float = 1e-6
+    clip: bool = False
+
+
+TIMM = Family(
+    "timm",
+    "patch_embed.proj.weight",
+    r"blocks\.\d{1,4}\.norm1\.weight",
+    rules=((r"^fc_norm\.", "norm."),),
+    left_out=r"(head|head_dist|fc|pre_logits|classifier)\..*|.*\.num_batches_tracked",
+)
+MAE = dataclasses.replace(
+    TIMM, title="MAE", left_out=rf"decoder_.*|mask_token|{TIMM.left_out}", way="plain"
+)  # with its decoder; an encoder alone is as timm's
+DINO = dataclasses.replace(TIMM, title="DINO", way="offset")  # with its head
+DINOV2 = Family(
+    "DINOv2",
+    "patch_embed.proj.weight",
+    r"blocks\.\d{1,4}\.(\d{1,4}\.)?norm1\.weight",
+    rules=((r"^blocks\.\d{1,4}\.(\d{1,4})\.", r"blocks.\1."), (r"^register_tokens$", "reg_token")),
+    left_out=r"mask_token|(head|dino_head|ibot_head)\..*",
+    way="offset",
+)
+TORCHVISION = Family(
+    "torchvision",
+    "conv_proj.weight",
+    r"encoder\.layers\.encoder_layer_\d{1,4}\.ln_1\.weight",
+    rules=(
+        (r"^class_token$", "cls_token"),
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^encoder\.pos_embedding$", "pos_embed"),
+        (r"^encoder\.ln\.", "norm."),
+        (r"^encoder\.layers\.encoder_layer_(\d{1,4})\.", r"blocks.\1."),
+        (r"\.ln_([12])\.", r".norm\1."),
+        (r"\.self_attention\.in_proj_", ".attn.qkv."),
+        (r"\.self_attention\.out_proj\.", ".attn.proj."),
+        (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+        (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+    ),
+    left_out=r"heads\..*",
+    way="corners",
+)
+OPEN_CLIP = Family(
+    "open_clip",
+    "conv1.weight",
+    r"transformer\.resblocks\.\d{1,4}\.ln_1\.weight",
+    rules=(
+        (r"^class_embedding$", "cls_token"),
+        (r"^conv1\.", "patch_embed.proj."),
+        (r"^positional_embedding$", "pos_embed"),
+        (r"^ln_pre\.", "norm_pre."),
+        (r"^ln_post\.", "norm."),
+        (r"^transformer\.resblocks\.(\d{1,4})\.", r"blocks.\1."),
+        (r"\.ln_([12])\.", r".norm\1."),
+        (r"\.ls_([12])\.", r".ls\1."),
+        (r"\.attn\.in_proj_", ".attn.qkv."),
+        (r"\.attn\.out_proj\.", ".attn.proj."),
+        (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+        (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    ),
+    left_out=r"proj",
+    epsilon=1e-5,
+    clip=True,
+)
+_TRANSFORMERS = (
+    (r"^embeddings\.(cls_token)$", r"\1"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+    (r"^(?:encoder\.)?layers?\.(\d{1,4})\.", r"blocks.\1."),
+    (r"\.(?:layernorm_before|norm1)\.", ".norm1."),
+    (r"\.(?:layernorm_after|norm2)\.", ".norm2."),
+    (r"\.attention\.(?:attention\.query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(?:attention\.key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(?:attention\.value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+)
+VIT_MODEL = Family(
+    "transformers' ViTModel",
+    "embeddings.patch_embeddings.projection.weight",
+    r"(encoder\.)?layers?\.\d{1,4}\.layernorm_before\.weight",
+    rules=_TRANSFORMERS,
+    left_out=r"(pooler|classifier)\..*|embeddings\.mask_token",
+    way="plain",
+    epsilon=1e-12,
+)
+DINOV2_MODEL = dataclasses.replace(
+    VIT_MODEL, title="transformers' Dinov2Model", block=r"(encoder\.)?layers?\.\d{1,4}\.norm1\.weight", epsilon=1e-6
+)
+FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL)
+
+# Networks that are not read, by a pattern of a name that only they have.
+_OTHERS = (
+    ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.attn\.relative_position"),
+    ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
+    ("video transformer", r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
+    ("ViT with relative positions (BEiT, SAM)", r"relative_position_bias|rel_pos_[hw]|attn\.q_bias"),
+    ("ViT with rotary positions (DINOv3, EVA-02)", r"(^|\.)(rope|rope_embed)\.|storage_tokens"),
+    ("ViT with gated perceptrons (SwiGLU)", r"\.mlp\.(w12|fc1_g|weights_in)\."),
+    ("distilled DeiT", r"(^|\.)dist_token$"),
+    ("ConvNeXt", r"(^|\.)stages\.\d+\.(blocks\.|layers\.)?\d+\.(dwconv|conv_dw|gamma)|downsample_layers\.\d"),
+    ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
+    ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Named:
+    """The network of a file.
+
+    Attributes:
+      family: how the file names it.
+      arrays: its arrays by timm's names, separate queries, keys and values joined.
+      original: timm's name -> the file's, for messages.
+      left_out: the file's names that are not used.
+      norm_after: whether its last normalisation follows the pooling.
+    """
+
+    family: Family
+    arrays: dict[str, np.ndarray]
+    original: dict[str, str]
+    left_out: tuple[str, ...]
+    norm_after: bool
+
+
+def find_vit(content: Mapping[Any, Any], path: object) -> Named:
+    """Find the vision transformer among the arrays of a file, at any depth and behind any prefix.
+
+    Of a network and its moving average the network is used, and of a student and its teacher the teacher.
+
+    Args:
+      content: dictionaries of arrays, and other things, which are ignored.
+      path: of the file, for messages.
+
+    Raises:
+      InputError: there is none, or several; the message names what the file has.
+    """
+    arrays = dict(_flattened(content))
+    found = [
+        (prefix, family)
+        for family in FAMILIES
+        for prefix in _prefixes(arrays, family)
+        if any(re.fullmatch(re.escape(prefix) + family.block, name) for name in arrays)
+    ]
+    # The names of timm are among those of DINOv2: one network may be found twice.
+    networks = dict(reversed(found))
+    if len(networks) > 1 and len(used := [prefix for prefix in networks if not _AVERAGE.search(prefix)]) == 1:
+        networks = {used[0]: networks[used[0]]}
+    if other := _other(arrays, networks):
+        raise InputError(f"{path} is a {other}; known are {KNOWN}.")
+    if not networks:
+        begins = ", ".join(list(arrays)[:3]) or "no arrays"
+        raise InputError(
+            f"{path} has no vision transformer by known names (it begins with {begins}); known are {KNOWN}."
+        )
+    if len(networks) > 1:
+        listed = ", ".join(f"{prefix!r} ({family.title})" for prefix, family in networks.items())
+        raise InputError(f"{path} has {len(networks)} networks, under {listed}. Save only the one you need.")
+    ((prefix, family),) = networks.items()
+    return _named(arrays, prefix, _refined(arrays, prefix, family))
+
+
+def _flattened(content: Mapping[Any, Any], place: str = "", depth: int = 0) -> Iterable[tuple[str, np.ndarray]]:
+    for name, value in content.items():
+        if isinstance(value, np.ndarray):
+            yield f"{place}{name}", value
+        elif isinstance(value, dict) and depth < _DEEPEST:
+            yield from _flattened(value, f"{place}{name}.", depth + 1)
+
+
+def _prefixes(arrays: Mapping[str, np.ndarray], family: Family) -> list[str]:
+    ends = [name.removesuffix(family.first) for name in arrays if name.endswith(family.first)]
+    return [prefix for prefix in ends if prefix == "" or prefix.endswith(".")]
+
+
+def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Family:
+    """Return which of the families with timm's names a network is of."""
+    if family.first != TIMM.first:
+        return family
+    if f"{prefix}decoder_embed.weight" in arrays:
+        return MAE
+    if (
+        f"{prefix}mask_token" in arrays
+        or f"{prefix}register_tokens" in arrays
+        or (
+            family is DINOV2
+            and any(re.match(re.escape(prefix) + r"blocks\.\d{1,4}\.\d{1,4}\.", name) for name in arrays)
+        )
+    ):
+        return DINOV2
+    return DINO if any(re.search(r"(^|\.)last_layer\.", name) for name in arrays) else TIMM
+
+
+def _named(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Named:
+    named, original, left_out = {}, {}, []
+    for full, array in arrays.items():
+        name = full.removeprefix(prefix)
+        if not full.startswith(prefix) or re.fullmatch(family.left_out, name):
+            left_out.append(full)
+            continue
+        for pattern, becomes in family.rules:
+            name = re.sub(pattern, becomes, name)
+        if name in named:  # two names of one array: the second is unknown
+            name = f"again {full}"
+        named[name], original[name] = array, full
+    after = any(full == f"{prefix}fc_norm.weight" for full in arrays)
+    for name in [name for name in named if re.search(r"\.attn\.q\.(weight|bias)$", name)]:
+        parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if all(part in named and named[part].shape == named[name].shape for part in parts):
+            whole = name.replace(".attn.q.", ".attn.qkv.")
+            original[whole] = ", ".join(original.pop(part) for part in parts)
+            named[whole] = np.concatenate([named.pop(part) for part in parts])
+    return Named(family, named, original, tuple(left_out), after)
+
+
+def _other(arrays: Mapping[str, np.ndarray], networks: Mapping[str, Family]) -> str:
+    """Return what else a file is, if it is a network of a kind that is not read; "" otherwise."""
+    if len(networks) == 1:
+        ((prefix, family),) = networks.items()
+        if arrays[prefix + family.first].ndim == 5:
+            return "video transformer"
+        names = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+    elif networks:
+        return ""
+    else:
+        names = list(arrays)
+    return next((title for title, pattern in _OTHERS if any(re.search(pattern, name) for name in names)), "")
+
+
+def grouped(names: Iterable[str]) -> str:
+    """Return names in a few words: those that begin alike as one, with their number."""
+    counts: dict[str, int] = {}
+    for name in names:
+        begin, _, rest = name.partition(".")
+        key = f"{begin.split('_')[0]}_*" if begin.startswith("decoder_") else f"{begin}.*" if rest else begin
+        counts[key] = counts.get(key, 0) + 1
+    return ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items())
