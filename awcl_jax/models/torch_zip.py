@@ -38,7 +38,8 @@ _STORAGES = {
 _LARGEST_PICKLE = 2**24  # bytes; that of a ResNet-50 has 50,000
 _QUOTED = 200  # characters of a file in a message
 _MOST_AXES = 32
-# Text, numbers, tuples, lists, dictionaries, references: what PyTorch writes. No sets, buffers, objects or extensions.
+# Text, numbers, tuples, lists, dictionaries, references: what PyTorch writes; and objects (NEWOBJ), of which `_KNOWN`
+# has one kind. No sets, buffers or extensions.
 _OPCODES = frozenset(
     [
         "PROTO",
@@ -88,6 +89,7 @@ _OPCODES = frozenset(
         "GLOBAL",
         "STACK_GLOBAL",
         "REDUCE",
+        "NEWOBJ",
         "BUILD",
         "BINPERSID",
     ]
@@ -235,7 +237,14 @@ class _Parameter(_Inert):
         return tensor
 
 
+class _Settings(_Inert):
+    """`argparse.Namespace`: the arguments of a training program, such as MAE's and DINO's; none is kept."""
+
+    __slots__ = ()
+
+
 _KNOWN = {
+    ("argparse", "Namespace"): _Settings,
     ("collections", "OrderedDict"): _Names,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
     ("torch._utils", "_rebuild_parameter"): _Parameter(),

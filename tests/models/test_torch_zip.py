@@ -1,5 +1,6 @@
 """Files of torch.save are read without PyTorch, and nothing in them is run."""
 
+import argparse
 import collections
 import io
 import pickle
@@ -165,6 +166,27 @@ def test_states_of_dictionaries_are_left_aside(tmp_path):
     names.keys = "hidden"  # as torch hangs `_metadata` on a state dict
     content = read_torch_zip(archive(tmp_path / "w.pth", pickle.dumps(names, protocol=2)))
     assert dict(content.items()) == {"a": 1}
+
+
+def test_the_arguments_of_a_training_program_are_left_aside(tmp_path):
+    # MAE's and DINO's checkpoints have them beside the weights.
+    settings = argparse.Namespace(lr=0.1, device="cuda", nested=argparse.Namespace(betas=(0.9, 0.95)))
+    content = read_torch_zip(archive(tmp_path / "w.pth", pickle.dumps({"args": settings, "epoch": 3}, protocol=2)))
+    assert content["epoch"] == 3
+    assert not hasattr(content["args"], "lr")
+
+
+@pytest.mark.parametrize(
+    "opcode",
+    [
+        b"\x80\x02cargparse\nNamespace\n(K\x01t\x81.",  # with an argument
+        b"\x80\x02ctorch\nFloatStorage\n)\x81.",  # of a name that is no class here
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81.",
+        b"\x80\x02cbuiltins\nobject\n)\x81.",
+    ],
+)
+def test_no_other_object_is_made(tmp_path, opcode):
+    refused(tmp_path / "w.pth", opcode, "damaged|not part of weights")
 
 
 def test_other_files_are_bad_input(tmp_path):
