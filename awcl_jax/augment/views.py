@@ -148,7 +148,7 @@ def two_views(
       InputError: the frames are not uint8, or their shape is neither of the two.
     """
     _check_frames(images, dims=(3, 4))
-    keys = jnp.stack([_keys(seed, step, rows, view) for view in (0, 1)])
+    keys = view_keys(rows=rows, step=step, seed=seed)
     make = jax.vmap(functools.partial(_view, options=options))
     return jax.vmap(make, in_axes=(None if images.ndim == 3 else 1, 0))(images, keys)
 
@@ -180,6 +180,13 @@ def _check_frames(images: Array, *, dims: tuple[int, ...]) -> None:
         raise InputError(f"Frames to augment must be uint8, 0 to 255; got {images.dtype}. Convert them first.")
     if images.ndim not in dims or (images.ndim == 4 and images.shape[1] != 2):
         raise InputError(f"Frames to augment must be [b, h, w]{' or [b, 2, h, w]' * (4 in dims)}; got {images.shape}.")
+
+
+def view_keys(
+    *, rows: Int[Array, " b"], step: int | Int[Array, ""], seed: int | Int[Array, ""], views: int = 2
+) -> Key[Array, "v b"]:
+    """Return the key of each view, by its address; what else is drawn from it folds a number of its own into it."""
+    return jnp.stack([_keys(seed, step, rows, view) for view in range(views)])
 
 
 def _keys(

@@ -8,8 +8,9 @@ import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from awcl_jax.ingest import prepare
+from awcl_jax.models import encoders, vit
 from awcl_jax.models.pretraining import ContrastiveModel, Projection
-from awcl_jax.models.resnet import ResNet, make_resnet
+from awcl_jax.models.vit import ViTOptions
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import optim
@@ -21,15 +22,19 @@ def make_model(config: ConfigDict) -> ContrastiveModel:
     return ContrastiveModel(encoder=make_encoder(config), projection=projection)
 
 
-def make_encoder(config: ConfigDict) -> ResNet:
+def make_encoder(config: ConfigDict) -> encoders.Encoder:
     """Make the encoder, without parameters."""
-    return make_resnet(
+    return encoders.make_encoder(
         config.model.arch,
+        size=config.augment.size,
         width_factor=config.model.width_factor,
         strides=config.model.strides,
         dtype=jnp.dtype(config.model.dtype),
         axis_name=sharding.AXIS,
         remat=config.model.remat,
+        vit=ViTOptions(**config.model.vit.to_dict()),
+        train_blocks=config.model.train_blocks,
+        freeze_patches=config.model.freeze_patches,
     )
 
 
@@ -48,6 +53,14 @@ def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTr
         decay_all=config.optim.decay_all,
         clip_norm=config.optim.clip_norm,
     )
+    encoder = make_encoder(config)
+    if not isinstance(encoder, vit.ViT):
+        return learning_rate, optimiser
+    if (decay := config.optim.layer_decay) != 1:
+        depth = encoder.depth
+        optimiser = optim.scale_updates(optimiser, lambda path: decay ** (depth + 1 - vit.layer_of(path, depth=depth)))
+    if config.model.train_blocks is not None or config.model.freeze_patches:
+        optimiser = optim.freeze(optimiser, vit.frozen_parameters(encoder))
     return learning_rate, optimiser
 
 

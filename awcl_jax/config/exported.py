@@ -12,8 +12,9 @@ from awcl_jax.augment.options import Augmentation
 from awcl_jax.config.export_files import DESCRIPTION, FORMAT, WEIGHTS
 from awcl_jax.data.reader import LARGEST_FRAME
 from awcl_jax.data.square import ASPECT, Square, require_aspect
+from awcl_jax.models import encoders
 from awcl_jax.models.resnet import WIDEST
-from awcl_jax.models.weights import load_torch_resnet
+from awcl_jax.models.vit import ViTOptions, option_problems
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import require_plain_tree
 from awcl_jax.train.run_folder import read_json
@@ -25,7 +26,7 @@ class Described:
 
     Attributes:
       square: how a frame is read.
-      arch, width_factor, strides: of the encoder, as in `config.model`.
+      arch, width_factor, strides, vit: of the encoder, as in `config.model`.
       options: how a frame becomes the encoder's input.
       jax: version of JAX that wrote `encoder.jax`; empty if the file names none.
     """
@@ -36,6 +37,13 @@ class Described:
     strides: str
     options: Augmentation
     jax: str
+    vit: ViTOptions
+
+    def make_encoder(self) -> encoders.Encoder:
+        """Return the encoder, without parameters."""
+        return encoders.make_encoder(
+            self.arch, size=self.options.size, width_factor=self.width_factor, strides=self.strides, vit=self.vit
+        )
 
 
 def read_description(folder: Path) -> Described:
@@ -58,6 +66,8 @@ def read_description(folder: Path) -> Described:
         arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])
         given = described["input"]
         options = Augmentation.off(size=int(given["size"]), mean=float(given["mean"]), std=float(given["std"]))
+        vit = ViTOptions(**encoder.get("vit", {}))
+        vit_problems = option_problems(vit)
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -67,9 +77,11 @@ def read_description(folder: Path) -> Described:
             raise InputError(f"The size of the {what} in {file} must be from 1 to {most}; got {value}.")
     if not 0 < width <= WIDEST:
         raise InputError(f"width_factor in {file} must be above 0 and at most {WIDEST}; got {width}.")
+    if vit_problems:
+        raise InputError(f"{' '.join(vit_problems[0])} in {file}.")
     written_by = described.get("jax")
     jax = written_by if isinstance(written_by, str) else ""
-    return Described(Square(size, aspect, mask_overlays), arch, width, strides, options, jax)
+    return Described(Square(size, aspect, mask_overlays), arch, width, strides, options, jax, vit)
 
 
 def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:
@@ -82,7 +94,12 @@ def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputError(f"{folder} has no {WEIGHTS}. Export again with --formats=safetensors, or use the run itself.")
-    options = described.options
-    return load_torch_resnet(
-        weights, described.arch, mean=options.mean, std=options.std, width_factor=described.width_factor
+    variables, _ = encoders.load_torch(
+        weights,
+        described.make_encoder(),
+        arch=described.arch,
+        width_factor=described.width_factor,
+        mean=described.options.mean,
+        std=described.options.std,
     )
+    return variables

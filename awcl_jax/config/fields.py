@@ -1,5 +1,6 @@
 """The fields of a configuration: their types and names, and conversion to plain values and back."""
 
+import dataclasses
 import difflib
 import json
 import reprlib
@@ -9,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from awcl_jax.augment.options import Augmentation
+from awcl_jax.models.vit import ViTOptions
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import flattened
 
@@ -46,6 +48,11 @@ def wrong_types(config: ConfigDict, default: ConfigDict, place: str = "config") 
 def augmentation_fields(options: Augmentation) -> ConfigDict:
     """Return an augmentation as part of a configuration; () means that a range is off."""
     return ConfigDict({name: () if value is None else value for name, value in vars(options).items()})
+
+
+def vit_fields(options: ViTOptions) -> ConfigDict:
+    """Return options of a vision transformer as part of a configuration."""
+    return ConfigDict(dataclasses.asdict(options))
 
 
 def augmentation(config: ConfigDict) -> Augmentation:

@@ -8,17 +8,21 @@ from typing import Any
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from awcl_jax.config import trained
+from awcl_jax.config import build, trained
 from awcl_jax.config.export_files import is_export
 from awcl_jax.config.exported import read_description, read_weights
-from awcl_jax.models.weights import FILES, load_torch_resnet
+from awcl_jax.models import encoders, vit_weights
+from awcl_jax.models.vit import SIZES
+from awcl_jax.models.weights import FILES
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import run_folder
 from awcl_jax.train.workdir import fetch_run
 
 RANDOM = "random"
 
-_GROUPS = {"mean": "augment", "std": "augment"}  # of the fields that are not of the group `model`
+_VIT = ("patch", "registers", "layer_scale", "pre_norm", "activation", "epsilon", "norm_after")
+# Of the fields that are not of the group `model`.
+_GROUPS = {"mean": "augment", "std": "augment", **dict.fromkeys(_VIT, "model.vit")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,19 +76,23 @@ def initial_variables(config: ConfigDict) -> Initial | None:
             raise InputError("config.model.init_head needs a run to load the head from: set config.model.init to it.")
         return None
     if init.lower().endswith(FILES):
-        encoder = load_torch_resnet(
+        encoder, title = encoders.load_torch(
             init,
-            config.model.arch,
+            build.make_encoder(config),
+            arch=config.model.arch,
+            width_factor=config.model.width_factor,
             mean=config.augment.mean,
             std=config.augment.std,
-            width_factor=config.model.width_factor,
+            trained=config.model.init_input,
         )
-        found = _encoder_alone(encoder, f"{init} (PyTorch weights)")
+        found = _encoder_alone(encoder, f"{init} ({title})")
     elif is_export(folder := fetch_run(init)):
         described = read_description(folder)
         likeness = {name: getattr(described, name) for name in ("arch", "width_factor", "strides")}
+        if described.arch in SIZES:
+            likeness |= {name: getattr(described.vit, name) for name in _VIT}
         _require_same(init, likeness | {"mean": described.options.mean, "std": described.options.std}, config)
-        found = _encoder_alone(read_weights(folder, described), f"{init} (an export)")
+        found = _encoder_alone(_at_size(read_weights(folder, described), config), f"{init} (an export)")
     else:
         return _of_run(init, config, field=field, with_head=with_head)
     if with_head:
@@ -98,6 +106,8 @@ def _of_run(init: str, config: ConfigDict, *, field: str, with_head: bool) -> In
         raise InputError(f"{run} is a downstream run. Set config.{field} to a pretraining run.")
     before = trained.read_config(run)
     likeness = {name: before.model[name] for name in ("arch", "width_factor", "strides")}
+    if before.model.arch in SIZES:
+        likeness |= {name: before.model.vit[name] for name in _VIT}
     likeness |= {"mean": before.augment.mean, "std": before.augment.std}
     if with_head:
         likeness |= {name: before.model[name] for name in ("hidden", "embedding")}
@@ -105,11 +115,19 @@ def _of_run(init: str, config: ConfigDict, *, field: str, with_head: bool) -> In
     _, variables = trained.load_run(run / "checkpoints" / str(step))
     modules = ("encoder", "projection") if with_head else ("encoder",)
     kept = {name: {module: tree[module] for module in modules if module in tree} for name, tree in variables.items()}
+    kept["params"]["encoder"] = _at_size({"params": kept["params"]["encoder"]}, config)["params"]
     return Initial(kept, f"{init} (step {step:,} of {before.train.steps:,})")
 
 
 def _encoder_alone(variables: Mapping[str, PyTree], source: str) -> Initial:
     return Initial({name: {"encoder": tree} for name, tree in variables.items()}, source)
+
+
+def _at_size(variables: Mapping[str, PyTree], config: ConfigDict) -> Mapping[str, PyTree]:
+    """Return the variables of an encoder for the configured size of frames, which sets a ViT's table of positions."""
+    if config.model.arch not in SIZES:
+        return variables
+    return vit_weights.at_grid(variables, (config.augment.size // config.model.vit.patch,) * 2)
 
 
 def _require_same(init: str, found: Mapping[str, Any], config: ConfigDict) -> None:
@@ -123,12 +141,18 @@ def _require_same(init: str, found: Mapping[str, Any], config: ConfigDict) -> No
     Raises:
       InputError: fields differ; lists the flags to add.
     """
-    configured = {name: config[_GROUPS.get(name, "model")][name] for name in found}
+    configured = {name: _group(config, _GROUPS.get(name, "model"))[name] for name in found}
     differing = {name: value for name, value in configured.items() if not _same(found[name], value)}
     if differing:
         values = ", ".join(f"{name} {found[name]} and not {value}" for name, value in differing.items())
         flags = " ".join(f"--config.{_GROUPS.get(name, 'model')}.{name}={found[name]}" for name in differing)
         raise InputError(f"The encoder of {init} has {values}, as configured. Add {flags}.")
+
+
+def _group(config: ConfigDict, path: str) -> ConfigDict:
+    for name in path.split("."):
+        config = config[name]
+    return config
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,7 +1,8 @@
 """The reference of every configuration field, made from the source so that it is always up to date.
 
 Defaults are read from `default_config()` and `default_downstream_config()`. Meanings are the comments beside the
-assignments in the source of these two functions and, for `augment`, the attributes in the docstring of `Augmentation`.
+assignments in the source of these two functions and, for `augment` and `model.vit`, the attributes in the docstrings of
+`Augmentation` and `ViTOptions`.
 """
 
 import ast
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from awcl_jax.augment.options import Augmentation
 from awcl_jax.config.downstream import default_downstream_config
 from awcl_jax.config.pretraining import default_config
+from awcl_jax.models.vit import ViTOptions
 from awcl_jax.train.run_folder import flattened
 
 KINDS = ("pretraining", "downstream")
@@ -51,7 +53,7 @@ def describe_fields(kind: str) -> tuple[Field, ...]:
     Args:
       kind: one of KINDS.
     """
-    pretraining = augmentation_meanings() | comments_of(default_config)
+    pretraining = augmentation_meanings() | vit_meanings() | comments_of(default_config)
     if kind == "pretraining":
         return fields_of(default_config(), pretraining)
     assert kind == "downstream", kind
@@ -90,13 +92,24 @@ def augmentation_meanings() -> dict[str, str]:
 
     A probability has no entry there: the entry of its augmentation names it.
     """
-    _, _, attributes = inspect.cleandoc(Augmentation.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", attributes, re.MULTILINE)
-    meanings = {f"augment.{name}": " ".join(text.split()) for name, text in entries}
-    for name, text in entries:
+    entries = _attributes(Augmentation)
+    meanings = {f"augment.{name}": text for name, text in entries.items()}
+    for name, text in entries.items():
         for probability in re.findall(r"`(\w+_probability)`", text):
             meanings[f"augment.{probability}"] = f"probability of augment.{name}; 0 turns it off"
     return meanings
+
+
+def vit_meanings() -> dict[str, str]:
+    """Return the attributes in the docstring of `ViTOptions`, by field of a configuration."""
+    return {f"model.vit.{name}": text for name, text in _attributes(ViTOptions).items()}
+
+
+def _attributes(described: type) -> dict[str, str]:
+    """Return the attributes in the docstring of a class, each in one line."""
+    _, _, attributes = inspect.cleandoc(described.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def fields_text() -> str:

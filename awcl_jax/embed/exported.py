@@ -19,7 +19,6 @@ from awcl_jax.augment.views import centre_view
 from awcl_jax.config.export_files import FUNCTION, WEIGHTS
 from awcl_jax.config.exported import read_description, read_weights
 from awcl_jax.evaluate.encode import FrozenEncoder
-from awcl_jax.models.resnet import make_resnet
 from awcl_jax.runtime.errors import InputError
 
 _MOST_OPERATIONS = 1_000_000  # with every call written out; a ResNet-50 has a thousand
@@ -49,7 +48,7 @@ def read_export(folder: Path) -> FrozenEncoder:
     weights, function = folder / WEIGHTS, folder / FUNCTION
     square, options = described.square, described.options
     if weights.is_file():
-        model = make_resnet(described.arch, width_factor=described.width_factor, strides=described.strides)
+        model = described.make_encoder()
         variables = read_weights(folder, described)
 
         @jax.jit

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.augment.views import Augmentation, two_views, view_keys
 from awcl_jax.losses.awcl import LossOptions, awcl_loss, groups_from_labels
 from awcl_jax.losses.ring import ring_awcl_loss
 from awcl_jax.pretrain import monitors
@@ -59,10 +59,12 @@ def make_step(
         "group_weights": loss.group_weights,
     }
 
+    draws = getattr(getattr(model, "encoder", None), "draws", False)
+
     def two_view_loss(
         params: PyTree, state: TrainState, batch: dict[str, Array], views: Array
     ) -> tuple[Array, dict[str, Any]]:
-        z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks)
+        z, batch_stats = encode_in_chunks(model, params, state.batch_stats, views, chunks, keys_of(state, batch))
         rows = z.reshape(-1, z.shape[-1])
         ids, groups = _view_ids(batch["row"]), _per_view(groups_from_labels(batch["label"], batch["row"]))
         if loss.exchange == "ring":
@@ -89,13 +91,14 @@ def make_step(
         assert momentum is not None
         assert state.momentum is not None, "the queue is part of the state from the start"
         key_params = jax.lax.stop_gradient(state.momentum.follow(params, momentum))
-        keys, key_stats = encode_in_chunks(model, key_params, state.momentum.batch_stats, views[1:], chunks)
+        first, second = (None, None) if (drawn := keys_of(state, batch)) is None else (drawn[:1], drawn[1:])
+        keys, key_stats = encode_in_chunks(model, key_params, state.momentum.batch_stats, views[1:], chunks, second)
         keys = jax.lax.stop_gradient(keys)
         batch_size = views.shape[1] * sharding.device_count()
         new = (keys[0], batch["frame"][:, 1], batch["label"])
         queue = state.momentum.queue.push(*sharding.in_row_order(new, batch["row"], count=batch_size))
         ids, groups = queue.contrast(batch_size)
-        queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks)
+        queries, batch_stats = encode_in_chunks(model, params, state.batch_stats, views[:1], chunks, first)
         losses = awcl_loss(
             queries[0],
             queue.z,
@@ -112,6 +115,9 @@ def make_step(
             "compared": queue.filled,
             "momentum": Momentum(key_params, key_stats, queue),
         }
+
+    def keys_of(state: TrainState, batch: dict[str, Array]) -> Key[Array, "2 b"] | None:
+        return view_keys(rows=batch["row"], step=state.step, seed=seed) if draws else None
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
         views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
@@ -139,7 +145,12 @@ def make_step(
 
 
 def encode_in_chunks(
-    model: nn.Module, params: PyTree, batch_stats: PyTree, views: Float[Array, "v b h w c"], chunks: int
+    model: nn.Module,
+    params: PyTree,
+    batch_stats: PyTree,
+    views: Float[Array, "v b h w c"],
+    chunks: int,
+    keys: Key[Array, "v b"] | None = None,
 ) -> tuple[Float[Array, "v b d"], PyTree]:
     """Return embeddings of views and the new running statistics, in the memory of one chunk of the frames at a time.
 
@@ -155,25 +166,33 @@ def encode_in_chunks(
       batch_stats: its running statistics.
       views: of this device's rows.
       chunks: parts of the batch; must divide the number of rows b.
+      keys: of the views, for an encoder that draws random numbers in training; each pass of a chunk draws the same.
     """
     v, b, *picture = views.shape
 
-    def encode(params: PyTree, pictures: Float[Array, "n h w c"]) -> tuple[Float[Array, "n d"], PyTree]:
+    def encode(
+        params: PyTree, pictures: Float[Array, "n h w c"], keys: Key[Array, " n"] | None
+    ) -> tuple[Float[Array, "n d"], PyTree]:
+        drawn: dict[str, Any] = {} if keys is None else {"keys": keys}
         z, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats}, pictures, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": batch_stats}, pictures, train=True, mutable=["batch_stats"], **drawn
         )
         return z, updated.get("batch_stats", {})
 
     if chunks == 1:
-        z, updated = encode(params, views.reshape(v * b, *picture))
+        z, updated = encode(params, views.reshape(v * b, *picture), None if keys is None else keys.reshape(v * b))
         return z.reshape(v, b, -1), updated
     assert b % chunks == 0, f"{chunks} chunks must divide the {b} rows of a device"
-    # Row r is in chunk r % chunks: [v, b / chunks, chunks, ...] -> [chunks, v * b / chunks, ...].
-    parts = jnp.moveaxis(views.reshape(v, b // chunks, chunks, *picture), 2, 0)
-    parts = parts.reshape(chunks, v * b // chunks, *picture)
+
+    def in_parts(x: Array) -> Array:
+        # Row r is in chunk r % chunks: [v, b / chunks, chunks, ...] -> [chunks, v * b / chunks, ...].
+        parts = jnp.moveaxis(x.reshape(v, b // chunks, chunks, *x.shape[2:]), 2, 0)
+        return parts.reshape(chunks, v * b // chunks, *x.shape[2:])
+
     # Each device sums the gradient over its chunks before the sum over devices.
     own = sharding.vary(params)
-    z, updated = jax.lax.map(jax.checkpoint(lambda part: encode(own, part)), parts)
+    parts = jax.tree.map(in_parts, (views, keys))
+    z, updated = jax.lax.map(jax.checkpoint(lambda part: encode(own, *part)), parts)
     z = jnp.moveaxis(z.reshape(chunks, v, b // chunks, -1), 0, 2).reshape(v, b, -1)
     return z, jax.tree.map(lambda statistics: statistics.mean(axis=0), updated)
 

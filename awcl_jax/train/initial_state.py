@@ -84,8 +84,9 @@ def on_first_device(shapes: PyTree) -> PyTree:
 
 
 def _init(model: nn.Module, seed: UInt32[Array, ""]) -> dict[str, PyTree]:
-    # The parameters do not depend on the size of a frame, and a small one traces quickly.
-    return dict(model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 1)), train=False))
+    # The parameters do not depend on the size of a frame, and a small one traces quickly: 32 pixels, or two patches.
+    edge = 2 * getattr(getattr(model, "encoder", None), "patch", 16)
+    return dict(model.init(jax.random.key(seed), jnp.zeros((1, edge, edge, 1)), train=False))
 
 
 # These run once; at full optimisation LLVM would spend most of a start on their dozens of random keys. Without jit, a

@@ -1,5 +1,8 @@
 """The optimiser: Adam, AdamW or LARS with warm-up, cosine decay and clipping."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,6 +12,8 @@ from awcl_jax.runtime.errors import InputError
 
 OPTIMISERS = ("adam", "adamw", "lars", "sgd")
 SCHEDULES = ("cosine", "constant")
+
+_TABLES = ("pos_embed", "reg_token")  # of a vision transformer: of two or more axes, and no kernels
 
 
 def learning_rate_schedule(*, peak: float, steps: int, warmup_steps: int, schedule: str = "cosine") -> optax.Schedule:
@@ -39,7 +44,8 @@ def make_optimiser(
       name: `adam` (weight decay added to the gradient, as in PyTorch's Adam), `adamw` (decoupled), `lars` or `sgd`.
       learning_rate: by step.
       weight_decay: strength of the decay.
-      decay_all: decay biases and normalisation as well; by default only kernels (arrays of two or more axes) decay.
+      decay_all: decay biases, normalisation, tokens and positions as well; by default only kernels (other arrays of
+        two or more axes) decay.
       clip_norm: longest gradient norm, None for no clipping.
       momentum: of LARS and SGD.
 
@@ -48,7 +54,7 @@ def make_optimiser(
     """
 
     def decayed(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: decay_all or p.ndim > 1, params)
+        return _by_path(lambda path, p: decay_all or (p.ndim > 1 and path[-1] not in _TABLES), params)
 
     decay = optax.add_decayed_weights(weight_decay, mask=decayed)
     chains = {
@@ -75,6 +81,35 @@ def train_all_but(optimiser: optax.GradientTransformation, frozen: str) -> optax
         }
 
     return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)
+
+
+def freeze(
+    optimiser: optax.GradientTransformation, frozen: Callable[[tuple[str, ...]], bool]
+) -> optax.GradientTransformation:
+    """Return the same optimiser, but freeze some parameters: no gradient, no decay, no state.
+
+    Args:
+      optimiser: of the others.
+      frozen: whether the parameter of a path, such as ("encoder", "pos_embed"), is frozen.
+    """
+
+    def kinds(params: PyTree) -> PyTree:
+        return _by_path(lambda path, _: "frozen" if frozen(path) else "trained", params)
+
+    return optax.multi_transform({"trained": optimiser, "frozen": optax.set_to_zero()}, kinds)
+
+
+def scale_updates(
+    optimiser: optax.GradientTransformation, factor: Callable[[tuple[str, ...]], float]
+) -> optax.GradientTransformation:
+    """Return the same optimiser with a factor on the learning rate of each parameter, by its path."""
+    scale = optax.stateless(lambda updates, _: _by_path(lambda path, update: factor(path) * update, updates))
+    return optax.chain(optimiser, scale)
+
+
+def _by_path(function: Callable[[tuple[str, ...], Array], Any], params: PyTree) -> PyTree:
+    """Apply a function of (path, array) to all parameters."""
+    return jax.tree_util.tree_map_with_path(lambda path, p: function(tuple(key.key for key in path), p), params)
 
 
 @jax.named_scope("norm")

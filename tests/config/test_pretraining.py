@@ -73,7 +73,12 @@ def test_the_paper_variant_has_the_published_settings():
         ("data.dataset", "imagenet", "one of phantom, fetal_planes_db, .*; got 'imagenet'"),
         ("sampler.mode", "fair", "one of balanced, natural; got 'fair'"),
         ("sampler.pairs", "twins", "one of frame, cross_scan; got 'twins'"),
-        ("model.arch", "resnet19", "one of resnet18, resnet34, resnet50; got 'resnet19'"),
+        ("model.arch", "resnet19", "one of resnet18, resnet34, resnet50, vit_tiny, .*; got 'resnet19'"),
+        ("model.init_input", "grey", "one of auto, imagenet, half, openai; got 'grey'"),
+        ("model.train_blocks", 2, r"needs a vision transformer \(vit_tiny, .*\); got 2 with resnet18"),
+        ("model.freeze_patches", True, "needs a vision transformer .*; got True with resnet18"),
+        ("optim.layer_decay", 0.9, "needs a vision transformer .*; got 0.9 with resnet18"),
+        ("optim.layer_decay", 0.0, "above 0 and at most 1; got 0.0"),
         ("model.strides", "v2", "one of .*v1.5.*; got 'v2'"),
         ("model.dtype", "float16", "one of float32, bfloat16; got 'float16'"),
         ("loss.exchange", "scatter", "one of gather, ring; got 'scatter'"),
@@ -137,6 +142,31 @@ def test_a_bad_value_is_named_with_its_rule(field, value, rule):
     with pytest.raises(InputError, match=rf"config\.{named}\b.*{rule}") as caught:
         validate(changed(**{field: value}))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("model.vit.patch", 12, "must be one of 8, 14, 16; got 12"),
+        (
+            "model.vit.patch",
+            14,
+            "config.augment.size must be a multiple of the patch of 14 pixels; got 64, try 56 or 70",
+        ),
+        ("model.vit.pool", "max", "must be one of token, mean, both; got 'max'"),
+        ("model.vit.activation", "relu", "must be one of gelu, gelu_tanh, quick_gelu; got 'relu'"),
+        ("model.vit.registers", -1, "must be from 0 to 64; got -1"),
+        ("model.train_blocks", 13, "must be from 1 to the 12 blocks of vit_small; got 13"),
+        ("model.train_blocks", 0, "must be from 1 to the 12 blocks of vit_small; got 0"),
+    ],
+)
+def test_a_vision_transformers_fields_have_rules(field, value, rule):
+    config = default_config()
+    config.model.arch = "vit_small"
+    validate(config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=rule):
+        validate(config)
 
 
 @pytest.mark.parametrize("devices", [3, 5, 64])

@@ -16,6 +16,7 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.losses.awcl import LossOptions
 from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import BasicBlock, ResNet
+from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.pretrain.step import make_step
 from awcl_jax.runtime import sharding
 from awcl_jax.train.momentum import Queue
@@ -44,11 +45,27 @@ def fine_and_coarse(batch):
     return batch | {"label": np.stack([label, np.where(label < 0, label, 10 + label // 2)], axis=1)}
 
 
-def take_steps(devices, via="shard_map", *, rows=slice(None), both=False, queue=0, chunks=1, momentum=None, **loss):
+ENCODERS = {
+    "resnet": ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS),
+    "vit": ViT(depth=2, heads=1, grid=(2, 2), options=ViTOptions(patch=16, registers=1, drop_path=0.3)),
+}
+
+
+def take_steps(
+    devices,
+    via="shard_map",
+    *,
+    encoder="resnet",
+    rows=slice(None),
+    both=False,
+    queue=0,
+    chunks=1,
+    momentum=None,
+    **loss,
+):
     """Return state, losses and gradient norms after a few steps on the first `devices` devices."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    encoder = ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS)
-    model = ContrastiveModel(encoder, Projection(embedding=16))
+    model = ContrastiveModel(ENCODERS[encoder], Projection(embedding=16))
     body = make_step(
         model,
         OPTIMISER,
@@ -167,6 +184,39 @@ def test_every_method_gives_the_same_numbers_on_any_devices(method, devices, mor
         assert difference(state.momentum, expected_state.momentum) < 2e-4
 
 
+@pytest.fixture(scope="module")
+def vit_on_one_device():
+    return take_steps(1, encoder="vit")
+
+
+@pytest.mark.parametrize(
+    ("devices", "more"),
+    [
+        (8, {"via": "pmap"}),
+        pytest.param(8, {}, marks=pytest.mark.slow),
+        pytest.param(2, {"exchange": "ring", "block_size": 3}, marks=pytest.mark.slow),
+        pytest.param(1, {"chunks": 4}, marks=pytest.mark.slow),
+        pytest.param(4, {"chunks": 4}, marks=pytest.mark.slow),
+        pytest.param(4, {"chunks": 2, "exchange": "ring", "via": "pmap"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_vision_transformer_has_the_same_numbers_on_any_devices_and_in_chunks(vit_on_one_device, devices, more):
+    # Without batch norm, chunks are exact, too: each picture skips the same blocks in both passes.
+    state, reports = take_steps(devices, encoder="vit", **more)
+    assert difference(reports, vit_on_one_device[1]) < 1e-4
+    assert difference(state.params, vit_on_one_device[0].params) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_vision_transformers_queue_has_the_same_numbers_on_any_devices_and_in_chunks(devices):
+    expected_state, expected_reports = take_steps(1, encoder="vit", queue=32, momentum=0.9)
+    state, reports = take_steps(devices, encoder="vit", queue=32, momentum=0.9, chunks=2)
+    assert difference(reports, expected_reports) < 1e-4
+    assert difference(state.params, expected_state.params) < 1e-4
+    assert difference(state.momentum, expected_state.momentum) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "via"), [(2, "shard_map"), (1, "pmap")])
 def test_the_kernel_gives_the_same_numbers(on_one_device, devices, via):
@@ -207,7 +257,9 @@ if process == 0:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("options", [{}, {"exchange": "ring"}, {"queue": 32, "momentum": 0.9, "chunks": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"exchange": "ring"}, {"queue": 32, "momentum": 0.9, "chunks": 2}, {"encoder": "vit"}]
+)
 def test_two_processes_give_the_same_numbers(options, tmp_path, unused_port):
     out = tmp_path / "numbers.npz"
     root = Path(__file__).parents[2]

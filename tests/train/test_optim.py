@@ -1,12 +1,14 @@
 """Optimisers and learning rates, against their formulas written out in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from awcl_jax.models.vit import ViT, frozen_parameters, layer_of
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.optim import global_norm, learning_rate_schedule, make_optimiser
+from awcl_jax.train.optim import freeze, global_norm, learning_rate_schedule, make_optimiser, scale_updates
 
 KERNEL, BIAS = np.array([[1.0, -2.0], [0.5, 4.0]]), np.array([3.0, -1.0])
 GRADS = [
@@ -89,6 +91,68 @@ def test_clipping_scales_the_gradient_of_all_parameters(clip_norm, factor):
     params = after("sgd", grads, rate=1.0, clip_norm=clip_norm)
     np.testing.assert_allclose(params["kernel"], KERNEL - factor * 3.0, rtol=1e-6)
     np.testing.assert_allclose(params["bias"], BIAS - factor * np.array([8.0, 0.0]), rtol=1e-6)
+
+
+VIT = {
+    "encoder": {
+        "pos_embed": np.ones((2, 2, 3)),
+        "reg_token": np.ones((2, 3)),
+        "blocks_0": {"mlp": {"kernel": np.ones((3, 3)), "bias": np.ones(3)}},
+    },
+    "projection": {"kernel": np.ones((3, 2))},
+}
+
+
+def vit_after(optimiser, gradient):
+    """Return the parameters after a step with this number as every gradient."""
+    params = jax.tree.map(jnp.asarray, VIT)
+    updates, _ = optimiser.update(
+        jax.tree.map(lambda p: jnp.full_like(p, gradient), params), optimiser.init(params), params
+    )
+    return optax.apply_updates(params, updates)
+
+
+def test_tokens_and_positions_do_not_decay():
+    params = vit_after(make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.5), 0.0)
+    encoder = params["encoder"]
+    for kept in (encoder["pos_embed"], encoder["reg_token"], encoder["blocks_0"]["mlp"]["bias"]):
+        np.testing.assert_array_equal(kept, 1)
+    for decayed in (encoder["blocks_0"]["mlp"]["kernel"], params["projection"]["kernel"]):
+        np.testing.assert_allclose(decayed, 1 - 0.1 * 0.5, rtol=1e-6)
+
+
+def test_the_learning_rate_falls_by_layer_with_its_decay():
+    # Of 2 blocks: the projection is layer 3, block 0 layer 1, positions layer 0. AdamW's step is rate * (1 + decay).
+    adamw = make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.5)
+    params = vit_after(scale_updates(adamw, lambda path: 0.5 ** (3 - layer_of(path, depth=2))), 2.0)
+    encoder = params["encoder"]
+    np.testing.assert_allclose(params["projection"]["kernel"], 1 - 0.15, rtol=1e-5)
+    np.testing.assert_allclose(encoder["blocks_0"]["mlp"]["kernel"], 1 - 0.15 / 4, rtol=1e-5)
+    np.testing.assert_allclose(encoder["blocks_0"]["mlp"]["bias"], 1 - 0.1 / 4, rtol=1e-5)
+    np.testing.assert_allclose(encoder["pos_embed"], 1 - 0.1 / 8, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("trained", "patches", "frozen"),
+    [
+        (None, True, {"patch_kernel", "patch_bias"}),
+        (1, False, {"patch_kernel", "patch_bias", "cls_token", "pos_embed", "norm_pre", "blocks_0"}),
+        (2, False, {"patch_kernel", "patch_bias", "cls_token", "pos_embed", "norm_pre"}),
+        (None, False, set()),
+    ],
+)
+def test_what_is_frozen(trained, patches, frozen):
+    of = frozen_parameters(ViT(2, 1, (1, 1), train_blocks=trained, freeze_patches=patches))
+    names = ("patch_kernel", "patch_bias", "cls_token", "pos_embed", "norm_pre", "blocks_0", "blocks_1", "norm")
+    assert {name for name in names if of(("encoder", name, "kernel"))} == frozen
+    assert not of(("projection", "hidden", "kernel"))
+
+
+def test_frozen_parameters_neither_move_nor_decay():
+    adamw = make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.5)
+    params = vit_after(freeze(adamw, lambda path: path[0] == "encoder"), 2.0)
+    jax.tree.map(lambda p: np.testing.assert_array_equal(p, 1), params["encoder"])
+    np.testing.assert_allclose(params["projection"]["kernel"], 1 - 0.15, rtol=1e-5)
 
 
 def test_an_unknown_optimiser_is_named():
