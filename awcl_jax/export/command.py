@@ -1,7 +1,8 @@
 """Export the encoder of a run for use elsewhere: `python -m awcl_jax.export RUN --out=DIR`.
 
-This writes, by `--formats`, `encoder.safetensors` (torchvision's names) with `encoder_torch.py`, `encoder.onnx`, and
-`encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model card, `README.md`.
+This writes, by `--formats`, `encoder.safetensors` (names of torchvision, or of timm for a ViT) with `encoder_torch.py`,
+`encoder.onnx`, and `encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model
+card, `README.md`.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def export_encoder(
         also on a bucket (`gs://BUCKET/FOLDER`).
       out: output folder; it may exist if it is empty. It appears when all files are complete.
       formats: any of `FORMATS`.
-      channels: input channels of the first convolution in the safetensors: 1, or 3 for programs that need 3.
+      channels: input channels of the first kernel in the safetensors: 1, or 3 for programs that need 3.
 
     Raises:
       InputError: there is no such run or checkpoint; a format is unknown or its package missing; `out` is not empty.
@@ -94,6 +95,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
     from awcl_jax.data import about
     from awcl_jax.export import encoder_files, model_card
     from awcl_jax.export.preprocessing import Preprocessing
+    from awcl_jax.models.vit import ViTOptions
     from awcl_jax.train import run_folder
 
     config, variables = load_run(run / "checkpoints" / str(step))
@@ -114,6 +116,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         preprocessing=preprocessing,
         formats=formats,
         channels=channels,
+        vit=ViTOptions(**config.model.vit.to_dict()),
     )
     settings = to_dict(config)
     stored, results = run_folder.read_run_config(run), run_folder.read_results(run)
@@ -145,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.export",
         description="Export the encoder of a run, without its projection, with its preprocessing and a model card.\n\n"
-        "  safetensors  weights under torchvision's names, and the network in PyTorch\n"
+        "  safetensors  weights under the names of torchvision (ResNet) or timm (ViT), and the network in\n"
+        "               PyTorch\n"
         "  onnx         a graph for ONNX Runtime and others, with preprocessing\n"
         "  jax          a function that JAX runs without this package on CPU, GPU and TPU, with preprocessing",
         epilog="examples:\n"
@@ -170,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="input channels of the first convolution in the safetensors: 1, or 3 (the same grey in each) for programs "
+        help="input channels of the first kernel in the safetensors: 1, or 3 (the same grey in each) for programs "
         "that need 3 (default: %(default)s)",
     )
     parser.add_argument(

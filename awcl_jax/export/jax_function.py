@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from awcl_jax.augment.views import Augmentation, centre_view
 from awcl_jax.export.preprocessing import Preprocessing
-from awcl_jax.models.resnet import ResNet
+from awcl_jax.models.encoders import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write_jax(path: Path, model: ResNet, variables: Mapping[str, PyTree], preprocessing: Preprocessing) -> None:
+def write_jax(path: Path, model: Encoder, variables: Mapping[str, PyTree], preprocessing: Preprocessing) -> None:
     """Write an encoder with its preprocessing: frames uint8 [batch, size, size] to features float32 [batch, f].
 
     Args:

@@ -50,7 +50,7 @@ All later steps are in `preprocessing.json` and, except for
 | `preprocessing.json` | | every step from a frame to the network's input |
 
 Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
-[b, {features}]: the mean of the last maps, not normalised. The arithmetic is float32; accelerators may round products
+[b, {features}]: {pooled}, not normalised. The arithmetic is float32; accelerators may round products
 further."""
 
 _RESIZE = {
@@ -79,7 +79,7 @@ square[top : top + height, left : left + width] = cv2.resize(frame, (width, heig
 _FILES = {
     "safetensors": """\
 | `encoder.safetensors` | float32 [b, {channels}, {inner}, {inner}]: (grey / 255 - {mean:g}) / {std:g} | weights under \
-torchvision's names, for PyTorch and awcl_jax |
+{names}'s names, for PyTorch and awcl_jax |
 | `encoder_torch.py` | frames | the network and its preprocessing in PyTorch |""",
     "onnx": "| `encoder.onnx` | frames | ONNX Runtime and others (opset 17) |",
     "jax": "| `encoder.jax` | frames | JAX {jax} or newer alone, on CPU, NVIDIA GPU and TPU |",
@@ -99,16 +99,10 @@ encoder = load()
 with torch.no_grad():
     features = encoder(torch.from_numpy(frames)).numpy()
 ```
-{torchvision}
+{elsewhere}
 ## awcl_jax
 
-```python
-from awcl_jax.models.weights import load_torch_resnet
-
-variables = load_torch_resnet(
-    "encoder.safetensors", "{arch}", width_factor={width_factor}, mean={mean}, std={std}
-)
-```""",
+{awcl_jax}""",
     "onnx": """\
 ## ONNX Runtime
 
@@ -134,6 +128,55 @@ encoder = export.deserialize(bytearray(Path("encoder.jax").read_bytes()))
 features = encoder.call(frames)
 ```""",
 }
+
+_OF_RESNET = """\
+```python
+from awcl_jax.models.weights import load_torch_resnet
+
+variables = load_torch_resnet(
+    "encoder.safetensors", "{arch}", width_factor={width_factor}, mean={mean}, std={std}
+)
+```"""
+
+_OF_VIT = """\
+```python
+import numpy as np
+from awcl_jax.embed import load_encoder
+
+frames = np.zeros((2, {size}, {size}), np.uint8)  # yours: grey, of any size
+features = load_encoder(".")(frames)  # of this folder
+```"""
+
+_TIMM = """
+The weights also fit timm's network; preprocess its input as in `preprocessing.json`:
+
+```python
+import functools
+
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+network = VisionTransformer(
+    img_size={inner},
+    in_chans={channels},
+    num_classes=0,
+    patch_size={patch},
+    embed_dim={width},
+    depth={depth},
+    num_heads={heads},
+    reg_tokens={registers},
+    no_embed_class={has_registers},
+    init_values={init_values},
+    pre_norm={pre_norm},
+    global_pool="{global_pool}",
+    norm_layer=functools.partial(torch.nn.LayerNorm, eps={epsilon}),
+    act_layer="{activation}",
+)
+network.load_state_dict(load_file("encoder.safetensors"), strict=True)
+network.eval()
+```
+"""
 
 _TORCHVISION = """
 The weights also fit torchvision's network; preprocess its input as in `preprocessing.json`:
@@ -217,7 +260,6 @@ def model_card(
         "name": made_of.settings["name"],
         "version": made_of.version,
         "jax": jax.__version__,
-        "title": encoder["arch"].replace("resnet", "ResNet-"),
         "millions": encoder["parameters"] / 1e6,
         "size": preprocessing.frame_size,
         "inner": preprocessing.input_size,
@@ -226,10 +268,8 @@ def model_card(
         "dataset": _names(made_of.datasets),
         "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
-    # torchvision has one width only, and no ResNet-50 of version 1.
-    theirs = encoder["width"] == 64 and (encoder["arch"] != "resnet50" or encoder["strides"] == "v1.5")
-    values["torchvision"] = _TORCHVISION.format(**values) if theirs else ""
     values["resize"] = _RESIZE[preprocessing.aspect].format(**values)
+    values |= _of_vit(values) if "vit" in encoder else _of_resnet(values)
     values["files"] = "\n".join(_FILES[name].format(**values) for name in formats)
     sections = [
         _HEAD.format(**values),
@@ -239,6 +279,40 @@ def model_card(
         _LIMITS.format(**values),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _of_resnet(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a card says of a ResNet."""
+    # torchvision has one width only, and no ResNet-50 of version 1.
+    theirs = values["width"] == 64 and (values["arch"] != "resnet50" or values["strides"] == "v1.5")
+    return {
+        "title": values["arch"].replace("resnet", "ResNet-"),
+        "pooled": "the mean of the last maps",
+        "names": "torchvision",
+        "awcl_jax": _OF_RESNET.format(**values),
+        "elsewhere": _TORCHVISION.format(**values) if theirs else "",
+    }
+
+
+def _of_vit(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a card says of a vision transformer."""
+    options = values["vit"]
+    token, mean = "the class token", "the mean of the patches"
+    more = {
+        **options,
+        "has_registers": options["registers"] > 0,
+        "init_values": 1e-5 if options["layer_scale"] else None,
+        "global_pool": "avg" if options["norm_after"] else "token",
+    }
+    # timm averages patches before the last normalisation only.
+    theirs = options["pool"] == ("mean" if options["norm_after"] else "token")
+    return {
+        "title": f"ViT-{values['arch'].removeprefix('vit_')[0].upper()}/{options['patch']}",
+        "pooled": {"token": token, "mean": mean, "both": f"{token} and {mean}"}[options["pool"]],
+        "names": "timm",
+        "awcl_jax": _OF_VIT.format(**values),
+        "elsewhere": _TIMM.format(**values, **more) if theirs else "",
+    }
 
 
 def _training(made_of: Provenance) -> str:

@@ -3,29 +3,40 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from jaxtyping import PyTree
 from onnx import TensorProto, helper, numpy_helper
 
+from awcl_jax.export import onnx_vit
+from awcl_jax.export.onnx_nodes import Graph
 from awcl_jax.export.preprocessing import Preprocessing
+from awcl_jax.models.encoders import Encoder, feature_count
 from awcl_jax.models.resnet import STAGES
+from awcl_jax.models.vit import ViT
+from awcl_jax.models.vit_weights import vit_to_torch
 from awcl_jax.models.weights import to_torch
 
 _OPSET, _IR = 17, 8  # of 2022: later versions of readers support them, too
 
 
 def write_onnx(
-    path: Path, variables: Mapping[str, PyTree], *, arch: str, strides: str, preprocessing: Preprocessing
+    path: Path,
+    variables: Mapping[str, PyTree],
+    encoder: Encoder,
+    *,
+    arch: str,
+    strides: str,
+    preprocessing: Preprocessing,
 ) -> None:
     """Write an encoder with its preprocessing: `frames` uint8 [batch, size, size] to `features` float32 [batch, f].
 
     Args:
       path: the file.
-      variables: `params` and `batch_stats` of `make_resnet(arch, strides=strides)`, of any width, for grey frames. The
-        graph keeps them under torchvision's names.
+      variables: `params` and `batch_stats` of the encoder, for grey frames. The graph keeps them under the names of
+        torchvision or, of a vision transformer, of timm.
+      encoder: a ResNet or a vision transformer.
       arch: of the encoder.
       strides: of the encoder.
       preprocessing: of its frames; `size` above is its `frame_size`.
@@ -33,16 +44,13 @@ def write_onnx(
     Raises:
       OSError: the file cannot be written.
     """
-    graph = _Graph(to_torch(variables))
-    maps = _preprocess(graph, preprocessing)
-    maps = graph.norm("bn1", graph.conv("conv1", maps, stride=2), relu=True)
-    maps = graph.add("MaxPool", maps, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for stage, blocks in enumerate(STAGES[arch], start=1):
-        for i in range(blocks):
-            stride = 2 if stage > 1 and i == 0 else 1
-            maps = _block(graph, f"layer{stage}.{i}", maps, stride=stride, v1=strides == "v1")
-    graph.add("Flatten", graph.add("GlobalAveragePool", maps), output="features")
-    size, features = preprocessing.frame_size, graph.arrays["layer4.0.downsample.1.bias"].size
+    if isinstance(encoder, ViT):
+        graph = Graph(vit_to_torch(variables, encoder))
+        onnx_vit.add_encoder(graph, _preprocess(graph, preprocessing), encoder, output="features")
+    else:
+        graph = Graph(to_torch(variables))
+        _add_resnet(graph, _preprocess(graph, preprocessing), arch=arch, strides=strides, output="features")
+    size, features = preprocessing.frame_size, feature_count(encoder, arch)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -60,33 +68,17 @@ def write_onnx(
     onnx.save_model(model, str(path))
 
 
-class _Graph:
-    """Nodes in order, and the named arrays that they read."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = arrays
-        self.nodes: list[onnx.NodeProto] = []
-
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(self, name: str, value: object, dtype: type = np.float32) -> str:
-        self.arrays[name] = np.asarray(value, dtype)
-        return name
-
-    def conv(self, name: str, maps: str, *, stride: int = 1) -> str:
-        size = self.arrays[f"{name}.weight"].shape[-1]
-        return self.add("Conv", maps, f"{name}.weight", strides=[stride] * 2, pads=[size // 2] * 4)
-
-    def norm(self, name: str, maps: str, *, relu: bool = False) -> str:
-        names = (f"{name}.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var"))
-        maps = self.add("BatchNormalization", maps, *names, epsilon=1e-5)
-        return self.add("Relu", maps) if relu else maps
+def _add_resnet(graph: Graph, maps: str, *, arch: str, strides: str, output: str) -> None:
+    maps = graph.norm("bn1", graph.conv("conv1", maps, stride=2), relu=True)
+    maps = graph.add("MaxPool", maps, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for stage, blocks in enumerate(STAGES[arch], start=1):
+        for i in range(blocks):
+            stride = 2 if stage > 1 and i == 0 else 1
+            maps = _block(graph, f"layer{stage}.{i}", maps, stride=stride, v1=strides == "v1")
+    graph.add("Flatten", graph.add("GlobalAveragePool", maps), output=output)
 
 
-def _preprocess(graph: _Graph, preprocessing: Preprocessing) -> str:
+def _preprocess(graph: Graph, preprocessing: Preprocessing) -> str:
     picture = graph.add("Cast", "frames", to=TensorProto.FLOAT)
     picture = graph.add("Unsqueeze", picture, graph.constant("channel_axis", [1], np.int64))
     for _ in range(preprocessing.halvings):
@@ -100,7 +92,7 @@ def _preprocess(graph: _Graph, preprocessing: Preprocessing) -> str:
     return graph.add("Div", picture, graph.constant("std", preprocessing.std))
 
 
-def _block(graph: _Graph, name: str, maps: str, *, stride: int, v1: bool) -> str:
+def _block(graph: Graph, name: str, maps: str, *, stride: int, v1: bool) -> str:
     bottleneck = f"{name}.conv3.weight" in graph.arrays
     # As in models.resnet: a bottleneck of v1.5 strides in its second convolution.
     first, second = (1, stride) if bottleneck and not v1 else (stride, 1)

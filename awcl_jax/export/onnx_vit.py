@@ -1,0 +1,105 @@
+"""A vision transformer as nodes of an ONNX graph."""
+
+import math
+
+import numpy as np
+
+from awcl_jax.export.onnx_nodes import Graph
+from awcl_jax.models.vit import HEAD, ViT
+
+
+def add_encoder(graph: Graph, picture: str, encoder: ViT, *, output: str) -> None:
+    """Add the nodes from a normalised picture [b, 1, h, w] to its features.
+
+    Args:
+      graph: has the arrays of the encoder under timm's names.
+      picture: name of the picture.
+      encoder: without parameters.
+      output: name of the features.
+    """
+    x = _tokens(graph, picture, encoder)
+    if encoder.options.pre_norm:
+        x = _norm(graph, "norm_pre", x, encoder)
+    for i in range(encoder.depth):
+        x = _block(graph, f"blocks.{i}", x, encoder)
+    if not encoder.options.norm_after:
+        x = _norm(graph, "norm", x, encoder)
+    cls = graph.add("Gather", x, graph.constant("first", 0, np.int64), axis=1)
+    patches = graph.add(
+        "Slice",
+        x,
+        graph.constant("patches_start", [encoder.prefix], np.int64),
+        graph.constant("patches_end", [np.iinfo(np.int64).max], np.int64),
+        graph.constant("patches_axis", [1], np.int64),
+    )
+    mean = graph.add("ReduceMean", patches, axes=[1], keepdims=0)
+    parts = {"token": [cls], "mean": [mean], "both": [cls, mean]}[encoder.options.pool]
+    if encoder.options.norm_after:
+        parts = [_norm(graph, "fc_norm", part, encoder) for part in parts]
+    graph.add("Concat", *parts, axis=1, output=output)
+
+
+def _tokens(graph: Graph, picture: str, encoder: ViT) -> str:
+    names = ["patch_embed.proj.weight"] + ([] if encoder.options.pre_norm else ["patch_embed.proj.bias"])
+    x = graph.add("Conv", picture, *names, strides=[encoder.patch] * 2)
+    x = graph.add("Reshape", x, graph.constant("flat", [0, encoder.width, -1], np.int64))
+    x = graph.add("Transpose", x, perm=[0, 2, 1])
+    # The positions of the patches; the class token's, a row of zeros, is left out.
+    count = math.prod(encoder.grid)
+    graph.arrays["pos_embed"] = graph.arrays["pos_embed"][:, -count:]
+    x = graph.add("Add", x, "pos_embed")
+    before = ["cls_token"] + (["reg_token"] if encoder.options.registers else [])
+    first = graph.add("Concat", *before, axis=1)
+    batch = graph.add("Shape", picture, start=0, end=1)
+    shape = graph.add("Concat", batch, graph.constant("tokens", [encoder.prefix, encoder.width], np.int64), axis=0)
+    return graph.add("Concat", graph.add("Expand", first, shape), x, axis=1)
+
+
+def _block(graph: Graph, name: str, x: str, encoder: ViT) -> str:
+    for i, part in ((1, _attention), (2, _perceptron)):
+        y = part(graph, name, _norm(graph, f"{name}.norm{i}", x, encoder), encoder)
+        if encoder.options.layer_scale:
+            y = graph.add("Mul", y, f"{name}.ls{i}.gamma")
+        x = graph.add("Add", x, y)
+    return x
+
+
+def _attention(graph: Graph, name: str, x: str, encoder: ViT) -> str:
+    qkv = _dense(graph, f"{name}.attn.qkv", x)
+    qkv = graph.add("Reshape", qkv, graph.constant("heads", [0, 0, 3, encoder.heads, HEAD], np.int64))
+    qkv = graph.add("Transpose", qkv, perm=[2, 0, 3, 1, 4])
+    q, k, v = (graph.add("Gather", qkv, graph.constant(f"part_{i}", i, np.int64), axis=0) for i in range(3))
+    products = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = graph.add("Softmax", graph.add("Mul", products, graph.constant("scale", HEAD**-0.5)), axis=-1)
+    y = graph.add("Transpose", graph.add("MatMul", weights, v), perm=[0, 2, 1, 3])
+    y = graph.add("Reshape", y, graph.constant("joined", [0, 0, encoder.width], np.int64))
+    return _dense(graph, f"{name}.attn.proj", y)
+
+
+def _perceptron(graph: Graph, name: str, x: str, encoder: ViT) -> str:
+    y = _dense(graph, f"{name}.mlp.fc1", x)
+    return _dense(graph, f"{name}.mlp.fc2", _activation(graph, y, encoder.options.activation))
+
+
+def _activation(graph: Graph, x: str, kind: str) -> str:
+    if kind == "quick_gelu":  # x sigmoid(1.702 x)
+        return graph.add("Mul", x, graph.add("Sigmoid", graph.add("Mul", x, graph.constant("quick", 1.702))))
+    if kind == "gelu":  # x (1 + erf(x / sqrt 2)) / 2
+        share = graph.add("Erf", graph.add("Mul", x, graph.constant("sqrt_half", math.sqrt(0.5))))
+    else:  # x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+        cubed = graph.add("Mul", graph.add("Pow", x, graph.constant("three", 3)), graph.constant("cubic", 0.044715))
+        inner = graph.add("Mul", graph.add("Add", x, cubed), graph.constant("outer", math.sqrt(2 / math.pi)))
+        share = graph.add("Tanh", inner)
+    half = graph.add("Mul", x, graph.constant("one_half", 0.5))
+    return graph.add("Mul", half, graph.add("Add", share, graph.constant("one", 1)))
+
+
+def _norm(graph: Graph, name: str, x: str, encoder: ViT) -> str:
+    return graph.add(
+        "LayerNormalization", x, f"{name}.weight", f"{name}.bias", axis=-1, epsilon=encoder.options.epsilon
+    )
+
+
+def _dense(graph: Graph, name: str, x: str) -> str:
+    y = graph.add("MatMul", x, graph.add("Transpose", f"{name}.weight", perm=[1, 0]))
+    return graph.add("Add", y, f"{name}.bias")
