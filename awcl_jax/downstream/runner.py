@@ -32,6 +32,7 @@ from awcl_jax.evaluate.scores import scores_as_json
 from awcl_jax.evaluate.table import TASK_ROWS, results_table
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
+from awcl_jax.models.vit import ViT
 from awcl_jax.report import writing
 from awcl_jax.runtime import multihost, sharding
 from awcl_jax.train import harness, loop, optim, run_folder
@@ -216,7 +217,7 @@ def _programs(config: FrozenConfigDict, classes: int) -> Programs:
         optimiser = optim.train_all_but(optimiser, "encoder")
     kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
     objective = kinds[config.task.kind](augmentation=augmentation(config), seed=config.seed)
-    body = downstream_step.make_step(model, optimiser, objective, learning_rate=learning_rate)
+    body = downstream_step.make_step(model, optimiser, objective, learning_rate=learning_rate, seed=config.seed)
     return Programs(model, optimiser, learning_rate, make_predict(config, model), body)
 
 
@@ -225,7 +226,13 @@ def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
     encoder = build.make_encoder(config)
     if config.task.kind == "planes":
         return Classifier(encoder, classes, config.encoder.frozen)
-    decoder = UNetDecoder(classes, width=encoder.width, dtype=encoder.dtype, axis_name=sharding.AXIS)
+    decoder = UNetDecoder(
+        classes,
+        width=max(1, round(64 * config.model.width_factor)),
+        dtype=encoder.dtype,
+        axis_name=sharding.AXIS,
+        pyramid=isinstance(encoder, ViT),
+    )
     return Segmenter(encoder, decoder, config.encoder.frozen)
 
 

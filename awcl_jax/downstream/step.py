@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from awcl_jax.augment.views import Augmentation, augment, augment_with_masks
+from awcl_jax.augment.views import Augmentation, augment, augment_with_masks, view_keys
 from awcl_jax.downstream.losses import cross_entropy, dice_loss, overlap_sums
 from awcl_jax.runtime import sharding
 from awcl_jax.train.optim import global_norm
@@ -55,6 +55,7 @@ def make_step(
     objective: Objective,
     *,
     learning_rate: optax.Schedule,
+    seed: int = 0,
 ) -> sharding.Step:
     """Make the body of a supervised step for one device.
 
@@ -66,6 +67,7 @@ def make_step(
       optimiser: of the parameters.
       objective: the terms of the loss.
       learning_rate: the optimiser's, for the metrics.
+      seed: of what an encoder draws in training; the same as the objective's.
 
     Returns:
       A function of (state, batch) for `sharding.map_step`.
@@ -76,12 +78,16 @@ def make_step(
 
         def apply(views: Array) -> Array:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, changed = model.apply(variables, views, train=True, mutable=["batch_stats"])
+            drawn: dict[str, Any] = {}
+            if getattr(getattr(model, "encoder", None), "draws", False):
+                drawn["keys"] = view_keys(rows=batch["row"], step=state.step, seed=seed, views=1)[0]
+            logits, changed = model.apply(variables, views, train=True, mutable=["batch_stats"], **drawn)
             updated.update(changed)
             return logits
 
         terms = objective(apply, batch, state.step)
-        return jnp.asarray(sum(terms.values())), (terms, updated["batch_stats"])
+        # An encoder without batch norm, and its linear head, have no running statistics.
+        return jnp.asarray(sum(terms.values())), (terms, updated.get("batch_stats", {}))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, PyTree]:
         (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)

@@ -23,12 +23,14 @@ class UNetDecoder(nn.Module):
         w = 64 as many as the decoders of segmentation_models_pytorch.
       dtype: type of the arithmetic.
       axis_name: mesh axis over which batch norm synchronises.
+      pyramid: make a pyramid of the last map first, for an encoder with one map: a vision transformer.
     """
 
     classes: int
     width: int = 64
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    pyramid: bool = False
 
     @nn.compact
     def __call__(
@@ -37,7 +39,7 @@ class UNetDecoder(nn.Module):
         """Return the logits of every pixel, in float32.
 
         Args:
-          maps: from `ResNet.maps`, fine to coarse.
+          maps: from `ResNet.maps` or `ViT.maps`, fine to coarse.
           size: height and width of the frames.
           train: whether batch norm uses the batch or the running statistics.
         """
@@ -49,6 +51,8 @@ class UNetDecoder(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name if train else None,
         )
+        if self.pyramid:
+            maps = FeaturePyramid(4 * self.width, dtype=self.dtype, name="pyramid")(maps[-1])
         x, skips = maps[-1], [*reversed(maps[:-1]), None]
         for level, skip in enumerate(skips):
             x = _enlarge(x, size if skip is None else skip.shape[1:3])
@@ -59,6 +63,39 @@ class UNetDecoder(nn.Module):
                 x = Conv(features, (3, 3), padding=1, dtype=self.dtype, name=f"up{level}_conv{i}")(x)
                 x = nn.relu(norm(name=f"up{level}_bn{i}")(x))
         return nn.Dense(self.classes, name="out")(x).astype(jnp.float32)
+
+
+class FeaturePyramid(nn.Module):
+    """Maps of four sizes from the last one of a vision transformer (the simple pyramid of Li et al. 2022, Sec. 3).
+
+    Attributes:
+      features: of each map.
+      dtype: type of the arithmetic.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> list[Float[Array, "b _ _ features"]]:
+        """Return maps of 4, 2, 1 and 1/2 times the edges of `x`, fine to coarse."""
+        x = x.astype(self.dtype)
+        norm = functools.partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
+        up = functools.partial(nn.ConvTranspose, kernel_size=(2, 2), strides=(2, 2), dtype=self.dtype)
+        half, quarter = max(1, x.shape[-1] // 2), max(1, x.shape[-1] // 4)
+        finer = nn.gelu(norm(name="up4_norm")(up(half, name="up4_0")(x)))
+        # A map of one row or column is not halved.
+        window = tuple(min(2, edge) for edge in x.shape[1:3])
+        maps = [
+            up(quarter, name="up4_1")(finer),
+            up(half, name="up2")(x),
+            x,
+            nn.max_pool(x, window, strides=window),
+        ]
+        return [
+            norm(name=f"norm{level}")(nn.Dense(self.features, dtype=self.dtype, name=f"out{level}")(m))
+            for level, m in enumerate(maps)
+        ]
 
 
 def _enlarge(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:

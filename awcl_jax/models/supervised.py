@@ -2,10 +2,12 @@
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.pretraining import with_keys
 from awcl_jax.models.resnet import ResNet
+from awcl_jax.models.vit import ViT
 
 
 class Classifier(nn.Module):
@@ -17,14 +19,16 @@ class Classifier(nn.Module):
       frozen: the encoder gets no gradient and keeps its running statistics while the head is trained.
     """
 
-    encoder: ResNet
+    encoder: ResNet | ViT
     classes: int
     frozen: bool = False
 
     @nn.compact
-    def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
-        """Return the logits of each frame."""
-        features = self.encoder(frames, train=train and not self.frozen)
+    def __call__(
+        self, frames: Float[Array, "b h w c"], *, train: bool, keys: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b k"]:
+        """Return the logits of each frame; keys are for an encoder that `draws`."""
+        features = self.encoder(frames, train=train and not self.frozen, **with_keys(self.encoder, keys))
         if self.frozen:
             features = jax.lax.stop_gradient(features)
         return nn.Dense(self.classes, name="head")(features)
@@ -39,13 +43,15 @@ class Segmenter(nn.Module):
       frozen: as in `Classifier`.
     """
 
-    encoder: ResNet
+    encoder: ResNet | ViT
     decoder: UNetDecoder
     frozen: bool = False
 
-    def __call__(self, frames: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w k"]:
-        """Return the logits of each pixel."""
-        maps = self.encoder.maps(frames, train=train and not self.frozen)
+    def __call__(
+        self, frames: Float[Array, "b h w c"], *, train: bool, keys: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b h w k"]:
+        """Return the logits of each pixel; keys are for an encoder that `draws`."""
+        maps = self.encoder.maps(frames, train=train and not self.frozen, **with_keys(self.encoder, keys))
         if self.frozen:
             maps = jax.lax.stop_gradient(maps)
         return self.decoder(maps, frames.shape[1:3], train=train)

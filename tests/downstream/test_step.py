@@ -15,6 +15,7 @@ from awcl_jax.downstream.losses import cross_entropy, dice_loss, overlap_sums
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.resnet import BasicBlock, ResNet
 from awcl_jax.models.supervised import Classifier, Segmenter
+from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.runtime import sharding
 from awcl_jax.train.optim import make_optimiser, train_all_but
 from awcl_jax.train.state import TrainState
@@ -26,11 +27,13 @@ SGD = optax.sgd(0.1, momentum=0.9)
 OPTIONS = Augmentation(size=16, blur=None)
 
 
-def make_model(kind, *, frozen=False):
+def make_model(kind, *, frozen=False, vit=False):
     encoder = ResNet(stage_sizes=(1,), block=BasicBlock, width=8, axis_name=sharding.AXIS)
+    if vit:
+        encoder = ViT(depth=2, heads=1, grid=(2, 2), options=ViTOptions(patch=8, drop_path=0.3))
     if kind == "classification":
         return Classifier(encoder, CLASSES, frozen)
-    return Segmenter(encoder, UNetDecoder(CLASSES, width=8, axis_name=sharding.AXIS), frozen)
+    return Segmenter(encoder, UNetDecoder(CLASSES, width=8, axis_name=sharding.AXIS, pyramid=vit), frozen)
 
 
 def batches():
@@ -47,10 +50,10 @@ def batches():
         }
 
 
-def take_steps(kind, devices=1, via="shard_map", *, frozen=False, optimiser=SGD):
+def take_steps(kind, devices=1, via="shard_map", *, frozen=False, optimiser=SGD, vit=False):
     """Return the state before, the state after a few steps, and their metrics."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    model, objective = make_model(kind, frozen=frozen), getattr(downstream_step, kind)
+    model, objective = make_model(kind, frozen=frozen, vit=vit), getattr(downstream_step, kind)
     body = downstream_step.make_step(
         model,
         optimiser,
@@ -99,6 +102,25 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, kind, devic
     assert difference(state.params, expected_state.params) < 1e-4
     assert difference(state.batch_stats, expected_state.batch_stats) < 1e-5
     assert difference(state.opt_state, expected_state.opt_state) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
+def test_a_vision_transformer_has_the_same_numbers_on_any_devices(kind):
+    before, state, reports = take_steps(kind, 8, vit=True)
+    _, expected_state, expected_reports = take_steps(kind, vit=True)
+    assert difference(reports, expected_reports) < 1e-4
+    assert difference(state.params, expected_state.params) < 1e-4
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, state.params)
+    # The softmax of attention does not depend on a bias of the keys, which is part of one with those that move.
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+@pytest.mark.parametrize("kind", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
+def test_a_frozen_vision_transformer_stays_as_it_was(kind):
+    adamw = make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.1)
+    before, after, _ = take_steps(kind, frozen=True, optimiser=train_all_but(adamw, "encoder"), vit=True)
+    jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
+    assert difference(after.params, before.params) > 0
 
 
 @pytest.mark.parametrize(

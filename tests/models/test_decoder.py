@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.decoder import FeaturePyramid, UNetDecoder
 from awcl_jax.models.resnet import BasicBlock, ResNet, make_resnet
 from awcl_jax.models.supervised import Segmenter
+from awcl_jax.models.vit import ViT, ViTOptions
 
 EDGES = {33: (17, 9, 5, 3, 2), 48: (24, 12, 6, 3, 2), 97: (49, 25, 13, 7, 4)}
 
@@ -69,3 +70,19 @@ def test_a_pixel_sees_its_own_place():
     apply = jax.jit(lambda x: model.apply(variables, x, train=False))
     change = np.abs(apply(frames.at[:, :12, 36:].add(1.0)) - apply(frames))[0].sum(-1)
     assert change[:12, 36:].mean() > 3 * change[24:, :24].mean()
+
+
+@pytest.mark.parametrize(("patch", "edge"), [(8, 40), (16, 16), (14, 42)])
+def test_a_vision_transformers_only_map_becomes_a_pyramid(patch, edge):
+    encoder = ViT(1, 1, (edge // patch,) * 2, ViTOptions(patch=patch))
+    model = Segmenter(encoder, UNetDecoder(3, width=8, pyramid=True))
+    frames = jnp.zeros((2, edge, edge, 1))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), frames, train=False))
+    logits, _ = jax.eval_shape(lambda v: model.apply(v, frames, train=True, mutable=["batch_stats"]), variables)
+    assert logits.shape == (2, edge, edge, 3)
+    alone = jax.eval_shape(lambda: encoder.init(jax.random.key(0), frames, train=False))
+    assert jax.tree.structure(variables["params"]["encoder"]) == jax.tree.structure(alone["params"])
+    maps = jax.eval_shape(
+        lambda x: FeaturePyramid(32).init_with_output(jax.random.key(0), x)[0], jnp.zeros((2, 5, 5, 64))
+    )
+    assert [m.shape[1:] for m in maps] == [(20, 20, 32), (10, 10, 32), (5, 5, 32), (2, 2, 32)]
