@@ -169,9 +169,18 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
 
 
 def encoder_operations(arch: str, width_factor: float, size: int) -> int:
-    """Count the operations of a ResNet's convolutions for one picture, forward and backward."""
+    """Count the operations of an encoder's products for one picture, forward and backward."""
     from awcl_jax.models.convolution import _SMALL_MAP
+    from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
+    if arch in SIZES:
+        depth, heads = SIZES[arch]
+        width, patch = HEAD * max(1, round(heads * width_factor)), ViTOptions().patch
+        patches = (size // patch) ** 2
+        tokens = patches + 1
+        # Of each block 12 width^2 weights, and two products of tokens; the patches need no gradient of the picture.
+        blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+        return 3 * 2 * blocks + 2 * 2 * patches * patch**2 * width
     total = 0
     for first, (edge, kernel, stride, padding, c_in, c_out) in enumerate(_convolutions(arch, width_factor, size)):
         out = (edge + 2 * padding - kernel) // stride + 1

@@ -1,12 +1,14 @@
 """Measure the pretraining step against the same network and loss in PyTorch: frames per second, share of peak, memory.
 
 python -m benchmarks.step --out=DIR
+python -m benchmarks.step --arch=vit_small --sizes=224 --methods=awcl_jax,torch
 python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
 
 Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
 gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on ready views: the
-network (channels last), the loss as in SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`,
-the same in a process that keeps its pages, as runs of this package do (`awcl_jax.runtime.memory`).
+network (channels last; of a vision transformer, timm's), the loss as in SupContrast and Adam, with `torch.compile` and
+autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as runs of this package do
+(`awcl_jax.runtime.memory`).
 
 Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes.
@@ -171,6 +173,7 @@ def our_program(
     config = default_config()
     config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
     config.model.remat = remat
+    config.augment.size = size
     model = build.make_model(config)
     learning_rate, optimiser = build.make_optimiser(config)
     mesh = sharding.make_mesh()
@@ -232,12 +235,16 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
     from torch import nn
 
+    from awcl_jax.models.vit import SIZES
     from tests.helpers.torch_resnet import TorchResNet
 
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
-    encoder = TorchResNet(arch, channels=1, width=round(64 * width))
-    features = round(64 * width) * (32 if arch == "resnet50" else 8)
+    if arch in SIZES:
+        encoder, features = _timm(arch, width, size)
+    else:
+        encoder = TorchResNet(arch, channels=1, width=round(64 * width))
+        features = round(64 * width) * (32 if arch == "resnet50" else 8)
     head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, EMBEDDING))
     model: Any = nn.Sequential(encoder, head)
     model.train().requires_grad_().to(device, memory_format=torch.channels_last)
@@ -273,6 +280,28 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else own_process.memory_mb("VmHWM")
 
     return steps, product, memory_mb
+
+
+def _timm(arch: str, width: float, size: int) -> tuple[Any, int]:
+    """Return timm's vision transformer for grey pictures, and the number of its features."""
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError:
+        raise InputError("timm is not installed; install it or leave `torch` out of --methods.") from None
+    from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
+
+    depth, heads = SIZES[arch]
+    heads = max(1, round(heads * width))
+    network = VisionTransformer(
+        img_size=size,
+        patch_size=ViTOptions().patch,
+        in_chans=1,
+        num_classes=0,
+        embed_dim=HEAD * heads,
+        depth=depth,
+        num_heads=heads,
+    )
+    return network, HEAD * heads
 
 
 def _head(args: argparse.Namespace) -> str:

@@ -59,6 +59,13 @@ def test_resnet_50_has_the_operations_of_the_literature():
     assert 3.85e9 < forward < 4.1e9
 
 
+def test_a_vision_transformer_has_the_operations_of_the_literature():
+    # Touvron et al. 2021, Table 5: 4.6e9 multiply-adds of DeiT-S for three channels; 2 x 196 x 256 x 384 of them less.
+    patches = 196 * 256 * 384
+    forward = (scaling.encoder_operations("vit_small", 1.0, 224) - 4 * patches) / 3 / 2 + 3 * patches
+    assert 4.55e9 < forward < 4.65e9
+
+
 def test_a_row_of_the_extrapolation_by_hand():
     chip = hardware.Chip("x", 100e12, 10e12, 16e9, wire=200e9, link=50e9, domain=16, axes=2, beyond=5e9, crossing=2e9)
     step = scaling.extrapolate(chip, "gather", 16, 32, NETWORK)
