@@ -4,8 +4,10 @@ python -m benchmarks.pipeline --data=DIR --out=DIR
 
 DIR is a prepared dataset; without it, the phantom. Every way makes two views of each frame, in float32:
 
-- `awcl_jax`: the dataset's PNGs, decoded by Grain's threads and augmented on the device; `kept in memory` if all
-  frames fit, from the second epoch;
+- `awcl_jax`: the dataset's PNGs, decoded by Grain's threads and augmented on the device;
+- `first run`: the same, and decoded frames are written to a file for later runs (`data.disk_cache_gb`);
+- `later run`: its first epoch, from that file; `cold` if the system has to read the file from the disk;
+- `kept in memory`: from the second epoch, if all frames fit;
 - `DataLoader`: the same PNGs, decoded and augmented by Albumentations in PyTorch's worker processes (0: in the main
   process).
 
@@ -16,7 +18,9 @@ frames per second and, for whole ways, the ratio to the DataLoader of two worker
 import argparse
 import dataclasses
 import os
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +35,11 @@ import numpy as np
 from awcl_jax.augment.options import PAPER
 from awcl_jax.augment.views import two_views
 from awcl_jax.data import pipeline
+from awcl_jax.data.decoded import FOLDER
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.records import Records
 from awcl_jax.data.sampler import EpochPlan
-from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.scans import ScanIndex, find_dataset
 from awcl_jax.ingest import prepare
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.cli import exit_on_bad_input
@@ -52,8 +57,21 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60, help="of 32 frames in a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each way (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for pipeline.md")
+    parser.add_argument("--scratch", type=Path, help="folder for decoded frames (default: the system's temporary one)")
     args = parser.parse_args()
-    index = ScanIndex.from_dataset(args.data or prepare.prepare_phantom("default")).split("train")
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        _measure(args, ScanIndex.from_dataset(_linked(args.data, Path(scratch))).split("train"))
+
+
+def _linked(data: Path | None, scratch: Path) -> Path:
+    """Return a folder with links to the dataset's files, so that decoded frames are not written beside it."""
+    dataset = find_dataset(data or prepare.prepare_phantom("default"))
+    return shutil.copytree(
+        dataset, scratch / "dataset", copy_function=os.symlink, ignore=shutil.ignore_patterns(FOLDER)
+    )
+
+
+def _measure(args: argparse.Namespace, index: ScanIndex) -> None:
     ways = {**_whole(args, index), **_parts(args, index)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
@@ -89,10 +107,9 @@ def _whole(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[],
     mesh = sharding.make_mesh()
     views = _augmenting(args.view)
 
-    def ours(threads: int, cache_mb: int) -> Callable[[], None]:
-        reader = FrameReader(index, args.size, cache_mb)
-
+    def ours(threads: int, reader_of: Callable[[], FrameReader]) -> Callable[[], None]:
         def run() -> None:
+            reader = reader_of()
             read = pipeline.supervised_batches(
                 plan, {"image": reader.read}, start=0, stop=args.batches, threads=threads
             )
@@ -102,14 +119,34 @@ def _whole(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[],
 
         return run
 
-    ways = {f"awcl_jax, {threads} threads": ours(threads, 0) for threads in (1, 2)}
-    ways["awcl_jax, kept in memory"] = ours(2, 2**14)
+    def on_disk(*, first: bool = False, cold: bool = False) -> FrameReader:
+        if first:
+            shutil.rmtree(index.path / FOLDER, ignore_errors=True)
+        if cold:
+            _forget(index.path / FOLDER)
+        return FrameReader(index, args.size, 0, disk_cache_gb=100)
+
+    plain, kept = FrameReader(index, args.size, 0), FrameReader(index, args.size, 2**14)
+    ways = {f"awcl_jax, {threads} threads": ours(threads, lambda: plain) for threads in (1, 2)}
+    ways["awcl_jax, 2 threads, first run"] = ours(2, lambda: on_disk(first=True))
+    ways["awcl_jax, 1 thread, later run"] = ours(1, on_disk)
+    ways["awcl_jax, 2 threads, later run"] = ours(2, on_disk)
+    ways["awcl_jax, 2 threads, later run, cold"] = ours(2, lambda: on_disk(cold=True))
+    ways["awcl_jax, kept in memory"] = ours(2, lambda: kept)
     encoded = _encoded(index, args.batches * _BATCH)
     for workers in (0, 2):
         loader = _data_loader(encoded, args.size, args.view, workers)
         if loader is not None:
             ways[f"DataLoader, {workers} workers"] = _exhausting(loader, args.batches)
     return ways
+
+
+def _forget(folder: Path) -> None:
+    """Make the system drop its copy of these files in memory."""
+    for file in folder.iterdir():
+        with file.open("rb") as content:
+            os.fsync(content)
+            os.posix_fadvise(content.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _parts(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[], None]]:

@@ -50,6 +50,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("data.size", lambda x: x <= LARGEST_FRAME, f"at most {LARGEST_FRAME} pixels"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),
         ("data.cache_mb", lambda x: x >= 0, "0 or more"),
+        ("data.disk_cache_gb", lambda x: x >= 0, "0 or more"),
         ("data.threads", lambda x: x >= 1, "at least 1"),
         ("data.threads", lambda x: x <= _MOST_THREADS, f"at most {_MOST_THREADS:,}"),
         ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),

@@ -15,7 +15,7 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import flattened
 
 # Fields that may differ between the hosts of a run.
-HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.threads")
+HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.disk_cache_gb", "data.threads")
 
 
 def refuse(problems: Iterable[str]) -> None:

@@ -48,6 +48,7 @@ def default_config() -> ConfigDict:
     config.data.skip_unreadable = False  # skip unreadable frames; all frames are read once to find them
     config.data.val_share = 0.15  # share of the training patients held out for validation if there is no `val` split
     config.data.cache_mb = 1024  # memory for decoded frames in MB; they are cached if all fit, 0 disables the cache
+    config.data.disk_cache_gb = 20.0  # disk for decoded frames in GB, beside the dataset, for later runs; 0: none
     config.data.threads = 2  # number of threads that read and decode frames
 
     config.sampler = ConfigDict()

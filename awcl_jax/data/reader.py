@@ -1,4 +1,4 @@
-"""Frames by their position in the index: decoded, grey, square, and kept in memory when all of them fit."""
+"""Frames by their position in the index: decoded, grey, square, and kept on disk and, when all fit, in memory."""
 
 import hashlib
 import math
@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from awcl_jax.data.decoded import DecodedFrames, open_decoded
 from awcl_jax.data.limits import MAX_PIXELS
 from awcl_jax.data.png import find_png_fault, is_png, png_bits, png_size
 from awcl_jax.data.record import PIXEL_HEIGHT
 from awcl_jax.data.records import REMEDY, Records
-from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.scans import ScanIndex, dataset_key
 from awcl_jax.data.square import aspect_of, fitted, resize_frame, resize_mask
 from awcl_jax.runtime.errors import InputError
 
@@ -31,9 +32,12 @@ class FrameReader:
       cache_mb: decoded frames stay in memory when all frames of the index fit into this many megabytes.
       mask_overlays: set pixels outside of a frame's sector to 0, see `awcl_jax.data.sector`; masks do not change.
       aspect: how frames are made square, see `awcl_jax.data.square`; by default as the dataset records.
+      disk_cache_gb: decoded frames stay on disk, for later runs, too, in at most this space; 0 keeps none. See
+        `awcl_jax.data.decoded`.
 
     Raises:
-      InputError: `size` is less than 1 pixel or more than `LARGEST_FRAME`, or `cache_mb` less than 0.
+      InputError: `size` is less than 1 pixel or more than `LARGEST_FRAME`, or `cache_mb` or `disk_cache_gb` less
+        than 0.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class FrameReader:
         *,
         mask_overlays: bool = False,
         aspect: str | None = None,
+        disk_cache_gb: float | int = 0,
     ) -> None:
         if size < 1:
             raise InputError(f"size must be at least 1 pixel; got size={size}.")
@@ -51,13 +56,17 @@ class FrameReader:
             raise InputError(f"size must be at most {LARGEST_FRAME} pixels; got size={size}.")
         if cache_mb < 0:
             raise InputError(f"cache_mb must be >= 0 (0 disables the cache); got cache_mb={cache_mb}.")
+        if disk_cache_gb < 0:
+            raise InputError(f"disk_cache_gb must be >= 0 (0 disables it); got disk_cache_gb={disk_cache_gb}.")
         self.index = index
         self.size = size
         self.mask_overlays = mask_overlays
         self.aspect = aspect_of(index.path) if aspect is None else aspect
+        self._disk_cache_gb = disk_cache_gb
         self._records = Records(index.path)
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
+        self._decoded: dict[str, DecodedFrames | None] = {}
         self._keep = len(index) * size**2 <= cache_mb * 2**20
 
     def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
@@ -151,12 +160,28 @@ class FrameReader:
             if kept is not None and kept.filled[frame]:
                 images[row] = kept.images[frame]
                 continue
-            images[row] = self._resize(picture, self._decode(picture, frame))
+            self._read_into(images[row], picture, frame)
             if kept is not None:
                 # In this order: another thread that sees `filled` finds the whole image.
                 kept.images[frame] = images[row]
                 kept.filled[frame] = True
         return images
+
+    def _read_into(self, out: UInt8[np.ndarray, "h w"], picture: str, frame: int) -> None:
+        decoded, slot, frame_id = self._place_on_disk(picture, frame)
+        if decoded is not None and decoded.read(slot, frame_id, out):
+            return
+        out[...] = self._resize(picture, self._decode(picture, frame))
+        if decoded is not None:
+            decoded.write(slot, frame_id, out)
+
+    def _place_on_disk(self, picture: str, frame: int) -> tuple[DecodedFrames | None, int, str]:
+        """Return the file of decoded frames, if there is one, and a frame's slot and name in it."""
+        decoded = self._decoded_of(picture)
+        if decoded is None:
+            return None, 0, ""
+        slot = int(self._first_slots[self.index.splits[frame]] + self.index.records[frame])
+        return decoded, slot, str(self.index.frame_ids[frame])
 
     def _require_inside(self, frames: Int[np.ndarray, " b"]) -> None:
         if frames.size and not 0 <= frames.min() <= frames.max() < len(self.index):
@@ -192,6 +217,32 @@ class FrameReader:
             return resize_frame(image, self.size, aspect=self.aspect, mask_overlays=self.mask_overlays)
         return resize_mask(image, self.size, aspect=self.aspect)
 
+    def _decoded_of(self, picture: str) -> DecodedFrames | None:
+        if not self._disk_cache_gb:
+            return None
+        with self._lock:
+            if picture not in self._decoded:
+                counts = [self._records.count(split) for split in self.index.split_names]
+                self._first_slots = np.cumsum([0, *counts])
+                self._decoded[picture] = open_decoded(
+                    self.index.path,
+                    self._name_on_disk(picture),
+                    slots=sum(counts),
+                    size=self.size,
+                    limit_gb=self._disk_cache_gb,
+                )
+            return self._decoded[picture]
+
+    def _name_on_disk(self, picture: str) -> str:
+        """Return a name that changes with the dataset, and with all that decides the pixels of a square."""
+        digest = hashlib.sha256(f"{dataset_key(self.index.path)} {cv2.__version__}".encode())
+        draw = np.random.default_rng(0)
+        for edge in (self.size // 2 + 1, self.size + 7):
+            # OpenCV may round differently on another CPU, and the sector may be found in another way in future.
+            digest.update(self._resize(picture, draw.integers(0, 256, (edge, 2 * edge), np.uint8)).tobytes())
+        overlays = "-without_overlays" if self.mask_overlays and picture == "image" else ""
+        return f"{picture}-{self.size}-{self.aspect}{overlays}-{digest.hexdigest()[:16]}"
+
     def _kept_of(self, picture: str) -> "_Kept | None":
         if not self._keep:
             return None
@@ -207,7 +258,8 @@ class JoinedReader(FrameReader):
     Args:
       first: index of the first frames.
       others: indexes of the frames after them.
-      size, cache_mb, mask_overlays, aspect: as of `FrameReader`; by default, the aspect of `first` is that of all.
+      size, cache_mb, mask_overlays, aspect, disk_cache_gb: as of `FrameReader`; by default, the aspect of `first` is
+        that of all.
     """
 
     def __init__(
@@ -219,14 +271,27 @@ class JoinedReader(FrameReader):
         *,
         mask_overlays: bool = False,
         aspect: str | None = None,
+        disk_cache_gb: float | int = 0,
     ) -> None:
         super().__init__(first.join_unlabelled(others), size, cache_mb, mask_overlays=mask_overlays, aspect=aspect)
-        self._parts = [FrameReader(part, size, cache_mb=0) for part in (first, *others)]
+        self._parts = [
+            FrameReader(part, size, 0, mask_overlays=mask_overlays, aspect=self.aspect, disk_cache_gb=disk_cache_gb)
+            for part in (first, *others)
+        ]
         self._starts = np.cumsum([0, *(len(part.index) for part in self._parts)])
 
     def _record(self, frame: int) -> tuple[dict[str, Any], str]:
+        part, frame = self._part_of(frame)
+        return part._record(frame)
+
+    def _place_on_disk(self, picture: str, frame: int) -> tuple[DecodedFrames | None, int, str]:
+        part, frame = self._part_of(frame)
+        return part._place_on_disk(picture, frame)
+
+    def _part_of(self, frame: int) -> tuple[FrameReader, int]:
+        """Return the reader of a frame's dataset, and the frame's position in that."""
         part = int(np.searchsorted(self._starts, frame, side="right")) - 1
-        return self._parts[part]._record(frame - int(self._starts[part]))
+        return self._parts[part], frame - int(self._starts[part])
 
 
 def decode_picture(picture: str, data: bytes) -> tuple[UInt8[np.ndarray, "h w"] | None, str]:

@@ -70,6 +70,7 @@ def select(
     mask_overlays: bool = False,
     unlabelled: Sequence[str | Path] = (),
     skip_unreadable: bool = False,
+    disk_cache_gb: float = 0,
 ) -> Splits:
     """Return the splits of a prepared dataset.
 
@@ -82,6 +83,7 @@ def select(
       mask_overlays: set pixels outside of a frame's sector to 0.
       unlabelled: folders of further datasets; the frames of their `train` splits are added without labels.
       skip_unreadable: skip unreadable frames; all frames are read once to find them, see `data.unreadable`.
+      disk_cache_gb: decoded frames of a dataset stay on disk in at most this space, see `data.decoded`.
 
     Raises:
       InputError: no such dataset, it has no train or test split, a further one is listed twice, or a record cannot
@@ -104,8 +106,8 @@ def select(
 
     def reader(part: ScanIndex, others: Sequence[ScanIndex] = ()) -> FrameReader:
         if others:
-            return JoinedReader(part, others, size, cache_mb, mask_overlays=mask_overlays)
-        return FrameReader(part, size, cache_mb, mask_overlays=mask_overlays)
+            return JoinedReader(part, others, size, cache_mb, mask_overlays=mask_overlays, disk_cache_gb=disk_cache_gb)
+        return FrameReader(part, size, cache_mb, mask_overlays=mask_overlays, disk_cache_gb=disk_cache_gb)
 
     others = [readable(folder).split("train") for folder in unlabelled]
     readers = reader(train, others), reader(val), reader(test)

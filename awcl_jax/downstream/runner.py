@@ -170,6 +170,7 @@ def set_up(config: ConfigDict) -> Setup:
         build.dataset_path(config),
         size=config.data.size,
         cache_mb=config.data.cache_mb,
+        disk_cache_gb=config.data.disk_cache_gb,
         val_share=config.data.val_share,
         seed=config.seed,
         mask_overlays=config.data.mask_overlays,

@@ -24,6 +24,7 @@ _LEVELS = 8  # of nesting, more than any of these files has
 FREE_ON_RESUME = (
     "data.path",
     "data.cache_mb",
+    "data.disk_cache_gb",
     "data.threads",
     "data.skip_unreadable",  # the data's fingerprint depends on the frames left out
     "train.log_every",
