@@ -191,7 +191,7 @@ PARTS = {
     "step: edge": Part(lambda size: _step(size=size), (32, 64, 128), "pixels: the square"),
     "step: devices of one CPU": Part(lambda devices: _step(devices=devices), (1, 2, 4, 8), "the same work"),
     "loss: rows": Part(_loss, (1024, 2048, 4096, 8192), "all pairs: the square; memory linear, in blocks"),
-    "kNN: frames": Part(_knn, (1000, 2000, 4000, 8000), "all pairs: the square"),
+    "kNN: frames": Part(_knn, (1000, 2000, 4000, 8000), "all pairs: the square; memory linear, in blocks"),
     "linear probe: frames": Part(_probe, (1000, 2000, 4000, 8000), _LINEAR),
     "ingest: frames": Part(_ingest, (50, 100, 200), _LINEAR),
 }

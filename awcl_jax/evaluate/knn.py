@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from awcl_jax.evaluate.features import FeatureSet, check_patients_apart
+from awcl_jax.evaluate.neighbours import nearest_among
 from awcl_jax.evaluate.scores import Score, classification_scores, prefixed
 from awcl_jax.runtime.errors import InputError
 
@@ -61,14 +62,13 @@ class KNN:
 
     def predict(self, train: FeatureSet, test: FeatureSet) -> Int[np.ndarray, " n"]:
         """Return the anatomy [n] of each test frame, labelled or not; arguments and errors as in `run`."""
-        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.utils.extmath import weighted_mode
 
         check_patients_apart(train=train, test=test)
         train = train.labelled()
-        classifier = KNeighborsClassifier(
-            min(self.neighbours, len(train)), weights=self._votes, metric="cosine", algorithm="brute"
-        )
-        return classifier.fit(train.features, train.labels).predict(test.features)
+        frames, distances = nearest_among(test.features, train.features, min(self.neighbours, len(train)))
+        elected, _ = weighted_mode(train.labels[frames], self._votes(distances), axis=1)
+        return elected[:, 0].astype(train.labels.dtype)
 
     def _votes(self, distances: Float[np.ndarray, "n neighbours"]) -> Float[np.ndarray, "n neighbours"]:
         # Distances are 1 - cos. Subtracting the nearest distance keeps the order of the votes and cannot overflow.

@@ -1,11 +1,32 @@
-"""Nearest neighbours of frames, by cosine of their features."""
+"""Nearest neighbours of frames, by cosine of their features, in memory that grows with the number of frames."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 
 _ROWS = 512  # frames compared with all others at a time
+_COSINES = 2**20  # computed at a time, but always those of `_LEAST_ROWS` frames
+_LEAST_ROWS = 16
+
+
+def nearest_among(
+    queries: Float32[np.ndarray, "q f"], features: Float32[np.ndarray, "n f"], k: int
+) -> tuple[Int[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
+    """Return, for each query, the k frames whose features have the greatest cosine with its own.
+
+    Args:
+      queries: features of the frames to find neighbours of.
+      features: of the frames to choose from.
+      k: how many, at most n.
+
+    Returns:
+      (which frames, 1 - their cosines), the nearest first.
+    """
+    from sklearn.preprocessing import normalize
+
+    return _nearest(normalize(queries), normalize(features), k)
 
 
 def nearest(features: Float32[np.ndarray, "n f"], k: int) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
@@ -14,14 +35,47 @@ def nearest(features: Float32[np.ndarray, "n f"], k: int) -> tuple[Int[np.ndarra
     Returns:
       (which frames, their cosines), the nearest first; all others if there are fewer than k.
     """
-    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import normalize
 
-    k = min(k, len(features) - 1)
+    n = len(features)
+    k = min(k, n - 1)
     if k < 1:
-        return np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0), np.float32)
-    index = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(features)
-    distances, frames = index.kneighbors()
-    return frames, (1 - distances).astype(np.float32)
+        return np.zeros((n, 0), np.int64), np.zeros((n, 0), np.float32)
+    rows = normalize(features)
+    frames, distances = _nearest(rows, rows, k + 1)
+    others = frames != np.arange(n)[:, None]
+    others[others.all(axis=1), 0] = False  # it has more than k equals, and they displaced it
+    return frames[others].reshape(n, k), 1 - distances[others].reshape(n, k)
+
+
+def _nearest(
+    queries: Float32[np.ndarray, "q f"], rows: Float32[np.ndarray, "n f"], k: int
+) -> tuple[Int[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
+    """Return as `nearest_among`, of features of length 1; of the same array twice, each frame is its own nearest."""
+    frames, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for part in _parts(len(queries), len(rows)):
+        block = queries[part] @ rows.T
+        np.clip(1 - block, 0, 2, out=block)
+        if queries is rows:
+            block[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = 0
+        top = np.argpartition(block, k - 1, axis=1)[:, :k]
+        top = np.take_along_axis(top, np.argsort(np.take_along_axis(block, top, 1), axis=1), 1)
+        frames[part], distances[part] = top, np.take_along_axis(block, top, 1)
+    return frames, distances
+
+
+def _parts(queries: int, n: int) -> Iterator[slice]:
+    """Yield parts of the queries whose cosines with n frames are computed at a time.
+
+    Parts are cut so that each cosine has the same bits as in one product of all: a product's kernels take 16 rows at a
+    time, and NumPy computes a single row by another routine, so none is left over.
+    """
+    rows = max(_LEAST_ROWS, _COSINES // n // _LEAST_ROWS * _LEAST_ROWS)
+    start = 0
+    while start < queries:
+        stop = queries if queries - start <= rows + 1 else start + rows
+        yield slice(start, stop)
+        start = stop
 
 
 def nearest_of_other_scans(

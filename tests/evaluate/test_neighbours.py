@@ -1,10 +1,12 @@
-"""Nearest frames, against a slow loop and by hand."""
+"""Nearest frames, against a slow loop, scikit-learn and by hand."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from awcl_jax.evaluate import neighbours
-from awcl_jax.evaluate.neighbours import nearest, nearest_by_scan, nearest_of_other_scans
+from awcl_jax.evaluate.neighbours import nearest, nearest_among, nearest_by_scan, nearest_of_other_scans
 
 pytestmark = pytest.mark.quick
 
@@ -28,6 +30,45 @@ def test_nearest_as_a_loop_finds_them(k):
         expected = slowly(query, set(range(40)) - {query}, k)
         assert frames[query].tolist() == [other for _, other in expected]
         np.testing.assert_allclose(cosines[query], [value for value, _ in expected], atol=1e-6)
+
+
+def drawn(n, *, f, seed, equals=False):
+    """Features [n, f] of any length; with `equals` half of them have a twin, so that many cosines are the same."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, f)) * rng.uniform(0.1, 10, (n, 1))
+    return features[rng.integers(0, n // 2, n) if equals else np.arange(n)].astype(np.float32)
+
+
+@pytest.mark.parametrize("equals", [False, True])
+@pytest.mark.parametrize(("queries", "n", "f"), [(700, 600, 64), (641, 900, 33), (1, 50, 8), (32, 40, 300)])
+def test_parts_have_the_bits_of_a_single_product(monkeypatch, queries, n, f, equals):
+    from sklearn.neighbors import NearestNeighbors
+
+    monkeypatch.setattr(neighbours, "_COSINES", 64 * n)  # parts of 64 queries; 641 would leave a single one
+    features = drawn(n, f=f, seed=1, equals=equals)
+    whole = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute").fit(features)
+    for found, expected in (
+        (nearest_among(others := drawn(queries, f=f, seed=2), features, 9), whole.kneighbors(others)),
+        (nearest(features, 9), whole.kneighbors()),
+    ):
+        np.testing.assert_array_equal(found[0], expected[1])
+    np.testing.assert_array_equal(nearest_among(others, features, 9)[1], whole.kneighbors(others)[0])
+    np.testing.assert_array_equal(nearest(features, 9)[1], 1 - whole.kneighbors()[0])
+
+
+def test_memory_grows_with_the_number_of_frames_not_with_its_square(monkeypatch):
+    monkeypatch.setattr(neighbours, "_COSINES", 2**14)
+    peaks = []
+    for n in (1000, 4000):
+        features = drawn(n, f=4, seed=0)
+        nearest(features[:64], 5)  # imports
+        tracemalloc.start()
+        nearest(features, 5)
+        nearest_among(features, features[::2], 5)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # All cosines of 4,000 frames are 64 MB, and their order 128 MB.
+    assert peaks[1] < 5 * peaks[0] < 10e6
 
 
 def test_length_does_not_count_and_a_frame_is_not_its_neighbour():
