@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data.sector import find_sector, mask_overlays
+from awcl_jax.data import sector
+from awcl_jax.data.sector import _SLOPES, find_sector, left_side, mask_overlays
 from awcl_jax.data.square import resize_frame
 from awcl_jax.ingest.own.items import BadFileError, Picture
 from awcl_jax.ingest.own.motion import noise_of
@@ -174,6 +175,31 @@ def test_a_panel_beside_a_rectangle_goes():
     found = find_sector(picture)
     assert overlap(found, expected) > 0.97
     assert not found[:, 205:].any()
+
+
+def sides_slowly(columns, rows, least):
+    """The line on which most rows begin, of equal ones that of the first slope: every start on every slope is tried."""
+    found = None
+    for slope in _SLOPES:
+        starts = columns - slope * rows
+        for start in sorted(starts):
+            count = sum(start <= other <= start + 2.0 for other in starts)
+            if count >= least and (found is None or count > found[2]):
+                found = (float(slope), float(start), count)
+    return found and (*found[:2], found[2] / len(columns))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_side_is_that_of_a_search_through_all_lines(seed, backwards, monkeypatch):
+    if backwards:  # any bound will do, and here it makes the last slope the first to be looked at
+        monkeypatch.setattr(sector, "_most_on_a_line", lambda starts: starts.shape[1] + np.arange(len(starts)))
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(200, int(rng.integers(4, 60 if seed % 2 else 14)), replace=False))
+    line = np.round(rows * rng.choice(_SLOPES) + 150 + rng.normal(0, rng.uniform(0, 2), rows.size))
+    columns = np.where(rng.random(rows.size) < rng.uniform(0, 0.8), rng.integers(2, 200, rows.size), line).astype(int)
+    for least in (1.0, 8.0, 0.5 * rows.size):
+        assert left_side(columns, rows, least=least) == sides_slowly(columns, rows, least)
 
 
 def test_the_dark_half_of_a_fan_is_of_it():
