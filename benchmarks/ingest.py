@@ -6,12 +6,13 @@ python -m benchmarks.ingest --frames=400 --size=600x800 --workers=8
 The plain loop decodes every frame to grey and discards it (`decode`), or encodes it as PNG (`decode + PNG`), the least
 that storing PNGs takes. `ingest` makes finished records of the same files, in one process and in several, with all its
 checks: damaged files, blank and repeated frames, ids, labels; for DICOM, as by default, it searches every frame for the
-sector.
+sector. The ways take turns.
 """
 
 import argparse
 import functools
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,16 +49,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200, help="of each kind (default: %(default)s)")
     parser.add_argument("--size", default="480x640", help="height x width in pixels (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="of each way (default: %(default)s)")
+    parser.add_argument("--kinds", help=f"only these, separated by semicolons (default: {'; '.join(KINDS)})")
     args = parser.parse_args()
     height, width = (int(part) for part in args.size.split("x"))
     frames = sweep(args.frames, height, width)
     print(
-        f"{args.frames} frames of {height} x {width}, {os.cpu_count()} processors; frames a second (ratio to `decode`)"
+        f"{args.frames} frames of {height} x {width}, {os.cpu_count()} processors, {args.turns} turns; frames a second "
+        "(their ratio to `decode + PNG` of the same turn: median, least to most)"
     )
     names = ("decode", "decode + PNG", "ingest", f"ingest x {args.workers}")
-    print(f"{'':24}" + "".join(f"{name:>20}" for name in names))
+    print(f"{'':24}" + "".join(f"{name:>30}" for name in names))
     with tempfile.TemporaryDirectory() as folder:
-        for name, (write, kind, plain) in KINDS.items():
+        for name in args.kinds.split(";") if args.kinds else KINDS:
+            write, kind, plain = KINDS[name]
             files = write(Path(folder), frames)
             runs = [
                 functools.partial(_decode, plain, files),
@@ -65,9 +70,15 @@ def main() -> None:
                 functools.partial(_ingest, files, kind, 1),
                 functools.partial(_ingest, files, kind, args.workers),
             ]
-            seconds = [_time(run) for run in runs]
-            cells = [f"{args.frames / s:12.0f} ({seconds[0] / s:4.2f})" for s in seconds]
-            print(f"{name:24}" + "".join(f"{cell:>20}" for cell in cells))
+            taken = [[_time(run) for run in runs] for _ in range(args.turns + 1)][1:]  # the first fills caches
+            cells = []
+            for seconds in zip(*taken, strict=True):
+                ratios = [plain[1] / own for plain, own in zip(taken, seconds, strict=True)]
+                spread = f"{min(ratios):4.2f} to {max(ratios):4.2f}"
+                cells.append(
+                    f"{args.frames / statistics.median(seconds):7.0f} ({statistics.median(ratios):4.2f}, {spread})"
+                )
+            print(f"{name:24}" + "".join(f"{cell:>30}" for cell in cells), flush=True)
 
 
 def sweep(count: int, height: int, width: int) -> list[_GREY]:
@@ -112,13 +123,9 @@ def _ingest(files: list[Path], kind: str, workers: int) -> None:
 
 
 def _time(run: Callable[[], object]) -> float:
-    """Return the best of two times, because the first fills caches."""
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _clips(frames: list[_GREY]) -> Iterator[tuple[int, list[_GREY]]]:

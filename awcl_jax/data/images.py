@@ -238,6 +238,8 @@ def _bits_of(image: Image.Image, file: BinaryIO | io.BytesIO | None) -> int:
 
 def _luminance(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
     """Return the luminance (ITU-R BT.601) of a picture of 8 bits; three equal channels keep their values."""
+    if image.mode == "L":
+        return np.asarray(image)  # `convert` would copy it
     return np.asarray((image if image.mode in _GREY_MODES else image.convert("RGB")).convert("L"))
 
 

@@ -1,12 +1,15 @@
-"""Jobs that are decoded in processes of their own, some of which end."""
+"""Jobs that are decoded in processes of their own, some of which end, and what their chunks hold."""
 
+import json
 from pathlib import Path
 
 import cv2
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from PIL import Image
 
 from awcl_jax.data.anatomy import Taxonomy
-from awcl_jax.ingest.own import chunks
+from awcl_jax.ingest.own import chunks, plan
 from awcl_jax.ingest.own.collect import collect
 from awcl_jax.ingest.own.items import Item, Reading
 from awcl_jax.ingest.own.plan import make_jobs
@@ -42,3 +45,70 @@ def test_a_file_that_ends_its_process_is_left_out(tmp_path, workers):
         "test": 3,
     }
     assert not list(folder.glob("*.at"))
+
+
+def records_of(jobs, folder):
+    """All records of the jobs in order, as they are stored."""
+    found = []
+    for job in jobs:
+        reader = ArrayRecordReader(str(chunks.records_of(job, folder)))
+        found += reader.read(list(range(reader.num_records())))
+        reader.close()
+    return found
+
+
+def decoded(items, folder, kind, **reading):
+    jobs = plan.make_jobs(
+        items, Pseudonyms(None), kind=kind, reading=Reading(every=1, near_duplicate=0, **reading), taxonomy=Taxonomy({})
+    )
+    folder.mkdir()
+    chunks.decode_all(jobs, folder, workers=1, progress=lambda done: None)
+    return jobs, records_of(jobs, folder)
+
+
+@pytest.fixture
+def clips(tmp_path) -> list[Item]:
+    """Three clips of eleven pictures; the eighth of the second is larger than the others."""
+    items = []
+    for number in range(3):
+        pages = [Image.fromarray(speckle(f"{number} {page}")) for page in range(11)]
+        if number == 1:
+            pages[7] = pages[7].resize((80, 64))
+        pages[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=pages[1:])
+        items.append(Item(number, tmp_path / f"{number}.tif", f"s{number}", "p", "train"))
+    return items
+
+
+def test_frames_encoded_ahead_are_stored_in_order_and_before_a_fault(clips, tmp_path, monkeypatch):
+    # 32 x 40 pixels are allowed; the fault comes while frames wait to be encoded.
+    found = {}
+    for ahead in (0, 4, 100):
+        monkeypatch.setattr(chunks, "_AHEAD", ahead)
+        jobs, records = decoded(clips, tmp_path / str(ahead), "video", max_pixels=1280)
+        (job,) = jobs
+        found[ahead] = records, json.loads((tmp_path / str(ahead) / f"{job.name}.json").read_text())
+    assert found[0] == found[4] == found[100]
+    records, notes = found[4]
+    assert [(each["kind"], each["start"], each["stop"]) for each in notes["outcomes"]] == [
+        ("", 0, 11),
+        ("too_large", 18, 18),
+        ("", 18, 29),
+    ]
+    assert len(records) == 29
+    for record, frame_id in zip(records, notes["frame_ids"], strict=True):
+        assert frame_id.encode() in record
+
+
+def test_records_do_not_depend_on_how_files_are_grouped(clips, tmp_path, monkeypatch):
+    together, records = decoded([clips[0], clips[2]], tmp_path / "together", "video")
+    monkeypatch.setitem(plan._MOST, "video", (1, 1 << 20))
+    apart, again = decoded([clips[0], clips[2]], tmp_path / "apart", "video")
+    assert (len(together), len(apart)) == (1, 2)
+    assert records == again
+
+
+def test_some_hundred_clips_are_shared_by_processes(tmp_path):
+    items = [Item(number, tmp_path / f"{number}.mp4", "s", "p", "train") for number in range(80)]
+    jobs = plan.make_jobs(items, Pseudonyms(None), kind="video", reading=Reading(), taxonomy=Taxonomy({}))
+    # Two processes that take the next job when they have finished one: neither is left with more than a job.
+    assert max(len(job.items) for job in jobs) <= 80 / 2 / 4

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -42,6 +42,8 @@ _OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dic
 RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, and PNG does not compress further
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
+_STRIPS = 512  # jobs whose examples are read, which takes 300 MB
+_AHEAD = 4  # frames of a file that are encoded while the next ones are decoded
 _NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
 
@@ -111,9 +113,10 @@ def read_chunk(job: Job, folder: Path) -> Chunk:
 
 
 def removed_examples(jobs: Sequence[Job], folder: Path) -> UInt8[np.ndarray, "n 160 160 3"]:
-    """Return pictures of what was removed from some frames of each decoded job, drawn by `show_removed`."""
+    """Return pictures of what was removed from some frames of decoded jobs, drawn by `show_removed`."""
     paths = [path for job in jobs if (path := _removed(job, folder)).exists()]
-    drawn = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in paths]
+    spread = paths[:: -(-len(paths) // _STRIPS) or 1]
+    drawn = [np.asarray(cv2.imread(str(path)))[..., ::-1] for path in spread]
     return np.concatenate([np.zeros((0, SIZE, 3), np.uint8), *drawn]).reshape(-1, SIZE, SIZE, 3)
 
 
@@ -241,7 +244,17 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     outcomes = []
     part = records_of(job, folder).with_suffix(".part")
     quiet = dicom.quietly() if job.kind == "dicom" else contextlib.nullcontext()
+
+    def write(record: dict[str, Any], image: concurrent.futures.Future[bytes]) -> int:
+        # A protobuf map has no fixed order; it differs between processes.
+        example = serializer.get_tf_example(features.encode_example(record | {"image": image.result()}))
+        data = example.SerializeToString(deterministic=True)
+        writer.write(data)
+        frame_ids.append(record["frame_id"])
+        return len(data)
+
     with (
+        concurrent.futures.ThreadPoolExecutor(1) as encoder,
         contextlib.closing(ArrayRecordWriter(str(part), RECORD_OPTIONS)) as writer,
         _mark(job, folder).open("wb", buffering=0) as mark,
         quiet,
@@ -256,13 +269,15 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                     raise BadFileError("crash")
                 clip = _OPENERS[job.kind](item.path, job.reading)
                 dropped.update(clip.dropped)
-                for record in _records(item, clip, job.reading, outcome, removed):
-                    # A protobuf map has no fixed order; it differs between processes.
-                    example = serializer.get_tf_example(features.encode_example(record))
-                    data = example.SerializeToString(deterministic=True)
-                    writer.write(data)
-                    frame_ids.append(record["frame_id"])
-                    outcome.size += len(data)
+                waiting: deque[tuple[dict[str, Any], concurrent.futures.Future[bytes]]] = deque()
+                try:
+                    for record, image in _records(item, clip, job.reading, outcome, removed):
+                        # Encoded again: a file may contain text beside its pixels.
+                        waiting.append((record, encoder.submit(encode_png, image)))
+                        if len(waiting) > _AHEAD:
+                            outcome.size += write(*waiting.popleft())
+                finally:
+                    outcome.size += sum(write(*encoded) for encoded in waiting)
                 for remark in clip.remarks:
                     setattr(outcome, remark, len(frame_ids) - outcome.start)
                 if len(frame_ids) == outcome.start:
@@ -285,8 +300,11 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
 
 def _records(
     item: Item, clip: Clip, reading: Reading, outcome: Outcome, removed: list[UInt8[np.ndarray, "_ _ 3"]]
-) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file (see `frame_features`); note for its first frame what was removed."""
+) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]]:
+    """Yield the records of a file (see `frame_features`) without `image`, and their images.
+
+    What was removed is noted for its first frame.
+    """
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     for place, frame in enumerate(kept_frames(clip, item.region or reading.region, reading, outcome)):
         picture, image = frame.picture, frame.image
@@ -295,7 +313,6 @@ def _records(
         outcome.numbers.append(frame.number * reading.every)
         outcome.coloured += picture.colour
         record = {
-            "image": encode_png(image),  # encoded again: a file may contain text beside its pixels
             "frame_id": frame.frame_id,
             "scan_id": item.scan_id,
             "patient_id": item.patient_id,
@@ -307,7 +324,7 @@ def _records(
         if item.mask is not None:
             mask = images.read_mask(item.mask, reading, picture.image.shape)
             record["mask"] = encode_png(np.ascontiguousarray(mask[frame.box]))
-        yield record
+        yield record, image
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from awcl_jax.runtime.errors import InputError
 UNSPLIT = "have no split in the table and train."
 _FORMAT = 2  # a new number when the content of a chunk changes
 _SECTOR_FORMAT = 3  # likewise for chunks with a search for sectors
-_JOB_FILES, _JOB_BYTES = 64, 64 << 20
+# Files and bytes of a job at most: seconds of work, so that processes that share some hundred clips end together.
+_MOST = {"image": (64, 64 << 20), "video": (8, 64 << 20), "dicom": (64, 16 << 20)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,19 +186,22 @@ def draw_splits(
 def make_jobs(
     items: Sequence[Item], pseudonyms: Pseudonyms, *, kind: str, reading: Reading, taxonomy: Taxonomy
 ) -> list[Job]:
-    """Group neighbouring files of one split into jobs of at most 64 files, and 64 MB unless one file is larger."""
+    """Group neighbouring files of one split into jobs of about a second.
+
+    A job has at most 64 files, or 8 videos, and 64 MB, or 16 MB of DICOM, unless one file is larger.
+    """
     return [
         Job(_name(group, pseudonyms, kind, reading, taxonomy), kind, tuple(group), reading, taxonomy)
-        for group in _groups(items)
+        for group in _groups(items, *_MOST[kind])
     ]
 
 
-def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
+def _groups(items: Sequence[Item], files: int, most: int) -> Iterator[list[Item]]:
     group: list[Item] = []
     size = 0
     for item in items:
         item_size = _size(item)
-        full = len(group) == _JOB_FILES or (group and size + item_size > _JOB_BYTES)
+        full = len(group) == files or (group and size + item_size > most)
         if group and (full or group[0].split != item.split):
             yield group
             group, size = [], 0
