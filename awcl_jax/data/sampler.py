@@ -71,7 +71,7 @@ class BatchPlan:
         if self.classes.size < self.batch_size:
             raise InputError(
                 f"A batch of {self.batch_size} frames is larger than the {self.classes.size} training frames; "
-                "use a smaller batch or more data."
+                f"set sampler.batch_size to at most {self.classes.size}, or prepare more frames."
             )
         if self.mode == "balanced" or self.pairs == "cross_scan":
             self._check_classes()

@@ -290,7 +290,7 @@ def test_pairs_of_one_frame_are_the_frame_itself(table):
     [
         ({"classes": np.full(20, UNLABELLED)}, "No training frame has a label"),
         ({"units": np.zeros(20, int)}, "No class has frames of two scans"),
-        ({"batch_size": 21}, "A batch of 21 frames is larger than the 20 training frames"),
+        ({"batch_size": 21}, "larger than the 20 training frames; set sampler.batch_size to at most 20"),
         ({"batch_size": 1}, "at least 2 frames to contrast; got 1"),
         ({"units_per_class": 1}, "at least 2 to pair across scans; got 1"),
         ({"unlabelled_share": -0.1}, "from 0 to below 1; got -0.1"),
