@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from awcl_jax.report import command as report
 from awcl_jax.report import payload
 from awcl_jax.report.embedding_map import MAP_FILE, FrameMap
+from awcl_jax.train.metrics import METRICS_FILE
 from awcl_jax.train.run_folder import FRAMES_FILE, write_frames
 from tests.helpers.report_runs import HOSTILE, make_run
 
@@ -192,6 +193,23 @@ def test_no_name_is_run(tmp_path, open_page, hostile):
         summary.click()
     assert page.evaluate("window.injected") is None
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_axes_of_one_evaluation_fit_its_scores(tmp_path, browser):
+    run = make_run(tmp_path / "run", frames=None)
+    # Step and scores of the only evaluation: at the end of the run, and all of them wrong.
+    (run / METRICS_FILE).write_text('{"step": 40, "val/knn/accuracy": 0.0, "val/knn/macro_f1": 0.0}\n')
+    page = browser.new_context(offline=True).new_page()
+    # The axes are painted: what is written on them can only be overheard.
+    page.add_init_script("""window.painted = []; const paint = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...where) {
+            window.painted.push(text); return paint.call(this, text, ...where); };""")
+    page.goto(report.write_report([run]).resolve().as_uri())
+    page.wait_for_function("window.painted.length > 0")
+    numbers = {float(text) for text in page.evaluate("window.painted")}
+    page.context.close()
+    assert {0.0, 1.0, 40.0} <= numbers, "the score's axis ends at 1, and the steps at the last"
+    assert max(numbers) == 40
 
 
 def test_light_dark_and_two_runs(tmp_path, run, open_page):

@@ -26,6 +26,17 @@ function noisy(values) {
   return jumps / (values.length - 1) >= 0.02 * (Math.max(...values) - Math.min(...values));
 }
 
+// By itself uPlot draws a score of 0 on an axis up to 100, and the one evaluation of a run in the middle of twice its steps.
+function stepRange(plot, low, high) {
+  const steps = plot.data[0];
+  return steps.length === 1 ? [0, Math.max(steps[0], 1)] : [low, high];
+}
+
+function valueRange(_, low, high) {
+  if (low == null) return [null, null];
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
 function drawPanel(figure, panel, runs) {
   const place = figure.querySelector(".plot");
   const labels = [...new Set(panel.series.map((s) => s.label))];
@@ -54,7 +65,7 @@ function drawPanel(figure, panel, runs) {
   const plot = new uPlot({
     width: place.clientWidth, height: HEIGHT,
     legend: { show: false },
-    scales: { x: { time: false } },
+    scales: { x: { time: false, range: stepRange }, y: { range: valueRange } },
     cursor: { y: false, points: { size: 7 } },
     axes: [{ ...axis, incrs: WHOLE }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => format(tick)) }],
     series: [{}, ...drawn.map(({ line, pale, few }) => ({
