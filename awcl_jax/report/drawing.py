@@ -62,7 +62,7 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4 * columns, 2.9 * rows), layout="constrained")
-        figure.suptitle("Training run")
+        _heading(figure, "Training run")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, (panel, names) in zip(axes, panels.items(), strict=False):
             _draw_series(ax, {name: series[name] for name in names})
@@ -124,7 +124,7 @@ def montage_pairs(
     joined = np.concatenate([images[:, 0], gap, images[:, 1]], axis=2)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.9 * columns, (3.9 * h / (2 * w) + 0.45) * rows + 0.9), layout="constrained")
-        figure.suptitle(f"Positive pairs: {np.count_nonzero(cross_scan)} of {m} across two scans")
+        _heading(figure, f"Positive pairs: {np.count_nonzero(cross_scan)} of {m} across two scans")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, pair, (left, right), cross in zip(axes, joined, captions, cross_scan, strict=False):
             ax.imshow(pair, cmap="gray", vmin=0, vmax=255)
@@ -160,7 +160,7 @@ def montage_views(
         figure = Figure(
             figsize=(2.4 * (1 + v), 2.4 * m * frames.shape[1] / frames.shape[2] + 0.8), layout="constrained"
         )
-        figure.suptitle("Frames and their augmented views")
+        _heading(figure, "Frames and their augmented views")
         axes = figure.subplots(m, 1 + v, squeeze=False)
         for i, row in enumerate(axes):
             row[0].imshow(frames[i], cmap="gray", vmin=0, vmax=255)
@@ -199,7 +199,7 @@ def montage_anchors(
     with matplotlib.rc_context(STYLE):
         height = 2.3 * frames.shape[1] / frames.shape[2] + 0.45
         figure = Figure(figsize=(2.3 * columns, height * len(frames) + 0.6), layout="constrained")
-        figure.suptitle("Anchors of the first batch (blue border), their two views, and other positives")
+        _heading(figure, "Anchors of the first batch (blue border), their two views, and other positives")
         for i, row in enumerate(figure.subplots(len(frames), columns, squeeze=False)):
             second = f"view 2, of {partners[i]}" if partners[i] else "view 2"
             texts = [captions[i], "view 1", second, *positive_captions[i]]
@@ -243,7 +243,7 @@ def montage_neighbours(
     height = 2.1 * queries.shape[1] / queries.shape[2] + 0.45
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
-        figure.suptitle(f"Frames (blue border) and their nearest neighbours {whence}".rstrip())
+        _heading(figure, f"Frames (blue border) and their nearest neighbours {whence}".rstrip())
         for i, row in enumerate(figure.subplots(len(queries), columns, squeeze=False)):
             shown = [queries[i], *neighbours[i]]
             for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):
@@ -258,8 +258,14 @@ def montage_neighbours(
         figures.save(figure, out, format="png")
 
 
+def _heading(figure: Figure, text: str) -> None:
+    # A figure of few columns is narrower than its heading.
+    figure.suptitle(text, wrap=True)
+
+
 def _caption(ax: Axes, text: str, *, x: float) -> None:
-    lines = "\n".join(textwrap.wrap(text, 30, break_on_hyphens=False))
+    # Half of a pair's width, or the caption of its left frame would cover that of its right one.
+    lines = "\n".join(textwrap.wrap(text, 22, break_on_hyphens=False))
     ax.annotate(lines, (x, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=9)
 
 
@@ -293,7 +299,7 @@ def embedding_map(
     n_scans = len(np.unique(scans))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(12, 5.2 * len(maps) + 1.3), layout="constrained")
-        figure.suptitle(f"Map of {len(labels):,} frames' features (t-SNE)")
+        _heading(figure, f"Map of {len(labels):,} frames' features (t-SNE)")
         axes = figure.subplots(len(maps), 2, squeeze=False)
         for (by_anatomy, by_scan), (title, places) in zip(axes, maps.items(), strict=True):
             _scatter_anatomy(by_anatomy, places, labels, names)

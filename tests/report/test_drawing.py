@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -88,6 +89,39 @@ def test_montage_of_pairs_shows_both_frames_and_marks_two_scans(tmp_path, drawn)
         assert (left.get_text(), right.get_text()) == captions[i]
         assert left.xy[0] < 60 < right.xy[0]
     assert axes[0].spines["top"].get_edgecolor() != axes[1].spines["top"].get_edgecolor()
+
+
+def extents(figure, texts):
+    """Where texts are, in pixels: left, bottom, right, top."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return [text.get_window_extent(canvas.get_renderer()).extents for text in texts]
+
+
+def test_captions_of_a_pair_do_not_cover_each_other(tmp_path, drawn):
+    # A keyed hash has 20 digits.
+    captions = [("e309bf0a00e6698c3e0e Fetal thorax", "1890356535cc64b72ce8 Fetal abdomen")] * 4
+    images = np.zeros((4, 2, 48, 48), np.uint8)
+    drawing.montage_pairs(images, captions, tmp_path / "pairs.png", cross_scan=np.ones(4, bool))
+    texts = [text for ax in visible(drawn[0]) for text in ax.texts]
+    assert [text.get_text().split() for text in texts[:2]] == [caption.split() for caption in captions[0]]
+    places = extents(drawn[0], texts)
+    for left, right in zip(places, places[1:], strict=False):
+        assert left[2] < right[0]
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 5])
+def test_a_heading_fits_its_picture(tmp_path, drawn, neighbours):
+    images = np.zeros((2, neighbours, 24, 24), np.uint8)
+    captions = [["scan 3: femur"] * neighbours] * 2
+    drawing.montage_neighbours(images[:, 0], list(images), ["scan 1: femur"] * 2, captions, tmp_path / "alike.png")
+    figure = drawn[0]
+    heading = figure._suptitle
+    ((left, bottom, right, top),) = extents(figure, [heading])
+    assert 0 <= left < right <= figure.bbox.width
+    assert top <= figure.bbox.height
+    highest = max(ax.title.get_window_extent().y1 for ax in visible(figure))
+    assert highest < bottom, "nor does it cover what is below it"
 
 
 @pytest.mark.parametrize("normalised", [False, True])
