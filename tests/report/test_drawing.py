@@ -1,5 +1,7 @@
 """Pictures: that they are written, and that what they say is so. How they look, a person must judge."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,7 +108,7 @@ def test_captions_of_a_pair_do_not_cover_each_other(tmp_path, drawn):
     texts = [text for ax in visible(drawn[0]) for text in ax.texts]
     assert [text.get_text().split() for text in texts[:2]] == [caption.split() for caption in captions[0]]
     places = extents(drawn[0], texts)
-    for left, right in zip(places, places[1:], strict=False):
+    for left, right in itertools.pairwise(places):
         assert left[2] < right[0]
 
 
