@@ -96,7 +96,7 @@ def test_pictures_without_folders_of_classes(tmp_path, capsys):
     args += ('--columns=path=File,anatomy=View,patient_id="Patient ID"',)
     index, said = run(capsys, *args)
     assert labelled(index) == {f"{n}.png": ("head" if n % 2 else "femur") if n < 9 else "" for n in range(10)}
-    assert "t.csv name(s) no file, such as row 10 'gone.png'." in said
+    assert "t.csv (numbered from 1 below the heading) name(s) no file, such as row 10 'gone.png'." in said
     assert "1 file(s) without a row stay(s) unlabelled, such as file 10, 'export1/9.png'." in said
     assert "Labels: 9 of 10 row(s) name one of 10 file(s), 9 by less than its path." in said
     assert "2 of 4 patient(s) have no split in the table and train." in said

@@ -139,7 +139,7 @@ def add_labels(
       InputError: no row names a file, or some fit several and `skip_bad` is not set.
     """
     found = match(table, [row.shown for row in listing.rows], root, instances)
-    rows = f"row(s) of {table.path}"
+    rows = f"row(s) of {table.path} (numbered from 1 below the heading)"  # a spreadsheet shows one more
     unmatched, ambiguous = (
         [f"row {number}" + f" {name!r}" * (not naming.hidden) for number, name in of_kind]
         for of_kind in (found.unmatched, found.ambiguous)
