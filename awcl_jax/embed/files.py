@@ -193,7 +193,10 @@ def open_files(
     if local.is_dir() and holds_dataset(local):
         return _with_paths(_plain(local, split), local) if paths else _plain(local, split)
     if paths:
-        raise InputError(f"--paths needs a prepared dataset of your own scans; {local} is not one. Omit --paths.")
+        raise InputError(
+            f"--paths needs a prepared dataset of your own scans; {local} is not one. Omit --paths: without "
+            "--key_file, the column id begins with the path of the picture or clip."
+        )
     if split is not None:
         raise InputError(f"--split needs a prepared dataset; {local} is not one. Omit --split.")
     files, labels = _listed(local)
@@ -205,7 +208,7 @@ def open_files(
     if "dicom" in kinds_found and not pseudonyms.keyed:
         raise InputError(
             f"DICOM needs a key to hash ids with: set --key_file=FILE or the variable {KEY_VARIABLE}. Make one with "
-            "`openssl rand -hex 32 > KEY_FILE`."
+            "`(umask 077; openssl rand -hex 32 > KEY_FILE)`."
         )
     return FileSource(files, labels, options, pseudonyms)
 

@@ -246,6 +246,7 @@ def test_paths_of_a_private_table(clips, tmp_path, run):
     for row in rows:
         (frame,) = np.flatnonzero(index.frame_ids == row["id"])
         np.testing.assert_array_equal(by_file[row["path"]][row["frame_number"]], reader.read(np.array([frame]))[0])
-    for source in (clips, prepared(tmp_path / "bare", "video", clips, "--no-keep_paths").path):
-        with pytest.raises(InputError, match=r"[oO]mit --paths"):
+    bare = prepared(tmp_path / "bare", "video", clips, "--no-keep_paths").path
+    for source, said in ((clips, r"Omit --paths: .* the column id begins with the path"), (bare, r"[oO]mit --paths")):
+        with pytest.raises(InputError, match=said):
             embed_frames(run, source, tmp_path / "g.parquet", paths=True)

@@ -174,6 +174,7 @@ def test_a_planted_marker_is_nowhere(planted, tmp_path, ingest, caplog, workers)
     assert report["tags_not_read"]["(0002,0016) SourceApplicationEntityTitle"] >= 3
     assert report["tags_not_read"]["(0028,1054) RescaleType"] >= 3
     assert report["ignored_files"] == 1
+    assert "Ignored 1 file(s) that are not DICOM." in lines
     assert KEY.decode() not in (out / "ingest_report.json").read_text()
     assert not any(KEY in path.read_bytes() for path in out.rglob("*") if path.is_file())
 

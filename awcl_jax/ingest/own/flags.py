@@ -97,10 +97,10 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         "dicom",
         "ultrasound DICOM, without anything that identifies a patient",
         "Only the pixels and a fixed list of tags (own/privacy.py) are read. PatientID and StudyInstanceUID are\n"
-        "hashed with a key; make one with `openssl rand -hex 32 > KEY`. Pictures are cut to the sector, black beside\n"
-        "it, because names are burnt in around it. File names are neither stored nor printed. ingest_report.json\n"
-        "lists the dropped tags. Labels come from a table beside the folder (--labels), or instead of it with the\n"
-        "columns path, anatomy, split and region; its scan_id and patient_id replace those of the file.",
+        "hashed with a key; make one with `(umask 077; openssl rand -hex 32 > KEY)`. Pictures are cut to the sector,\n"
+        "black beside it, because names are burnt in around it. File names are neither stored nor printed.\n"
+        "ingest_report.json lists the dropped tags. Labels come from a table beside the folder (--labels), or instead\n"
+        "of it with the columns path, anatomy, split and region; its scan_id and patient_id replace those of the file.",
         "dicom --source=DIR --key_file=KEY --out=data/own",
         listers.list_dicom,
     )

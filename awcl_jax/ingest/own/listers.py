@@ -65,14 +65,16 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     if not pseudonyms.keyed:
         raise InputError(
             f"DICOM needs a key to hash ids with: set --key_file=FILE or the variable {KEY_VARIABLE}. Make one with "
-            "`openssl rand -hex 32 > KEY_FILE`, and keep it, apart from the dataset."
+            "`(umask 077; openssl rand -hex 32 > KEY_FILE)`, and keep it, apart from the dataset."
         )
     stated: dict[int, str] = {}
     table = _labels(args)
     if args.source.is_dir():
         listing = folder.list_all(args.source)
         wanted = [row for row in tqdm(listing.rows, desc="Looking", unit=" files") if dicom.is_dicom(row.path)]
-        listing.ignored += len(listing.rows) - len(wanted)
+        if others := len(listing.rows) - len(wanted):
+            listing.ignored += others
+            listing.remarks.append(f"Ignored {others:,} file(s) that are not DICOM.")
         listing.rows = [dataclasses.replace(row, number=place) for place, row in enumerate(wanted, 1)]
         if not wanted and not listing.faults:
             raise InputError(f"{args.source} has no DICOM file ({listing.ignored:,} others).")

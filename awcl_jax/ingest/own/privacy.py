@@ -116,7 +116,7 @@ def read_key(key_file: Path | None) -> bytes | None:
     if len(key) < _LEAST_KEY:
         raise InputError(
             f"{origin} must have at least {_LEAST_KEY} bytes, otherwise ids could be guessed; got {len(key)}. Make one "
-            "with `openssl rand -hex 32 > KEY_FILE`."
+            "with `(umask 077; openssl rand -hex 32 > KEY_FILE)`."
         )
     return key
 
