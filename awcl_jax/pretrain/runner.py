@@ -326,7 +326,10 @@ def _conclude(
 ) -> dict[str, Any]:
     """Score on the test patients; print the table, write the results and the pictures."""
     evaluation = setup.evaluation
-    say("Scoring pixels, untrained and trained encoder on the test patients ...")
+    if evaluation.unscored:
+        say("Comparing the untrained with the trained encoder, without labels ...")
+    else:
+        say("Scoring pixels, untrained and trained encoder on the test patients ...")
     before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
     pixels = cached_features(downsampled_pixels)
     columns = {
