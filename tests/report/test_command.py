@@ -285,3 +285,18 @@ def test_faults_of_ours_are_not_hidden(run, monkeypatch):
     monkeypatch.setattr(payload, "panels", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         writing.leave_in(run)
+
+
+def test_the_page_explains_untrained_scores_of_a_run_that_started_from_another(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second")
+    path = second / "results.json"
+    results = json.loads(path.read_text())
+    results["untrained"] = results["trained"]
+    results["initial"] = {"source": str(first), "loaded": "encoder", "new": "optimiser state"}
+    path.write_text(json.dumps(results))
+    sentence = ": the encoder that the run started from, before its first step."
+    assert sentence not in report.write_report([first]).read_text(encoding="utf-8")
+    assert f"<em>untrained</em>{sentence}" in report.write_report([second]).read_text(encoding="utf-8")
+    both = report.write_report([first, second], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert both.count(sentence) == 1
+    assert f"<em>untrained</em> of second{sentence}" in both
