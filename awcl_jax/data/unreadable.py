@@ -21,6 +21,7 @@ from awcl_jax.data.records import Records
 from awcl_jax.data.scans import dataset_key, find_dataset
 from awcl_jax.runtime.errors import InputError, first_line
 from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.formulas import without_formula
 
 _CACHE = "unreadable.json"
 _CACHE_FORMAT = "2"  # a new number when more or fewer frames count as readable
@@ -71,11 +72,12 @@ def find_unreadable(path: str | os.PathLike[str], *, threads: int | None = None)
 
 
 def write_list(found: Sequence[tuple[Path, Unreadable]], path: Path) -> None:
-    """Write frames that cannot be read, each with the folder of its dataset, as CSV."""
+    """Write frames that cannot be read, each with the folder of its dataset, as CSV without formulas."""
     with atomic_write(path) as part, part.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["dataset", *(field.name for field in dataclasses.fields(Unreadable))])
-        table.writerows([dataset, *dataclasses.astuple(frame)] for dataset, frame in found)
+        for dataset, frame in found:
+            table.writerow(map(without_formula, (str(dataset), *dataclasses.astuple(frame))))
 
 
 def _read_all(records: Records, threads: int) -> Iterator[Unreadable]:

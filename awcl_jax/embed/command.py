@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Encoder = Callable[["Frames"], Float[np.ndarray, "b f"]]
 
 BATCH_SIZE = 64
+_LARGEST_BATCH = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +126,8 @@ def embed_frames(
     picture = None if picture is None else Path(picture).expanduser()
     _check(out, picture, batch_size=batch_size, neighbours=neighbours)
     projector = None if projector is None else Path(projector).expanduser()
-    if projector is not None and projector.exists():
-        raise InputError(f"{projector} already exists. Choose another --projector or delete it.")
+    if projector is not None:
+        _check_projector(projector, out, picture)
     require_encoder(encoder)
     from awcl_jax.embed.files import FileSource, open_files
 
@@ -155,12 +156,24 @@ def _check(out: Path, picture: Path | None, *, batch_size: int, neighbours: int)
     for file in (out, picture):
         if file is not None and file.exists():
             raise InputError(f"{file} already exists. Choose another name or delete it.")
-    if batch_size < 1:
-        raise InputError(f"--batch_size must be at least 1 frame; got {batch_size}.")
+    if not 1 <= batch_size <= _LARGEST_BATCH:
+        raise InputError(f"--batch_size must be from 1 to {_LARGEST_BATCH:,} frames; got {batch_size}.")
     if neighbours < 0:
         raise InputError(f"--neighbours must be at least 0; got {neighbours}.")
     if picture is not None and not neighbours:
         raise InputError("--picture shows nearest neighbours: set their number with --neighbours=K.")
+
+
+def _check_projector(projector: Path, out: Path, picture: Path | None) -> None:
+    """Refuse a folder that could not be made, before hours of encoding."""
+    if os.path.lexists(projector):
+        raise InputError(f"{projector} already exists. Choose another --projector or delete it.")
+    for flag, file in (("--out", out), ("--picture", picture)):
+        if file is not None and projector.resolve() == file.resolve():
+            raise InputError(f"--projector and {flag} must have different names; both are {file}. Rename one.")
+    there = next(path for path in projector.absolute().parents if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"--projector={projector} must be a folder, but {there} is not one. Choose another.")
 
 
 @exit_on_bad_input()

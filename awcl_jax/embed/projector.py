@@ -10,8 +10,6 @@ https://github.com/tensorflow/tensorboard/blob/master/tensorboard/plugins/projec
 """
 
 import math
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +19,8 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from awcl_jax.embed.table import matrix
+from awcl_jax.runtime.files import atomic_folder
+from awcl_jax.runtime.formulas import without_formula
 
 MOST_FRAMES = 10_000
 """Frames that a viewer can lay out; of more, so many are written, evenly spread."""
@@ -88,16 +88,11 @@ class Projector:
         table, pictures = table.take(pa.array(rows)), [self._pictures[row] for row in rows.tolist()]
         edge = min(_EDGE, _LARGEST_SPRITE // math.ceil(math.sqrt(rows.size)))
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
-        part.mkdir()
-        try:
+        with atomic_folder(folder) as part:
             np.savetxt(part / "vectors.tsv", matrix(table, "features"), fmt="%.8g", delimiter="\t")
             (part / "metadata.tsv").write_text(_labels(table), encoding="utf-8")
             (part / "sprite.png").write_bytes(cv2.imencode(".png", _sprite(pictures, edge))[1].tobytes())
             (part / "projector_config.pbtxt").write_text(_CONFIG.format(edge=edge))
-            part.replace(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return int(rows.size)
 
 
@@ -126,5 +121,5 @@ def _labels(table: pa.Table) -> str:
 
 
 def _cell(value: object) -> str:
-    """Return a value on one line and without tabs."""
-    return "" if value is None else " ".join(str(value).split())
+    """Return a value on one line, without tabs, that a spreadsheet does not run."""
+    return "" if value is None else str(without_formula(" ".join(str(value).split())))

@@ -13,7 +13,7 @@ from pyarrow import csv, parquet
 from awcl_jax.embed.check import SUFFIXES
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write
-from awcl_jax.train.run_folder import without_formula
+from awcl_jax.runtime.formulas import without_formula
 
 PROVENANCE = "awcl_jax"  # key of the Parquet file's metadata; name of the NPZ's array
 _ROW_GROUP = 4096
@@ -36,7 +36,7 @@ def write_table(out: Path, tables: Iterable[pa.Table], *, provenance: Mapping[st
     Parquet is written in row groups as the tables arrive, with one of them in memory; an NPZ needs all rows in memory.
     An NPZ has an array for each column, [n] or, for lists, [n, k]; all but numbers and dates is text, and null is "".
     A CSV is written as the tables arrive; it has a column for each value of a list, `features_0`, `features_1`, ...,
-    and null is empty. A text that a spreadsheet would run as a formula gets an apostrophe.
+    and null is empty. A text, or a column's name, that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
       out: the file, .parquet, .npz or .csv.
@@ -128,7 +128,7 @@ def _flat(table: pa.Table) -> pa.Table:
     names = [name for name, _ in columns]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InputError(f"The source has a column {min(repeated)!r}, which the CSV of features also has. Rename it.")
-    return pa.table([column for _, column in columns], names)
+    return pa.table([column for _, column in columns], [without_formula(name) for name in names])
 
 
 def _cells(column: pa.Array) -> pa.Array:

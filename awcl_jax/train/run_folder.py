@@ -11,6 +11,7 @@ from awcl_jax.data.about import are_datasets
 from awcl_jax.data.square import ASPECT, SQUASH, require_aspect
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular
+from awcl_jax.runtime.formulas import is_formula, without_formula
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -189,28 +190,8 @@ def read_frames(path: Path) -> list[dict[str, str]]:
     if not rows or any(None in row or None in row.values() for row in rows):
         raise InputError(f"{path} is not a table with a cell for each column. Restore or delete it.")
     return [
-        {name: cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for name, cell in row.items()}
-        for row in rows
+        {name: cell[1:] if cell[:1] == "'" and is_formula(cell) else cell for name, cell in row.items()} for row in rows
     ]
-
-
-def without_formula(cell: Any) -> Any:
-    """Return a cell of a CSV, with an apostrophe before a text that a spreadsheet would run as a formula."""
-    return f"'{cell}" if _is_formula(cell) else cell
-
-
-def _is_formula(cell: object) -> bool:
-    # Apostrophes before it are counted, so that they are read back as they were.
-    text = cell.lstrip("'") if isinstance(cell, str) else ""
-    return text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_decimal(text)
-
-
-def _is_decimal(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

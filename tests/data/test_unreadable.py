@@ -15,7 +15,7 @@ from awcl_jax.data import selection
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import ScanIndex
-from awcl_jax.data.unreadable import Unreadable, find_unreadable
+from awcl_jax.data.unreadable import Unreadable, find_unreadable, write_list
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import harness
@@ -300,3 +300,10 @@ def test_pixels_are_told_apart_by_a_single_value(prepare_frames):
         dataset = prepare_frames(name, train=[frame_record("x", image=picture), frame_record("y")])
         made.append(FrameReader(ScanIndex.from_dataset(dataset), size=8).pixels_fingerprint())
     assert made[0] == made[1] != made[2]
+
+
+def test_the_list_holds_no_formulas(tmp_path):
+    write_list([(Path("data"), Unreadable("test", 3, "=1+1", "-x is broken"))], tmp_path / "list.csv")
+    with (tmp_path / "list.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == ["data", "test", "3", "'=1+1", "'-x is broken"]

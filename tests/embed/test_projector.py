@@ -123,3 +123,47 @@ def test_tensorboard_reads_it(tmp_path):
     np.testing.assert_array_equal(tensor, [[i, -i] for i in range(7)])
     assert (tmp_path / "out" / embedding.metadata_path).is_file()
     assert (tmp_path / "out" / embedding.sprite.image_path).is_file()
+
+
+def test_labels_hold_no_formulas(tmp_path):
+    ids = ["=1+1", "@x", "-3.5", "+y", "plain"]
+    projector = Projector()
+    projector.see(np.zeros((5, 48, 48), np.uint8))
+    table = pa.table({"id": ids, "=sum": ids}).append_column("features", list_column(np.eye(5, dtype=np.float32)))
+    list(projector.passing([table]))
+    projector.write(tmp_path / "p")
+    lines = [line.split("\t") for line in (tmp_path / "p" / "metadata.tsv").read_text().splitlines()]
+    assert lines == [["id", "'=sum"], *([cell, cell] for cell in ("'=1+1", "'@x", "-3.5", "'+y", "plain"))]
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path, monkeypatch):
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    leftover = tmp_path / f".p.{'0' * 32}.part"
+    leftover.mkdir()
+    (leftover / "vectors.tsv").write_text("1\n")
+    written(3, tmp_path / "p")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p"]
+    monkeypatch.setattr(module.np, "savetxt", die)
+    with pytest.raises(KeyboardInterrupt):
+        written(3, tmp_path / "q")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p"]
+
+
+@pytest.mark.parametrize(
+    ("projector", "rule"),
+    [
+        ("f.csv", "--projector and --out must have different names"),
+        ("p.png", "--projector and --picture must have different names"),
+        ("file/p", "must be a folder, but .*file is not one"),
+        ("link", "already exists"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(projector, rule, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    options = {"projector": tmp_path / projector, "picture": tmp_path / "p.png", "neighbours": 1}
+    with pytest.raises(InputError, match=rule):
+        embed_frames("no encoder", "no source", tmp_path / "f.csv", **options)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "link"}

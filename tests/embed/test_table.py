@@ -90,7 +90,7 @@ def test_a_csv_has_a_column_for_each_value_and_no_formulas(tmp_path):
     formulas = ["=1+1", "-x", "-3.5", None, "plain, with a comma"]
     note = pa.array(formulas, pa.string())
     parts = [
-        part.append_column("note", note.slice(start, part.num_rows)) for part, start in zip(parts, (0, 3), strict=True)
+        part.append_column("=note", note.slice(start, part.num_rows)) for part, start in zip(parts, (0, 3), strict=True)
     ]
     assert write_table(tmp_path / "f.csv", iter(parts), provenance=MADE) == 5
     with (tmp_path / "f.csv").open(newline="") as file:
@@ -98,13 +98,13 @@ def test_a_csv_has_a_column_for_each_value_and_no_formulas(tmp_path):
     features = [f"features_{i}" for i in range(2)]
     ids = [f"neighbour_ids_{i}" for i in range(2)]
     same = [f"neighbour_same_scan_{i}" for i in range(2)]
-    assert list(rows[0]) == ["id", "scan_id", "age", "day", "file", *features, *ids, *same, "note"]
+    assert list(rows[0]) == ["id", "scan_id", "age", "day", "file", *features, *ids, *same, "'=note"]
     assert [(float(row["features_0"]), float(row["features_1"])) for row in rows] == [(i, -i) for i in range(5)]
     assert [row["neighbour_ids_1"] for row in rows] == ["1", "3", "5", "1", "3"]
     assert [(row["neighbour_same_scan_0"], row["neighbour_same_scan_1"]) for row in rows] == [("true", "")] * 5
     assert [row["scan_id"] for row in rows] == ["", "s1", "s2", "", "s4"]
     assert [row["age"] for row in rows] == ["0", "", "2", "3", "4"]
-    assert [row["note"] for row in rows] == ["'=1+1", "'-x", "-3.5", "", "plain, with a comma"]
+    assert [row["'=note"] for row in rows] == ["'=1+1", "'-x", "-3.5", "", "plain, with a comma"]
     assert rows[0]["day"] == "2020-01-01"
 
 
