@@ -290,3 +290,8 @@ def test_a_key_that_every_user_can_read_is_warned_of(tmp_path, capsys, mode, war
     key.chmod(mode)
     assert read_key(key) == KEY
     assert ("can be read by every user: chmod 600" in capsys.readouterr().err) == warned
+
+
+def test_a_key_without_an_end_is_refused():
+    with pytest.raises(InputError, match="must have at most 65,536 bytes"):
+        read_key(Path("/dev/urandom"))

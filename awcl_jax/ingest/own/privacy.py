@@ -91,7 +91,7 @@ MAKERS = {
 }
 """Makers of ultrasound machines -> words that identify them."""
 
-_LEAST_KEY, _DIGITS = 16, 20
+_LEAST_KEY, _LONGEST_KEY, _DIGITS = 16, 2**16, 20
 
 
 def read_key(key_file: Path | None) -> bytes | None:
@@ -102,7 +102,8 @@ def read_key(key_file: Path | None) -> bytes | None:
     """
     if key_file is not None:
         try:
-            key = key_file.read_bytes().strip()
+            with key_file.open("rb") as file:
+                key = file.read(_LONGEST_KEY + 1).strip()
         except OSError as error:
             raise InputError(f"The key file {key_file} cannot be read ({error.strerror}).") from error
         origin = f"The key in {key_file}"
@@ -113,6 +114,8 @@ def read_key(key_file: Path | None) -> bytes | None:
         origin = f"The key in ${KEY_VARIABLE}"
         if not key:
             return None
+    if len(key) > _LONGEST_KEY:
+        raise InputError(f"{origin} must have at most {_LONGEST_KEY:,} bytes. Make one with `openssl rand -hex 32`.")
     if len(key) < _LEAST_KEY:
         raise InputError(
             f"{origin} must have at least {_LEAST_KEY} bytes, otherwise ids could be guessed; got {len(key)}. Make one "
