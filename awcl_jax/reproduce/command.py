@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from awcl_jax.reproduce.study import Run, Study
 
 PRESETS = ("phantom-small", "public")
+_MOST_SEEDS = 10_000  # all runs are listed before the first begins
 
 
 @runtime_checkable
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(
             f"{out} does not exist: --only_tables needs a study there. Check --out, or omit --only_tables."
         )
+    elif not any((out / run.folder).is_dir() for run in study.runs(plan, out)):
+        raise InputError(f"{out} has no run of this study: --only_tables needs one. Check --out and --preset.")
     study_tables.write(plan, out)
     print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
 
@@ -104,6 +107,8 @@ def _plan(args: argparse.Namespace) -> "Study":
     paths = {
         name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
     }
+    if args.data and args.preset != "public":
+        raise InputError("--data needs --preset=public, because the small preset makes its own frames. Omit --data.")
     if args.imagenet and args.preset != "public":
         raise InputError("--imagenet needs --preset=public, because its ResNet-50 is too large for the small preset.")
     imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
@@ -182,6 +187,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST_SEEDS:,}; got {text!r}")
     return int(text)

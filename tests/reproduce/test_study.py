@@ -312,6 +312,8 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
         (["--data=hc18"], "--data must be NAME=DIR; got 'hc18'"),
         (["--ratios=0.5,2"], "got '2'"),
         (["--ratios=half"], "got 'half'"),
+        (["--data=phantom=DIR"], "--data needs --preset=public"),
+        (["--only_tables"], "has no run of this study"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
@@ -321,6 +323,15 @@ def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("seeds", ["0", "10001", "\N{SUPERSCRIPT TWO}"])
+def test_as_many_seeds_as_nobody_runs_are_refused(seeds, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path}", f"--seeds={seeds}"])
+    assert left.value.code == 2
+    assert "must be a whole number from 1 to 10,000" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
