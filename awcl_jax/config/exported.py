@@ -60,7 +60,9 @@ def read_description(folder: Path) -> Described:
             f"The format in {file} must be at most {FORMAT}; got {described['format']!r}. Update awcl_jax."
         )
     try:
-        size, mask_overlays = int(described["frames"]["size"]), bool(described["frames"]["mask_overlays"])
+        size, mask_overlays = int(described["frames"]["size"]), described["frames"]["mask_overlays"]
+        if not isinstance(mask_overlays, bool):
+            raise TypeError("mask_overlays")
         aspect = require_aspect(described["frames"].get(ASPECT), file)
         encoder = described["encoder"]
         arch, width, strides = str(encoder["arch"]), float(encoder["width_factor"]), str(encoder["strides"])

@@ -52,7 +52,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
       InputError: there is no such run or checkpoint, or a link is in the run's folder.
     """
     path = fetch_run(checkpoint)
-    step = int(path.name) if path.name.isdigit() and path.parent.name == "checkpoints" else None
+    step = int(path.name) if path.name.isdecimal() and path.parent.name == "checkpoints" else None
     run = path if step is None else path.parents[1]
     if not (run / run_folder.CONFIG_FILE).is_file():
         raise InputError(f"{run} is not a run folder: {run_folder.CONFIG_FILE} not found.")

@@ -28,7 +28,7 @@ def require_encoder(path: str | os.PathLike[str]) -> None:
                 f"{folder} has neither {WEIGHTS} nor {FUNCTION}. Export as safetensors, or use the run itself."
             )
         return
-    step = int(folder.name) if folder.name.isdigit() and folder.parent.name == "checkpoints" else None
+    step = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
     run = folder if step is None else folder.parents[1]
     if not (run / CONFIG_FILE).is_file():
         why = f"{CONFIG_FILE} not found" if run.is_dir() else "it is a file" if run.exists() else "it does not exist"
@@ -36,7 +36,7 @@ def require_encoder(path: str | os.PathLike[str]) -> None:
     config = read_json(run / CONFIG_FILE).get("config")
     if isinstance(config, dict) and "task" in config:
         raise InputError(f"{run} is a downstream run, whose encoder is not read. {_KINDS}")
-    steps = [int(file.name) for file in (run / "checkpoints").glob("*") if file.name.isdigit()]
+    steps = [int(file.name) for file in (run / "checkpoints").glob("*") if file.name.isdecimal()]
     if not steps or step not in (None, *steps):
         found = f"up to step {max(steps)}" if steps else "none"
         raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (available: {found}).")

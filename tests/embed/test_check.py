@@ -56,6 +56,7 @@ CASES = [
     ("empty", "pictures", "config.json not found"),
     ("begun", "pictures", "begun has no checkpoint (available: none)"),
     ("run/checkpoints/30", "pictures", "no checkpoint of step 30 (available: up to step 20)"),
+    ("run/checkpoints/\N{SUPERSCRIPT TWO}", "pictures", "is not a run folder: it does not exist"),
     ("task", "pictures", "task is a downstream run"),
     ("export", "pictures", "neither encoder.safetensors nor encoder.jax"),
     ("none", None, "none is not a run folder"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
+from awcl_jax.config.exported import read_description
 from awcl_jax.embed.exported import _written_out, read_export
 from awcl_jax.export.jax_function import write_jax
 from awcl_jax.export.preprocessing import Preprocessing
@@ -103,3 +104,14 @@ def test_sizes_are_limited_before_anything_is_allocated(tmp_path, changed, messa
     write_function(tmp_path, lambda frames: frames)
     with pytest.raises(InputError, match=message):
         read_export(folder_of(tmp_path, **changed))
+
+
+def test_a_text_is_no_truth_value(tmp_path):
+    described = {
+        "frames": {"size": 8, "mask_overlays": "false"},
+        "encoder": {"arch": "resnet18", "width_factor": 0.25, "strides": "v1.5"},
+        "input": {"size": 8, "mean": 0.2, "std": 0.2},
+    }
+    (tmp_path / "preprocessing.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"preprocessing\.json is not a file of awcl_jax\.export"):
+        read_description(tmp_path)

@@ -250,3 +250,30 @@ def test_paths_of_a_private_table(clips, tmp_path, run):
     for source, said in ((clips, r"Omit --paths: .* the column id begins with the path"), (bare, r"[oO]mit --paths")):
         with pytest.raises(InputError, match=said):
             embed_frames(run, source, tmp_path / "g.parquet", paths=True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"),
+    [
+        ("--window=-inf,inf", "two finite numbers"),
+        ("--near_duplicate=nan", "grey levels >= 0"),
+        ("--near_duplicate=-1", "grey levels >= 0"),
+        ("--near_duplicate=inf", "grey levels >= 0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(flag, rule, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["run", "clips", f"--out={tmp_path / 'f.csv'}", flag])
+    assert left.value.code == 2
+    assert rule in capsys.readouterr().err
+
+
+def test_a_batch_that_no_memory_holds_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--batch_size must be from 1 to 1,048,576 frames"):
+        embed_frames("no encoder", "no source", tmp_path / "f.csv", batch_size=2**20 + 1)
+
+
+def test_a_name_with_a_null_character_is_a_file_that_is_missing(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"path,anatomy\na\0b.xyz,head\n")
+    source = open_files(tmp_path / "t.csv", split=None, options=FileOptions())
+    assert len(source) == 1

@@ -97,6 +97,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise BadFileError("missing") from error
     except IsADirectoryError as error:
         raise BadFileError("folder") from error
+    except ValueError as error:  # a name with a null character, which no disk can have
+        raise BadFileError("missing") from error
     except OSError as error:
         raise BadFileError("unreadable") from error
     with file:

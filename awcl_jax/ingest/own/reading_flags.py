@@ -1,6 +1,7 @@
 """Flags on how files are read, of `awcl_jax.ingest` and `awcl_jax.embed`; without slow imports."""
 
 import argparse
+import math
 from pathlib import Path
 
 from awcl_jax.ingest.own.items import STEPS, Reading, Rectangle
@@ -20,7 +21,7 @@ def add_clips(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--near_duplicate",
-        type=float,
+        type=levels_of,
         default=Reading.near_duplicate,
         metavar="LEVELS",
         help="drop frames that differ from the last one by less, in grey levels of 32 x 32 averages (default: "
@@ -40,14 +41,25 @@ def count_of(text: str) -> int:
     return int(text)
 
 
+def levels_of(text: str) -> float:
+    """Return a difference in grey levels, of at least 0."""
+    try:
+        levels = float(text)
+    except ValueError:
+        levels = math.nan
+    if not 0 <= levels < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of grey levels >= 0; got {text!r}")
+    return levels
+
+
 def window_of(text: str) -> tuple[float, float]:
     """Return the values for black and white of LOW,HIGH."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low = high = 0.0
-    if not low < high:
-        raise argparse.ArgumentTypeError(f"must be two numbers, the lower first; got {text!r}")
+    if not -math.inf < low < high < math.inf:
+        raise argparse.ArgumentTypeError(f"must be two finite numbers, the lower first; got {text!r}")
     return low, high
 
 

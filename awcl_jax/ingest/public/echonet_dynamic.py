@@ -100,7 +100,7 @@ def read_tracings(source: Path) -> dict[str, dict[int, Chords]]:
     """
     chords: dict[str, dict[int, list[list[float]]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for place, cells in read_table(source / "VolumeTracings.csv", ("FileName", *_CORNERS, "Frame")):
-        if not cells["Frame"].isdigit():
+        if not cells["Frame"].isdecimal():
             raise InputError(f"{place}: Frame must be a whole number >= 0; got {cells['Frame']!r}.")
         video = _video_of(cells)
         chords[video][int(cells["Frame"])].append([number(cells, corner, place) for corner in _CORNERS])
