@@ -185,7 +185,17 @@ def save_torch_resnet(
     # Hugging Face's libraries look for "pt".
     metadata = {"format": "pt", NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
     # Not by save_file, whose files only their owner can read, whatever the umask.
-    path.write_bytes(save(arrays, metadata))
+    path.write_bytes(_ordered(save(arrays, metadata)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted: the library's order is random, so no two files were equal."""
+    header, arrays = data[8 : 8 + int.from_bytes(data[:8], "little")], data[8 + int.from_bytes(data[:8], "little") :]
+    fields = json.loads(header)
+    fields["__metadata__"] = dict(sorted(fields["__metadata__"].items()))
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,5 +1,7 @@
 """Weights of PyTorch networks, against a ResNet in PyTorch."""
 
+import json
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -328,3 +330,21 @@ def test_endings_of_weights(name, tmp_path, monkeypatch):
         save_file(arrays, tmp_path / name)
     monkeypatch.setattr(weights, "read_torch_zip", lambda path: {"epoch": 3, "model_state_dict": arrays})
     assert_reads_as(tmp_path / name, arrays)
+
+
+def test_the_same_weights_are_the_same_file(tmp_path):
+    model = make_resnet("resnet18", width_factor=0.0625)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    for number in range(12):
+        save_torch_resnet(tmp_path / f"{number}", variables, mean=0.2, std=0.3)
+    files = {(tmp_path / f"{number}").read_bytes() for number in range(12)}
+    assert len(files) == 1
+    data = files.pop()
+    header = int.from_bytes(data[:8], "little")
+    assert header % 8 == 0
+    with safe_open(tmp_path / "0", "np") as file:
+        assert list(json.loads(data[8 : 8 + header])["__metadata__"]) == sorted(file.metadata())
+        written = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = to_torch(variables)
+    assert written.keys() == expected.keys()
+    assert all(np.array_equal(written[name], expected[name]) for name in expected)
