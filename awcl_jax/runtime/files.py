@@ -15,6 +15,8 @@ from pathlib import Path
 
 from awcl_jax.runtime.errors import InputError
 
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -57,9 +59,19 @@ def _new_part(path: Path, *, folder: bool) -> Iterator[Path]:
             _remove(part)
             os.close(handle)
     except OSError as error:
-        if error.filename is not None and _parts_of(path).fullmatch(Path(os.fsdecode(error.filename)).name):
-            error.filename, error.filename2 = str(path), None
+        if error.filename is None and error.errno in _WRITING:  # of a write, which knows no name
+            error.filename = str(path)
+        elif error.filename is not None:
+            _name_whole(error, path)
         raise
+
+
+def _name_whole(error: OSError, path: Path) -> None:
+    """Let an error name a file, or one in a folder, as it would be called in the end."""
+    failed = Path(os.fsdecode(error.filename))
+    for part in (failed, *failed.parents):
+        if _parts_of(path).fullmatch(part.name):
+            error.filename, error.filename2 = str(path / failed.relative_to(part)), None
 
 
 def _make_locked(path: Path, *, folder: bool) -> tuple[Path, int] | None:

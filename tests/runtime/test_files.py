@@ -1,5 +1,6 @@
 """Files that are not files, and files that are written whole."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -72,6 +73,24 @@ def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path,
         write(part)
     assert caught.value.filename == str(wanted)
     assert in_words(caught.value) == f"No such file or directory: {wanted}"
+
+
+def test_an_error_in_an_atomic_folder_names_the_file_as_it_would_be_called(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught, atomic_folder(tmp_path / "exported") as part:
+        (part / "none" / "README.md").write_text("x")
+    assert caught.value.filename == str(tmp_path / "exported" / "none" / "README.md")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_write_that_fails_names_its_file(number, tmp_path):
+    # As Python raises it of a write: the name was that of the open.
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "page.html"):  # noqa: PT011
+        raise OSError(number, os.strerror(number))
+    assert in_words(caught.value) == f"{os.strerror(number)}: {tmp_path / 'page.html'}"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "page.html"):  # noqa: PT011
+        raise OSError(errno.EIO, "read elsewhere")
+    assert in_words(caught.value) == "read elsewhere"
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
