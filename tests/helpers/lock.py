@@ -3,5 +3,8 @@
 import sys
 from pathlib import Path
 
-LOCK = Path(__file__).parents[2] / ("constraints.txt" if sys.version_info < (3, 12) else "constraints-py313.txt")
-"""The file to pass to `pip install -c`."""
+LOCKS = [Path(__file__).parents[2] / name for name in ("constraints.txt", "constraints-py313.txt")]
+"""Files to pass to `pip install -c`."""
+
+LOCK = LOCKS[0] if sys.version_info < (3, 12) else LOCKS[1]
+"""The one for this Python."""
