@@ -34,6 +34,7 @@ from tqdm import tqdm
 from awcl_jax.ingest.prepare import prepare_phantom
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import write_whole
 from awcl_jax.train.metrics import METRICS_FILE
 from tests.helpers.killed_runs import STEPS, fields, final_state, numbers, starts
 
@@ -108,7 +109,7 @@ def main() -> None:
     print(text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "faults.md").write_text(text + "\n")
+        write_whole(args.out / "faults.md", text + "\n")
 
 
 def killed(bench: Bench) -> Iterator[Row]:

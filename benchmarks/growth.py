@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from awcl_jax.runtime import figures
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import write_whole
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 _FEATURES, _CLASSES = 128, 14
@@ -57,8 +59,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "growth.json").write_text(json.dumps(measured, indent=2) + "\n")
-        (args.out / "growth.md").write_text("\n".join(lines) + "\n")
+        write_whole(args.out / "growth.json", json.dumps(measured, indent=2) + "\n")
+        write_whole(args.out / "growth.md", "\n".join(lines) + "\n")
         _plot(measured, args.out / "growth.png")
 
 
@@ -232,7 +234,7 @@ def _plot(measured: dict[str, list[dict[str, float]]], out: Path) -> None:
         ax.set(title=title, xlabel="times the smallest size", ylabel="times its cost")
         ax.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from awcl_jax.runtime import figures
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import write_whole
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
@@ -68,7 +70,7 @@ def main() -> None:
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         remarks = ["", remark] if remark else []
-        (args.out / "loss.md").write_text("\n".join([_row(None), *map(_row, results), *remarks]) + "\n")
+        write_whole(args.out / "loss.md", "\n".join([_row(None), *map(_row, results), *remarks]) + "\n")
         _plot(results, args.out / "loss.png")
 
 
@@ -215,7 +217,7 @@ def _plot(results: list[dict], out: Path) -> None:
         ax.set(title=title, xlabel="rows")
         ax.grid(alpha=0.3)
     ax.legend()
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 if __name__ == "__main__":

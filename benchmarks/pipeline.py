@@ -43,6 +43,7 @@ from awcl_jax.data.scans import ScanIndex, find_dataset
 from awcl_jax.ingest import prepare
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.files import write_whole
 
 _BATCH = 32
 _REFERENCE = "DataLoader, 2 workers"
@@ -98,7 +99,7 @@ def _measure(args: argparse.Namespace, index: ScanIndex) -> None:
     print("\n".join(lines))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "pipeline.md").write_text("\n".join(lines) + "\n")
+        write_whole(args.out / "pipeline.md", "\n".join(lines) + "\n")
 
 
 def _whole(args: argparse.Namespace, index: ScanIndex) -> dict[str, Callable[[], None]]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from awcl_jax.runtime import memory
 from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.files import write_whole
 from benchmarks.step import DTYPES, our_program
 
 _LONGEST = 10  # operations that the table names
@@ -71,8 +72,8 @@ def main() -> None:
     text = "\n".join(_table(args, found))
     print(text)
     if args.out:
-        (args.out / "profile.md").write_text(f"{text}\n")
-        (args.out / "profile.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(args.out / "profile.md", f"{text}\n")
+        write_whole(args.out / "profile.json", json.dumps(found, indent=2) + "\n")
 
 
 def profiled(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

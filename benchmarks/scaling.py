@@ -41,8 +41,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from awcl_jax.runtime import figures
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import write_whole
 from benchmarks import hardware
 from benchmarks.hardware import CHIPS, Chip
 from benchmarks.own_process import in_own_process
@@ -90,7 +92,7 @@ def main() -> None:
     print(report.split("\n\n", 1)[1])
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "scaling.md").write_text(report + "\n")
+        write_whole(args.out / "scaling.md", report + "\n")
         _plot(args.frames, network, args.out / "scaling.png")
 
 
@@ -357,7 +359,7 @@ def _plot(frames: int, network: dict[str, int], out: Path) -> None:
         ax.legend(fontsize=7)
     title = f"ResNet-50, 224 pixels, {frames} frames a chip: worked out, not measured"
     figure.suptitle(f"{title}\n{textwrap.fill(_assumptions(), 130)}", fontsize=8)
-    figure.savefig(out, dpi=120)
+    figures.save(figure, out, dpi=120)
 
 
 if __name__ == "__main__":

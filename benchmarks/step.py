@@ -32,6 +32,7 @@ from typing import Any
 from awcl_jax.runtime import memory as host_memory
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.files import write_whole
 from benchmarks import own_process
 from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
@@ -70,8 +71,8 @@ def main() -> None:
             print(_row(row), flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "step.json").write_text(json.dumps(rows, indent=2) + "\n")
-        (args.out / "step.md").write_text("\n".join([_head(args), *map(_row, rows)]) + "\n")
+        write_whole(args.out / "step.json", json.dumps(rows, indent=2) + "\n")
+        write_whole(args.out / "step.md", "\n".join([_head(args), *map(_row, rows)]) + "\n")
 
 
 def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[str, dict[str, Any]]:

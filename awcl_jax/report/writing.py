@@ -12,7 +12,7 @@ from awcl_jax.report import comparison, payload, tables
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import LABELS, MAP_FILE, FrameMap
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import write_whole
 
 PAGE_FILE = "report.html"
 
@@ -64,8 +64,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
       OSError: a file cannot be read, or the page cannot be written.
     """
     text = page_of(_with_unique_names([read_run(folder) for folder in folders], folders))
-    with atomic_write(out) as part:
-        part.write_text(text, encoding="utf-8")
+    write_whole(out, text)
     return out
 
 

@@ -12,7 +12,7 @@ from awcl_jax.evaluate.scores import Score
 from awcl_jax.report.comparison import frame_differences
 from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
 from awcl_jax.runtime import figures
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import write_whole
 from awcl_jax.train import run_folder
 
 TABLES_FILE = "tables.md"
@@ -93,8 +93,7 @@ def write(study: Study, out: Path) -> None:
     if study.learning_rates:
         tables.append(_learning_rate_table(finished))
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
-    with atomic_write(out / TABLES_FILE) as part:
-        part.write_text(text.rstrip() + "\n")
+    write_whole(out / TABLES_FILE, text.rstrip() + "\n")
     run_folder.write_json(out / "tables.json", {table.title: table.rows for table in tables})
 
 

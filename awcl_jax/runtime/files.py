@@ -30,6 +30,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8 by `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`, as `atomic_write` does a file; `path` must not exist or be an empty folder.

@@ -10,7 +10,7 @@ from typing import Any
 from awcl_jax.data.about import are_datasets
 from awcl_jax.data.square import ASPECT, SQUASH, require_aspect
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular
+from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular, write_whole
 from awcl_jax.runtime.formulas import is_formula, without_formula
 
 CONFIG_FILE = "config.json"
@@ -158,8 +158,7 @@ def read_aspect(workdir: Path) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_frames(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from awcl_jax.data.about import PATIENTS, patients_as_json
 from awcl_jax.ingest.own.items import Listing
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import write_whole
 
 _EXAMPLES = 3
 _REMEDIES = {
@@ -61,5 +61,4 @@ def store_patients(dataset: Path, listing: Listing) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     listing.patients_confirmed |= before.get(PATIENTS) == patients_as_json(listing.patients_from, confirmed=True)
     if (after := {**before, **patients_metadata(listing)}) != before:
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(after, indent=4, sort_keys=True), encoding="utf-8")
+        write_whole(path, json.dumps(after, indent=4, sort_keys=True))

@@ -9,7 +9,7 @@ from typing import Any
 from awcl_jax.ingest.own.collect import Collection
 from awcl_jax.ingest.own.items import WHY, Fault, Listing
 from awcl_jax.ingest.own.privacy import HASHED_TAGS, READ_TAGS
-from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.files import write_whole
 
 REPORT = "ingest_report.json"
 _FORMAT = 1
@@ -84,6 +84,5 @@ def write_report(
             "tags_not_read": dict(sorted(collection.dropped.items())),
         }
     path = out / REPORT
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(report, indent=2) + "\n")
+    write_whole(path, json.dumps(report, indent=2) + "\n")
     return path
