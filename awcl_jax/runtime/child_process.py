@@ -22,9 +22,11 @@ _MEANINGS: dict[int, str] = {
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
-# How the page begins that JAX prints before it aborts a process because another one is lost; Python's fault handler
-# adds to it. The pages of other aborts are printed.
-_PAGE = re.compile(rb"[EF]\d{4,8} [\d:.]{8,} .*(coordination_service|distributed service)")
+# How the page begins that JAX prints before it aborts a process because another one is lost, or when that process exits
+# itself; Python's fault handler adds to it. The pages of other aborts are printed.
+_PAGE = re.compile(
+    rb"[EF]\d{4,8} [\d:.]{8,} .*(coordination_service|distributed service|Failed to cancel preemption barrier)"
+)
 _PATIENCE = 1  # second to wait for the end of what the child printed, which its own children may keep open
 
 _to_parent: int | None = None
@@ -73,7 +75,9 @@ def continue_in_child() -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's status is the one to exit with
     reader.join(_PATIENCE)
-    if status not in (LOST, -signal.SIGABRT):
+    if status == LOST:  # the child may have reported the loss after the page began
+        _print(b"".join(line for line in page.splitlines(keepends=True) if line.startswith(b"error: ")))
+    elif status != -signal.SIGABRT:
         _print(page)
     if status < 0:
         cause = signal.Signals(-status).name + _MEANINGS.get(-status, "")

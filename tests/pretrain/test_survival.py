@@ -150,7 +150,7 @@ def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken
     pair = Pair(unbroken, fields(phantom), workdir)
     flags = (f"--coordinator=localhost:{unused_port}", "--processes=2", "--heartbeat=10")
     both = [pair.start(*flags, f"--process={i}", dies=(fault, at) if i == number else ()) for i in (0, 1)]
-    said = [process.communicate(timeout=300)[1] for process in both]
+    said = [process.communicate(timeout=1200)[1] for process in both]
     assert both[number].returncode == 128 + signal.SIGKILL, said
     assert both[1 - number].returncode == 134, said
     *before, last = said[1 - number].splitlines()
@@ -161,6 +161,6 @@ def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken
     )
     assert not any(re.search(r"^error:|Traceback|Check failure|Fatal|coordination", line) for line in before), before
     alone = pair.start("--processes=1")
-    _, errors = alone.communicate(timeout=300)
+    _, errors = alone.communicate(timeout=1200)
     assert alone.returncode == 0, errors
     assert_same_to_rounding(workdir, unbroken)

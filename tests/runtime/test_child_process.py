@@ -59,6 +59,12 @@ LOST = (
     "F1129 20:06:46.450277    4247 client.h:80] Terminating process because the JAX distributed service detected\n"
 )
 
+CANCELLED = (
+    "E1129 21:42:25.798342   14759 preemption_sync_manager.cc:159] Failed to cancel preemption barrier: "
+    "FAILED_PRECONDITION: Tried to cancel non-existent barrier PREEMPTION_SYNC_BARRIER.\n"
+)
+ERROR = "error: Another process of the run was lost (UNAVAILABLE). Rerun.\n"
+
 
 @pytest.mark.parametrize("pause", [0, 0.05])
 @pytest.mark.parametrize(
@@ -66,6 +72,8 @@ LOST = (
     [
         (LOST, "os.abort()", 134, "\\rstep 3\nerror: Killed by SIGABRT .*\n"),
         (LOST, "os._exit(134)", 134, "\\rstep 3\n"),
+        (ERROR + CANCELLED, "os._exit(134)", 134, "\\rstep 3" + re.escape(ERROR)),
+        (LOST + ERROR, "os._exit(134)", 134, "\\rstep 3\n" + re.escape(ERROR)),
         (LOST, "os._exit(0)", 0, "\\rstep 3\n" + re.escape(LOST) + "end\n"),
         (
             "F1129 20:06:46.4 42 cpu.cc:8] Check failed\n",
