@@ -21,6 +21,9 @@ def _forward(x: Array) -> tuple[Array, Array]:
 
 
 def _backward(x: Array, gradient: Array) -> tuple[Array]:
+    # Otherwise XLA may compute x once for each use, each rounded in its way, and of nearly equal pixels both or none
+    # would get the gradient.
+    x = jax.lax.optimization_barrier(x)
     to_rows = _along_transposed(_along(x, axis=2), gradient, axis=1)
     return (_along_transposed(x, to_rows, axis=2),)
 
