@@ -25,7 +25,8 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 # How the page begins that JAX prints before it aborts a process because another one is lost, or when that process exits
 # itself; Python's fault handler adds to it. The pages of other aborts are printed.
 _PAGE = re.compile(
-    rb"[EF]\d{4,8} [\d:.]{8,} .*(coordination_service|distributed service|Failed to cancel preemption barrier)"
+    rb"[EF]\d{4,8} [\d:.]{8,} .*(coordination_service|distributed service)"
+    rb"|[WE]\d{4,8} [\d:.]{8,} .*preemption_sync_manager.*Failed to"
 )
 _PATIENCE = 1  # second to wait for the end of what the child printed, which its own children may keep open
 

@@ -73,6 +73,7 @@ ERROR = "error: Another process of the run was lost (UNAVAILABLE). Rerun.\n"
         (LOST, "os.abort()", 134, "\\rstep 3\nerror: Killed by SIGABRT .*\n"),
         (LOST, "os._exit(134)", 134, "\\rstep 3\n"),
         (ERROR + CANCELLED, "os._exit(134)", 134, "\\rstep 3" + re.escape(ERROR)),
+        (CANCELLED.replace("E1", "W1", 1) + ERROR, "os._exit(134)", 134, "\\rstep 3\n" + re.escape(ERROR)),
         (LOST + ERROR, "os._exit(134)", 134, "\\rstep 3\n" + re.escape(ERROR)),
         (LOST, "os._exit(0)", 0, "\\rstep 3\n" + re.escape(LOST) + "end\n"),
         (
