@@ -126,9 +126,7 @@ def operations(trace: Path, *, module: str) -> Iterator[list[Event]]:
             for event in line.events:
                 stats = dict(event.stats)
                 if stats.get("hlo_module") == module and "hlo_op" in stats:
-                    # A CPU adds the library that it calls: "ffi_call.1__onednn$matmul".
-                    operation = str(stats["hlo_op"]).partition("__")[0]
-                    events.append(Event(operation, round(event.start_ns), round(event.duration_ns)))
+                    events.append(Event(str(stats["hlo_op"]), round(event.start_ns), round(event.duration_ns)))
             if events:
                 yield events
 

@@ -121,7 +121,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     from awcl_jax.config import build
     from awcl_jax.config.pretraining import default_config
     from awcl_jax.losses.awcl import LossOptions
-    from awcl_jax.models.convolution import without_onednn
+    from awcl_jax.models.convolution import left_to_xla
     from awcl_jax.pretrain.step import make_step
     from awcl_jax.runtime import sharding
     from awcl_jax.train.state import TrainState, parameter_count
@@ -148,7 +148,7 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     }
     step: Any = sharding.map_step(body, mesh)
     # Only read, not run: LLVM's optimisation does not matter.
-    with without_onednn():
+    with left_to_xla():
         lowered = step.lower(state, batch)
     hlo = lowered.compile({"xla_backend_optimization_level": 0}).as_text()
     statistics = {

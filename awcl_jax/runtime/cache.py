@@ -1,7 +1,6 @@
 """The cache folder, for what can be made again: the phantom, compiled programs."""
 
 import os
-import warnings
 from pathlib import Path
 
 from awcl_jax.runtime.errors import InputError
@@ -39,7 +38,5 @@ def keep_compiled_programs() -> None:
     # Imported here, so that --help does not wait for JAX.
     import jax
 
-    # Programs with large convolutions cannot be cached (see `models.convolution`), not worth a warning each time.
-    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry.*MemoryError")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _root() is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))

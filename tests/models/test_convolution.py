@@ -1,6 +1,7 @@
 """Convolutions and their gradients against sums over shifted maps in float64, and what they cost."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from awcl_jax.models import convolution
+from awcl_jax.models import convolution, winograd
 from awcl_jax.models.convolution import convolve
 from awcl_jax.runtime import sharding
 
@@ -16,15 +17,13 @@ from awcl_jax.runtime import sharding
 KINDS = [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)]
 
 
-@pytest.fixture(autouse=True, params=["onednn", "xla"])
-def library(request, monkeypatch):
-    """What convolves: for oneDNN all convolutions count as large."""
+@pytest.fixture(autouse=True, params=["in parts", "xla"])
+def way(request, monkeypatch):
+    """How they are computed: in parts of the batch if all count as large."""
     if request.param == "xla":
-        with convolution.without_onednn():
+        with convolution.left_to_xla():
             yield request.param
         return
-    if not convolution._is_available():
-        pytest.skip("XLA has no oneDNN on this machine")
     monkeypatch.setattr(convolution, "_LARGE", 0)
     yield request.param
 
@@ -126,36 +125,53 @@ def test_devices_sum_the_gradient_of_the_kernel(kernel, stride, padding):
     np.testing.assert_allclose(gradient_on(many), gradient_on(one), rtol=1e-4, atol=1e-4)
 
 
-def test_large_convolutions_alone_are_left_to_onednn(library, monkeypatch):
+def test_only_large_convolutions_are_computed_in_parts(way, monkeypatch):
     x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((16, 8, 8, 4), 4, 3))
     operations = 2 * 16 * 8 * 8 * 4 * 4 * 9
 
-    def calls():
-        return "onednn" in str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(x, weights))
+    def loops():
+        return "scan" in str(jax.make_jaxpr(lambda x, k: convolve(x, k, padding=1))(x, weights))
 
     monkeypatch.setattr(convolution, "_LARGE", operations)
-    assert calls() == (library == "onednn")
+    assert loops() == (way == "in parts")
     monkeypatch.setattr(convolution, "_LARGE", operations + 1)
-    assert not calls()
+    assert not loops()
 
 
-def test_onednn_is_tried_in_float32_whatever_the_default(library):
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("images", [1, 5, 6, 64])
+def test_parts_of_any_number_of_images_are_one_batch(padding, images):
+    x, weights = drawn((images, 5, 8, 3), 4, 3)
+    options = {"stride": 1, "padding": padding}
+    found = with_gradients(functools.partial(convolve, **options), x, weights, jnp.float32)
+    assert error(found, in_float64(x, weights, **options)) < 3e-6
+
+
+def test_float32_stays_whatever_the_default():
+    x, weights = drawn((6, 5, 8, 3), 4, 3)
     with jax.enable_x64(True):
-        available = convolution._is_available.__wrapped__()
-    assert available or library == "xla"
+        found = with_gradients(functools.partial(convolve, padding=1), x, weights, jnp.float32)
+    assert error(found, in_float64(x, weights, stride=1, padding=1)) < 3e-6
 
 
-def test_without_onednn_xla_convolves(monkeypatch):
-    def fails(*args, **options):
-        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such call")
+def test_winograd_multiplies_less_than_half_as_often():
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((16, 8, 8, 32), 32, 3))
+    call = jax.make_jaxpr(lambda x, k: winograd.convolve(x, k, 1))(x, weights)
+    (loop,) = find_all(call.jaxpr, "scan")
+    products = find_all(loop.params["jaxpr"].jaxpr, "dot_general")
+    multiplied = loop.params["length"] * sum(2 * math.prod(eqn.outvars[0].aval.shape) * 32 for eqn in products)
+    assert multiplied == 2 * x.size * weights.size / 32 * 16 / 36
 
-    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((2, 8, 8, 4), 4, 3))
-    with monkeypatch.context() as patch:
-        patch.setattr(convolution, "_onednn", fails)
-        convolution._is_available.cache_clear()
-        found = convolve(x, weights, padding=1)
-    convolution._is_available.cache_clear()
-    np.testing.assert_allclose(found, xla(x, weights, stride=1, padding=1), rtol=1e-5, atol=1e-5)
+
+def find_all(jaxpr, name):
+    """The equations of a primitive, inside calls too."""
+    found = []
+    for eqn in jaxpr.eqns:
+        found += [eqn] if eqn.primitive.name == name else []
+        for inner in eqn.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            found += find_all(inner, name) if hasattr(inner, "eqns") else []
+    return found
 
 
 def test_accelerators_get_the_convolution_of_xla(monkeypatch):

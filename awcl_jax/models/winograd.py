@@ -1,0 +1,144 @@
+"""Winograd's convolution with 3 x 3 kernels, and its gradients, made of XLA's matrix products.
+
+    Y  = A^T [sum over features (G k G^T) * (B^T d B)] A       (Lavin & Gray 2016, eq. 8)
+    dk = G^T [sum over tiles (B^T d B) * (A dY A^T)] G         its transpose
+
+A tile d of 4 x 4 pixels, two pixels from the next one, gives Y, 2 x 2 pixels, with 16 multiplications instead of 36.
+Each of the 16 is a matrix product of all tiles with all features. The matrices only add and halve, so the result is as
+exact as the sum that it replaces, up to twice its rounding.
+
+The transformed tiles take four times the memory of the maps. So a few images are transformed at a time: enough tiles
+for a matrix product to be fast, few enough for a core's cache.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from awcl_jax.runtime import sharding
+
+_TILES = 800  # transformed at a time, at most, unless one image has more
+
+Matrix = tuple[tuple[float, ...], ...]
+Grid = list[list[Array]]
+
+_INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T
+_KERNEL: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # G
+_OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))  # A^T
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c o"], padding: int) -> Float[Array, "b h2 w2 o"]:
+    """Convolve with stride 1 and `padding` pixels of zeros on every side, at most two.
+
+    In a mapped step both arrays must vary over devices alike.
+    """
+    weights = _both(_KERNEL, [list(row) for row in kernel])
+
+    def convolve_part(part: Array) -> Array:
+        rows, columns = _out_edges(part, padding)
+        products = [
+            [tile @ weight for tile, weight in zip(*pair, strict=True)]
+            for pair in zip(_input_tiles(part, padding), weights, strict=True)
+        ]
+        return _joined(_both(_OUTPUT, products), images=part.shape[0], rows=rows, columns=columns)
+
+    y = jax.lax.map(convolve_part, _in_parts(x, padding))
+    return y.reshape(-1, *y.shape[2:])
+
+
+def _forward(x: Array, kernel: Array, padding: int) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel, padding), (x, kernel)
+
+
+def _backward(padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    to_x = convolve(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 2 - padding)
+    return to_x, _kernel_gradient(x, gradient, padding)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x: Array, gradient: Array, padding: int) -> Array:
+    def add_part(total: Grid, part: tuple[Array, Array]) -> tuple[Grid, None]:
+        x, gradient = part
+        grids = total, _input_tiles(x, padding), _output_tiles(gradient)
+        return [
+            [so_far + tile.T @ of_tile for so_far, tile, of_tile in zip(*rows, strict=True)]
+            for rows in zip(*grids, strict=True)
+        ], None
+
+    zeros, x, gradient = sharding.varying_alike(jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype), x, gradient)
+    parts = _in_parts(x, padding), gradient.reshape(-1, _images_at_once(x, padding), *gradient.shape[1:])
+    total, _ = jax.lax.scan(add_part, [[zeros] * 4] * 4, parts)
+    return jnp.stack([jnp.stack(row) for row in _both(_transposed(_KERNEL), total)])
+
+
+def _in_parts(x: Array, padding: int) -> Array:
+    return x.reshape(-1, _images_at_once(x, padding), *x.shape[1:])
+
+
+def _images_at_once(x: Array, padding: int) -> int:
+    tiles = math.prod(-(-edge // 2) for edge in _out_edges(x, padding))
+    images = math.gcd(x.shape[0], 2 ** int(math.log2(max(_TILES / tiles, 1))))
+    # At least two passes: without a loop XLA would compute what comes before once for each of the sixteen products.
+    return images // 2 if images == x.shape[0] and images % 2 == 0 else images
+
+
+def _out_edges(x: Array, padding: int) -> tuple[int, int]:
+    return x.shape[1] + 2 * padding - 2, x.shape[2] + 2 * padding - 2
+
+
+def _input_tiles(x: Array, padding: int) -> list[list[Float[Array, "tiles c"]]]:
+    """Return the 4 x 4 numbers of every tile after B^T d B."""
+    rows, columns = (-(-edge // 2) for edge in _out_edges(x, padding))
+    after = [2 * tiles + 2 - padding - edge for tiles, edge in ((rows, x.shape[1]), (columns, x.shape[2]))]
+    x = jnp.pad(x, ((0, 0), (padding, after[0]), (padding, after[1]), (0, 0)))
+    pixels = [[x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for j in range(4)] for i in range(4)]
+    return _as_rows(_both(_INPUT, pixels))
+
+
+def _output_tiles(gradient: Array) -> list[list[Float[Array, "tiles o"]]]:
+    """Return the 4 x 4 numbers of every tile after A dY A^T."""
+    _, rows, columns, _ = gradient.shape
+    gradient = jnp.pad(gradient, ((0, 0), (0, rows % 2), (0, columns % 2), (0, 0)))
+    return _as_rows(_both(_transposed(_OUTPUT), [[gradient[:, i::2, j::2] for j in range(2)] for i in range(2)]))
+
+
+def _as_rows(grid: Grid) -> Grid:
+    return [[part.reshape(-1, part.shape[-1]) for part in row] for row in grid]
+
+
+def _joined(grid: Grid, *, images: int, rows: int, columns: int) -> Float[Array, "b h w o"]:
+    """Return maps of so many rows and columns from the 2 x 2 pixels of each tile."""
+    tiles = -(-rows // 2), -(-columns // 2)
+    pixels = [[part.reshape(images, *tiles, -1) for part in row] for row in grid]
+    whole = jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2)
+    return whole.reshape(images, 2 * tiles[0], 2 * tiles[1], -1)[:, :rows, :columns]
+
+
+def _both(matrix: Matrix, grid: Sequence[Sequence[Array]]) -> Grid:
+    """Return `matrix` @ grid @ `matrix`^T of a grid of arrays."""
+    turned = zip(*(_combined(matrix, column) for column in zip(*grid, strict=True)), strict=True)
+    return [_combined(matrix, row) for row in turned]
+
+
+def _combined(matrix: Matrix, arrays: Sequence[Array]) -> list[Array]:
+    """Return, for each row of a matrix, the sum of the arrays multiplied by its numbers."""
+    scaled: dict[float, Callable[[Array], Array]] = {1: lambda a: a, -1: lambda a: -a}
+    sums = []
+    for row in matrix:
+        terms = [
+            scaled.get(number, lambda a, by=number: by * a)(a) for number, a in zip(row, arrays, strict=True) if number
+        ]
+        sums.append(functools.reduce(lambda one, other: one + other, terms))
+    return sums
