@@ -34,7 +34,7 @@ from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.models.vit import ViT
 from awcl_jax.report import writing
-from awcl_jax.runtime import multihost, sharding
+from awcl_jax.runtime import kept_programs, multihost, sharding
 from awcl_jax.train import harness, loop, optim, run_folder
 from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.harness import say
@@ -53,6 +53,7 @@ class Programs:
       optimiser, learning_rate: as configured.
       predict: compiled; maps frames to classes.
       body: training step for one device.
+      name: what decides them, to find their compiled programs by.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Programs:
     learning_rate: optax.Schedule
     predict: EncodeFn
     body: sharding.Step
+    name: kept_programs.Name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,7 +141,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             if not out_of_patience(history, config.train.patience):
                 with harness.attended(records, log_every=config.train.log_every, events=events) as hooks:
                     batches = batches_of(config, setup, start=records.start)
-                    state, batches = harness.begin(first, step, batches, mesh=mesh, records=records, hooks=hooks)
+                    state, step, batches = harness.begin(
+                        first, step, batches, mesh=mesh, records=records, hooks=hooks, name=programs.name
+                    )
                     loop.train(
                         state,
                         step,
@@ -219,7 +223,8 @@ def _programs(config: FrozenConfigDict, classes: int) -> Programs:
     kinds = {"planes": downstream_step.classification, "segmentation": downstream_step.segmentation}
     objective = kinds[config.task.kind](augmentation=augmentation(config), seed=config.seed)
     body = downstream_step.make_step(model, optimiser, objective, learning_rate=learning_rate, seed=config.seed)
-    return Programs(model, optimiser, learning_rate, make_predict(config, model), body)
+    name = {"run": "downstream", "config": config.to_json_best_effort(), "classes": classes}
+    return Programs(model, optimiser, learning_rate, make_predict(config, model), body, name)
 
 
 def make_model(config: ConfigDict, classes: int) -> Classifier | Segmenter:
@@ -255,7 +260,8 @@ def make_predict(config: ConfigDict, model: nn.Module) -> EncodeFn:
 
 def begin_state(setup: Setup, *, seed: int) -> FirstState:
     """Start computing the state before the first step: random, except for what `setup` starts from."""
-    return FirstState(setup.programs.model, setup.programs.optimiser, seed=seed, given=setup.given)
+    programs = setup.programs
+    return FirstState(programs.model, programs.optimiser, seed=seed, given=setup.given, name=programs.name)
 
 
 History = dict[int, float]

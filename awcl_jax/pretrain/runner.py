@@ -34,7 +34,7 @@ from awcl_jax.models.pretraining import ContrastiveModel
 from awcl_jax.pretrain.health import Health
 from awcl_jax.pretrain.step import make_step
 from awcl_jax.report import writing
-from awcl_jax.runtime import multihost, sharding
+from awcl_jax.runtime import child_process, kept_programs, multihost, sharding
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import harness, loop, run_folder
 from awcl_jax.train.harness import say
@@ -56,12 +56,14 @@ class Programs:
       model: without parameters.
       optimiser, learning_rate: as configured.
       body: training step for one device.
+      name: what decides them, to find their compiled programs by.
     """
 
     model: ContrastiveModel
     optimiser: optax.GradientTransformation
     learning_rate: optax.Schedule
     body: sharding.Step
+    name: kept_programs.Name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,7 +118,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
         # The state before the first step is computed while the step is compiled.
         programs, queue = setup.programs, make_queue(config, setup.labels)
-        first = FirstState(programs.model, programs.optimiser, seed=config.seed, queue=queue, given=setup.given)
+        first = FirstState(
+            programs.model, programs.optimiser, seed=config.seed, queue=queue, given=setup.given, name=programs.name
+        )
         harness.report_data(setup.data, folder)
         if nothing_apart := selection.nothing_apart(setup.labels):
             say(f"warning: {nothing_apart}")
@@ -145,7 +149,16 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             step = harness.step_on(mesh, programs.body, via=config.train.mapping)
             with harness.attended(records, log_every=config.train.log_every, events=events) as hooks:
                 batches = batches_of(config, setup, start=records.start)
-                state, batches = harness.begin(first, step, batches, mesh=mesh, records=records, hooks=hooks)
+                state, step, batches = harness.begin(
+                    first,
+                    step,
+                    batches,
+                    mesh=mesh,
+                    records=records,
+                    hooks=hooks,
+                    name=programs.name,
+                    compile_aside=partial(compile_aside, config, granularities=setup.labels.ndim),
+                )
                 state = loop.train(
                     state,
                     step,
@@ -261,7 +274,8 @@ def _programs(config: FrozenConfigDict, granularities: int) -> Programs:
         momentum=config.queue.momentum if config.queue.size else None,
         seed=config.seed,
     )
-    return Programs(model, optimiser, learning_rate, body)
+    name = {"run": "pretraining", "config": config.to_json_best_effort(), "granularities": granularities}
+    return Programs(model, optimiser, learning_rate, body, name)
 
 
 def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selection.Splits) -> Evaluation:
@@ -297,6 +311,19 @@ def _make_evaluation(config: ConfigDict, model: ContrastiveModel, data: selectio
         names=names,
         neighbours=config.eval.neighbours,
     )
+
+
+def compile_aside(config: ConfigDict, batch: pipeline.Batch, *, granularities: int) -> None:
+    """Compile the step of this run in a process that ends, and with it the compiler's memory.
+
+    Args:
+      config: of the run.
+      batch: of this process.
+      granularities: as in `make_programs`.
+    """
+    shapes = {name: [list(array.shape), str(array.dtype)] for name, array in batch.arrays.items()}
+    request = {"config": to_dict(config), "granularities": granularities, "batch": shapes}
+    child_process.run_to_end("awcl_jax.pretrain.compile_step", request)
 
 
 def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> Queue | None:

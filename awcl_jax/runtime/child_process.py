@@ -5,12 +5,15 @@ can explain it. So the work runs in a child process, and the process that was st
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 LOST = 128 + signal.SIGABRT
 """Exit status of a process because another one of the run is lost, whichever of the two notices."""
@@ -121,6 +124,40 @@ def _print(text: bytes | bytearray) -> None:
     with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
         while text:
             text = text[os.write(2, text) :]
+
+
+def run_to_end(module: str, request: dict[str, Any]) -> bool:
+    """Run `python -m MODULE` in a new process with a request, which it reads with `read_request`.
+
+    It gets no signal of a terminal, ends at once when this process does, and prints nothing.
+
+    Returns:
+      Whether it succeeded.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as child:
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended before it read
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()  # not closed: it ends with the other end of its input
+        return child.wait() == 0
+
+
+def read_request() -> dict[str, Any]:
+    """Return the request of `run_to_end`; from then on this process exits when the one that asked does."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 2**16)
+        if not part:
+            sys.exit(1)
+        line += part
+    threading.Thread(target=_leave_with_parent, args=(0,), daemon=True).start()
+    return json.loads(line)
 
 
 def _leave_with_parent(lifeline: int) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from awcl_jax.runtime import kept_programs
+
 AXIS = "devices"
 
 MAPPINGS = ("shard_map", "pmap")
@@ -132,16 +134,43 @@ def _pmap_step(step: Step, mesh: Mesh, *, donate: bool) -> Step:
     return run
 
 
-def compile_step(step: Step, state: PyTree, batch: PyTree) -> None:
+def compile_step(
+    step: Step, state: PyTree, batch: PyTree, *, mesh: Mesh | None = None, name: kept_programs.Name | None = None
+) -> Step:
     """Compile a mapped step before its state exists, so that the first call, with arrays like these, starts at once.
 
     Args:
       step: from `map_step`; with `pmap` it is compiled at its first call instead.
       state: arrays or `replicated_shapes`.
-      batch: from `place_batch`.
+      batch: from `place_batch`, or `batch_shapes`.
+      mesh: the step's devices, with `name`.
+      name: what decides the step besides the batch's shapes; with it, on CPUs, the program is kept for the next start.
+
+    Returns:
+      The function to call.
     """
-    if isinstance(step, jax.stages.Wrapped):
+    if not isinstance(step, jax.stages.Wrapped):
+        return step
+    if name is None or mesh is None or not on_cpus(mesh):
         step.lower(state, batch).compile()
+        return step
+    return kept_programs.load_or_compile(
+        step_name(name, batch), list(mesh.devices.flat), lambda: step.lower(state, batch)
+    )
+
+
+def step_name(name: kept_programs.Name, batch: dict[str, Any]) -> kept_programs.Name:
+    """Return the name of a step's program, for a batch of such shapes and types."""
+    return {"program": "step", "of": name, "batch": {key: [list(x.shape), str(x.dtype)] for key, x in batch.items()}}
+
+
+def batch_shapes(shapes: dict[str, tuple[list[int], str]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes, types and placement of what `place_batch` returns, from the shapes of the whole batch."""
+    placement = rows_over_devices(mesh)
+    return {
+        key: jax.ShapeDtypeStruct(tuple(shape), np.dtype(kind), sharding=placement)
+        for key, (shape, kind) in shapes.items()
+    }
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

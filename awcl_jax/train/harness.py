@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from awcl_jax.data.pipeline import Batch
 from awcl_jax.data.sampler import BatchPlan, EpochPlan
 from awcl_jax.data.selection import Splits, describe
 from awcl_jax.data.unreadable import write_list
-from awcl_jax.runtime import multihost, sharding, stop_signals, watchdog
+from awcl_jax.runtime import kept_programs, multihost, sharding, stop_signals, watchdog
 from awcl_jax.runtime.errors import InputError, first_line, in_words
 from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train import loggers, run_folder
@@ -197,7 +197,9 @@ def begin(
     mesh: Mesh,
     records: Records,
     hooks: Hooks,
-) -> tuple[TrainState, Iterator[Batch]]:
+    name: kept_programs.Name | None = None,
+    compile_aside: Callable[[Batch], object] | None = None,
+) -> tuple[TrainState, sharding.Step, Iterator[Batch]]:
     """Compile the step while the initial state may still be computed.
 
     Args:
@@ -207,9 +209,11 @@ def begin(
       mesh: devices of the run.
       records: of the run, with the step and state to resume from.
       hooks: whose `on_phase` is called.
+      name: what decides the step's program besides the batch's shapes; see `sharding.compile_step`.
+      compile_aside: called with a batch if the program is not kept yet; may keep it from another process.
 
     Returns:
-      The state to train from, on the devices; and the batches, the first of which is already read.
+      The state to train from, on the devices; the compiled step; and the batches, the first of which is already read.
     """
     hooks.on_phase("waiting for data", records.start + 1)
     ahead = list(islice(batches, 1))
@@ -218,12 +222,18 @@ def begin(
         for batch in ahead:
             say("Compiling the step, or reading it from the cache ...")
             began = time.monotonic()
-            shapes = sharding.replicated_shapes(first.shapes, mesh)
-            sharding.compile_step(step, shapes, sharding.place_batch(batch.arrays, mesh))
+            placed = sharding.place_batch(batch.arrays, mesh)
+            if name is not None and compile_aside is not None:
+                kept_programs.compile_aside(
+                    sharding.step_name(name, placed), list(mesh.devices.flat), partial(compile_aside, batch)
+                )
+            step = sharding.compile_step(
+                step, sharding.replicated_shapes(first.shapes, mesh), placed, mesh=mesh, name=name
+            )
             say(f"  ready after {duration(time.monotonic() - began)}; training begins.")
     hooks.on_phase("waiting for the state", records.start + 1)
     state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
-    return state, chain(ahead, batches)
+    return state, step, chain(ahead, batches)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import optax
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, PyTree, UInt32
 
+from awcl_jax.runtime import kept_programs
 from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState
@@ -36,19 +38,68 @@ class FirstState:
         seed: int,
         queue: Queue | None = None,
         given: Given | None = None,
+        name: kept_programs.Name | None = None,
     ) -> None:
-        """Start the computation; arguments as for `initial_state`."""
+        """Start the computation; arguments as for `initial_state`.
+
+        Args:
+          model, optimiser, seed, queue, given: as for `initial_state`.
+          name: what decides model, optimiser and queue; with it, on a CPU, the programs are kept for the next start.
+        """
+        programs = None if name is None else _KeptPrograms(name)
         with gc_paused():
-            # Both are traced here, and not again when they run.
-            variables = _draw.eval_shape(model, np.uint32(seed))
-            self.shapes: TrainState = _create.eval_shape(variables, optimiser=optimiser, queue=queue)
+            if programs is not None and programs.create is not None:
+                self.shapes: TrainState = programs.shapes
+            else:
+                # Both are traced here, and not again when they run.
+                self.shapes = state_shapes(model, optimiser, queue=queue)
         aside = ThreadPoolExecutor(1)
-        self._made = aside.submit(initial_state, model, optimiser, seed=seed, queue=queue, given=given)
+        self._made = aside.submit(
+            initial_state, model, optimiser, seed=seed, queue=queue, given=given, programs=programs
+        )
         aside.shutdown(wait=False)
 
     def wait(self) -> TrainState:
         """Return the state, on the host."""
         return self._made.result()
+
+
+class _KeptPrograms:
+    """The two programs that make the state, kept from an earlier start or to be compiled.
+
+    Attributes:
+      create: the second program, if it was kept.
+      shapes: of what it returns.
+    """
+
+    def __init__(self, name: kept_programs.Name) -> None:
+        self._names = [{"program": program, "of": name} for program in ("draw", "create")]
+        self._devices = jax.local_devices()[:1]
+        self.create = kept_programs.load(self._names[1], self._devices) if self._on_cpu() else None
+
+    @property
+    def shapes(self) -> TrainState:
+        assert self.create is not None
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.create.out_info)
+
+    def run_draw(self, model: nn.Module, seed: int) -> dict[str, PyTree]:
+        if not self._on_cpu():
+            return _draw(model, np.uint32(seed))
+        lower = partial(_draw.lower, model, np.uint32(seed))
+        return kept_programs.load_or_compile(self._names[0], self._devices, lower)(np.uint32(seed))
+
+    def run_create(
+        self, variables: dict[str, PyTree], optimiser: optax.GradientTransformation, queue: Queue | None
+    ) -> TrainState:
+        if not self._on_cpu():
+            return _create(variables, optimiser=optimiser, queue=queue)
+        if self.create is None:
+            lower = partial(_create.lower, variables, optimiser=optimiser, queue=queue)
+            self.create = kept_programs.load_or_compile(self._names[1], self._devices, lower)
+        return self.create(variables, queue=queue)
+
+    def _on_cpu(self) -> bool:
+        return self._devices[0].platform == "cpu"
 
 
 def initial_state(
@@ -58,18 +109,26 @@ def initial_state(
     seed: int,
     queue: Queue | None = None,
     given: Given | None = None,
+    programs: _KeptPrograms | None = None,
 ) -> TrainState:
     """Return the state before the first step, on the host: drawn by the seed, except for what is `given`."""
-    variables = initial_variables(model, seed=seed)
+    variables = initial_variables(model, seed=seed) if programs is None else programs.run_draw(model, seed)
     if given is not None:
         variables = {name: {**tree, **given.get(name, {})} for name, tree in variables.items()}
     # On the host, because the step reuses the memory of its argument.
-    return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
+    if programs is None:
+        return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
+    return jax.device_get(programs.run_create(variables, optimiser, queue))
 
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:
     """Return parameters and running statistics before the first step."""
     return _draw(model, np.uint32(seed))
+
+
+def state_shapes(model: nn.Module, optimiser: optax.GradientTransformation, *, queue: Queue | None) -> TrainState:
+    """Return the shapes and types of the state; nothing is computed."""
+    return _create.eval_shape(_draw.eval_shape(model, np.uint32(0)), optimiser=optimiser, queue=queue)
 
 
 def shapes_of(model: nn.Module) -> dict[str, PyTree]:

@@ -1,0 +1,187 @@
+"""Compiled programs kept between runs, so that a later start neither traces nor compiles them.
+
+JAX's own cache finds a program by its traced text, and tracing a ResNet's step takes half of a start. Here a program is
+found by what decides its text: the sources of this package, the versions of the libraries, the settings of JAX and XLA,
+the processor, and what the caller names, such as configuration and shapes. So a changed line is another program.
+
+A file holds machine code, and loading one runs it. So it is only loaded from a folder and a file of this user that
+nobody else can write, and if its digest and all that it was found by match; otherwise the program is compiled anew.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import platform
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+import awcl_jax
+from awcl_jax.runtime.files import atomic_write
+
+Name = Mapping[str, Any]
+"""What decides a program besides sources, libraries, settings and processor; of JSON's types."""
+
+_HEAD = b"awcl_jax compiled program 1\n"
+_DIGEST = hashlib.sha256().digest_size
+_MOST = 48  # files; the oldest are deleted
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "ml_dtypes", "numpy")
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_of_this_process: dict[str, jax.stages.Compiled] = {}  # of one study's runs, by key
+
+
+def load(name: Name, devices: Sequence[jax.Device]) -> jax.stages.Compiled | None:
+    """Return a program that an earlier start kept, or None.
+
+    Args:
+      name: of the program.
+      devices: that it runs on.
+    """
+    folder = _folder()
+    if folder is None:
+        return None
+    key = _key(name, devices)
+    if (known := _of_this_process.get(key)) is not None:
+        return known
+    try:
+        content = _read_own(folder / _file_name(key))
+        if content is None or not content.startswith(_HEAD):
+            return None
+        digest, body = content[len(_HEAD) :][:_DIGEST], content[len(_HEAD) + _DIGEST :]
+        if hashlib.sha256(body).digest() != digest:
+            return None
+        stored_key, (executable, in_tree, out_tree) = pickle.loads(body)
+        if stored_key != key:
+            return None
+        found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, execution_devices=devices)
+        _remember(key, found)
+        return found
+    except Exception:  # whatever is wrong with it, it can be compiled again
+        return None
+
+
+def compile_aside(name: Name, devices: Sequence[jax.Device], compile_there: Callable[[], object]) -> None:
+    """Let another process compile and keep a program, if none is kept and it could be; on CPUs alone.
+
+    Args:
+      name, devices: of the program.
+      compile_there: runs that process to its end. If it fails, this process compiles the program later.
+    """
+    if devices[0].platform == "cpu" and _folder() is not None and load(name, devices) is None:
+        compile_there()
+
+
+def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled) -> None:
+    """Keep a compiled program for later starts; does nothing where that is not possible."""
+    folder = _folder()
+    if folder is None:
+        return
+    key = _key(name, devices)
+    _remember(key, program)
+    # A full disk, another user's folder, or a program that XLA cannot write must not end a run.
+    with contextlib.suppress(Exception):
+        body = pickle.dumps((key, serialize_executable.serialize(program)))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(folder.stat()):
+            return
+        with atomic_write(folder / _file_name(key)) as part:
+            part.touch(mode=0o600)
+            part.write_bytes(_HEAD + hashlib.sha256(body).digest() + body)
+        _delete_oldest(folder)
+
+
+def load_or_compile(
+    name: Name | None, devices: Sequence[jax.Device], lower: Callable[[], jax.stages.Lowered]
+) -> jax.stages.Compiled:
+    """Return a kept program, or lower, compile and keep it; without a name it is not kept."""
+    found = None if name is None else load(name, devices)
+    if found is None:
+        found = lower().compile()
+        if name is not None:
+            keep(name, devices, found)
+    return found
+
+
+def _remember(key: str, program: jax.stages.Compiled) -> None:
+    _of_this_process[key] = program
+    while len(_of_this_process) > _MOST:
+        del _of_this_process[next(iter(_of_this_process))]
+
+
+def _folder() -> Path | None:
+    """Return the folder of kept programs: in that of JAX's cache, if it is used and on a disk, by one process."""
+    root = jax.config.values["jax_compilation_cache_dir"]
+    alone = hasattr(os, "getuid") and jax.process_count() == 1
+    if not root or "://" in root or not alone or not jax.config.values["jax_enable_compilation_cache"]:
+        return None
+    return Path(root) / "whole"
+
+
+def _file_name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _key(name: Name, devices: Sequence[jax.Device]) -> str:
+    """Return all that decides the program, as text."""
+    settings = {field: repr(value) for field, value in jax.config.values.items() if "cache" not in field}
+    given = {field: value for field, value in os.environ.items() if field.startswith(("JAX_", "XLA_"))}
+    given.pop("JAX_COMPILATION_CACHE_DIR", None)
+    place = (
+        [str(device) for device in devices],
+        len(jax.devices()),
+        jax.process_count(),
+        devices[0].client.platform_version,
+    )
+    return json.dumps([_this_installation(), settings, given, place, _processor(), name], sort_keys=True)
+
+
+@functools.cache
+def _this_installation() -> tuple[str, str, dict[str, str]]:
+    """Return Python, a digest of this package's sources, and the versions of the libraries that trace and compile."""
+    digest = hashlib.sha256()
+    root = Path(awcl_jax.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        source = file.read_bytes()
+        digest.update(f"{file.relative_to(root)} {len(source)}\n".encode() + source)
+    return sys.version, digest.hexdigest(), {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def _processor() -> tuple[str, list[str], int]:
+    """Return the machine, what it says of its first core, and the cores that this process may use."""
+    lines = []
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        # Frequencies change from hour to hour.
+        lines = [line for line in first.splitlines() if not line.startswith(("cpu MHz", "bogomips", "BogoMIPS"))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return platform.platform(), lines, cores
+
+
+def _read_own(path: Path) -> bytes | None:
+    """Read a file if it and its folder are this user's alone."""
+    if not _is_private(path.parent.stat()):
+        return None
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        return file.read() if stat.S_ISREG(status.st_mode) and _is_private(status) else None
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return status.st_uid == os.getuid() and not status.st_mode & _WRITABLE_BY_OTHERS
+
+
+def _delete_oldest(folder: Path) -> None:
+    files = sorted(
+        (file for file in folder.iterdir() if not file.name.startswith(".")), key=lambda f: f.stat().st_mtime
+    )
+    for file in files[:-_MOST]:
+        file.unlink(missing_ok=True)

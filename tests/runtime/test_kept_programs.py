@@ -1,0 +1,175 @@
+"""Programs kept between runs: found again, and never another's, a changed or a damaged one."""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from awcl_jax.runtime import kept_programs
+
+NAME = {"program": "double", "of": {"config": "a"}}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty cache, and a process that has loaded nothing yet."""
+    monkeypatch.setattr(kept_programs, "_of_this_process", {})
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "whole"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def devices():
+    return jax.devices()[:1]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def double(tree):
+    return {"twice": 2 * tree["x"], "rows": tree["rows"] + 1}
+
+
+def arguments():
+    return {"x": jnp.arange(4.0), "rows": jnp.arange(3)}
+
+
+def kept(name=NAME):
+    """Compile and keep a program, and forget it in this process; return its file."""
+    kept_programs.load_or_compile(name, devices(), lambda: double.lower(arguments()))
+    kept_programs._of_this_process.clear()
+    (file,) = kept_programs._folder().iterdir()
+    return file
+
+
+def test_a_later_start_gets_the_program_without_tracing_it(folder):
+    kept()
+    given = arguments()
+    found = kept_programs.load_or_compile(NAME, devices(), lambda: pytest.fail("traced again"))(given)
+    np.testing.assert_array_equal(found["twice"], [0, 2, 4, 6])
+    assert found["rows"].tolist() == [1, 2, 3]
+    assert given["x"].is_deleted()  # donated, as to the program that was kept
+
+
+def test_only_its_user_can_read_and_write_it(folder):
+    file = kept()
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("place", [0, 40, 100, -1])
+def test_a_changed_byte_anywhere_is_another_file(folder, place):
+    file = kept()
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def test_half_a_file_is_none(folder):
+    file = kept()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def test_a_program_under_the_name_of_another_is_not_run(folder):
+    file = kept()
+    other = {**NAME, "of": {"config": "b"}}
+    assert kept_programs.load(other, devices()) is None
+    file.rename(file.with_name(kept_programs._file_name(kept_programs._key(other, devices()))))
+    assert kept_programs.load(other, devices()) is None
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_what_others_can_write_is_not_run(folder, which):
+    file = kept()
+    (file if which == "file" else file.parent).chmod(0o777)
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def test_what_another_user_owns_is_not_run(folder, monkeypatch):
+    kept()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def test_a_link_is_not_followed(folder):
+    file = kept()
+    target = file.rename(folder.parent / "elsewhere")
+    file.symlink_to(target)
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def change_sources(monkeypatch):
+    python, _, versions = kept_programs._this_installation()
+    monkeypatch.setattr(kept_programs, "_this_installation", lambda: (python, "of other sources", versions))
+
+
+def change_version(monkeypatch):
+    python, sources, versions = kept_programs._this_installation()
+    monkeypatch.setattr(kept_programs, "_this_installation", lambda: (python, sources, {**versions, "jax": "9"}))
+
+
+def change_processor(monkeypatch):
+    monkeypatch.setattr(kept_programs, "_processor", lambda: ("another machine", [], 2))
+
+
+def change_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_fast_math=true")
+
+
+def change_precision(monkeypatch):
+    values = {**jax.config.values, "jax_default_matmul_precision": "highest"}
+    monkeypatch.setattr(type(jax.config), "values", values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_sources, change_version, change_processor, change_flags, change_precision],
+    ids=lambda f: f.__name__,
+)
+def test_a_program_of_other_circumstances_is_not_run(folder, monkeypatch, change):
+    kept()
+    assert kept_programs.load(NAME, devices()) is not None
+    kept_programs._of_this_process.clear()
+    change(monkeypatch)
+    assert kept_programs.load(NAME, devices()) is None
+
+
+def test_other_devices_are_other_programs(folder):
+    kept()
+    assert kept_programs.load(NAME, jax.devices()[1:2]) is None
+
+
+def test_the_oldest_are_deleted(folder, monkeypatch):
+    first = kept()
+    monkeypatch.setattr(kept_programs, "_MOST", 2)
+    for number in range(2):
+        os.utime(first, (number, number))
+        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
+    assert len(list(folder.iterdir())) == 2
+    assert not first.exists()
+
+
+def test_without_a_folder_it_compiles(monkeypatch, tmp_path):
+    monkeypatch.setattr(kept_programs, "_folder", lambda: None)
+    program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
+    assert program(arguments())["rows"].tolist() == [1, 2, 3]
+
+
+def test_a_full_disk_does_not_end_a_run(folder, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept_programs.Path, "write_bytes", full)
+    program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
+    assert program(arguments())["rows"].tolist() == [1, 2, 3]
+    assert not list(folder.iterdir())
+
+
+def test_another_process_is_asked_once(folder):
+    asked = []
+    for _ in range(2):
+        kept_programs.compile_aside(NAME, devices(), lambda: asked.append(kept()))
+    assert len(asked) == 1
