@@ -16,6 +16,16 @@ ENVIRONMENT = {name: str(value) for name, (_, value) in _OPTIONS.items()}
 """Start a process with these variables and it keeps its pages from the beginning."""
 
 
+def return_freed_pages() -> None:
+    """Return all free pages to the system now, if the C library is glibc: after work that is not repeated.
+
+    So what compiling has left does not stay with a process that otherwise keeps its pages.
+    """
+    library = ctypes.CDLL(None)
+    if sys.platform == "linux" and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def keep_freed_pages() -> None:
     """Make the C library reuse freed memory for the next allocation, if that library is glibc.
 

@@ -157,3 +157,46 @@ def test_the_work_ends_with_its_parent():
     running.kill()
     running.wait()
     assert running.stdout.read() == ""  # which ends when no process has it open any more
+
+
+ASKED = """
+import sys, time
+from pathlib import Path
+from awcl_jax.runtime import child_process
+request = child_process.read_request()
+Path(request["out"]).write_text(str(request["number"] + 1))
+time.sleep(request["seconds"])
+Path(request["out"]).write_text("not ended")
+sys.exit(request["status"])
+"""
+ASKS = """
+import sys
+from awcl_jax.runtime import child_process
+print(child_process.run_to_end("asked", {request}), flush=True)
+"""
+
+
+def asks(folder, **request) -> subprocess.Popen:
+    """Start a program that runs another one to its end."""
+    (folder / "asked.py").write_text(ASKED)
+    request = {"out": str(folder / "out"), "number": 1, "seconds": 0, "status": 0} | request
+    path = os.pathsep.join([str(folder), *sys.path])
+    program = ASKS.format(request=request)
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_request_is_read_and_its_success_known(tmp_path, status):
+    output, _ = asks(tmp_path, status=status).communicate(timeout=60)
+    assert (output, (tmp_path / "out").read_text()) == (f"{status == 0}\n", "not ended")
+
+
+def test_what_was_asked_ends_with_who_asked(tmp_path):
+    running = asks(tmp_path, seconds=3)
+    while not (tmp_path / "out").is_file():
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    time.sleep(4)
+    assert (tmp_path / "out").read_text() == "2"

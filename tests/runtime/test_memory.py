@@ -64,3 +64,18 @@ def test_nothing_happens_elsewhere(monkeypatch, system):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
     memory.keep_freed_pages()
+
+
+def test_freed_pages_are_returned_on_request():
+    code = f"""
+from awcl_jax.runtime import memory
+from benchmarks.own_process import memory_mb
+memory.keep_freed_pages()
+blocks = [bytes([i % 256]) * (1 << 20) for i in range({MEGABYTES})]
+del blocks
+before = memory_mb("VmRSS")
+memory.return_freed_pages()
+print(before - memory_mb("VmRSS"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0.9 * MEGABYTES
