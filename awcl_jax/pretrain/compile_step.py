@@ -17,11 +17,12 @@ def main() -> None:
     from awcl_jax.config.fields import from_dict
     from awcl_jax.config.pretraining import default_config
     from awcl_jax.pretrain import runner
-    from awcl_jax.runtime import sharding
+    from awcl_jax.runtime import kept_programs, sharding
     from awcl_jax.runtime.cache import keep_compiled_programs
     from awcl_jax.train import harness, initial_state
 
     keep_compiled_programs()
+    kept_programs.compile_anew()
     config = from_dict(request["config"], default_config())
     programs = runner.make_programs(config, granularities=request["granularities"])
     mesh = sharding.make_mesh()

@@ -18,11 +18,13 @@ import pickle
 import platform
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.monitoring
 from jax.experimental import serialize_executable
 
 import awcl_jax
@@ -36,6 +38,7 @@ _DIGEST = hashlib.sha256().digest_size
 _MOST = 48  # files; the oldest are deleted
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "ml_dtypes", "numpy")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_compiles_anew = False
 _of_this_process: dict[str, jax.stages.Compiled] = {}  # of one study's runs, by key
 
 
@@ -105,10 +108,37 @@ def load_or_compile(
     """Return a kept program, or lower, compile and keep it; without a name it is not kept."""
     found = None if name is None else load(name, devices)
     if found is None:
-        found = lower().compile()
-        if name is not None:
+        lowered = lower()
+        with _reads_of_jax_cache() as read:
+            found = lowered.compile()
+        # XLA writes a program that it has read without its machine code, and without an error.
+        if name is not None and not read:
             keep(name, devices, found)
     return found
+
+
+def compile_anew() -> None:
+    """Leave JAX's cache out in this process, which compiles programs to keep them."""
+    global _compiles_anew
+    _compiles_anew = True
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+@contextlib.contextmanager
+def _reads_of_jax_cache() -> Iterator[list[str]]:
+    """Yield a list to which each program is added that this thread reads from JAX's cache in this block."""
+    read: list[str] = []
+    thread = threading.get_ident()
+
+    def note(event: str, **details: str | int) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == thread:
+            read.append(event)
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        yield read
+    finally:
+        jax.monitoring.unregister_event_listener(note)
 
 
 def _remember(key: str, program: jax.stages.Compiled) -> None:
@@ -121,7 +151,8 @@ def _folder() -> Path | None:
     """Return the folder of kept programs: in that of JAX's cache, if it is used and on a disk, by one process."""
     root = jax.config.values["jax_compilation_cache_dir"]
     alone = hasattr(os, "getuid") and jax.process_count() == 1
-    if not root or "://" in root or not alone or not jax.config.values["jax_enable_compilation_cache"]:
+    used = jax.config.values["jax_enable_compilation_cache"] or _compiles_anew
+    if not root or "://" in root or not alone or not used:
         return None
     return Path(root) / "whole"
 

@@ -2,8 +2,11 @@
 
 import functools
 import os
+import subprocess
+import sys
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -166,6 +169,39 @@ def test_a_full_disk_does_not_end_a_run(folder, monkeypatch):
     program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
     assert program(arguments())["rows"].tolist() == [1, 2, 3]
     assert not list(folder.iterdir())
+
+
+def test_a_program_that_jax_read_from_its_cache_is_not_kept(folder, monkeypatch):
+    """XLA would write it without its kernels: it loads, and then fails when it runs."""
+
+    class Read:
+        def compile(self):
+            jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+            return double.lower(arguments()).compile()
+
+    program = kept_programs.load_or_compile(NAME, devices(), Read)
+    assert program(arguments())["rows"].tolist() == [1, 2, 3]
+    assert not folder.exists()
+
+
+def test_jax_reports_the_programs_that_it_reads(tmp_path):
+    """In a new process, whose cache is empty at first; a program with kernels of its own, as above."""
+    program = """
+import jax, jax.numpy as jnp, sys
+from awcl_jax.runtime import kept_programs
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+name = {"number": int(sys.argv[2])}
+lower = lambda: jax.jit(lambda x: jnp.sort(jnp.tanh(x) + x[::-1])).lower(jnp.arange(64.0))
+kept_programs.load_or_compile(name, jax.devices(), lower)(jnp.arange(64.0)).block_until_ready()
+print(len(list(kept_programs._folder().glob("*"))))
+"""
+    counts = []
+    for number in (0, 1):  # the second is the same program under another name
+        command = [sys.executable, "-c", program, str(tmp_path), str(number)]
+        counts.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert counts == [1, 1]
 
 
 def test_another_process_is_asked_once(folder):
