@@ -81,6 +81,7 @@ def main(argv: list[str]) -> None:
     gc.freeze()
     gc.enable()
 
+    memory.free_before_the_next()
     multihost.join(
         coordinator=_COORDINATOR.value,
         processes=_PROCESSES.value,

@@ -183,6 +183,7 @@ def our_program(
     from awcl_jax.runtime import cache, sharding
     from awcl_jax.train import initial_state as first_state
 
+    host_memory.free_before_the_next()
     cache.keep_compiled_programs()
     config = default_config()
     config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
@@ -236,6 +237,8 @@ def our_step(
     name = program_name(*given, remat=remat, chunks=chunks)
     step = sharding.compile_step(step, state, placed, mesh=mesh, name=name)
     host_memory.return_freed_pages()
+    if isinstance(step, jax.stages.Compiled):
+        host_memory.reserve(sharding.temporary_bytes(step))
 
     def steps(count: int) -> None:
         nonlocal state

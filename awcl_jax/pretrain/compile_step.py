@@ -21,6 +21,7 @@ def main() -> None:
     from awcl_jax.runtime.cache import keep_compiled_programs
     from awcl_jax.train import harness, initial_state
 
+    memory.free_before_the_next()  # as the run, whose settings are part of the program's key
     keep_compiled_programs()
     kept_programs.compile_anew()
     config = from_dict(request["config"], default_config())

@@ -159,6 +159,12 @@ def compile_step(
     )
 
 
+def temporary_bytes(step: jax.stages.Compiled) -> int:
+    """Return the size of the block that a compiled step allocates and frees again on a device."""
+    used = step.memory_analysis()
+    return 0 if used is None else used.temp_size_in_bytes
+
+
 def step_name(name: kept_programs.Name, batch: dict[str, Any]) -> kept_programs.Name:
     """Return the name of a step's program, for a batch of such shapes and types."""
     return {"program": "step", "of": name, "batch": {key: [list(x.shape), str(x.dtype)] for key, x in batch.items()}}

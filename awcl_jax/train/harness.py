@@ -9,6 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,7 +20,7 @@ from awcl_jax.data.selection import Splits, describe
 from awcl_jax.data.unreadable import write_list
 from awcl_jax.runtime import kept_programs, multihost, sharding, stop_signals, watchdog
 from awcl_jax.runtime.errors import InputError, first_line, in_words
-from awcl_jax.runtime.memory import gc_paused, return_freed_pages
+from awcl_jax.runtime.memory import gc_paused, reserve, return_freed_pages
 from awcl_jax.train import loggers, run_folder
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
@@ -234,6 +235,8 @@ def begin(
     hooks.on_phase("waiting for the state", records.start + 1)
     state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
     return_freed_pages()
+    if isinstance(step, jax.stages.Compiled):
+        reserve(sharding.temporary_bytes(step))
     return state, step, chain(ahead, batches)
 
 

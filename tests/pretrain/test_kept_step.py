@@ -47,7 +47,8 @@ import json, sys
 from awcl_jax.config.fields import from_dict, to_dict
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.pretrain import runner
-from awcl_jax.runtime import cache, kept_programs, sharding
+from awcl_jax.runtime import cache, kept_programs, memory, sharding
+memory.free_before_the_next()
 cache.keep_compiled_programs()
 config = from_dict(json.loads(sys.argv[1]), default_config())
 setup = runner.set_up(config)

@@ -79,3 +79,32 @@ print(before - memory_mb("VmRSS"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) > 0.9 * MEGABYTES
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+def test_a_reserved_block_finds_its_place_again(reserved):
+    """Blocks of a megabyte last, one of them allocated beside the large block, one after it was freed."""
+    code = f"""
+import ctypes
+from awcl_jax.runtime import memory
+from benchmarks.own_process import memory_mb
+memory.keep_freed_pages()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def allocate(megabytes):
+    block = library.malloc(megabytes << 20)
+    ctypes.memset(block, 1, megabytes << 20)
+    return block
+if {reserved}:
+    memory.reserve({MEGABYTES} << 20)
+before = memory_mb("VmRSS")
+for _ in range(5):
+    large = allocate({MEGABYTES})
+    allocate(1)
+    library.free(large)
+    allocate(1)
+print(memory_mb("VmRSS") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (float(done.stdout) < 1.1 * MEGABYTES) == reserved
