@@ -97,7 +97,7 @@ def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled
         if not _is_private(folder.stat()):
             return
         with atomic_write(folder / _file_name(key)) as part:
-            part.touch(mode=0o600)
+            part.chmod(0o600)  # before its content, whatever the umask
             part.write_bytes(_HEAD + hashlib.sha256(body).digest() + body)
         _delete_oldest(folder)
 
