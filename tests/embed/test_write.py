@@ -286,7 +286,7 @@ def test_a_diverged_encoder_leaves_no_file(run, pictures, tmp_path, monkeypatch)
         (["none", "PICTURES", "--out=OUT/f.npz"], "none is not a run folder"),
         (["RUN/checkpoints/30", "PICTURES", "--out=OUT/f.npz"], "no checkpoint of step 30"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--split=test"], "--split needs a prepared dataset"),
-        (["RUN", "PICTURES", "--out=OUT/f.npz", "--batch_size=0"], "at least 1 frame; got 0"),
+        (["RUN", "PICTURES", "--out=OUT/f.npz", "--batch_size=0"], "from 1 to 1,048,576 frames; got 0"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=-1"], "at least 0; got -1"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--picture=OUT/p.png"], "--neighbours=K"),
         (["RUN", "PICTURES", "--out=OUT/f.npz", "--neighbours=1", "--picture=OUT/p.jpg"], "--picture must end in .png"),
