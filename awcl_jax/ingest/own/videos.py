@@ -104,7 +104,9 @@ def _video(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Callable[[
             raise BadFileError("no_video")
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"err_detect": "explode"}
-        aspect = stream.sample_aspect_ratio
+        # PyAV 19 has a number type of its own, and 0 where the aspect is unknown.
+        ratio = stream.sample_aspect_ratio
+        aspect = Fraction(ratio.numerator, ratio.denominator) if ratio else None
         _require_size(square_width(stream.width, aspect) * stream.height, reading)
         packets = container.demux(stream)
         while True:
