@@ -88,6 +88,13 @@ def test_a_clip_that_is_cut_has_all_frames_or_is_a_fault(name, whole):
     assert {kind for place, kind in found.items() if place > len(data) / 3} <= {len(FRAMES), "cut_short"}
 
 
+def test_a_fragment_without_its_samples_is_cut(whole):
+    data = whole["mp4, fragments"]
+    for samples in [m.start() - 4 for m in re.finditer(b"mdat", data)]:
+        assert is_cut(io.BytesIO(data[:samples]))
+        assert read(data[:samples]) == "cut_short"
+
+
 @pytest.mark.parametrize("name", [name for name in MADE if name != "tiff"])
 def test_the_lengths_alone_tell_a_cut(name, whole):
     # Within the frames, which begin in the first fifth and end before the last of every kind.

@@ -102,18 +102,19 @@ def _variable(file: BinaryIO | io.BytesIO, *, keep_marker: bool) -> tuple[int, i
 
 
 def _boxes(file: BinaryIO | io.BytesIO, size: int) -> bool:
-    at = 0
+    at, kind = 0, b""
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
-        length = int.from_bytes(head[:4])
+        length, kind = int.from_bytes(head[:4]), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:16])
         if length < 8:
             return False  # 0: up to the end of the file; others are padding
         at += length
     file.seek(min(at, size))
-    return at > size or any(file.read())
+    # A fragment's table is followed by its samples.
+    return at > size or kind == b"moof" or any(file.read())
 
 
 def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
