@@ -101,17 +101,30 @@ def loss_in_words() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not (jax.distributed.is_initialized() and _LOSS.search(str(error))):
+    except Exception as error:
+        loss = next((one for one in _chain(error) if _is_loss(one)), None)
+        if loss is None or not jax.distributed.is_initialized():
             raise
         print(
-            f"error: Another process of the run was lost ({first_line(error)[:200]}). Rerun the same command on all "
+            f"error: Another process of the run was lost ({first_line(loss)[:200]}). Rerun the same command on all "
             "hosts to resume from the last checkpoint.",
             file=sys.stderr,
             flush=True,
         )
         # Without JAX's own end, which waits for the lost process and then aborts this one.
         os._exit(child_process.LOST)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it: libraries raise their own from JAX's."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _is_loss(error: BaseException) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError) and _LOSS.search(str(error)) is not None
 
 
 def first() -> bool:
