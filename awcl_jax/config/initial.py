@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import PyTree
@@ -94,14 +95,14 @@ def initial_variables(config: ConfigDict) -> Initial | None:
         _require_same(init, likeness | {"mean": described.options.mean, "std": described.options.std}, config)
         found = _encoder_alone(_at_size(read_weights(folder, described), config), f"{init} (an export)")
     else:
-        return _of_run(init, config, field=field, with_head=with_head)
+        return _of_run(folder, init, config, field=field, with_head=with_head)
     if with_head:
         raise InputError(f"{found.source} has no projection head. Set config.model.init_head=False, or use a run.")
     return found
 
 
-def _of_run(init: str, config: ConfigDict, *, field: str, with_head: bool) -> Initial:
-    run, step = trained.find_checkpoint(init)
+def _of_run(folder: Path, init: str, config: ConfigDict, *, field: str, with_head: bool) -> Initial:
+    run, step = trained.find_checkpoint(folder)
     if "task" in run_folder.read_run_config(run)["config"]:
         raise InputError(f"{run} is a downstream run. Set config.{field} to a pretraining run.")
     before = trained.read_config(run)
@@ -112,7 +113,7 @@ def _of_run(init: str, config: ConfigDict, *, field: str, with_head: bool) -> In
     if with_head:
         likeness |= {name: before.model[name] for name in ("hidden", "embedding")}
     _require_same(init, likeness, config)
-    _, variables = trained.load_run(run / "checkpoints" / str(step))
+    variables = trained.read_variables(run, step, before)
     modules = ("encoder", "projection") if with_head else ("encoder",)
     kept = {name: {module: tree[module] for module in modules if module in tree} for name, tree in variables.items()}
     kept["params"]["encoder"] = _at_size({"params": kept["params"]["encoder"]}, config)["params"]

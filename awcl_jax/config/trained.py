@@ -17,13 +17,15 @@ from awcl_jax.train.checkpoint import Checkpoints
 from awcl_jax.train.workdir import fetch_run
 
 
-def load_run(checkpoint: str | os.PathLike[str]) -> tuple[Any, PyTree]:
-    """Load the configuration of a run and the variables of its model; argument and errors as in `find_checkpoint`."""
-    run, step = find_checkpoint(checkpoint)
-    config = read_config(run)
+def read_variables(run: Path, step: int, config: Any) -> PyTree:
+    """Return the variables of a run's model at a step; run and step as of `find_checkpoint`, config of `read_config`.
+
+    Raises:
+      InputError: the checkpoint is damaged, or of another model.
+    """
     target = first_state.shapes_of(build.make_model(config))
     with Checkpoints(run, read_only=True) as checkpoints:
-        return config, checkpoints.restore_variables(step, target)
+        return checkpoints.restore_variables(step, target)
 
 
 def read_config(run: Path) -> Any:
@@ -51,9 +53,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     Raises:
       InputError: there is no such run or checkpoint, or a link is in the run's folder.
     """
-    path = fetch_run(checkpoint)
-    step = int(path.name) if path.name.isdecimal() and path.parent.name == "checkpoints" else None
-    run = path if step is None else path.parents[1]
+    run, step = run_folder.split_checkpoint(fetch_run(checkpoint))
     if not (run / run_folder.CONFIG_FILE).is_file():
         raise InputError(f"{run} is not a run folder: {run_folder.CONFIG_FILE} not found.")
     # What is made of a run is passed on: a link could add any file of this machine.
@@ -62,6 +62,5 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
         latest = checkpoints.latest_step
     asked = latest if step is None else step
     if asked is None or not (run / "checkpoints" / str(asked)).is_dir():
-        found = "none" if latest is None else f"up to step {latest}"
-        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (available: {found}).")
+        raise run_folder.no_checkpoint(run, step, latest=latest)
     return run, asked

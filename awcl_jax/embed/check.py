@@ -5,7 +5,7 @@ from pathlib import Path
 
 from awcl_jax.config.export_files import FUNCTION, WEIGHTS, is_export
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.run_folder import CONFIG_FILE, read_json
+from awcl_jax.train.run_folder import CONFIG_FILE, no_checkpoint, read_json, split_checkpoint
 
 SUFFIXES = (".parquet", ".npz", ".csv")
 """Of files of features."""
@@ -28,8 +28,7 @@ def require_encoder(path: str | os.PathLike[str]) -> None:
                 f"{folder} has neither {WEIGHTS} nor {FUNCTION}. Export as safetensors, or use the run itself."
             )
         return
-    step = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
-    run = folder if step is None else folder.parents[1]
+    run, step = split_checkpoint(folder)
     if not (run / CONFIG_FILE).is_file():
         why = f"{CONFIG_FILE} not found" if run.is_dir() else "it is a file" if run.exists() else "it does not exist"
         raise InputError(f"{run} is not a run folder: {why}. {_KINDS}")
@@ -38,8 +37,7 @@ def require_encoder(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{run} is a downstream run, whose encoder is not read. {_KINDS}")
     steps = [int(file.name) for file in (run / "checkpoints").glob("*") if file.name.isdecimal()]
     if not steps or step not in (None, *steps):
-        found = f"up to step {max(steps)}" if steps else "none"
-        raise InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (available: {found}).")
+        raise no_checkpoint(run, step, latest=max(steps, default=None))
 
 
 def is_encoder(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from awcl_jax.config import build
 from awcl_jax.config.export_files import is_export
 from awcl_jax.config.fields import augmentation
-from awcl_jax.config.trained import find_checkpoint, load_run
+from awcl_jax.config.trained import find_checkpoint, read_config, read_variables
 from awcl_jax.data.square import Square
 from awcl_jax.embed.exported import read_export
 from awcl_jax.embed.frames import Frames, as_grey, require_colours
@@ -50,9 +50,8 @@ def open_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
 
 def _of_run(folder: Path) -> FrozenEncoder:
     run, step = find_checkpoint(folder)
-    checkpoint = run / "checkpoints" / str(step)
-    config, variables = load_run(checkpoint)
+    config = read_config(run)
     encode = make_encode(build.make_model(config), augmentation(config))
-    origin = str(checkpoint.resolve())
     square = Square(config.data.size, run_folder.read_aspect(run), config.data.mask_overlays)
-    return FrozenEncoder(encode, variables, square, origin)
+    origin = str((run / "checkpoints" / str(step)).resolve())
+    return FrozenEncoder(encode, read_variables(run, step, config), square, origin)

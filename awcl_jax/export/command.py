@@ -91,14 +91,15 @@ def _check(formats: Sequence[str], channels: int) -> None:
 
 def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels: int) -> None:
     from awcl_jax.config.fields import to_dict
-    from awcl_jax.config.trained import load_run
+    from awcl_jax.config.trained import read_config, read_variables
     from awcl_jax.data import about
     from awcl_jax.export import encoder_files, model_card
     from awcl_jax.export.preprocessing import Preprocessing
     from awcl_jax.models.vit import ViTOptions
     from awcl_jax.train import run_folder
 
-    config, variables = load_run(run / "checkpoints" / str(step))
+    config = read_config(run)
+    variables = read_variables(run, step, config)
     preprocessing = Preprocessing(
         config.data.size,
         config.augment.size,

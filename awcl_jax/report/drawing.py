@@ -205,14 +205,7 @@ def montage_anchors(
             texts = [captions[i], "view 1", second, *positive_captions[i]]
             shown = [(frames[i], 0, 255), *((view, low, high) for view in views[i])]
             shown += [(image, 0, 255) for image in positives[i]]
-            for ax, (image, black, white), text in zip(row, shown, texts, strict=False):
-                ax.imshow(image, cmap="gray", vmin=black, vmax=white)
-                lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
-                ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
-                _frame(ax, colour="#FFFFFF", linestyle="-")
-            _frame(row[0], colour=COLOURS[0], linestyle="-")
-            for ax in row[len(shown) :]:
-                ax.set_visible(False)
+            _draw_row(row, shown, texts)
             if not len(positives[i]):
                 row[3].set_visible(True)
                 row[3].axis("off")
@@ -245,17 +238,22 @@ def montage_neighbours(
         figure = Figure(figsize=(2.1 * columns, height * len(queries) + 0.6), layout="constrained")
         _heading(figure, f"Frames (blue border) and their nearest neighbours {whence}".rstrip())
         for i, row in enumerate(figure.subplots(len(queries), columns, squeeze=False)):
-            shown = [queries[i], *neighbours[i]]
-            for ax, image, text in zip(row, shown, [captions[i], *neighbour_captions[i]], strict=False):
-                ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-                # A title, unlike a caption, does not make the picture narrower.
-                lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
-                ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
-                _frame(ax, colour="#FFFFFF", linestyle="-")
-            _frame(row[0], colour=COLOURS[0], linestyle="-")
-            for ax in row[len(shown) :]:
-                ax.set_visible(False)
+            shown = [(image, 0, 255) for image in (queries[i], *neighbours[i])]
+            _draw_row(row, shown, [captions[i], *neighbour_captions[i]])
         figures.save(figure, out, format="png")
+
+
+def _draw_row(row: np.ndarray, shown: Sequence[tuple[np.ndarray, float, float]], texts: Sequence[str]) -> None:
+    """Draw pictures (values, black, white) under their texts, the first with a blue border; hide the axes left over."""
+    for ax, (image, black, white), text in zip(row, shown, texts, strict=False):
+        ax.imshow(image, cmap="gray", vmin=black, vmax=white)
+        # A title, unlike a caption, does not make the picture narrower.
+        lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
+        ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
+        _frame(ax, colour="#FFFFFF", linestyle="-")
+    _frame(row[0], colour=COLOURS[0], linestyle="-")
+    for ax in row[len(shown) :]:
+        ax.set_visible(False)
 
 
 def _heading(figure: Figure, text: str) -> None:

@@ -156,6 +156,19 @@ def read_aspect(workdir: Path) -> str:
     return require_aspect(read_run_config(workdir).get(ASPECT), workdir / CONFIG_FILE)
 
 
+def split_checkpoint(path: Path) -> tuple[Path, int | None]:
+    """Return the folder of a run, and the step if the path is that of a checkpoint in it (`RUN/checkpoints/1000`)."""
+    if path.name.isdecimal() and path.parent.name == "checkpoints":
+        return path.parents[1], int(path.name)
+    return path, None
+
+
+def no_checkpoint(run: Path, step: int | None, *, latest: int | None) -> InputError:
+    """Return the error of a run that has no checkpoint, or none of the step that was asked for."""
+    found = "none" if latest is None else f"up to step {latest}"
+    return InputError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (available: {found}).")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new, never half of one."""
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
