@@ -124,7 +124,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    return isinstance(error, jax.errors.JaxRuntimeError) and _LOSS.search(str(error)) is not None
+    # A program that is not started ahead raises XLA's error as a ValueError.
+    from_xla = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and not isinstance(error, InputError)
+    return from_xla and _LOSS.search(str(error)) is not None
 
 
 def first() -> bool:

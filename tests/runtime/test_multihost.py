@@ -145,7 +145,8 @@ def test_alone_a_block_ends_as_it_ends():
         ("INVALID_ARGUMENT: shapes differ", False),
     ],
 )
-def test_the_loss_of_another_process_is_one_line_with_its_own_status(text, lost, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_the_loss_of_another_process_is_one_line_with_its_own_status(kind, text, lost, monkeypatch, capsys):
     class Exited(BaseException):
         pass
 
@@ -155,9 +156,9 @@ def test_the_loss_of_another_process_is_one_line_with_its_own_status(text, lost,
     monkeypatch.setattr(os, "_exit", leave)
     for together in (True, False):
         monkeypatch.setattr(jax.distributed, "is_initialized", lambda together=together: together)
-        ending = Exited if together and lost else jax.errors.JaxRuntimeError
+        ending = Exited if together and lost else kind
         with pytest.raises(ending) as caught, multihost.loss_in_words():
-            raise jax.errors.JaxRuntimeError(text)
+            raise kind(text)
         if ending is Exited:
             assert caught.value.args == (134,)
             assert capsys.readouterr().err == (
@@ -165,6 +166,22 @@ def test_the_loss_of_another_process_is_one_line_with_its_own_status(text, lost,
                 "hosts to resume from the last checkpoint.\n"
             )
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("cause", "lost"), [(ValueError("Gloo: closed by peer"), True), (KeyError("peer"), False)])
+def test_a_loss_behind_the_error_of_a_library(cause, lost, monkeypatch):
+    class Exited(BaseException):
+        pass
+
+    def leave(status):
+        raise Exited(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(Exited if lost else RuntimeError), multihost.loss_in_words():
+        raise RuntimeError("could not save") from cause
+    with pytest.raises(InputError), multihost.loss_in_words():
+        raise InputError("The connection was closed by peer.")
 
 
 _PROCESS = """
