@@ -28,6 +28,7 @@ _PATIENCE = 290  # seconds until a process that waits for the others gives up; a
 _HEARTBEAT = 100  # seconds, as in JAX
 _NAMED = 3  # differences between processes that a message names
 # In errors of JAX: the library that carries data between processes, or what its coordinator answers about a lost one.
+_ERRORS_OF_XLA = (jax.errors.JaxRuntimeError, ValueError)  # the second of a program that was not started ahead
 _LOSS = re.compile(
     "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|Gloo|NCCL|coordination|heartbeat|by peer|Broken pipe",
     re.IGNORECASE | re.MULTILINE,
@@ -124,8 +125,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    # A program that is not started ahead raises XLA's error as a ValueError.
-    from_xla = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and not isinstance(error, InputError)
+    from_xla = isinstance(error, _ERRORS_OF_XLA) and not isinstance(error, InputError)
     return from_xla and _LOSS.search(str(error)) is not None
 
 
@@ -190,7 +190,7 @@ def all_or_none() -> Iterator[None]:
     if jax.process_count() > 1:
         try:
             stopped = multihost_utils.process_allgather(np.array(stopped)).reshape(-1).tolist()
-        except jax.errors.JaxRuntimeError:
+        except _ERRORS_OF_XLA:
             if problem is not None:
                 raise problem from None  # another one is lost, too
             raise

@@ -134,6 +134,19 @@ def test_alone_a_block_ends_as_it_ends():
     assert multihost.agreed(7) == 7
 
 
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_bad_input_is_reported_where_another_process_is_lost_too(kind, monkeypatch):
+    def lost(*_):
+        raise kind("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost.multihost_utils, "process_allgather", lost)
+    with pytest.raises(InputError, match=r"^bad$"), multihost.all_or_none():
+        raise InputError("bad")
+    with pytest.raises(kind, match="by peer"), multihost.all_or_none():
+        pass
+
+
 @pytest.mark.parametrize(
     ("text", "lost"),
     [
