@@ -104,7 +104,8 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, kind, devic
     assert difference(state.opt_state, expected_state.opt_state) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
 def test_a_vision_transformer_has_the_same_numbers_on_any_devices(kind):
     before, state, reports = take_steps(kind, 8, vit=True)
     _, expected_state, expected_reports = take_steps(kind, vit=True)

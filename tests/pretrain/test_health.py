@@ -43,6 +43,7 @@ def test_ends_of_the_range():
     assert collapsed == pytest.approx({"retrieval/view": 0, "retrieval/scan": 0, "effective_rank": 1})
 
 
+@pytest.mark.slow
 def test_a_run_without_labels_is_judged(prepare_frames, tmp_path, capsys):
     unknown = {"anatomy_fine": -1, "anatomy_coarse": -1}
 

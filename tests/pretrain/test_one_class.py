@@ -30,7 +30,9 @@ def tiny(path, method):
     return config
 
 
-@pytest.mark.parametrize("method", [simclr, fine, scan, coarse, pytest.param(moco, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", [fine, *(pytest.param(method, marks=pytest.mark.slow) for method in (simclr, scan, coarse, moco))]
+)
 def test_every_method_runs_to_its_end_and_scores_nothing(method, prepare_frames, tmp_path, capsys):
     config = tiny(one_class(prepare_frames), method)
     results = pretrain.run(config, tmp_path / "run")

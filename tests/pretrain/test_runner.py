@@ -38,6 +38,7 @@ def trained(phantom, tmp_path_factory):
     return workdir, pretrain.run(config, workdir)
 
 
+@pytest.mark.slow
 def test_results_name_the_dataset_and_not_the_configuration(trained):
     workdir, results = trained
     described = [About("phantom", "tiny", "simulated", "the simulation", confirmed=True)]
@@ -122,6 +123,7 @@ def test_a_finished_run_is_lengthened_by_one_that_starts_from_it(trained, phanto
     assert f"Starting from {before} (step 60 of 60): loaded encoder" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_frames_without_any_label_are_trained_on_but_not_scored(prepare_frames, tmp_path, capsys):
     def records(patients):
         return [frame_record(f"{p}{i}", p, anatomy_fine=-1, anatomy_coarse=-1) for p in patients for i in range(4)]
