@@ -1,7 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2021) of the kinds that published weights are for, for grey frames."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from awcl_jax.models.activations import ACTIVATIONS
 from awcl_jax.models.positions import resample_weights
 from awcl_jax.runtime.errors import InputError
 
@@ -19,11 +19,6 @@ SIZES = {"vit_tiny": (12, 3), "vit_small": (12, 6), "vit_base": (12, 12), "vit_l
 
 PATCHES = (8, 14, 16)
 POOLS = ("token", "mean", "both")
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
 HEAD = 64  # features of a head, in all of these networks
 WIDEST = 16  # times the width of the paper
 
