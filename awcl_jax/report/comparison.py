@@ -19,11 +19,16 @@ _SCORED_BY = ("eval.granularity", "eval.anatomies", "task.granularity", "task.an
 
 
 def frame_differences(rows: Rows, others: Rows) -> list[Score]:
-    """Return the scores of one run minus those of another on the same frames, with intervals over patients.
+    """Return the scores of one run minus those of another; as `seed_differences` of one seed."""
+    return seed_differences([rows], [others])
+
+
+def seed_differences(seeds: Sequence[Rows], others: Sequence[Rows]) -> list[Score]:
+    """Return the scores of one method minus those of another on the same frames, over seeds and patients.
 
     Args:
-      rows: of one run, at least one.
-      others: of the other, for the same frames in the same order.
+      seeds: rows of each seed of one method; at least one seed and one row.
+      others: of the other method with the same seeds. All have the same frames in the same order.
 
     Returns:
       As `paired.classification_differences` for planes, or `paired.mean_differences` of Dice for segmentation.
@@ -31,20 +36,25 @@ def frame_differences(rows: Rows, others: Rows) -> list[Score]:
     Raises:
       InputError: in segmentation, the two runs count different frames.
     """
-    assert [row["frame"] for row in rows] == [row["frame"] for row in others], "the same frames in the same order"
+    rows = seeds[0]
+    tables = (*seeds, *others)
+    frames = [row["frame"] for row in rows]
+    assert all([row["frame"] for row in table] == frames for table in tables), "the same frames in the same order"
     patients = np.unique([row["patient"] for row in rows], return_inverse=True)[1]
     if "prediction" in rows[0]:
-        names = sorted({row["label"] for row in rows} | {row["prediction"] for row in (*rows, *others)})
+        names = sorted({row["label"] for row in rows} | {row["prediction"] for table in tables for row in table})
         numbers = {name: number for number, name in enumerate(names)}
-        labels, one, two = (
-            np.array([numbers[row[column]] for row in table])
-            for table, column in ((rows, "label"), (rows, "prediction"), (others, "prediction"))
+        labels = np.array([numbers[row["label"]] for row in rows])
+        one, two = (
+            np.array([[numbers[row["prediction"]] for row in table] for table in method]) for method in (seeds, others)
         )
         return classification_differences(labels, one, two, patients, names=names)
     names = _structures(rows)
     one, two = (
-        np.array([[float(row[name]) if row[name] else math.nan for name in names] for row in table])
-        for table in (rows, others)
+        np.array(
+            [[[float(row[name]) if row[name] else math.nan for name in names] for row in table] for table in method]
+        )
+        for method in (seeds, others)
     )
     return mean_differences(one, two, patients, names=names, mean="mean")
 

@@ -115,6 +115,8 @@ def _plan(args: argparse.Namespace) -> "Study":
     plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
     if args.seeds is not None:
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
+    if args.repeats is not None:
+        plan = dataclasses.replace(plan, repeats=args.repeats)
     if args.methods is not None:
         plan = dataclasses.replace(plan, methods=_chosen("methods", plan.methods, args.methods))
     if args.tasks is not None:
@@ -174,6 +176,13 @@ def _parser() -> argparse.ArgumentParser:
         help="ImageNet ResNet-50 weights (.safetensors, .pth; v1 strides) for the methods that start from them",
     )
     parser.add_argument("--seeds", metavar="N", type=_positive, help="use seeds 0 to N - 1 instead of the preset's")
+    parser.add_argument(
+        "--repeats",
+        metavar="N",
+        type=_not_negative,
+        help="runs of the first seed with another rounding, which show what scores move by without any reason; instead "
+        "of the preset's (phantom-small: 0, public: 1)",
+    )
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks; '' for pretraining and probes only")
     parser.add_argument("--variations", metavar="A,B", help="only these variations of pretraining; '' for none")
@@ -187,6 +196,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_SEEDS:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST_SEEDS:,}; got {text!r}")
+    return _whole(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, fewest: int) -> int:
+    if not text.isdecimal() or not fewest <= int(text) <= _MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {fewest} to {_MOST_SEEDS:,}; got {text!r}")
     return int(text)

@@ -5,6 +5,10 @@ Methods that start from published weights have the encoder of these weights, whi
 
 With `Study.learning_rates`, every method tries all of them in every task with the first seed; the one with the best
 score on validation patients is used for all seeds.
+
+With `Study.repeats`, the methods of the tables are run again with the first seed and another rounding: a deviation of
+the input that is 2^-22 of it, a few units in the last place of float32. What scores move by then is noise, and no
+difference below twice of it shows anything about the methods.
 """
 
 import dataclasses
@@ -78,6 +82,7 @@ class Study:
       seeds: of every run.
       learning_rates: that every method tries in every task; empty for those of the configurations.
       variations: of fine AWCL, pretrained and probed only, to see what else matters.
+      repeats: runs of each method and task with the first seed and another rounding.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Study:
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...] = ()
     variations: tuple[Method, ...] = ()
+    repeats: int = 0
 
     def tried(self, task: Task, method: Method) -> dict[float, str]:
         """Return learning rate -> folder of the run that tries it, below the study's."""
@@ -111,10 +117,18 @@ class Study:
             scores[rate] = found[0]
         return max(scores, key=lambda rate: (scores[rate], -rate)) if scores else None
 
-    def task_folder(self, out: Path, task: Task, method: Method, seed: int) -> Path | None:
-        """Return the folder of a downstream run, which may not exist yet; None while its learning rate is unknown."""
-        if not self.learning_rates or seed != self.seeds[0]:
-            return out / task.name / f"{method.name}-{seed}"
+    def task_folder(self, out: Path, task: Task, method: Method, seed: int, repeat: int = 0) -> Path | None:
+        """Return the folder of a downstream run, which may not exist yet; None while its learning rate is unknown.
+
+        Args:
+          out: the study's folder.
+          task: of the run.
+          method: of its encoder.
+          seed: of the run.
+          repeat: 1 to `repeats` for a run with another rounding.
+        """
+        if not self.learning_rates or seed != self.seeds[0] or repeat:
+            return out / task.name / _name_of(method, seed, repeat)
         rate = self.chosen_rate(out, task, method)
         return None if rate is None else out / self.tried(task, method)[rate]
 
@@ -281,6 +295,7 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
         seeds=(0, 1, 2),
         learning_rates=(3e-4, 1e-3),
         variations=_VARIATIONS,
+        repeats=1,
     )
 
 
@@ -342,29 +357,56 @@ def runs(study: Study, out: Path) -> Iterator[Run]:
                 yield from _tuning(study, task, method, seed, init, out)
         for method in study.variations:
             yield _pretraining(study, method, seed)
+    for repeat in range(1, study.repeats + 1):
+        for method in study.methods:
+            init = method.init
+            if method.config is not None:
+                pretraining = _pretraining(study, method, study.seeds[0], repeat)
+                yield pretraining
+                init = str(out / pretraining.folder)
+            for task in study.tasks:
+                yield from _tuning(study, task, method, study.seeds[0], init, out, repeat)
 
 
-def _pretraining(study: Study, method: Method, seed: int) -> Run:
+def _name_of(method: Method, seed: int, repeat: int) -> str:
+    return f"{method.name}-{seed}" + (f"-repeat{repeat}" if repeat else "")
+
+
+def pretraining_folder(out: Path, method: Method, seed: int, repeat: int = 0) -> Path:
+    """Return the folder of a pretraining run, which may not exist yet; arguments as of `Study.task_folder`."""
+    return out / PRETRAIN / _name_of(method, seed, repeat)
+
+
+def _round_otherwise(config: ConfigDict, repeat: int) -> None:
+    config.augment.std *= 1 + repeat * 2.0**-22
+
+
+def _pretraining(study: Study, method: Method, seed: int, repeat: int = 0) -> Run:
     assert method.config is not None
     config = shipped_config(method.config, study.variant or None)
     fields = {**study.pretraining, **method.encoder, **method.fields, "name": method.name, "seed": seed}
     config.update_from_flattened_dict(fields)
-    config.report.pictures &= seed == study.seeds[0]  # the gallery has those of one seed
-    return Run(f"{PRETRAIN}/{method.name}-{seed}", PRETRAIN, config)
+    _round_otherwise(config, repeat)
+    config.report.pictures &= seed == study.seeds[0] and not repeat  # the gallery has those of one seed
+    return Run(f"{PRETRAIN}/{_name_of(method, seed, repeat)}", PRETRAIN, config)
 
 
-def _tuning(study: Study, task: Task, method: Method, seed: int, init: str, out: Path) -> Iterator[Run]:
+def _tuning(
+    study: Study, task: Task, method: Method, seed: int, init: str, out: Path, repeat: int = 0
+) -> Iterator[Run]:
     """Yield the run of a task, or those that try its learning rates."""
     config = shipped_config(task.config, task.variant or None)
     config.update_from_flattened_dict(
         {**task.fields, **method.encoder, "name": task.name, "seed": seed, "encoder.init": init}
     )
-    config.report.pictures &= seed == study.seeds[0]  # the gallery has those of one seed
+    _round_otherwise(config, repeat)
+    config.report.pictures &= seed == study.seeds[0] and not repeat  # the gallery has those of one seed
+    folder = f"{task.name}/{_name_of(method, seed, repeat)}"
     if not study.learning_rates:
-        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config)
-    elif seed != study.seeds[0]:
+        yield Run(folder, DOWNSTREAM, config)
+    elif seed != study.seeds[0] or repeat:
         chosen = functools.partial(study.chosen_rate, out, task, method)
-        yield Run(f"{task.name}/{method.name}-{seed}", DOWNSTREAM, config, chosen)
+        yield Run(folder, DOWNSTREAM, config, chosen)
     else:
         for rate, folder in study.tried(task, method).items():
             tried = config.copy_and_resolve_references()

@@ -3,84 +3,23 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from awcl_jax.evaluate.scores import Score
-from awcl_jax.report.comparison import frame_differences
-from awcl_jax.reproduce.study import PRETRAIN, Method, Study, Task, all_methods, ratio_method
+from awcl_jax.reproduce import record
+from awcl_jax.reproduce.finished import PROBES, Difference, Finished, differences_of
+from awcl_jax.reproduce.study import Method, Study, Task, all_methods, pretraining_folder, ratio_method
 from awcl_jax.runtime import figures
 from awcl_jax.runtime.files import write_whole
 from awcl_jax.train import run_folder
 
 TABLES_FILE = "tables.md"
 _PICTURES = ("embeddings.png", "confusion.png", "overlays.png")
-_PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro-F1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """The finished runs of a study.
-
-    Attributes:
-      study: the study.
-      out: its folder.
-    """
-
-    study: Study
-    out: Path
-
-    def scores(self, task: Task, method: Method, score: str) -> list[dict[str, float]]:
-        """Return a test score of every finished seed: `value`, and its interval, `low` to `high`."""
-        folders = (self.study.task_folder(self.out, task, method, seed) for seed in self.study.seeds)
-        results = (_results(folder) for folder in folders if folder is not None)
-        return [found["test"][score] for found in results if found and score in found["test"]]
-
-    def probes(self, method: Method, score: str) -> list[dict[str, float]]:
-        """Return a score of the frozen features of every finished seed, as reported by pretraining.
-
-        For a method without pretraining: of the starting point of another method.
-        """
-        column, source = "trained", method
-        if method.config is None:
-            column = "untrained"
-            starts = (
-                other
-                for other in self.study.methods
-                if other.config
-                and other.encoder == method.encoder
-                and other.fields.get("model.init", "random") == method.init
-            )
-            found = next(starts, None)
-            if found is None:
-                return []
-            source = found
-        results = (_results(self.pretraining(source, seed)) for seed in self.study.seeds)
-        return [result[column][score] for result in results if result]
-
-    def pretraining(self, method: Method, seed: int) -> Path:
-        """Return the folder of a pretraining run."""
-        return self.out / PRETRAIN / f"{method.name}-{seed}"
-
-    def difference(self, task: Task, method: Method, other: Method) -> Score | None:
-        """Return the gain of `method` in the task's first score, paired by frame, with the frames of all seeds."""
-        rows, others = [], []
-        for seed in self.study.seeds:
-            folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
-            files = [folder / run_folder.FRAMES_FILE for folder in folders if folder and _results(folder)]
-            if len(files) == 2:
-                rows += run_folder.read_frames(files[0])
-                others += run_folder.read_frames(files[1])
-        if not rows:
-            return None
-        scores = frame_differences(rows, others)
-        return next(score for score in scores if score.name in ("macro_f1", "mean"))
 
 
 def write(study: Study, out: Path) -> None:
-    """Write `tables.md`, `tables.json` and, if there is a curve, `anatomy_ratio.png` to the study's folder."""
+    """Write `tables.md`, `study.json` and, if there is a curve, `anatomy_ratio.png` to the study's folder."""
     finished = Finished(study, out)
     tables = [_transfer(finished)]
     for task in study.tasks:
@@ -94,7 +33,7 @@ def write(study: Study, out: Path) -> None:
         tables.append(_learning_rate_table(finished))
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
     write_whole(out / TABLES_FILE, text.rstrip() + "\n")
-    run_folder.write_json(out / "tables.json", {table.title: table.rows for table in tables})
+    run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +57,12 @@ def _transfer(finished: Finished) -> Table:
     rows = []
     for method in finished.study.methods:
         row = {"encoder": method.title}
-        row |= {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()}
         for task in finished.study.tasks:
             score, title = next(iter(task.scores.items()))
             row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
-    remark = _spread(finished.study)
+    remark = f"{_spread(finished.study)} {_noise_of_first_scores(finished)}"
     for method in finished.study.methods:
         if method.encoder:
             remark += f" {method.title}: {', '.join(f'{name}={value}' for name, value in method.encoder.items())}."
@@ -137,33 +76,65 @@ def _task(finished: Finished, task: Task) -> Table:
         | {title: _cell(finished.scores(task, method, score)) for score, title in task.scores.items()}
         for method in finished.study.methods
     ]
-    return Table(task.title, rows, _spread(finished.study))
+    noise = _in_words({title: finished.noise(score, task) for score, title in task.scores.items()})
+    return Table(task.title, rows, f"{_spread(finished.study)} {noise}")
 
 
 def _differences(finished: Finished, task: Task) -> Table:
     methods = finished.study.methods
-    rows = []
-    for method in methods:
-        row = {"less": method.title}
-        for other in methods:
-            score = None if method is other else finished.difference(task, method, other)
-            row[other.title] = "" if score is None else f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
-        rows.append(row)
+    found = {(one.method, one.other): one for one in differences_of(finished, task)}
+
+    def cell(one: Difference | None) -> str:
+        if one is None:
+            return ""
+        text = f"{one.score.value:+.3f} ({one.score.low:+.3f} to {one.score.high:+.3f})"
+        return f"**{text}**" if one.counts else text
+
+    rows = [
+        {"less": method.title} | {other.title: cell(found.get((method.name, other.name))) for other in methods}
+        for method in methods
+    ]
     first = next(iter(task.scores.values()))
-    remark = "Row minus column, with the 95% interval of a bootstrap over patients, drawn once for both."
+    over = "seeds and patients" if len(finished.study.seeds) > 1 else "patients"
+    noise = finished.noise(next(iter(task.scores)), task)
+    remark = (
+        f"Row minus column, with the 95% interval of a bootstrap over {over}, drawn once for both. Comparisons: "
+        f"{len(found) // 2}, of which about one in twenty excludes 0 by chance. {_called(noise)}"
+    )
     return Table(f"{task.title}: difference in {first}", rows, remark)
+
+
+def _called(noise: float | None) -> str:
+    if noise is None:
+        return "No run was repeated (`--repeats`), so none is marked as a difference."
+    return f"Bold: the interval excludes 0, and it is at least twice the deviation between repeats, {noise:.3f}."
+
+
+def _noise_of_first_scores(finished: Finished) -> str:
+    noise = {title: finished.noise(score) for score, title in PROBES.items()}
+    for task in finished.study.tasks:
+        score, title = next(iter(task.scores.items()))
+        noise[f"{task.title}: {title}"] = finished.noise(score, task)
+    return _in_words(noise)
+
+
+def _in_words(noise: Mapping[str, float | None]) -> str:
+    known = [f"{title} {value:.3f}" for title, value in noise.items() if value is not None]
+    if not known:
+        return "No run was repeated, so how much scores move without any reason is not known."
+    return f"Standard deviation between runs with the same seed and another rounding: {', '.join(known)}."
 
 
 def _ratio_table(finished: Finished) -> Table:
     rows = []
     for ratio, method in _curve(finished.study):
         row = {"anatomy ratio": f"{ratio:g}"}
-        row |= {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()}
+        row |= {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()}
         for task in finished.study.tasks:
             score, title = next(iter(task.scores.items()))
             row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
-    return Table("Anatomy ratio", rows, "AWCL with fine anatomy; 0 is SimCLR.")
+    return Table("Anatomy ratio", rows, f"AWCL with fine anatomy; 0 is SimCLR. {_noise_of_first_scores(finished)}")
 
 
 def _variation_table(finished: Finished) -> Table:
@@ -173,8 +144,9 @@ def _variation_table(finished: Finished) -> Table:
     rows = []
     for method in (*known, *finished.study.variations):
         row = {"pretraining": method.title}
-        rows.append(row | {title: _cell(finished.probes(method, score)) for score, title in _PROBES.items()})
-    return Table("What else matters", rows, "Fine AWCL with one change, unless another method is named.")
+        rows.append(row | {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()})
+    noise = _in_words({title: finished.noise(score) for score, title in PROBES.items()})
+    return Table("What else matters", rows, f"Fine AWCL with one change, unless another method is named. {noise}")
 
 
 def _learning_rate_table(finished: Finished) -> Table:
@@ -195,7 +167,9 @@ def _gallery(finished: Finished) -> str:
     """Return links to the pictures of the first seed's runs, beside the tables."""
     study, lines = finished.study, ["### Pictures", ""]
     for method in (*all_methods(study), *study.variations):
-        folders: dict[str, Path | None] = {"map of embeddings": finished.pretraining(method, study.seeds[0])}
+        folders: dict[str, Path | None] = {
+            "map of embeddings": pretraining_folder(finished.out, method, study.seeds[0])
+        }
         folders |= {task.title: study.task_folder(finished.out, task, method, study.seeds[0]) for task in study.tasks}
         links = [
             f"[{title}]({file.relative_to(finished.out).as_posix()})"
@@ -216,7 +190,7 @@ def _curve(study: Study) -> list[tuple[float, Method]]:
 
 def _draw_ratios(finished: Finished, out: Path) -> None:
     """Draw scores over the anatomy ratio, with 95% intervals over patients; both are means over the seeds."""
-    curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in _PROBES.items()}
+    curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in PROBES.items()}
     for task in finished.study.tasks:
         score, title = next(iter(task.scores.items()))
         curves[f"{task.title}: {title}"] = [finished.scores(task, m, score) for _, m in _curve(finished.study)]
@@ -262,8 +236,3 @@ def _spread(study: Study) -> str:
     if len(study.seeds) == 1:
         return f"On test patients, with the 95% interval of a bootstrap over them; seed {seeds}."
     return f"On test patients; mean ± standard deviation over the seeds {seeds}."
-
-
-def _results(folder: Path) -> dict[str, Any] | None:
-    """Return `results.json` of a run; None if it is not finished."""
-    return run_folder.read_results(folder) or None

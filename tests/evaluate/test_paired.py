@@ -56,10 +56,52 @@ def test_a_method_does_not_differ_from_itself():
         assert (score.value, score.low, score.high) == (0, 0, 0)
 
 
+def test_seeds_and_patients_are_drawn_apart():
+    # Both patients differ by 0.1 with the first seed and by 0.3 with the second. Of two seeds drawn, both are the first
+    # in a quarter of the draws, and both the second in another; patients change nothing.
+    others = np.full((2, 4, 1), 0.5)
+    values = others + np.array([0.1, 0.3])[:, None, None]
+    for score in mean_differences(values, others, np.array([1, 1, 2, 2]), names=("head",), mean="mean"):
+        assert (score.value, score.low, score.high) == pytest.approx((0.2, 0.1, 0.3), rel=1e-12)
+        assert (score.frames, score.patients) == (4, 2)
+
+
+def test_the_interval_over_seeds_is_that_of_a_bootstrap_by_copies():
+    labels, right, patients = some_frames(n=120, patients=12)
+    rng = np.random.default_rng(8)
+    one, other = (
+        np.stack([np.where(rng.random(120) < share, labels, right) for share in shares])
+        for shares in ((0.2, 0.7, 0.9), (0.1, 0.2, 0.3))
+    )
+    found = by_name(classification_differences(labels, one, other, patients, names=NAMES, resamples=4000))["macro_f1"]
+    f1 = [[slow_macro_f1(labels, predicted) for predicted in method] for method in (one, other)]
+    assert found.value == pytest.approx(np.mean(f1[0]) - np.mean(f1[1]), rel=1e-12)
+    frames_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    drawn = []
+    for _ in range(800):
+        frames = np.concatenate([frames_of[i] for i in rng.integers(0, len(frames_of), len(frames_of))])
+        seeds = rng.integers(0, 3, 3)
+        f1 = [
+            np.mean([slow_macro_f1(labels[frames], method[seed, frames]) for seed in seeds]) for method in (one, other)
+        ]
+        drawn.append(f1[0] - f1[1])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.low == pytest.approx(low, abs=0.15 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.15 * (high - low))
+    # The frames of all seeds in one table hide what another seed would change.
+    pooled = classification_differences(
+        np.tile(labels, 3), one.ravel(), other.ravel(), np.tile(patients, 3), names=NAMES, resamples=4000
+    )
+    assert by_name(pooled)["macro_f1"].high - by_name(pooled)["macro_f1"].low < 0.8 * (high - low)
+
+
 def test_other_frames_are_refused():
     values = np.array([[0.5], [np.nan]])
     with pytest.raises(InputError, match="same frames"):
         mean_differences(values, values[::-1], np.arange(2), names=("head",), mean="mean")
+    seeds = np.stack([values, values[::-1]])
+    with pytest.raises(InputError, match="same frames"):
+        mean_differences(seeds, seeds, np.arange(2), names=("head",), mean="mean")
     with pytest.raises(InputError, match="None of these 2 frames"):
         mean_differences(np.full((2, 1), np.nan), np.full((2, 1), np.nan), np.arange(2), names=("head",), mean="mean")
 

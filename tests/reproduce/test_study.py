@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from awcl_jax.config import downstream as downstream_config
@@ -37,14 +38,15 @@ def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
             init = run.config.encoder.init
             assert init in {"random", "resnet50.safetensors"} or init in done
             if run.learning_rate is not None:
-                assert run.config.seed != preset.seeds[0]
+                assert run.config.seed != preset.seeds[0] or run.folder.endswith("-repeat1")
         assert str(tmp_path / run.folder) not in done
         done.add(str(tmp_path / run.folder))
         assert run.work > 0
     methods = [*preset.methods, *map(study.ratio_method, preset.ratios)]
     pretrained = sum(method.config is not None for method in (*methods, *preset.variations)) * len(preset.seeds)
     first, others = max(1, len(preset.learning_rates)), len(preset.seeds) - 1
-    assert len(done) == pretrained + len(methods) * len(preset.tasks) * (first + others)
+    repeated = sum((method.config is not None) + len(preset.tasks) for method in preset.methods) * preset.repeats
+    assert len(done) == pretrained + len(methods) * len(preset.tasks) * (first + others) + repeated
 
 
 def test_pictures_are_drawn_of_the_seed_whose_pictures_are_shown(preset, tmp_path):
@@ -80,6 +82,23 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
             from_nothing = name.removeprefix("imagenet-")
             expected = allowed.get(from_nothing, {"anatomy_ratio"}) | (imagenet if name != from_nothing else set())
         assert fields == expected
+
+
+def test_a_repeat_differs_in_rounding_alone(tmp_path):
+    plan = study.public(PATHS, imagenet="resnet50.safetensors")
+    runs = {run.folder: to_dict(run.config) for run in study.runs(plan, tmp_path)}
+    repeats = [folder for folder in runs if folder.endswith("-repeat1")]
+    assert len(repeats) == sum((method.config is not None) + len(plan.tasks) for method in plan.methods)
+    for folder in repeats:
+        plain = folder.removesuffix("-repeat1")
+        plain = plain if plain in runs else f"{plain}-lr{plan.learning_rates[0]:g}"
+        one, other = runs[plain], runs[folder]
+        fields = {change.split()[0] for change in changed_fields(one, other)}
+        assert {"augment.std"} <= fields <= {"augment.std", "encoder.init", "optim.learning_rate", "report.pictures"}
+        stds = np.float32([run["augment"]["std"] for run in (one, other)])
+        assert 0 < stds[1] - stds[0] <= 8 * np.spacing(stds[0])
+        if "encoder.init" in fields:
+            assert other["encoder"]["init"] == one["encoder"]["init"] + "-repeat1"
 
 
 def test_what_no_task_needs_is_pretrained_on_without_labels():
@@ -171,7 +190,7 @@ def test_the_transfer_table_by_hand(out):
     assert table["AWCL, fine"][2:4] == ["0.650 ± 0.071", "0.600"], "one seed has no spread"
     assert cells(text, "II")["encoder"] == ["Dice", "HC error"]
     assert cells(text, "II")["SimCLR"] == ["0.450 ± 0.071", "—"]
-    assert set(json.loads((out / "tables.json").read_text())) > {"Transfer", "Anatomy ratio"}
+    assert "### Anatomy ratio\n" in text
 
 
 def test_one_seed_is_told_with_its_interval_over_patients(out):
@@ -195,6 +214,38 @@ def test_differences_are_paired_by_frame(out):
     heads = cells(text, "II: difference in Dice")
     # Frames that both methods have: one seed, each 0.2 better.
     assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
+
+
+def test_what_moves_without_a_reason_is_not_called_a_difference(out):
+    plan = dataclasses.replace(SMALL, methods=(SIMCLR, FINE), tasks=(PLANES,), ratios=(), repeats=2)
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    assert "how much scores move without any reason is not known" in text
+    assert "No run was repeated (`--repeats`)" in text
+    assert "**" not in text
+    # The first seed's score and those of its repeats: 0.4, 0.4, 0.1 and 0.6, 0.6, 0.6. Within SimCLR's the squares of
+    # the deviations sum up to 0.06, of four degrees of freedom: the deviation is 0.122.
+    for method, values in (("simclr", (0.4, 0.1)), ("fine", (0.6, 0.6))):
+        for repeat, value in enumerate(values, 1):
+            score = {"value": value}
+            results(out / f"planes/{method}-0-repeat{repeat}/results.json", {"test": {"macro_f1": score}})
+    study_tables.write(plan, out)
+    text = (out / "tables.md").read_text()
+    assert "Standard deviation between runs with the same seed and another rounding: I: macro-F1 0.122." in text
+    assert "Comparisons: 1," in text
+    record = json.loads((out / "study.json").read_text())
+    (difference, turned) = record["differences"]["planes"]["of"]
+    assert difference["value"] == -turned["value"]
+    assert difference["counts"] == (difference["high"] < 0)
+    assert abs(difference["value"]) > 0.25
+    assert record["noise"]["frozen"] == {"knn/macro_f1": None, "probe/macro_f1": None}
+    assert record["noise"]["planes"]["macro_f1"] == pytest.approx(0.06**0.5 / 2)
+    assert len([run for run in record["runs"] if run["repeat"]]) == 4
+    # As large as the noise: no difference any more.
+    score = {"value": 1.4}
+    (out / "planes/simclr-0-repeat2/results.json").write_text(json.dumps({"test": {"macro_f1": score}}))
+    study_tables.write(plan, out)
+    assert "**" not in (out / "tables.md").read_text()
 
 
 def test_probes_without_pretraining_are_those_of_its_start(out):
