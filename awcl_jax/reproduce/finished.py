@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from awcl_jax.evaluate.scores import Score
 from awcl_jax.report.comparison import seed_differences
 from awcl_jax.reproduce.study import Method, Study, Task, pretraining_folder
 from awcl_jax.train import run_folder
+from awcl_jax.train.metrics import METRICS_FILE, read_metrics
 
 PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro-F1"}
 """Scores of frozen features, with their titles."""
+
+_VALIDATED = "val/knn/macro_f1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,17 @@ class Finished:
             source = found
         results = (results_of(pretraining_folder(self.out, source, *which)) for which in self._which(repeated))
         return [result[column][score] for result in results if result]
+
+    def learning_curves(self, method: Method) -> dict[int, dict[int, float]]:
+        """Return seed -> step -> kNN macro-F1 on validation patients, of the pretraining runs that are finished."""
+        curves = {}
+        for seed in self.study.seeds if method.config else ():
+            folder = pretraining_folder(self.out, method, seed)
+            metrics = folder / METRICS_FILE
+            if results_of(folder) and metrics.is_file():
+                lines = read_metrics(metrics)
+                curves[seed] = {line["step"]: line[_VALIDATED] for line in lines if _VALIDATED in line}
+        return curves
 
     def _which(self, repeated: bool) -> list[tuple[int, int]]:
         """Return seeds and repeats."""
@@ -149,3 +163,11 @@ def _pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
 def results_of(folder: Path) -> dict[str, Any] | None:
     """Return `results.json` of a run; None if it is not finished."""
     return run_folder.read_results(folder) or None
+
+
+def bound_of(score: Mapping[str, float | None], part: str) -> float:
+    """Return a score or an end of its interval; the score itself if too few patients leave no interval."""
+    bound = score.get(part)
+    value = score["value"] if bound is None else bound
+    assert value is not None
+    return value

@@ -19,6 +19,10 @@ def as_json(finished: Finished) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "repeats": study.repeats,
         "runs": list(_runs(finished)),
+        "learning_curves": {
+            method.name: {str(seed): list(curve.items()) for seed, curve in finished.learning_curves(method).items()}
+            for method in study.methods
+        },
         "noise": {
             "frozen": {score: finished.noise(score) for score in PROBES},
             **{task.name: {score: finished.noise(score, task) for score in task.scores} for task in study.tasks},

@@ -339,6 +339,13 @@ def ratio_method(ratio: float) -> Method:
     return Method(f"fine-{round(100 * ratio)}", f"AWCL, fine, {ratio:.0%} of labels", "fine", {"anatomy_ratio": ratio})
 
 
+def ratio_methods(study: Study) -> list[tuple[float, Method]]:
+    """Return the anatomy ratios of the curve with their methods, in ascending order; 0 is SimCLR."""
+    by_name = {method.name: method for method in study.methods}
+    ends = [(ratio, by_name[name]) for ratio, name in ((0.0, "simclr"), (1.0, "fine")) if name in by_name]
+    return sorted([*ends, *((ratio, ratio_method(ratio)) for ratio in study.ratios)], key=lambda pair: pair[0])
+
+
 def all_methods(study: Study) -> tuple[Method, ...]:
     """Return the methods of the tables, and those of the curve over the anatomy ratio."""
     return (*study.methods, *map(ratio_method, study.ratios))

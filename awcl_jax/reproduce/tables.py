@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from awcl_jax.reproduce import record
-from awcl_jax.reproduce.finished import PROBES, Difference, Finished, differences_of
-from awcl_jax.reproduce.study import Method, Study, Task, all_methods, pretraining_folder, ratio_method
-from awcl_jax.runtime import figures
+from awcl_jax.reproduce import drawings, record
+from awcl_jax.reproduce.finished import PROBES, Difference, Finished, bound_of, differences_of
+from awcl_jax.reproduce.study import Study, Task, all_methods, pretraining_folder, ratio_methods
 from awcl_jax.runtime.files import write_whole
 from awcl_jax.train import run_folder
 
@@ -19,18 +17,18 @@ _PICTURES = ("embeddings.png", "confusion.png", "overlays.png")
 
 
 def write(study: Study, out: Path) -> None:
-    """Write `tables.md`, `study.json` and, if there is a curve, `anatomy_ratio.png` to the study's folder."""
+    """Write `tables.md`, `study.json` and the curves of `drawings.draw` to the study's folder."""
     finished = Finished(study, out)
     tables = [_transfer(finished)]
     for task in study.tasks:
         tables += [_task(finished, task), _differences(finished, task)]
     if study.ratios:
         tables.append(_ratio_table(finished))
-        _draw_ratios(finished, out / "anatomy_ratio.png")
     if study.variations:
         tables.append(_variation_table(finished))
     if study.learning_rates:
         tables.append(_learning_rate_table(finished))
+    drawings.draw(finished, out)
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
     write_whole(out / TABLES_FILE, text.rstrip() + "\n")
     run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished))
@@ -127,7 +125,7 @@ def _in_words(noise: Mapping[str, float | None]) -> str:
 
 def _ratio_table(finished: Finished) -> Table:
     rows = []
-    for ratio, method in _curve(finished.study):
+    for ratio, method in ratio_methods(finished.study):
         row = {"anatomy ratio": f"{ratio:g}"}
         row |= {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()}
         for task in finished.study.tasks:
@@ -182,50 +180,12 @@ def _gallery(finished: Finished) -> str:
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def _curve(study: Study) -> list[tuple[float, Method]]:
-    by_name = {method.name: method for method in study.methods}
-    ends = [(ratio, by_name[name]) for ratio, name in ((0.0, "simclr"), (1.0, "fine")) if name in by_name]
-    return sorted([*ends, *((ratio, ratio_method(ratio)) for ratio in study.ratios)], key=lambda pair: pair[0])
-
-
-def _draw_ratios(finished: Finished, out: Path) -> None:
-    """Draw scores over the anatomy ratio, with 95% intervals over patients; both are means over the seeds."""
-    curves = {title: [finished.probes(m, score) for _, m in _curve(finished.study)] for score, title in PROBES.items()}
-    for task in finished.study.tasks:
-        score, title = next(iter(task.scores.items()))
-        curves[f"{task.title}: {title}"] = [finished.scores(task, m, score) for _, m in _curve(finished.study)]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    ax = figure.subplots()
-    for title, of_ratios in curves.items():
-        points = [
-            (ratio, *(np.mean([_bound(score, part) for score in scores]) for part in ("value", "low", "high")))
-            for (ratio, _), scores in zip(_curve(finished.study), of_ratios, strict=True)
-            if scores
-        ]
-        if points:
-            ratios, means, lows, highs = np.array(points).T
-            ax.errorbar(ratios, means, (means - lows, highs - means), marker="o", capsize=3, label=title)
-    ax.set(xlabel="anatomy ratio", ylabel="score on test patients", title="More labels in pretraining")
-    ax.grid(alpha=0.3)
-    if ax.has_data():
-        ax.legend(fontsize="small")
-    figures.save(figure, out, dpi=120)
-
-
-def _bound(score: Mapping[str, float | None], part: str) -> float:
-    """Return a score or an end of its interval; the score itself if too few patients leave no interval."""
-    bound = score.get(part)
-    value = score["value"] if bound is None else bound
-    assert value is not None
-    return value
-
-
 def _cell(scores: Sequence[Mapping[str, float | None]]) -> str:
     """Return the mean and the standard deviation over the seeds; for one seed, the interval over patients."""
     if not scores:
         return "—"
     if len(scores) == 1:
-        value, low, high = (_bound(scores[0], part) for part in ("value", "low", "high"))
+        value, low, high = (bound_of(scores[0], part) for part in ("value", "low", "high"))
         return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{value:.3f}"
     values = np.array([score["value"] for score in scores], float)
     return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"

@@ -287,6 +287,26 @@ def test_the_curve_has_what_is_there(out):
     assert (out / "anatomy_ratio.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_learning_curves_have_the_seeds_that_are_finished(out):
+    study_tables.write(SMALL, out)
+    assert not (out / "learning_curves.png").exists()
+    for seed, values in ((0, (0.2, 0.5)), (1, (0.4, 0.7))):
+        lines = [{"step": step, "val/knn/macro_f1": value} for step, value in zip((10, 20), values, strict=True)]
+        lines.insert(1, {"step": 15, "loss": 3.0})
+        (out / f"pretrain/fine-{seed}/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unfinished = out / "pretrain/coarse-0/metrics.jsonl"
+    unfinished.parent.mkdir()
+    unfinished.write_text('{"step": 10, "val/knn/macro_f1": 0.1}\n')
+    study_tables.write(SMALL, out)
+    assert (out / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = json.loads((out / "study.json").read_text())["learning_curves"]
+    assert curves == {
+        "random": {},
+        "simclr": {},
+        "fine": {"0": [[10, 0.2], [20, 0.5]], "1": [[10, 0.4], [20, 0.7]]},
+    }
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
