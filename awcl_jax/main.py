@@ -34,7 +34,7 @@ from absl import app, flags, logging
 from awcl_jax.config.file import define_config, parse_flags
 from awcl_jax.runtime import bucket, child_process, memory
 from awcl_jax.runtime.cache import keep_compiled_programs
-from awcl_jax.runtime.cli import exit_on_bad_input
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
 _CONFIG = define_config()
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
         raise InputError(
             "--config is missing. Set it, for example --config=configs/fine.py or --config=fine; see --help."
         )
-    bucket.on_bucket(_WORKDIR.value or "")  # refuses what is neither a path nor a bucket
+    workdir = _workdir()
     # Orbax warns about every checkpoint saved without a score, and prints many lines for a damaged one, where we print
     # one; Matplotlib logs its fonts on import.
     logging.set_verbosity(logging.FATAL)
@@ -91,23 +91,41 @@ def main(argv: list[str]) -> None:
     keep_compiled_programs()
     config = _CONFIG.value
     if _PREVIEW.value:
-        _preview(config)
+        _preview(config, workdir)
         return
     run = downstream.run if "task" in config else pretrain.run
     with multihost.loss_in_words():
         multihost.require_same(common_fields(config))
-        run(config, _WORKDIR.value or _new_workdir(config.name))
+        run(config, workdir or _new_workdir(config.name))
 
 
-def _preview(config: Any) -> None:
+def _workdir() -> str | None:
+    """Return --workdir, in the user's home folder if it begins with ~; None without the flag.
+
+    Raises:
+      InputError: it is empty, or neither a path nor a bucket.
+    """
+    if _WORKDIR.value is None:
+        return None
+    require_name("--workdir", _WORKDIR.value)
+    # A Path would shorten the // of a bucket's address.
+    return _WORKDIR.value if bucket.on_bucket(_WORKDIR.value) else str(Path(_WORKDIR.value).expanduser())
+
+
+def _preview(config: Any, workdir: str | None) -> None:
     """Write the picture beside the run's folder, not into it: a folder with other files is refused as that of a run."""
     from awcl_jax.pretrain import runner as pretrain
     from awcl_jax.runtime import multihost
 
     if "task" in config:
         raise InputError("--preview shows the batches of pretraining; this configuration is of a downstream run.")
-    workdir = _WORKDIR.value
     place = Path("runs", config.name) if workdir is None or bucket.on_bucket(workdir) else Path(workdir)
+    if place.name in ("", ".."):  # such as ., the folder of which has a name
+        place = place.resolve()
+    if not place.name:
+        raise InputError(
+            f"--preview writes its picture beside the run's folder. Choose another --workdir; got {place}."
+        )
     out = place.with_name(f"{place.name}-preview.png")
     if not multihost.first():
         return
@@ -116,13 +134,20 @@ def _preview(config: Any) -> None:
 
 
 def _new_workdir(name: str) -> str:
-    """Return a folder name from the time of the first process."""
+    """Return the name of a folder that does not exist, from the time of the first process."""
     from awcl_jax.runtime import multihost
 
+    epoch, moment = datetime.datetime(2026, 1, 1), datetime.datetime.now()
+    while Path(_workdir_at(moment, name)).exists():  # since a clock was set back
+        moment += datetime.timedelta(seconds=1)
     # The first process's clock, whatever the time zones of the others.
-    epoch = datetime.datetime(2026, 1, 1)
-    seconds = multihost.agreed(int((datetime.datetime.now() - epoch).total_seconds()))
-    return f"runs/{epoch + datetime.timedelta(seconds=seconds):%Y%m%d-%H%M%S}-{name}"
+    since = moment - epoch
+    agreed = datetime.timedelta(days=multihost.agreed(since.days), seconds=multihost.agreed(since.seconds))
+    return _workdir_at(epoch + agreed, name)
+
+
+def _workdir_at(moment: datetime.datetime, name: str) -> str:
+    return f"runs/{moment:%Y%m%d-%H%M%S}-{name}"
 
 
 if __name__ == "__main__":

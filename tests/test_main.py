@@ -1,5 +1,6 @@
 """The main command: help, and what it says to bad input."""
 
+import datetime
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from awcl_jax import main
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
@@ -58,6 +60,35 @@ def test_a_preview_leaves_a_picture_beside_the_folder_and_no_run(frames, tmp_pat
     assert "--preview shows the batches of pretraining" in downstream.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("here", [".", "../here", "~/here"])
+def test_a_preview_of_a_folder_without_a_name_of_its_own_is_named_by_that_folder(here, frames, tmp_path):
+    (tmp_path / "here").mkdir()
+    data = (f"--config.data.path={frames}", "--config.sampler.batch_size=8")
+    options = (f"--config={ROOT}/configs/fine.py:tiny", *data, f"--workdir={here}", "--preview")
+    done = command(*options, cwd=tmp_path / "here", PYTHONPATH=str(ROOT), HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "here-preview.png").is_file()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", [datetime.datetime(2026, 3, 1, 12, 30, 59), datetime.datetime(2126, 1, 1)])
+def test_a_run_without_a_folder_starts_in_a_new_one_though_the_clock_was_set_back(moment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return moment
+
+    monkeypatch.setattr(main.datetime, "datetime", Clock)
+    later = moment + datetime.timedelta(seconds=1)
+    first, second = (f"runs/{at:%Y%m%d-%H%M%S}-fine" for at in (moment, later))
+    assert main._new_workdir("fine") == first
+    Path(first).mkdir(parents=True)
+    assert main._new_workdir("fine") == second
+
+
 def test_help_names_the_flags():
     done = command("--help")
     assert done.returncode == 0
@@ -81,6 +112,13 @@ def test_help_names_the_flags():
         pytest.param((FINE, "--config.train.stepz=4"), 'Did you mean "steps"', marks=pytest.mark.slow),
         pytest.param((FINE, "--config.trane.steps=4"), "trane", marks=pytest.mark.slow),
         pytest.param((FINE, "--config.train.steps=many"), "config.train.steps.*many", marks=pytest.mark.slow),
+        ((FINE, "--workdir="), "--workdir must not be empty. Name a file or folder"),
+        pytest.param((FINE, "--workdir= "), "--workdir must not be empty", marks=pytest.mark.slow),
+        pytest.param(
+            (f"{FINE}:tiny", "--preview", "--workdir=/"),
+            "--preview writes its picture beside the run's folder.*; got /",
+            marks=pytest.mark.slow,
+        ),
         ((FINE, "--config.data.path=no-such-folder"), "There is no folder no-such-folder"),
         pytest.param(
             (FINE, "--workdir=s3://bucket/run"),

@@ -26,7 +26,10 @@ from awcl_jax.runtime.errors import InputError, first_line
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
 _HEARTBEAT = 100  # seconds, as in JAX
+_LONGEST_HEARTBEAT = 24 * 3600  # seconds; JAX takes no more than 68 years, and nobody waits so long for a lost process
+_MOST_PROCESSES = 100_000
 _NAMED = 3  # differences between processes that a message names
+_HOST = re.compile(r"[^\s:/@\[\]]+|\[[\w:.%]+\]")  # a name, an address, or one of IPv6 in brackets
 # In errors of JAX: the library that carries data between processes, or what its coordinator answers about a lost one.
 _ERRORS_OF_XLA = (jax.errors.JaxRuntimeError, ValueError)  # the second of a program that was not started ahead
 _LOSS = re.compile(
@@ -58,8 +61,10 @@ def join(
     Raises:
       InputError: the arguments are incomplete or invalid, or the others cannot be reached.
     """
-    if heartbeat < 1:
-        raise InputError(f"--heartbeat must be at least 1 second; got {heartbeat}.")
+    if not 1 <= heartbeat <= _LONGEST_HEARTBEAT:
+        raise InputError(f"--heartbeat must be from 1 to {_LONGEST_HEARTBEAT:,} seconds (a day); got {heartbeat}.")
+    if processes is not None and not 1 <= processes <= _MOST_PROCESSES:
+        raise InputError(f"--processes must be from 1 to {_MOST_PROCESSES:,}; got {processes}.")
     if (coordinator, process) == (None, None) and processes in (None, 1):
         if processes is None:
             _join_by_launcher(heartbeat)
@@ -72,7 +77,7 @@ def join(
             "the processes, or --processes=1 alone for a single process."
         )
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal()):
+    if not (_HOST.fullmatch(host) and port.isascii() and port.isdecimal()):
         raise InputError(f"--coordinator must be HOST:PORT, where process 0 listens; got {coordinator!r}.")
     if len(port) > 5 or not 1 <= int(port) <= 65535:
         raise InputError(f"The port of --coordinator must be from 1 to 65535; got {port[:20]}.")

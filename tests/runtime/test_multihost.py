@@ -42,7 +42,9 @@ def test_three_flags_are_taken_as_they_are(started):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"heartbeat": 0}, "--heartbeat must be at least 1 second; got 0"),
+        ({"heartbeat": 0}, r"--heartbeat must be from 1 to 86,400 seconds \(a day\); got 0"),
+        ({"heartbeat": 86_401}, "--heartbeat must be from 1 to 86,400 seconds.*got 86401"),
+        ({"heartbeat": 10**11, "processes": 1}, "--heartbeat must be .*; got 100000000000"),
         ({"coordinator": "host:1"}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
         ({"processes": 2}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
         ({"process": 0}, "Pass --coordinator=HOST:PORT, --processes=N and --process=I together"),
@@ -59,7 +61,10 @@ def test_three_flags_are_taken_as_they_are(started):
         ({"coordinator": f"host:{'9' * 5000}", "processes": 2, "process": 1}, "from 1 to 65535; got 9{20}[.]"),
         ({"coordinator": "host:1", "processes": 2, "process": 2}, "below --processes=2; got 2"),
         ({"coordinator": "host:1", "processes": 2, "process": -1}, "got -1"),
-        ({"coordinator": "host:1", "processes": 0, "process": 0}, "below --processes=0"),
+        ({"coordinator": "host:1", "processes": 0, "process": 0}, "--processes must be from 1 to 100,000; got 0"),
+        ({"coordinator": "host:1", "processes": 2**31, "process": 0}, "--processes must be .*; got 2147483648"),
+        ({"coordinator": "http://host:1", "processes": 2, "process": 0}, "HOST:PORT.*'http://host:1'"),
+        ({"coordinator": "my host:1", "processes": 2, "process": 1}, "HOST:PORT.*'my host:1'"),
     ],
     ids=str,
 )
