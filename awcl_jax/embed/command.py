@@ -180,9 +180,10 @@ def _check_projector(projector: Path, out: Path, picture: Path | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write features as the arguments specify."""
     args = _parser().parse_args(argv)
-    require_name("--out", args.out)
-    if args.projector is not None:
-        require_name("--projector", args.projector)
+    for name in ("encoder", "source"):
+        require_name(name.upper(), getattr(args, name))
+    for flag in ("out", "picture", "projector"):
+        require_name(f"--{flag}", getattr(args, flag))
     begun = time.monotonic()
     done = embed_frames(
         args.encoder,

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export the encoder that the arguments name."""
     args = _parser().parse_args(argv)
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
+    require_name("RUN", args.run)
     require_name("--out", args.out)
     if args.public and args.push is None:
         raise InputError("--public goes with --push=USER/NAME.")
@@ -36,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
     print(f"Fill in the licences in {out / 'README.md'} before you share it.")
     if args.push is not None:
-        address = hub.push(out, args.push, public=args.public, message=f"Export of awcl_jax {__version__}")
+        try:
+            address = hub.push(out, args.push, public=args.public, message=f"Export of awcl_jax {__version__}")
+        except InputError as error:
+            raise InputError(
+                f"{error} The export is complete in {out}. To push again, delete it or choose another --out."
+            ) from None
         print(f"{'public' if args.public else 'private'}: {address}")
 
 

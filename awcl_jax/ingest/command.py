@@ -23,12 +23,17 @@ from awcl_jax.ingest.public.folder import FolderBuilder
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
+_PATHS = ("out", "source", "masks", "patients", "csv", "dataset")
+"""Flags that name a file or folder, of the commands that have them; those of own scans check them as they are read."""
+
 
 @exit_on_bad_input()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the dataset that the arguments name and print what is in it."""
     args = _parser().parse_args(argv)
-    require_name("--out", args.out)
+    for flag in _PATHS:
+        value = getattr(args, flag, None)
+        require_name(f"--{flag}", None if value is None else str(value))
     out = Path(args.out).expanduser()
     _require_folder(out)
     if "run" in args:

@@ -54,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     from awcl_jax.train.workdir import fetch_run
 
+    for run in args.runs:
+        require_name("RUN", run)
+    require_name("--out", args.out)
     runs = [fetch_run(run, checkpoint=False) for run in args.runs]
-    if args.out is not None:
-        require_name("--out", args.out)
     page = write_report(runs, None if args.out is None else Path(args.out).expanduser())
     written = str(page)
     if args.out is None and len(runs) == 1 and bucket.on_bucket(args.runs[0]):

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the unfinished runs of a study, and write its tables."""
     args = _parser().parse_args(argv)
     require_name("--out", args.out)
+    require_name("--imagenet", args.imagenet)
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
     from absl import logging
@@ -68,7 +69,7 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
       out: parent of their folders.
 
     Raises:
-      InputError: a run has bad input; the message begins with its name.
+      InputError: a dataset does not exist, or a run has bad input; then the message begins with its name.
     """
     from tqdm import tqdm
 
@@ -79,6 +80,7 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
 
     commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
     todo = [run for run in runs if not (out / run.folder / run_folder.RESULTS_FILE).is_file()]
+    _require_datasets(todo)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}", flush=True)
     with tqdm(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
         for number, run in enumerate(todo, start=1):
@@ -89,6 +91,19 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
             except InputError as error:
                 raise InputError(f"{run.folder}: {error}") from None
             bar.update(run.work)
+
+
+def _require_datasets(todo: Sequence["Run"]) -> None:
+    """Check that all datasets exist before the first run, because some are used only by the last, hours later.
+
+    Raises:
+      InputError: one does not.
+    """
+    from awcl_jax.data.scans import find_dataset
+
+    used = [path for run in todo for path in (run.config.data.path, *run.config.data.get("unlabelled", ()))]
+    for path in dict.fromkeys(filter(None, used)):
+        find_dataset(path)
 
 
 @contextlib.contextmanager
@@ -112,6 +127,8 @@ def _plan(args: argparse.Namespace) -> "Study":
     if args.imagenet and args.preset != "public":
         raise InputError("--imagenet needs --preset=public, because its ResNet-50 is too large for the small preset.")
     imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
+    if imagenet and not args.only_tables and not Path(imagenet).is_file():
+        raise InputError(f"--imagenet must be a file with the weights of a ResNet-50; {imagenet} is not a file.")
     plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
     if args.seeds is not None:
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))

@@ -65,13 +65,17 @@ def exit_on_bad_input() -> Iterator[None]:
         _leave("interrupted", INTERRUPTED)
 
 
-def require_name(flag: str, value: str) -> None:
+def require_name(flag: str, value: str | None) -> None:
     """Check that a flag for a file or folder is not empty, as `--out=$UNSET` is: it would mean the working folder.
+
+    Args:
+      flag: as it is shown.
+      value: of the flag; None if it is not set.
 
     Raises:
       InputError: it is empty.
     """
-    if not value.strip():
+    if value is not None and not value.strip():
         raise InputError(f"{flag} must not be empty. Name a file or folder; . is this folder.")
 
 

@@ -17,6 +17,7 @@ from awcl_jax.reproduce import study
 from awcl_jax.reproduce import tables as study_tables
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import changed_fields
+from tests.helpers.frames import frame_record
 
 PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
 
@@ -385,6 +386,11 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
         (["--ratios=half"], "got 'half'"),
         (["--data=phantom=DIR"], "--data needs --preset=public"),
         (["--only_tables"], "has no run of this study"),
+        (["--imagenet="], "--imagenet must not be empty"),
+        (
+            ["--preset=public", *(f"--data={name}=no" for name in PATHS), "--imagenet=/dev/null"],
+            "--imagenet must be a file with the weights of a ResNet-50; /dev/null is not a file",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
@@ -394,6 +400,16 @@ def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_dataset_that_only_the_last_task_needs_is_looked_for_before_the_first_run(tmp_path, prepare_frames, capsys):
+    frames = prepare_frames(train=[frame_record("a", "a")])
+    data = [f"--data={name}={frames if name != 'usgra' else tmp_path / 'gone'}" for name in PATHS]
+    with pytest.raises(SystemExit) as left:
+        reproduce.main([f"--out={tmp_path / 'study'}", "--preset=public", *data])
+    assert left.value.code == 1
+    assert f"There is no folder {tmp_path / 'gone'}" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("seeds", ["0", "10001", "\N{SUPERSCRIPT TWO}"])

@@ -30,7 +30,9 @@ def add_clips(parser: argparse.ArgumentParser) -> None:
 
 
 def path_of(text: str) -> Path:
-    """Return the path that a flag names."""
+    """Return the path that a flag names; an empty one, as of a variable that is not set, would be this folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty; name a file or folder")
     return Path(text).expanduser()
 
 
