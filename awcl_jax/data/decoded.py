@@ -53,10 +53,11 @@ class DecodedFrames:
         self._slot = size**2 + _CHECKSUM
         self._key = zlib.crc32(path.name.encode())
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # A dataset may be a stranger's, with a link to a file of this user.
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             self._writes = True
         except OSError:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             self._writes = False
         weakref.finalize(self, os.close, self._file)
         with contextlib.suppress(OSError):  # the disk has no locks

@@ -147,6 +147,21 @@ def test_a_damaged_file_is_not_used_and_mended(dataset, decodings, damage):
     assert not decodings
 
 
+def test_a_link_of_a_stranger_leads_to_no_file_that_is_written_to(dataset, decodings, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reader(dataset).read(np.arange(9))
+    (file,) = files(dataset)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("of the user")
+    file.unlink()
+    file.symlink_to(precious)
+    reader(dataset).read(np.arange(9))
+    assert precious.read_text() == "of the user"
+    decodings.clear()
+    reader(dataset).read(np.arange(9))  # kept in the user's cache instead
+    assert not decodings
+
+
 def test_a_file_of_another_name_is_not_used(tmp_path):
     image = np.full((24, 24), 7, np.uint8)
     DecodedFrames(tmp_path / "one.pixels", slots=2, size=24).write(1, "x", image)
