@@ -65,15 +65,23 @@ def require_push(name: str) -> None:
     """Check that an encoder can be pushed, before it is exported; nothing is sent.
 
     Raises:
-      InputError: the name is not USER/NAME, the client is not installed, or nobody is signed in.
+      InputError: the name is not USER/NAME or not allowed, the client is not installed, or nobody is signed in.
     """
     if not re.fullmatch(_NAME, name):
         raise InputError(f"--push must be USER/NAME, the name of a model on the hub; got {name!r}.")
     _require_client("--push")
     import huggingface_hub
+    from huggingface_hub import errors, utils
 
-    if huggingface_hub.get_token() is None:
+    try:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise InputError(f"--push must be a name that the hub allows; got {name!r} ({first_line(error)})") from None
+    token = huggingface_hub.get_token()
+    if token is None:
         raise InputError("--push needs you to sign in to the hub. Run `hf auth login`, or set HF_TOKEN.")
+    if not (token.isascii() and token.isprintable()):  # it is sent in a header
+        raise InputError("The token of the hub has characters that no token has. Run `hf auth login`, or set HF_TOKEN.")
 
 
 def push(folder: Path, name: str, *, public: bool, message: str) -> str:
@@ -121,6 +129,8 @@ def _trouble_in_words(what: str, action: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except errors.HFValidationError as error:
+        raise InputError(f"{what} is not a name that the hub allows ({first_line(error)}). Check the name.") from None
     except errors.RevisionNotFoundError:
         raise InputError(f"{what} has no such revision. Use a branch, a tag or a commit of it.") from None
     except errors.RepositoryNotFoundError:

@@ -8,6 +8,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -219,12 +220,46 @@ def test_the_client_is_asked_for_before_anything_is_written(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--push=encoder"], "--push must be USER/NAME"), (["--public"], "--public goes with --push=USER/NAME")],
+    [
+        (["--push=encoder"], "--push must be USER/NAME"),
+        (["--push=lab/a--b"], "--push must be a name that the hub allows; got 'lab/a--b' ("),
+        (["--push=lab/encoder.git"], "--push must be a name that the hub allows; got 'lab/encoder.git' ("),
+        (["--push=lab/encoder."], "--push must be a name that the hub allows; got 'lab/encoder.' ("),
+        ([f"--push=lab/{'a' * 97}"], "--push must be a name that the hub allows; got 'lab/aaa"),
+        (["--public"], "--public goes with --push=USER/NAME"),
+    ],
 )
 def test_wrong_flags_are_refused(tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit):
         export.main([str(tmp_path), f"--out={tmp_path / 'out'}", *flags])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("token", ["hf_\N{LATIN SMALL LETTER A WITH DIAERESIS}", "hf_a\x7f"])
+def test_a_token_that_no_header_can_hold_is_refused_before_anything_is_written(token, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    with pytest.raises(SystemExit):
+        export.main([str(tmp_path), f"--out={tmp_path / 'out'}", "--push=lab/encoder"])
+    said = capsys.readouterr().err
+    assert "The token of the hub has characters that no token has" in said
+    assert "hf_" not in said
+
+
+def test_a_push_that_fails_leaves_the_export_and_names_it(server, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "export_encoder", lambda run, out, **options: shutil.copytree(folder, out))
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", mock.Mock(side_effect=ConnectionError("no route")))
+    with pytest.raises(SystemExit) as left:
+        export.main(["runs/fine", f"--out={tmp_path / 'out'}", "--push=lab/encoder"])
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: lab/encoder cannot be written (no route). Check the network. The export is complete")
+    assert str(tmp_path / "out") in line
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in folder.iterdir()}
+
+
+def test_a_name_that_the_hub_does_not_allow_is_refused_when_read():
+    with pytest.raises(InputError, match=r"hf://lab/a--b is not a name that the hub allows .*Check the name"):
+        load_encoder("hf://lab/a--b")
 
 
 def test_the_client_is_not_imported_without_need():
