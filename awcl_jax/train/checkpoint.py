@@ -34,6 +34,9 @@ _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
 _FILES = 64  # of a checkpoint, a generous estimate
 _OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
+# Orbax gives a write up after some minutes of the wall clock, which a computer that slept, or whose clock was set, passes
+# in the middle of one. It waits for folders made in the background in the same way, but for 5 minutes whatever is set.
+_IN_BACKGROUND = ocp.AsyncOptions(timeout_secs=250 * 365 * 24 * 3600, create_directories_asynchronously=False)
 
 
 class Checkpoints:
@@ -66,6 +69,7 @@ class Checkpoints:
             # A folder without its final name may be a checkpoint that the run is writing now.
             cleanup_tmp_directories=writes,
             create=False,
+            async_options=_IN_BACKGROUND,
             # No process waits for another here: `awcl_jax.runtime.multihost` synchronises them where needed.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"

@@ -1,12 +1,14 @@
 """Checkpoints of a run."""
 
 import errno
+import itertools
 import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
 import types
 import zlib
 from pathlib import Path
@@ -111,6 +113,18 @@ def test_without_scores_the_two_latest_are_kept(tmp_path):
             checkpoints.save(step, state_of(step))
         assert checkpoints.best_step is None
     assert kept(tmp_path) == [3, 4]
+
+
+def test_a_clock_that_is_set_in_the_middle_of_a_save_changes_nothing(tmp_path, monkeypatch):
+    now, calls = time.time, itertools.count()
+    # As after 1970, where a computer without a battery begins, and back.
+    monkeypatch.setattr(time, "time", lambda: now() + 1.8e9 * (next(calls) % 2))
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_of(step))
+        checkpoints.wait()
+        assert checkpoints.latest_step == 3
+        assert_same_bits(checkpoints.restore(3, state_of(0)), state_of(3))
 
 
 def test_a_half_written_checkpoint_is_neither_seen_nor_kept(tmp_path):
