@@ -14,11 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from awcl_jax.data.reader import decode_picture
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import dataset_key, find_dataset
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError, first_line
 from awcl_jax.runtime.files import atomic_write
 from awcl_jax.runtime.formulas import without_formula
@@ -85,7 +84,7 @@ def _read_all(records: Records, threads: int) -> Iterator[Unreadable]:
     total = sum(map(records.count, records.splits))
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=total, desc=f"Checking {records.path}", unit=" frames", disable=None) as progress,
+        Bar(total=total, desc=f"Checking {records.path}", unit=" frames", disable=None) as progress,
     ):
         for split in records.splits:
             count, bad = records.count(split), 0

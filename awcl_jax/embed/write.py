@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int, Int64, UInt8
-from tqdm import tqdm
 
 from awcl_jax import __version__
 from awcl_jax.data.sources import FrameSource, Read, read_batches
@@ -22,6 +21,7 @@ from awcl_jax.embed.table import list_column, matrix
 from awcl_jax.evaluate.encode import FrozenEncoder, encode_batches
 from awcl_jax.evaluate.neighbours import nearest, nearest_of_other_scans
 from awcl_jax.report import drawing
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError
 
 _MADE = ("features", "neighbour_ids", "neighbour_cosines", "neighbour_same_scan", feature_tables.PROVENANCE)
@@ -103,12 +103,12 @@ def _embedded(
     read = _file_batches if isinstance(source, FileSource) else _frame_batches
     unit = " files" if isinstance(source, FileSource) else " frames"
     # No progress bar in a file or a pipe, where it would be many lines.
-    with tqdm(total=len(source), desc="Embedding", unit=unit, dynamic_ncols=True, disable=None) as bar:
+    with Bar(total=len(source), desc="Embedding", unit=unit, dynamic_ncols=True, disable=None) as bar:
 
         def images() -> Iterator[UInt8[np.ndarray, "b h w"]]:
             for batch in read(source, encoder.square, batch_size):  # type: ignore[arg-type]
                 for row, fault in batch.faults.items():
-                    tqdm.write(f"left out: {fault}", file=sys.stderr)
+                    Bar.write(f"left out: {fault}", file=sys.stderr)
                     faults[row] = fault
                 bar.update(batch.done)
                 if batch.places:

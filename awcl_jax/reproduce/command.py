@@ -71,18 +71,17 @@ def run_all(runs: Sequence["Run"], out: Path) -> None:
     Raises:
       InputError: a dataset does not exist, or a run has bad input; then the message begins with its name.
     """
-    from tqdm import tqdm
-
     from awcl_jax.downstream import runner as downstream
     from awcl_jax.pretrain import runner as pretrain
     from awcl_jax.reproduce import study as studies
+    from awcl_jax.runtime.bar import Bar
     from awcl_jax.train import run_folder
 
     commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
     todo = [run for run in runs if not (out / run.folder / run_folder.RESULTS_FILE).is_file()]
     _require_datasets(todo)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}", flush=True)
-    with tqdm(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
+    with Bar(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
         for number, run in enumerate(todo, start=1):
             bar.set_description_str(f"{number}/{len(todo)} {run.folder}")
             try:

@@ -34,8 +34,8 @@ _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
 _FILES = 64  # of a checkpoint, a generous estimate
 _OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
-# Orbax gives a write up after some minutes of the wall clock, which a computer that slept, or whose clock was set, passes
-# in the middle of one. It waits for folders made in the background in the same way, but for 5 minutes whatever is set.
+# Orbax gives a write up after some minutes of the wall clock, which pass at once if a computer sleeps, or its clock is
+# set, in the middle of one. It waits for folders made in the background in the same way, and no option changes that.
 _IN_BACKGROUND = ocp.AsyncOptions(timeout_secs=250 * 365 * 24 * 3600, create_directories_asynchronously=False)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from tqdm import tqdm
+from awcl_jax.runtime.bar import Bar
 
 _TICK = 1.0  # seconds between two looks of the thread
 _LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
@@ -116,7 +116,7 @@ class Progress:
         self._phase, self._since, self._numbers, self._done = "starting", clock(), "", start
         self._began = self._last_line = self._before = clock()
         self._announced: list[str] | None = None
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._over = threading.Event()
         self._lock = threading.Lock()  # of what is printed
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -199,7 +199,7 @@ class Progress:
         if self._shown and self._start < self._steps:
             self._began = self._last_line = self._before = self._since = self._clock()
             if self._terminal:
-                self._bar = tqdm(
+                self._bar = Bar(
                     initial=self._start,
                     total=self._steps,
                     file=self._to,

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from awcl_jax.data.anatomy import Taxonomy
 from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import GAPS, IMAGES
@@ -35,6 +33,7 @@ from awcl_jax.ingest.own.privacy import KEY_VARIABLE, MATCHED_TAGS, Naming, Pseu
 from awcl_jax.ingest.own.region import NO_PART, steps_of
 from awcl_jax.ingest.own.summary import notes, write_report
 from awcl_jax.ingest.prepare import only_writer, prepare
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError, in_words
 
 MONTAGE = "montage.png"
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             return Prepared(target, [*said, *_said_of_files(target, args), describe_patients(listing)])
     work.mkdir(parents=True, exist_ok=True)
     with only_writer(work, wait=False):
-        with tqdm(total=len(items), desc="Decoding", unit=" files") as progress:
+        with Bar(total=len(items), desc="Decoding", unit=" files") as progress:
             decode_all(jobs, work, workers=args.workers, progress=progress.update)
         collection = collect(jobs, work, unit=listing.unit, patients_confirmed=listing.patients_confirmed)
         faults = sorted(listing.faults + collection.faults, key=lambda fault: fault.number)

@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from awcl_jax.data.images import IMAGES, TABLES, ColumnError
 from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
 from awcl_jax.ingest.own.label_table import LabelTable, add_labels, spread_patients
 from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Naming, Pseudonyms
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError
 
 _MANY_SCANS = 3  # of one patient: from here on its id is suspicious
@@ -71,7 +70,7 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     table = _labels(args)
     if args.source.is_dir():
         listing = folder.list_all(args.source)
-        wanted = [row for row in tqdm(listing.rows, desc="Looking", unit=" files") if dicom.is_dicom(row.path)]
+        wanted = [row for row in Bar(listing.rows, desc="Looking", unit=" files") if dicom.is_dicom(row.path)]
         if others := len(listing.rows) - len(wanted):
             listing.ignored += others
             listing.remarks.append(f"Ignored {others:,} file(s) that are not DICOM.")
@@ -86,7 +85,7 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
         listing = _list_dicom_table(args)
     rows, listing.rows = listing.rows, []
     scans: defaultdict[str, set[str]] = defaultdict(set)
-    for row in tqdm(rows, desc="Reading ids", unit=" files"):
+    for row in Bar(rows, desc="Reading ids", unit=" files"):
         try:
             identified = _identified(row, args.patient_from)
         except BadFileError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from tqdm import tqdm
 
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError
 
 ZENODO = "https://zenodo.org/api/records"
@@ -80,7 +80,7 @@ def unpack(archive: Path, folder: Path) -> Path:
                     raise InputError(
                         f"{archive} has the member {name!r}, which is outside {folder}. Nothing was unpacked."
                     )
-            for member in tqdm(members.infolist(), desc=f"Unpacking {archive.name}", unit=" files"):
+            for member in Bar(members.infolist(), desc=f"Unpacking {archive.name}", unit=" files"):
                 members.extract(member, part)
         part.rename(folder)
     except zipfile.BadZipFile as error:
@@ -112,7 +112,7 @@ def _stream(url: str, part: Path, size: int) -> None:
         with (
             requests.get(url, stream=True, timeout=_TIMEOUT) as response,
             part.open("wb") as file,
-            tqdm(total=size, desc=f"Downloading {part.stem}", unit="B", unit_scale=True) as progress,
+            Bar(total=size, desc=f"Downloading {part.stem}", unit="B", unit_scale=True) as progress,
         ):
             response.raise_for_status()
             for chunk in response.iter_content(_CHUNK):
