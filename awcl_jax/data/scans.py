@@ -126,8 +126,9 @@ class ScanIndex:
           fine, coarse, splits, records, fine_names, coarse_names, split_names: as the attributes.
 
         Raises:
-          InputError: frame ids are not unique, or a patient is in two splits.
+          InputError: frame ids are not unique, a patient is in two splits, or an anatomy has no name.
         """
+        _require_named(path, anatomy_fine=(fine, fine_names), anatomy_coarse=(coarse, coarse_names))
         (scan_names, scans), (patient_names, patients) = _number(scan_ids), _number(patient_ids)
         machine_names, machine_of = _number(machines)
         _require_unique(frame_ids, path)
@@ -368,6 +369,15 @@ def _read_labels(
         positions = [at for at in range(start, min(start + _CHUNK, count)) if at not in left_out]
         if positions:
             yield positions, records.read_many(split, positions)
+
+
+def _require_named(path: Path, **features: tuple[Int32[np.ndarray, " n"], Sequence[str]]) -> None:
+    for feature, (labels, names) in features.items():
+        if labels.size and not (labels.min() >= UNLABELLED and labels.max() < len(names)):
+            raise InputError(
+                f"{path} has frames of {feature} {labels.max()}, but {feature}.labels.txt has {len(names)} name(s), "
+                "which are counted from 0. Restore that file or prepare the dataset again."
+            )
 
 
 def _require_unique(frame_ids: pa.ChunkedArray, path: Path) -> None:

@@ -182,6 +182,15 @@ def test_frame_ids_are_unique(prepare_frames):
         ScanIndex.from_dataset(path)
 
 
+@pytest.mark.parametrize("feature", ["anatomy_fine", "anatomy_coarse"])
+def test_a_file_of_names_that_was_cut_is_refused(feature, prepare_frames):
+    path = prepare_frames(train=TRAIN)
+    file = path / f"{feature}.labels.txt"
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=rf"has frames of {feature} \d+, but {feature}\.labels\.txt has 1 name"):
+        ScanIndex.from_dataset(path)
+
+
 def test_a_patient_in_two_splits_is_refused_every_time(prepare_frames):
     path = prepare_frames(train=TRAIN, test=[*TEST, frame_record("t1", "ann")])
     for _ in range(2):
