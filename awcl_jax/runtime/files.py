@@ -162,9 +162,10 @@ def require_honest_zip(path: Path, *, most: int) -> None:
       most: bytes that it may hold whatever its own size; a larger file may hold a hundred times its size.
 
     Raises:
-      InputError: it holds more.
+      InputError: it holds more, or it is not a regular file.
       OSError, zipfile.BadZipFile: it cannot be read.
     """
+    require_regular(path)
     with zipfile.ZipFile(path) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
     size = path.stat().st_size

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ WHOLE = "_CHECKPOINT_METADATA"
 
 _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG)
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore
 _FILES = 64  # of a checkpoint, a generous estimate
 _OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
 # Orbax gives a write up after some minutes of the wall clock, which pass at once if a computer sleeps, or its clock is
@@ -226,18 +229,22 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _full_disk_in_words(self) -> Iterator[None]:
-        """Raise an OSError for a full disk or a limit, where TensorStore raises a ValueError of many lines."""
+        """Raise an OSError for a disk that is full or fails, where TensorStore raises a ValueError of many lines."""
         try:
             yield
-        except (OSError, ValueError) as error:
-            code = error.errno if isinstance(error, OSError) else None
-            if "RESOURCE_EXHAUSTED" in str(error):
-                code = errno.ENOSPC
-            elif f"os_error_code='{errno.EFBIG}'" in str(error):
-                code = errno.EFBIG
-            if code not in (errno.ENOSPC, errno.EFBIG):
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
                 raise
-            raise self._no_room(code) from error
+            raise self._no_room(error.errno) from error
+        except ValueError as error:
+            found = _OS_ERROR.search(str(error))
+            code = errno.ENOSPC if "RESOURCE_EXHAUSTED" in str(error) else int(found[1]) if found else None
+            if code is None:
+                raise
+            if code in _NO_ROOM:
+                raise self._no_room(code) from error
+            message = f"{os.strerror(code)}: a checkpoint could not be written ({self._kept()}). Check the disk"
+            raise OSError(code, f"{message} and rerun the same command", str(self._folder)) from error
 
     def __enter__(self) -> "Checkpoints":
         """Return itself."""

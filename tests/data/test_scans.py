@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -188,6 +189,13 @@ def test_a_file_of_names_that_was_cut_is_refused(feature, prepare_frames):
     file = path / f"{feature}.labels.txt"
     file.write_text(file.read_text().splitlines()[0] + "\n")
     with pytest.raises(InputError, match=rf"has frames of {feature} \d+, but {feature}\.labels\.txt has 1 name"):
+        ScanIndex.from_dataset(path)
+
+
+def test_a_pipe_in_place_of_the_cached_index_is_not_waited_for(prepare_frames):
+    path = prepare_frames(train=TRAIN)
+    os.mkfifo(path / "scan_index.npz")
+    with pytest.raises(InputError, match=r"scan_index\.npz is not a regular file"):
         ScanIndex.from_dataset(path)
 
 

@@ -247,15 +247,44 @@ def test_a_lack_of_inodes_and_a_limit_are_reported_before_anything_is_written(
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
-def test_a_limit_found_out_in_the_middle_is_one_line(tmp_path):
-    late = ValueError("OUT_OF_RANGE: Failed to write 9 bytes to file 6: File too large [os_error_code='27']\nmore")
+@pytest.mark.parametrize(
+    ("late", "code", "message"),
+    [
+        (
+            "OUT_OF_RANGE: Failed to write 9 bytes to file 6: File too large [os_error_code='27']\nmore",
+            errno.EFBIG,
+            r"File too large for a checkpoint \(there is none yet\)",
+        ),
+        (
+            'UNKNOWN: Error writing "a/0.0" in OCDBT database: Failed to fsync file: Input/output error '
+            "[os_error_code='5']\nmore",
+            errno.EIO,
+            r"Input/output error: a checkpoint could not be written \(there is none yet\)\. Check the disk and rerun",
+        ),
+        (
+            "FAILED_PRECONDITION: Failed to open lock file: Read-only file system [os_error_code='30']",
+            errno.EROFS,
+            "Read-only file system: a checkpoint could not be written",
+        ),
+    ],
+)
+def test_what_is_found_out_in_the_middle_is_one_line(late, code, message, tmp_path):
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(OSError, match=r"File too large for a checkpoint \(there is none yet\)") as caught,
+        pytest.raises(OSError, match=message) as caught,
         checkpoints._full_disk_in_words(),
     ):
-        raise late
-    assert caught.value.errno == errno.EFBIG
+        raise ValueError(late)
+    assert caught.value.errno == code
+
+
+def test_an_error_of_no_disk_stays_what_it_is(tmp_path):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="^shapes differ$"),
+        checkpoints._full_disk_in_words(),
+    ):
+        raise ValueError("shapes differ")
 
 
 def flip(file):
