@@ -209,7 +209,7 @@ def test_bad_files_are_a_line_each_and_the_rest_goes_on(tmp_path, run):
     assert printed == ""
     assert [re.sub(r"^left out (file \d+, )?", "", line).split(" (")[0] for line in said[:-1]] == [
         "'head/p3/link.png': it is outside the folder that files may come from, or a link leads outside it",
-        "'head/p1/copy.png': it repeats an earlier frame pixel for pixel: its frame, first in file 2",
+        "'head/p1/copy.png': it repeats another frame pixel for pixel: its frame, first in file 2",
         "'head/p1/cut.png': it is truncated or damaged",
         "'head/p1/empty.png': the file is empty",
         r"'head/p1/odd\n\udcff.png': the file is empty",

@@ -8,7 +8,7 @@ import pytest
 from awcl_jax.data.about import About
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest import command as ingest
-from tests.helpers.own_files import draw_files, moving_disc, write_video
+from tests.helpers.own_files import draw_files, moving_disc, write_dicom, write_video
 
 pytestmark = pytest.mark.quick
 
@@ -59,7 +59,7 @@ def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
     folder = draw_files(tmp_path / "in", *names)
     about, count, line = prepared(capsys, "folder", f"--source={folder}", f"--out={tmp_path / 'out'}", *flags)
     assert count == patients
-    assert line.startswith(f"Patients: {patients} of 8 file(s), taken from {source}")
+    assert line.startswith(f"Patients: {patients} of 8 file(s) in the dataset, taken from {source}")
     assert about.confirmed == confirmed
     assert ("--patients_confirmed" in line) != confirmed
     assert ("each patient is in one split only" in about.apart.lower()) == confirmed
@@ -101,6 +101,36 @@ def test_tables(tmp_path, capsys, columns, confirmed):
     assert f"taken from {expected}" in line
 
 
+@pytest.mark.parametrize(
+    ("rows", "source", "remedy"),
+    [
+        ("0.dcm,head,", "the tag PatientID.", ""),
+        (
+            "0.dcm,head,Anna",
+            "the column patient_id of --labels, or without one the tag PatientID.",
+            (
+                " If these name one patient differently, fill in the column patient_id. If they do not, repeat the "
+                "command with --patients_confirmed."
+            ),
+        ),
+        # Every second file has no row, but is of an examination whose patient the table names.
+        ("0.dcm,head,Anna\n2.dcm,head,B\n4.dcm,,C\n6.dcm,,D", "the column patient_id of --labels.", ""),
+    ],
+)
+def test_a_tag_beside_a_table_is_a_guess(tmp_path, monkeypatch, capsys, rows, source, remedy):
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    for number in range(8):
+        study = number // 2
+        write_dicom(
+            tmp_path / f"in/{number}.dcm", moving_disc(1, seed=number), patient=f"p{study}", study=f"1.2.{study}"
+        )
+    (tmp_path / "t.csv").write_text(f"path,anatomy,patient_id\n{rows}\n")
+    args = ("dicom", f"--source={tmp_path / 'in'}", f"--labels={tmp_path / 't.csv'}", f"--out={tmp_path / 'out'}")
+    about, count, line = prepared(capsys, *args)
+    assert (count, about.confirmed) == (4, not remedy)
+    assert line == f"Patients: 4 of 8 file(s) in the dataset, taken from {source}{remedy}"
+
+
 def clips(folder):
     for number in range(8):
         write_video(folder / f"P{number // 3}_{number}.avi", moving_disc(4, seed=number), "ffv1")
@@ -124,7 +154,7 @@ def test_clips_in_one_folder(tmp_path, capsys, flags, patients, source, confirme
     out = f"--out={tmp_path / 'out'}"
     about, count, line = prepared(capsys, "video", f"--source={clips(tmp_path / 'in')}", out, "--every=1", *flags)
     assert (count, about.confirmed) == (patients, confirmed)
-    assert f"of 8 file(s), taken from {source}" in line
+    assert f"of 8 file(s) in the dataset, taken from {source}" in line
     # Each clip is a scan of its own, whoever's it is.
     assert len(ScanIndex.from_dataset(tmp_path / "out").scan_names) == 8
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32, UInt64
+from jaxtyping import Bool, Int32, Int64, UInt64
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.private_table import SCHEMA
@@ -37,7 +37,9 @@ class Collection:
       faults: of files that could not be decoded, or that repeat frames.
       counts: of frames, by `COUNTS` (see `Outcome`).
       dropped: tags that were not read -> number of files that have them.
+      files: with at least one frame that is kept.
       across: frames left out because they repeat one of another patient, where patients are a guess.
+      example: of these, the numbers of the file that was left out and of the one that was kept.
       falls: region, the one tried next, kind of the fault and its detail -> numbers of the files.
       fans: scan -> those of its files, as numbers (see `data.fan.Fan`), if sectors were searched in clips.
     """
@@ -47,7 +49,9 @@ class Collection:
     faults: list[Fault]
     counts: Counter[str]
     dropped: Counter[str]
+    files: int = 0
     across: int = 0
+    example: tuple[int, int] | None = None
     falls: dict[tuple[str, ...], list[int]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     fans: dict[str, list[Sequence[float | None] | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
 
@@ -55,10 +59,9 @@ class Collection:
 def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_confirmed: bool = True) -> Collection:
     """Collect the chunks of the jobs.
 
-    Of frames that are equal pixel for pixel, one with a label is kept or else that of the file with the lowest number;
-    the other files get a fault `duplicate`. If such frames have different labels, or different patients whom someone
-    named, none of them can be trusted: all are left out, with a fault `conflict`. This takes 16 bytes of memory per
-    frame, and more for those that are repeated.
+    Of frames that are equal pixel for pixel, one is kept (see `_preference`); the other files get a fault `duplicate`.
+    If such frames have different labels, or different patients whom someone named, none of them can be trusted: all are
+    left out, with a fault `conflict`. This takes 16 bytes of memory per frame, and more if some are repeated.
 
     Args:
       jobs: all jobs, decoded.
@@ -67,7 +70,7 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
       patients_confirmed: whether someone named the patients; a guess may have two names for one.
     """
     collection = Collection(defaultdict(list), Counter(), [], Counter(), Counter())
-    hashes, owners = [], []
+    hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
     for job in jobs:
         chunk = read_chunk(job, folder)
         collection.dropped.update(chunk.dropped)
@@ -87,11 +90,11 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
                 collection.fans[item.scan_id].extend(outcome.fans)
         if positions:
             collection.parts[job.items[0].split].append(Part(records_of(job, folder), np.concatenate(positions)))
-    if hashes:
-        items = {item.number: item for job in jobs for item in job.items}
-        _drop_repeated(
-            collection, np.concatenate(hashes), np.concatenate(owners), items, unit, confirmed=patients_confirmed
-        )
+    items = {item.number: item for job in jobs for item in job.items}
+    owner = np.concatenate(owners)
+    repeated = _repeated(collection, np.concatenate(hashes), owner, items, unit, confirmed=patients_confirmed)
+    _drop(collection, repeated)
+    collection.files = len(np.unique(owner[~repeated]))
     return collection
 
 
@@ -126,7 +129,7 @@ def _add_counts(counts: Counter[str], outcome: Outcome) -> None:
         counts[name] += getattr(outcome, name)
 
 
-def _drop_repeated(
+def _repeated(
     collection: Collection,
     hashes: UInt64[np.ndarray, " n"],
     owners: Int32[np.ndarray, " n"],
@@ -134,38 +137,47 @@ def _drop_repeated(
     unit: str,
     *,
     confirmed: bool,
-) -> None:
+) -> Bool[np.ndarray, " n"]:
+    """Return which frames are left out because of equal ones, and add the faults of their files."""
     # Frames with equal pictures in sequence, that of the lowest file first.
     order = np.lexsort((owners, hashes))
     starts = np.flatnonzero(np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]]))
     stops = np.append(starts[1:], len(order))
     repeats = np.flatnonzero(stops - starts > 1)
-    if not repeats.size:
-        return
     repeated = np.zeros(len(hashes), bool)
+    if not repeats.size:
+        return repeated
+    standings = _standings(owners[order], starts, items)
     lost: dict[tuple[int, str, str], list[int]] = defaultdict(list)
     for first, last in zip(starts[repeats].tolist(), stops[repeats].tolist(), strict=True):
         group = order[first:last]
         equal = [items[number] for number in owners[group].tolist()]
-        across = len({item.patient_id for item in equal}) > 1
-        if differ := _difference(equal, across=across and confirmed):
+        if differ := _difference(equal, confirmed=confirmed):
             repeated[group] = True
             for item in equal:
                 lost[item.number, "conflict", f", with another {differ}"].append(
                     min(other.number for other in equal if other is not item)
                 )
             continue
-        kept = min(range(len(equal)), key=lambda place: _by_labels(equal[place]))
-        repeated[np.delete(group, kept)] = True
-        collection.across += (len(equal) - 1) * across
-        for item in equal[:kept] + equal[kept + 1 :]:
-            lost[item.number, "duplicate", ""].append(equal[kept].number)
+        place = min(range(len(equal)), key=lambda place: _preference(equal[place], standings))
+        repeated[np.delete(group, place)] = True
+        kept = equal[place]
+        for item in equal[:place] + equal[place + 1 :]:
+            lost[item.number, "duplicate", ""].append(kept.number)
+        if others := [item.number for item in equal if item.patient_id != kept.patient_id]:
+            collection.across += len(others)
+            collection.example = min(filter(None, (collection.example, (others[0], kept.number))))
     frames_of = np.bincount(owners)
     for (number, kind, differ), others in lost.items():
         of_all = int(frames_of[number])
         frames = "its frame" if of_all == 1 else f"{len(others)} of its {of_all} frames"
-        place = "also in" if kind == "conflict" else "first in" if min(others) < number else "kept from"
-        collection.faults.append(Fault(number, kind, f"{frames}, {place} {unit} {min(others)}{differ}"))
+        where = "also in" if kind == "conflict" else "first in" if min(others) < number else "kept from"
+        collection.faults.append(Fault(number, kind, f"{frames}, {where} {unit} {min(others)}{differ}"))
+    return repeated
+
+
+def _drop(collection: Collection, repeated: Bool[np.ndarray, " n"]) -> None:
+    """Leave frames out of the parts, which have them in this order."""
     start = 0
     for split, parts in collection.parts.items():
         left = []
@@ -178,12 +190,67 @@ def _drop_repeated(
         collection.parts[split] = left
 
 
-def _difference(equal: Sequence[Item], *, across: bool) -> str:
-    """Return what contradicts itself in files of equal frames; a frame without a label contradicts none."""
+def _standings(
+    owners: Int32[np.ndarray, " n"], starts: Int64[np.ndarray, " m"], items: Mapping[int, Item]
+) -> Mapping[str, tuple[bool, float, int]]:
+    """Return for each patient what tells a real one from one that copies were named after, the real one lowest.
+
+    - Whether it has several files, but no picture that is its alone: `Kopie` of `Kopie_von_P07_3.png` and
+      `Kopie_von_P09_1.png`.
+    - The mean length of its paths, because copying makes names longer.
+    - The number of its first file.
+
+    Args:
+      owners: file of each frame, those with equal pictures in sequence.
+      starts: where each picture begins.
+      items: the files by number.
+    """
+    files: dict[str, list[Item]] = defaultdict(list)
+    for item in items.values():
+        files[item.patient_id].append(item)
+    of_file = np.zeros(max(items) + 1, np.int32)
+    for place, of_patient in enumerate(files.values()):
+        of_file[[item.number for item in of_patient]] = place
+    patients = of_file[owners]
+    low, high = np.minimum.reduceat(patients, starts), np.maximum.reduceat(patients, starts)
+    own = np.bincount(low[low == high], minlength=len(files)).tolist()
+    return {
+        patient: (
+            len(of_patient) > 1 and not pictures,
+            sum(len(str(item.path)) for item in of_patient) / len(of_patient),
+            min(item.number for item in of_patient),
+        )
+        for (patient, of_patient), pictures in zip(files.items(), own, strict=True)
+    }
+
+
+def _difference(equal: Sequence[Item], *, confirmed: bool) -> str:
+    """Return what contradicts itself in files of equal frames; a frame without a label contradicts none.
+
+    Patients do only if someone named them, all (`confirmed`) or these: a guess may have two names for one.
+    """
     fine, coarse = ({getattr(item, name) for item in equal} - {UNLABELLED} for name in ("fine", "coarse"))
-    return " and ".join(["anatomy"] * (len(fine) > 1 or len(coarse) > 1) + ["patient"] * across)
+    patients = {item.patient_id for item in equal if confirmed or item.stated}
+    return " and ".join(["anatomy"] * (len(fine) > 1 or len(coarse) > 1) + ["patient"] * (len(patients) > 1))
 
 
-def _by_labels(item: Item) -> tuple[bool, bool, int]:
-    """Return by what the one of equal frames is chosen: the most exact label, then the lowest number."""
-    return item.fine == UNLABELLED, item.coarse == UNLABELLED, item.number
+def _preference(item: Item, standings: Mapping[str, tuple[bool, float, int]]) -> tuple[object, ...]:
+    """Return by what the one of equal frames is chosen, the lowest first.
+
+    A copy whose name begins otherwise (`Copy of P07_3.png`) gives its frame a patient that does not exist. So after the
+    most exact label come a patient named in the table, a row in it, and the patient who stands best; then the shortest
+    path and the lowest number.
+
+    Args:
+      item: the file.
+      standings: of the patients, see `_standings`.
+    """
+    return (
+        item.fine == UNLABELLED,
+        item.coarse == UNLABELLED,
+        not item.stated,
+        not item.listed,
+        standings[item.patient_id],
+        len(str(item.path)),
+        item.number,
+    )

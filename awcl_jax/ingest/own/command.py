@@ -27,7 +27,14 @@ from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed
 from awcl_jax.ingest.own.items import HARMLESS, REGIONS, WHY, Fault, Listing, Reading
 from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
-from awcl_jax.ingest.own.patients import describe_patients, patients_metadata, store_patients, taken_for_patients
+from awcl_jax.ingest.own.patients import (
+    FILES,
+    copies_of_others,
+    describe_patients,
+    patients_metadata,
+    store_patients,
+    taken_for_patients,
+)
 from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, MATCHED_TAGS, Naming, Pseudonyms, read_key
 from awcl_jax.ingest.own.region import NO_PART, steps_of
@@ -75,8 +82,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     )
     listing = args.list_source(args, pseudonyms)
     listing.patients_confirmed |= args.patients_confirmed
-    listing.cause = taken_for_patients(listing, command=args.command, show=args.command != "dicom" or args.show_paths)
     naming = Naming(pseudonyms, args.command == "dicom" and not args.show_paths, listing.unit)
+    listing.cause = taken_for_patients(listing, command=args.command, show=not naming.hidden)
     for line in [*listing.remarks, *_said_of_links(listing, naming)]:
         print(line, file=sys.stderr)
     stratified = not _is_from_before(target, "stratified")
@@ -89,7 +96,9 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         if not work.exists():
             print(f"{target} is already prepared: nothing to do.")
             store_patients(target, listing)
-            return Prepared(target, [*said, *_said_of_files(target, args), describe_patients(listing)])
+            index = ScanIndex.from_dataset(target)
+            line = describe_patients(listing, items, index, command=args.command, show=not naming.hidden)
+            return Prepared(target, [*said, *_said_of_files(target, args), line])
     work.mkdir(parents=True, exist_ok=True)
     with only_writer(work, wait=False):
         with Bar(total=len(items), desc="Decoding", unit=" files") as progress:
@@ -102,17 +111,18 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         advice = [listing.advice] if listing.advice else []
         said = [
             *listing.notes,
-            *notes(faults, collection, patients_from=listing.patients_from),
+            *notes(faults, collection),
             *_said_of_unread(listing),
             *([] if args.taxonomy else _said_of_case(listing)),
             *advice,
             *_said_of_ids(args, pseudonyms),
         ]
-        shown: list[str] = []  # but not stored
+        shown = copies_of_others(listing, collection, naming)  # but not stored
         if prepared:
             metadata = (
-                {"settings": settings, "notes": said}
+                {"settings": settings, "notes": [*said, *copies_of_others(listing, collection)]}
                 | patients_metadata(listing)
+                | {FILES: collection.files}
                 | ({FANS: collection.fans} if collection.fans else {})
                 | ({} if aspect is None else {ASPECT: aspect})
             )
@@ -134,7 +144,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         )
         if not prepared:
             _refuse(listing, faults, usable, report)
-        write_contact_sheet(ScanIndex.from_dataset(target), out / MONTAGE)
+        index = ScanIndex.from_dataset(target)
+        write_contact_sheet(index, out / MONTAGE)
         (out / REMOVED).unlink(missing_ok=True)
         if len(removed := removed_examples(jobs, work)):
             write_removed_sheet(removed, out / REMOVED)
@@ -146,7 +157,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         [
             *said,
             *shown,
-            describe_patients(listing),
+            describe_patients(listing, items, index, command=args.command, show=not naming.hidden),
             f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest.",
         ],
     )

@@ -39,7 +39,7 @@ WHY = {
     "too_large": "it has more pixels than allowed",
     "bit_depth": "it has more than 8 bits per pixel and does not say how to display them",
     "blank": "every pixel has the same value",
-    "duplicate": "it repeats an earlier frame pixel for pixel",
+    "duplicate": "it repeats another frame pixel for pixel",
     "conflict": "it repeats a frame that has another label or patient, so none of these can be trusted",
     "same_row": "its file or frame number is listed twice",
     "two_splits": "its patient is in two splits",
@@ -143,7 +143,10 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """A file and its labels from the user; an empty text is unknown."""
+    """A file and its labels from the user; an empty text is unknown.
+
+    `listed` is whether a table of labels has a row for a file of a folder, and `stated` whether it names its patient.
+    """
 
     number: int
     path: Path
@@ -157,6 +160,8 @@ class Row:
     pixel_mm: float = math.nan
     frame: int = 0
     region: Rectangle | None = None
+    listed: bool = False
+    stated: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -198,7 +203,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """A file to decode, with its labels as stored."""
+    """A file to decode, with its labels as stored; `listed` and `stated` as of its `Row`."""
 
     number: int
     path: Path
@@ -212,6 +217,8 @@ class Item:
     mask: Path | None = None
     pixel_mm: float = math.nan
     region: Rectangle | None = None
+    listed: bool = False
+    stated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

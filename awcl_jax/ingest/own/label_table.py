@@ -20,6 +20,9 @@ COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "pixe
 _ENDINGS = tuple(sorted({*IMAGES, *videos.SUFFIXES, *dicom.SUFFIXES}, key=len, reverse=True))
 _UID = re.compile(r"[0-2](\.[0-9]+){2,}")
 EXAMPLES = 3
+NAMED_BY_TABLE = "the column patient_id of --labels"
+OR_WITHOUT = ", or without one "
+"""Between the two sources of patients where a table names only some of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +195,9 @@ def spread_patients(listing: Listing, stated: Mapping[int, str]) -> None:
             fault = "another file of its scan has another patient_id in the table"
             listing.faults.append(Fault(row.number, "bad_cell", fault, row.shown))
         else:
-            listing.rows.append(dataclasses.replace(row, patient=owner))
+            listing.rows.append(
+                dataclasses.replace(row, patient=owner, stated=row.number in stated or row.scan in owners)
+            )
 
 
 def _merge(listing: Listing, files: Mapping[int, Sequence[tuple[int, dict[str, str]]]]) -> None:
@@ -208,14 +213,14 @@ def _merge(listing: Listing, files: Mapping[int, Sequence[tuple[int, dict[str, s
             stated[row.number] = labels["patient"]
             if row.scan and "scan" not in labels:  # taken from the names of folders and files, which may be of many
                 labels["scan"] = f"{labels['patient']}/{row.scan}"
-        listing.rows.append(dataclasses.replace(row, **labels))
+        listing.rows.append(dataclasses.replace(row, **labels, listed=place in files))
     listing.has_splits = any(row.split for row in listing.rows)
     if stated:
         all_of_them = len(stated) == len(listing.rows)
         # Two sources of names may name one patient twice.
         listing.patients_confirmed = all_of_them
-        rest = "" if all_of_them else f", or without one {listing.patients_from}"
-        listing.patients_from = f"the column patient_id of --labels{rest}"
+        rest = "" if all_of_them else f"{OR_WITHOUT}{listing.patients_from}"
+        listing.patients_from = NAMED_BY_TABLE + rest
     spread_patients(listing, stated)
 
 

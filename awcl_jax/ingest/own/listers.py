@@ -10,7 +10,7 @@ from pathlib import Path
 from awcl_jax.data.images import IMAGES, TABLES, ColumnError
 from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
-from awcl_jax.ingest.own.label_table import LabelTable, add_labels, spread_patients
+from awcl_jax.ingest.own.label_table import NAMED_BY_TABLE, LabelTable, add_labels, spread_patients
 from awcl_jax.ingest.own.manifest import COLUMNS, read_manifest
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Naming, Pseudonyms
 from awcl_jax.runtime.bar import Bar
@@ -94,6 +94,8 @@ def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
         listing.rows.append(identified)
         scans["" if row.patient else identified.patient].add(identified.scan)
     spread_patients(listing, stated)
+    if stated and all(row.stated for row in listing.rows):  # some by another file of their examination
+        listing.patients_from, listing.patients_confirmed = NAMED_BY_TABLE, True
     if not listing.patients_confirmed:  # by a table
         listing.patients_from = listing.patients_from if stated else _PATIENTS_FROM[args.patient_from]
         listing.patients_confirmed = args.patient_from != "study" and not stated

@@ -2,11 +2,19 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from awcl_jax.data.about import PATIENTS, patients_as_json
-from awcl_jax.ingest.own.items import Listing
+from awcl_jax.data.about import PATIENTS, patients_as_json, read_metadata
+from awcl_jax.data.scans import ScanIndex
+from awcl_jax.ingest.own.collect import Collection
+from awcl_jax.ingest.own.items import Item, Listing, Row
+from awcl_jax.ingest.own.label_table import OR_WITHOUT
+from awcl_jax.ingest.own.privacy import Naming
 from awcl_jax.runtime.files import write_whole
+
+FILES = "files"
+"""Key of the dataset's metadata: number of files that its frames are from."""
 
 _EXAMPLES = 3
 _REMEDIES = {
@@ -23,28 +31,81 @@ def taken_for_patients(listing: Listing, *, command: str, show: bool) -> str:
     It is for the terminal alone: examples are names of files and cells of tables, which are not stored.
 
     Args:
-      listing: the files.
+      listing: the files, of which some may not be used.
       command: the subcommand, whose remedy is named.
       show: whether to name examples; not of DICOM, where they name patients.
     """
-    names = dict.fromkeys(row.patient or row.scan or row.shown for row in listing.rows)
+    of = f"{len(listing.rows):,} {listing.unit}(s)"
+    return _line(listing, listing.rows, of=of, command=command, show=show)
+
+
+def describe_patients(listing: Listing, items: Sequence[Item], dataset: ScanIndex, *, command: str, show: bool) -> str:
+    """Return the line at the end of an ingest: that of `taken_for_patients`, of what is in the dataset.
+
+    It asks for confirmation if the patients are a guess.
+
+    Args:
+      listing: the files.
+      items: those that were to be stored.
+      dataset: what is stored; one of an earlier version does not record its number of files.
+      command: as of `taken_for_patients`.
+      show: likewise.
+    """
+    patients = set(dataset.patient_names)
+    stored = {item.number for item in items if item.patient_id in patients}
+    files = read_metadata(dataset.path).get(FILES)
+    of = f"{len(dataset):,} frame(s)" if files is None else f"{files:,} {listing.unit}(s)"
+    rows = [row for row in listing.rows if row.number in stored]
+    line = _line(listing, rows, of=f"{of} in the dataset", command=command, show=show)
+    if listing.patients_confirmed:
+        return line
+    right = "they do not" if OR_WITHOUT in listing.patients_from else "it is right"
+    return f"{line} If {right}, repeat the command with --patients_confirmed."
+
+
+def _line(listing: Listing, rows: Sequence[Row], *, of: str, command: str, show: bool) -> str:
+    names = dict.fromkeys(map(_name, rows))
     examples = f", such as {', '.join(map(repr, itertools.islice(names, _EXAMPLES)))}" if show and names else ""
-    line = (
-        f"Patients: {len(names):,} of {len(listing.rows):,} {listing.unit}(s), taken from {listing.patients_from}"
-        f"{examples}."
-    )
-    remedy = "fill in the column patient_id" if "the column patient_id" in listing.patients_from else _REMEDIES[command]
-    return line if listing.patients_confirmed else f"{line} If that is wrong, {remedy}."
+    line = f"Patients: {len(names):,} of {of}, taken from {listing.patients_from}{examples}."
+    if listing.patients_confirmed:
+        return line
+    if OR_WITHOUT in listing.patients_from:
+        return f"{line} If these name one patient differently, fill in the column patient_id."
+    return f"{line} If that is wrong, {_REMEDIES[command]}."
 
 
-def describe_patients(listing: Listing) -> str:
-    """Return the line at the end of an ingest; it asks for confirmation if the patients are a guess."""
-    ask = " If it is right, repeat the command with --patients_confirmed."
-    return listing.cause + ask * (not listing.patients_confirmed)
+def _name(row: Row) -> str:
+    return row.patient or row.scan or row.shown
+
+
+def copies_of_others(listing: Listing, collection: Collection, naming: Naming | None = None) -> list[str]:
+    """Return a sentence if copies of a frame had different patients, which are a guess.
+
+    Args:
+      listing: the files.
+      collection: what was kept of them.
+      naming: how an example is named, for the terminal; without it there is none, for what is stored.
+    """
+    if collection.example is None:
+        return []
+    shown = ""
+    if naming is not None:
+        rows = {row.number: row for row in listing.rows}
+        lost, kept = (
+            naming.of(number, rows[number].shown) + f" (patient {_name(rows[number])!r})" * (not naming.hidden)
+            for number in collection.example
+        )
+        shown = f", such as {lost}, a copy of {kept}"
+    return [
+        (
+            f"warning: {collection.across:,} of the repeated frame(s) were of another patient than the kept one{shown}."
+            f" As patients are a guess from {listing.patients_from}, one patient may have two names."
+        )
+    ]
 
 
 def patients_metadata(listing: Listing) -> dict[str, object]:
-    """Return what the dataset stores of this: no name of a file or patient."""
+    """Return what a dataset stores of its patients: no name of a file or patient."""
     return {PATIENTS: patients_as_json(listing.patients_from, confirmed=listing.patients_confirmed)}
 
 

@@ -98,6 +98,8 @@ def make_items(
             mask=row.mask,
             pixel_mm=row.pixel_mm,
             region=row.region,
+            listed=row.listed,
+            stated=row.stated,
         )
         for row, scan, patient in rows
         if patient in splits

@@ -24,16 +24,11 @@ _NOTES = {
 }
 
 
-def notes(faults: Sequence[Fault], collection: Collection, *, patients_from: str = "") -> list[str]:
-    """Return sentences on what was left out and changed; `patients_from` is what patients were taken from."""
+def notes(faults: Sequence[Fault], collection: Collection) -> list[str]:
+    """Return sentences on what was left out and changed."""
     counts = Counter(fault.kind for fault in faults)
     sentences = [f"Left out {count:,} time(s): {WHY[kind]}." for kind, count in counts.items()]
     sentences += [_NOTES[name].format(count) for name, count in collection.counts.items() if count]
-    if collection.across:
-        sentences.append(
-            f"warning: {collection.across:,} of the repeated frame(s) were of another patient than the kept one. As "
-            f"patients are a guess from {patients_from}, one patient may have two names."
-        )
     if collection.dropped:
         sentences.append(f"Ignored {len(collection.dropped):,} other tags; {REPORT} lists them.")
     return sentences
