@@ -244,8 +244,8 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="a prepared dataset, also on a bucket; a folder of pictures (png, jpg, bmp, tif, webp), clips (mp4, avi, "
-        "mov, mpeg, gif, ...) and DICOM, including subfolders; one such file; or a table with a column path (other "
-        "columns are kept)",
+        "mov, mpeg, gif, ...) and DICOM, including subfolders; one such file; or a table with a column path (a column "
+        "region, x0 y0 x1 y1 in pixels, goes before --region; others are kept)",
     )
     add("--out", metavar="FILE", required=True, help="output file, .parquet, .npz or .csv")
     add("--split", metavar="NAME", help="split of a prepared dataset (default: all frames)")

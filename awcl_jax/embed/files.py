@@ -4,7 +4,7 @@ Nothing here imports JAX, so that a source without frames is refused at once.
 
 - Prepared datasets, and pictures of which all is used, are read in threads by `awcl_jax.data.sources`.
 - Clips, DICOM, and pictures with a region, a window or a key are read here, one file after the other, as `ingest` reads
-  them: the same regions, limits, near duplicates and names.
+  them: the same regions (of all files, or of one in the column `region` of a table), limits, near duplicates and names.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from awcl_jax.embed.check import is_encoder
 from awcl_jax.embed.options import FileOptions
 from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own import images as own_images
-from awcl_jax.ingest.own.items import REGIONS, BadFileError, Clip, Fault, Reading, Row, steps_of
-from awcl_jax.ingest.own.manifest import to_text
+from awcl_jax.ingest.own.items import REGIONS, BadFileError, Clip, Fault, Reading, Rectangle, Row, steps_of
+from awcl_jax.ingest.own.manifest import parse_labels, texts_of, to_text
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from awcl_jax.data.sources import FrameSource
 
 FRAME_NUMBER = "frame_number"
+_REGION = "region"
 
 _CLIPS = tuple(ending for ending in videos.SUFFIXES if ending not in images.IMAGES)
 _OPENERS: Mapping[str, Callable[[Path, Reading], Clip]] = {
@@ -104,7 +105,7 @@ class FileSource:
         kind, row = self.files[file]
         try:
             clip, labels = self._open(file)
-            kept = list(self._frames(clip, kind, square))
+            kept = list(self._frames(clip, file, square))
         except BadFileError as error:
             hidden = f"file {row.number}, id {self.pseudonyms.digest('file', row.shown)}"
             place = hidden if kind == "dicom" else row.shown or f"row {row.number}"
@@ -116,7 +117,7 @@ class FileSource:
     def picture(self, file: int, number: int, square: Square) -> UInt8[np.ndarray, "size size"]:
         """Read one of the frames of a file again."""
         clip, _ = self._open(file)
-        frames = self._frames(clip, self.files[file][0], square)
+        frames = self._frames(clip, file, square)
         return next(frame.image for frame in frames if frame.number == number)
 
     def _open(self, file: int) -> tuple[Clip, dict[str, Any]]:
@@ -147,12 +148,19 @@ class FileSource:
         named = labels.get("id") or row.shown
         return str(named) if kind == "image" else f"{named}#{frame.number}"
 
-    def _frames(self, clip: Clip, kind: str, square: Square) -> Iterator["_Frame"]:
+    def _region(self, file: int) -> Rectangle | None:
+        """Return the rectangle that the table names for a file."""
+        if self.labels is None or _REGION not in self.labels.column_names:
+            return None
+        region: Rectangle | None = parse_labels(texts_of({_REGION: self.labels[_REGION][file].as_py()}))["region"]
+        return region
+
+    def _frames(self, clip: Clip, file: int, square: Square) -> Iterator["_Frame"]:
         from awcl_jax.ingest.own.chunks import Outcome, kept_frames  # imports TFDS
 
-        reading, outcome = self.options.reading(kind), Outcome(start=0)
+        reading, outcome = self.options.reading(self.files[file][0]), Outcome(start=0)
         nothing = True
-        for frame in kept_frames(clip, reading.region, reading, outcome):
+        for frame in kept_frames(clip, self._region(file) or reading.region, reading, outcome):
             nothing = False
             yield _Frame(frame.number * reading.every, frame.frame_id, square.of(frame.image))
         if nothing:
@@ -201,7 +209,8 @@ def open_files(
         raise InputError(f"--split needs a prepared dataset; {local} is not one. Omit --split.")
     files, labels = _listed(local)
     kinds_found = {kind for kind, _ in files}
-    if kinds_found == {"image"} and options.all_of_plain_pictures:
+    regions = labels is not None and _REGION in labels.column_names
+    if kinds_found == {"image"} and options.all_of_plain_pictures and not regions:
         return _plain(local, split)
     _require(kinds_found, options)
     pseudonyms = Pseudonyms(read_key(options.key_file))

@@ -197,6 +197,54 @@ def test_pictures_with_a_region_are_cut(tmp_path, run):
     np.testing.assert_array_equal(images[0], SQUARE.of(whole[2:22, 4:30]))
 
 
+@pytest.mark.parametrize(("kind", "flag"), [("image", None), ("image", (1, 1, 40, 40)), ("dicom", None)])
+def test_a_region_in_a_table_is_that_of_an_ingest(kind, flag, exams, key, tmp_path):
+    if kind == "image":
+        names = [f"{number}.png" for number in range(4)]
+        draw_files(tmp_path, *names)
+    else:
+        names = [str(path) for path in sorted(exams.iterdir())]
+    cells = ["4 2 30 22", "", "NaN", "5.0,3.0,29.0,21.0"]
+    if kind == "dicom":  # the same size, within the moving part
+        cells = ["34 12 60 32", "", "NaN", "35.0,13.0,59.0,31.0"]
+    rows = [f'{name},s{n},"{cell}",note {n}' for n, (name, cell) in enumerate(zip(names, cells, strict=True))]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,scan_id,region,note", *rows]) + "\n")
+    flags = [f"--key_file={key}", *([] if flag is None else [f"--region={','.join(map(str, flag))}"])]
+    command, root = ("manifest", tmp_path) if kind == "image" else ("dicom", exams)
+    index = prepared(tmp_path / "out", command, table, *flags, f"--root={root}")
+    reader = FrameReader(index, 32, cache_mb=0)
+    stored = dict(zip(index.frame_ids.tolist(), reader.read(np.arange(len(index))), strict=True))
+    opened = open_files(table, split=None, options=FileOptions(region=flag, key_file=key))
+    labels, images = read_all(opened)
+    shapes = {reader._decode("image", frame).shape for frame in range(len(index))}
+    assert {(20, 26), (18, 24)} < shapes, "rows 1 and 4 are cut to their own region"
+    assert dict.fromkeys(labels["id"].to_pylist()).keys() == stored.keys()
+    for name, image in zip(labels["id"].to_pylist(), images, strict=True):
+        np.testing.assert_array_equal(image, stored[name])
+    row = len(images) - 1
+    np.testing.assert_array_equal(opened.picture(3, labels["frame_number"].to_pylist()[row], SQUARE), images[row])
+
+
+def test_a_region_in_a_table_of_plain_pictures(run, tmp_path, capsys):
+    draw_files(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "t.csv").write_text("path,region,note\na.png,4 2 30 22,x\nb.png,heart,y\nc.png,,z\n")
+    opened = open_files(tmp_path / "t.csv", split=None, options=FileOptions())
+    whole = [cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in "abc"]
+    np.testing.assert_array_equal(opened.read(0, SQUARE).images[0], SQUARE.of(whole[0][2:22, 4:30]))
+    np.testing.assert_array_equal(opened.read(2, SQUARE).images[0], SQUARE.of(whole[2]))
+    main([str(run), str(tmp_path / "t.csv"), f"--out={tmp_path / 'f.parquet'}", "--skip_bad"])
+    assert (
+        "left out: b.png: a cell of its row is empty or invalid: region must be x0 y0 x1 y1 in pixels, with x0 < x1 "
+        "and y0 < y1; got 'heart'."
+    ) in capsys.readouterr().err
+    written = parquet.read_table(tmp_path / "f.parquet")
+    assert written.select(["id", "region", "note"]).to_pylist() == [
+        {"id": "a.png", "region": "4 2 30 22", "note": "x"},
+        {"id": "c.png", "region": None, "note": "z"},
+    ]
+
+
 def test_a_run_keeps_its_aspect(run):
     config = to_dict(fine.get_config("tiny"))
     config["model"]["width_factor"] = 0.0625

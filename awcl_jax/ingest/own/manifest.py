@@ -170,9 +170,14 @@ def rows_of(table: pa.Table) -> Iterator[tuple[int, dict[str, str]]]:
     for batch in table.to_batches(_BATCH):
         for cells in batch.to_pylist():
             number += 1
-            texts = {name: to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
-            gaps = [name for name, text in texts.items() if text in images.GAPS and name not in _NAMED]
-            yield number, texts | dict.fromkeys(gaps, "")
+            yield number, texts_of(cells)
+
+
+def texts_of(cells: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells of a row as text, empty for a gap that is spelt out (see `read_manifest`)."""
+    texts = {name: to_text(cell, strip=name not in _PATHS) for name, cell in cells.items()}
+    gaps = [name for name, text in texts.items() if text in images.GAPS and name not in _NAMED]
+    return texts | dict.fromkeys(gaps, "")
 
 
 def to_text(cell: Any, *, strip: bool) -> str:
