@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.report import curves
+from awcl_jax.report.embedding_map import LEAST_FOR_TSNE
 from awcl_jax.runtime import figures
 
 # Okabe & Ito 2008, distinguishable with every kind of colour blindness; beyond seven the marker changes too.
@@ -297,7 +298,7 @@ def embedding_map(
     n_scans = len(np.unique(scans))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(12, 5.2 * len(maps) + 1.3), layout="constrained")
-        _heading(figure, f"Map of {len(labels):,} frames' features (t-SNE)")
+        _heading(figure, f"Map of {len(labels):,} frames' features" + " (t-SNE)" * (len(labels) >= LEAST_FOR_TSNE))
         axes = figure.subplots(len(maps), 2, squeeze=False)
         for (by_anatomy, by_scan), (title, places) in zip(axes, maps.items(), strict=True):
             _scatter_anatomy(by_anatomy, places, labels, names)

@@ -25,6 +25,8 @@ MAP_FILE = "embedding_map.npz"
 LABELS = ("anatomy", "scan", "machine", "split")
 PER_ROW = 16  # thumbnails per row of a sheet, which has as many rows
 
+LEAST_FOR_TSNE = 4
+"""Number of frames."""
 _NEIGHBOURS = 5
 _QUALITY = 60  # of WebP
 # Up to this many frames, thumbnails have this edge in pixels: 1.1, 0.63 and 0.30 kB each on frames of FETAL_PLANES_DB.
@@ -99,7 +101,7 @@ class FrameMap:
           seed: of the map.
 
         Raises:
-          InputError: there are fewer than four frames, or one cannot be read.
+          InputError: a frame cannot be read.
         """
         parts = [(part.reader, frames) for part, frames in drawn.values() if len(frames)]
         values = np.concatenate([features(reader, frames) for reader, frames in parts]).astype(np.float32)
@@ -241,30 +243,28 @@ def flat_map(features: Float[np.ndarray, "n f"], *, seed: int) -> Float[np.ndarr
     """Return places on a map where frames with similar features are close together.
 
     Features are scaled to unit length, reduced by PCA to 50 dimensions and by t-SNE (van der Maaten & Hinton 2008) to
-    two; distances between far groups on such a map mean little.
+    two; distances between far groups on such a map mean little. Fewer than four frames are only reduced by PCA, which
+    keeps their distances: t-SNE weighs neighbours against others, of which there are too few.
 
     Args:
       features: of the frames.
       seed: of PCA and t-SNE.
-
-    Raises:
-      InputError: there are fewer than four frames.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import normalize
 
-    if len(features) < 4:
-        raise InputError(f"A map must have at least four frames; got {len(features)}.")
     rows = normalize(features.astype(np.float64))
     if np.ptp(rows, axis=0).max() < 1e-6:
         # A collapsed encoder: t-SNE would divide by a deviation of zero, and one point is correct.
         return np.zeros((len(rows), 2))
     flat = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    # PCA's first two columns start t-SNE, scaled as its authors advise; there may be only one column.
     start = np.zeros((len(rows), 2))
-    start[:, : flat.shape[1]] = flat[:, :2] / flat[:, 0].std() * 1e-4
+    start[:, : flat.shape[1]] = flat[:, :2]  # there may be only one column
+    if len(rows) < LEAST_FOR_TSNE:
+        return start
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    start = start / flat[:, 0].std() * 1e-4  # as the authors of t-SNE advise
     # Its threads busy-wait for each other; on two busy cores they took six times as long as one.
     with threadpool_limits(1):
         return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(flat)

@@ -179,8 +179,19 @@ def test_a_map_of_a_collapsed_encoder_or_a_handful_of_frames(tmp_path):
     drawing.embedding_map({"collapsed": places}, labels, NAMES, scans, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 0
     assert np.isfinite(flat_map(features[:4], seed=0)).all()
-    with pytest.raises(InputError, match="four frames; got 3"):
-        flat_map(features[:3], seed=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_map_of_fewer_than_four_frames_keeps_their_distances(tmp_path, drawn, count):
+    features, labels, scans = (values[:count] for values in labelled_features())
+    places = flat_map(features, seed=0)
+    assert places.shape == (count, 2)
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for i in range(count):
+        for j in range(count):
+            assert np.linalg.norm(places[i] - places[j]) == pytest.approx(np.linalg.norm(rows[i] - rows[j]), abs=1e-6)
+    drawing.embedding_map({"trained": places}, labels, NAMES, scans, tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 0
 
 
 def test_confusion_picture_counts(tmp_path, drawn):
