@@ -33,15 +33,22 @@ class Initial:
     Attributes:
       variables: `params` and `batch_stats` -> module (`encoder`, and `projection` if it is loaded) -> its variables.
       source: where they are from, in words.
+      aspect: how frames were made square for them, see `data.square`; None if that is unknown, of PyTorch weights.
     """
 
     variables: Mapping[str, Mapping[str, PyTree]]
     source: str
+    aspect: str | None = None
 
-    def describe(self, config: ConfigDict) -> dict[str, str]:
+    def describe(self, config: ConfigDict, *, aspect: str) -> dict[str, str]:
         """Return `source`, `loaded` and `new` in words: what a run of this configuration takes from it, and what not.
 
-        Without an entry for batch statistics the network has none.
+        Without an entry for batch statistics the network has none. If its frames had another aspect than the run's,
+        there is a `warning`, one line with the fix.
+
+        Args:
+          config: of the run.
+          aspect: of the run's frames.
         """
         statistics = " and batch statistics" if self.variables.get("batch_stats", {}).get("encoder") else ""
         loaded, new = [f"encoder (parameters{statistics})"], ["optimiser state", "learning-rate schedule"]
@@ -51,7 +58,14 @@ class Initial:
             (loaded if "projection" in self.variables["params"] else new).insert(0, "projection head")
             if config.queue.size:
                 new += ["momentum encoder (a copy of the encoder)", "queue"]
-        return {"source": self.source, "loaded": ", ".join(reversed(loaded)), "new": ", ".join(new)}
+        said = {"source": self.source, "loaded": ", ".join(reversed(loaded)), "new": ", ".join(new)}
+        if self.aspect not in (None, aspect):
+            said["warning"] = (
+                f"Frames are made square by {aspect} here, but by {self.aspect} where the encoder of {self.source} was "
+                f"trained: it sees other shapes. Prepare the dataset with --aspect={self.aspect} (your own scans), or "
+                f"use an encoder trained on frames of aspect {aspect}."
+            )
+        return said
 
 
 def initial_variables(config: ConfigDict) -> Initial | None:
@@ -93,7 +107,8 @@ def initial_variables(config: ConfigDict) -> Initial | None:
         if described.arch in SIZES:
             likeness |= {name: getattr(described.vit, name) for name in _VIT}
         _require_same(init, likeness | {"mean": described.options.mean, "std": described.options.std}, config)
-        found = _encoder_alone(_at_size(read_weights(folder, described), config), f"{init} (an export)")
+        variables = _at_size(read_weights(folder, described), config)
+        found = _encoder_alone(variables, f"{init} (an export)", aspect=described.square.aspect)
     else:
         return _of_run(folder, init, config, field=field, with_head=with_head)
     if with_head:
@@ -117,11 +132,11 @@ def _of_run(folder: Path, init: str, config: ConfigDict, *, field: str, with_hea
     modules = ("encoder", "projection") if with_head else ("encoder",)
     kept = {name: {module: tree[module] for module in modules if module in tree} for name, tree in variables.items()}
     kept["params"]["encoder"] = _at_size({"params": kept["params"]["encoder"]}, config)["params"]
-    return Initial(kept, f"{init} (step {step:,} of {before.train.steps:,})")
+    return Initial(kept, f"{init} (step {step:,} of {before.train.steps:,})", run_folder.read_aspect(run))
 
 
-def _encoder_alone(variables: Mapping[str, PyTree], source: str) -> Initial:
-    return Initial({name: {"encoder": tree} for name, tree in variables.items()}, source)
+def _encoder_alone(variables: Mapping[str, PyTree], source: str, *, aspect: str | None = None) -> Initial:
+    return Initial({name: {"encoder": tree} for name, tree in variables.items()}, source, aspect)
 
 
 def _at_size(variables: Mapping[str, PyTree], config: ConfigDict) -> Mapping[str, PyTree]:

@@ -121,7 +121,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
         )
         if setup.initial is not None:
-            harness.report_initial(setup.initial.describe(config))
+            harness.report_initial(setup.initial.describe(config, aspect=setup.data.aspect))
 
         # Train, from the newest checkpoint on, until all steps are taken or patience runs out.
         with harness.open_records(folder, first.shapes, mesh, config=to_dict(config)) as records:
@@ -312,7 +312,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     results = {
         "task": config.task.kind,
         "encoder": config.encoder.init,
-        **({} if setup.initial is None else {"initial": setup.initial.describe(config)}),
+        **({} if setup.initial is None else {"initial": setup.initial.describe(config, aspect=setup.data.aspect)}),
         "steps": max(history),
         "chosen_step": chosen,
         "validation": {setup.task.chosen_by: history[chosen]},

@@ -129,7 +129,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
         )
         if setup.initial is not None:
-            harness.report_initial(setup.initial.describe(config))
+            harness.report_initial(setup.initial.describe(config, aspect=setup.data.aspect))
             say("  the scores named `untrained` are of this encoder before the first step of this run")
 
         # Train, from the newest checkpoint on.
@@ -373,7 +373,7 @@ def _conclude(
     confusion = evaluation.knn_confusion(after)
     results = {
         "steps": config.train.steps,
-        **({} if setup.initial is None else {"initial": setup.initial.describe(config)}),
+        **({} if setup.initial is None else {"initial": setup.initial.describe(config, aspect=setup.data.aspect)}),
         "frames": selection.counts(setup.data),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,

@@ -270,8 +270,13 @@ def report_data(data: Splits, folder: Workdir) -> None:
 
 
 def report_initial(initial: Mapping[str, str]) -> None:
-    """Print in one line what a run starts from: `source`, and what of it is `loaded` and what is `new`."""
+    """Print in one line what a run starts from: `source`, and what of it is `loaded` and what is `new`.
+
+    A `warning` on it is another line.
+    """
     say(f"Starting from {initial['source']}: loaded {initial['loaded']}; new: {initial['new']}.")
+    if "warning" in initial:
+        say(f"warning: {initial['warning']}")
 
 
 def where_to_look(page: Path | None, folder: Workdir) -> str:

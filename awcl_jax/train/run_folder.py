@@ -287,7 +287,7 @@ def _are_batches(value: Any) -> bool:
 def _is_initial(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"source", "loaded", "new"}
+        and value.keys() - {"warning"} == {"source", "loaded", "new"}
         and all(isinstance(text, str) for text in value.values())
     )
 

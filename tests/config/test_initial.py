@@ -1,5 +1,8 @@
 """What a run starts from: another run, one of its checkpoints, an export."""
 
+import json
+import shutil
+
 import chex
 import jax
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.initial import initial_variables
+from awcl_jax.data.square import LETTERBOX, SQUASH
 from awcl_jax.export.command import export_encoder
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
@@ -98,7 +102,31 @@ def test_what_is_loaded_and_what_is_not_is_described(run, method, fields, loaded
     field = "encoder.init" if method is downstream_planes else "model.init"
     config = configured(method, **{field: str(run[0])}, **fields)
     of_run = f"{run[0]} (step 20 of {configured(moco).train.steps})"
-    assert initial_variables(config).describe(config) == {"source": of_run, "loaded": loaded, "new": new}
+    described = {"source": of_run, "loaded": loaded, "new": new}
+    assert initial_variables(config).describe(config, aspect=SQUASH) == described
+
+
+@pytest.mark.parametrize(
+    ("trained", "here", "warns"),
+    [(LETTERBOX, LETTERBOX, False), (LETTERBOX, SQUASH, True), (SQUASH, LETTERBOX, True), (SQUASH, SQUASH, False)],
+)
+@pytest.mark.parametrize("kind", ["run", "export"])
+def test_an_encoder_of_another_aspect_is_warned_of(run, tmp_path, kind, trained, here, warns):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | ({} if trained == SQUASH else {"aspect": trained})))
+    if kind == "export":
+        export_encoder(folder, tmp_path / "export", formats=["safetensors"])
+        folder = tmp_path / "export"
+    config = configured(downstream_planes, **{"encoder.init": str(folder)})
+    described = initial_variables(config).describe(config, aspect=here)
+    source = f"{folder} ({'an export' if kind == 'export' else f'step 20 of {configured(moco).train.steps}'})"
+    expected = (
+        f"Frames are made square by {here} here, but by {trained} where the encoder of {source} was trained: it sees "
+        f"other shapes. Prepare the dataset with --aspect={trained} (your own scans), or use an encoder trained on "
+        f"frames of aspect {here}."
+    )
+    assert described.get("warning") == (expected if warns else None)
 
 
 def test_an_export_is_the_encoder_of_its_run(run, tmp_path):

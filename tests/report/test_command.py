@@ -17,6 +17,7 @@ from awcl_jax.report import payload, tables, writing
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import MAP_FILE
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.train.harness import report_initial
 from awcl_jax.train.run_folder import FRAMES_FILE, write_frames
 from tests.helpers.report_runs import HOSTILE, frames_of, make_run
 
@@ -285,6 +286,20 @@ def test_faults_of_ours_are_not_hidden(run, monkeypatch):
     monkeypatch.setattr(payload, "panels", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         writing.leave_in(run)
+
+
+def test_a_warning_of_what_a_run_started_from_is_on_the_page_and_the_terminal(tmp_path, capsys):
+    folder = make_run(tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    results["initial"] = {"source": "runs/a", "loaded": "encoder", "new": "optimiser state"}
+    for warning in (None, "Frames are <made> square by squash here."):
+        results["initial"] |= {} if warning is None else {"warning": warning}
+        (folder / "results.json").write_text(json.dumps(results))
+        page = report.write_report([folder]).read_text(encoding="utf-8")
+        shown = '<p class="note">Frames are &lt;made&gt; square by squash here.</p>'
+        assert (shown in page) == (warning is not None)
+        report_initial(results["initial"])
+        assert ("\nwarning: Frames are <made> square" in capsys.readouterr().out) == (warning is not None)
 
 
 def test_the_page_explains_untrained_scores_of_a_run_that_started_from_another(tmp_path):
