@@ -1,5 +1,6 @@
 """The page in a browser, from disk and without network: that it works by mouse, by keyboard, and breaks on no name."""
 
+import json
 import shutil
 
 import pytest
@@ -210,6 +211,25 @@ def test_axes_of_one_evaluation_fit_its_scores(tmp_path, browser):
     page.context.close()
     assert {0.0, 1.0, 40.0} <= numbers, "the score's axis ends at 1, and the steps at the last"
     assert max(numbers) == 40
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_all_columns_of_a_run_are_on_the_screen(tmp_path, open_page, width):
+    folder = make_run(tmp_path / "fine")
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"pixels": results["trained"], "untrained": results["trained"]}
+    names = ["Fetal abdomen", "Fetal brain", "Fetal femur", "Maternal cervix"]
+    results |= {"anatomies": names, "knn_confusion": [[1] * 4] * 4}
+    (folder / "results.json").write_text(json.dumps(results))
+    page = open_page(report.write_report([folder]))
+    page.set_viewport_size({"width": width, "height": 900})
+    columns = page.locator(".scores thead th", has_text="trained")
+    assert columns.count() == 4  # untrained and trained, of the main and of all other scores
+    for place in (0, 1):
+        box = columns.nth(place).bounding_box()
+        assert 0 < box["x"] < box["x"] + box["width"] <= width
+    wide = page.locator(".wide:has(> .confusion)").evaluate("e => [e.scrollWidth, e.clientWidth]")
+    assert wide[0] == wide[1]
 
 
 def test_light_dark_and_two_runs(tmp_path, run, open_page):
