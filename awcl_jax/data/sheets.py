@@ -3,9 +3,11 @@
 import contextlib
 import datetime
 import importlib.util
+import io
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,22 @@ from awcl_jax.runtime.files import require_honest_zip
 
 _MOST_BYTES = 1 << 30  # unpacked
 _MOST_ROWS = 1_048_576  # of Excel
+# Names of ISO 29500 strict, which Excel writes as "Strict Open XML", and of the edition that openpyxl knows.
+_STRICT, _TRANSITIONAL = rb"http://purl\.oclc\.org/ooxml/(\w+)/(\w+)", rb"http://schemas.openxmlformats.org/\1/2006/\2"
+_CONTROL = re.compile(r"_x00(09|0A|0D)_", re.IGNORECASE)  # as a text has a tab or a line break
+_NUMBER_FORMAT = re.compile(r'\[[^\]]*\]|"[^"]*"|\\.|[-0 /()]')
 
 
 def read_sheet(path: Path) -> pa.Table:
     """Read the first visible sheet of a workbook; its first row that is not empty has the names of the columns.
 
-    Cells are text as a CSV would have it: 12 for a number 12.0, 2024-01-31 for a date, the last calculated value for a
-    formula. An empty cell is null; empty rows, and columns without a name and a value, are left out.
+    Cells are text as a CSV would have it: 12 for a number 12.0, or 012 if its format is `000`; 2024-01-31 for a date;
+    the last calculated value for a formula. An empty cell is null, and so is the error #N/A; empty rows, and columns
+    without a name and a value, are left out.
 
     Raises:
-      InputError: openpyxl is not installed, the file is not such a workbook, or a column with values has no name.
+      InputError: openpyxl is not installed, the file is not such a workbook, a column with values has no name, a cell
+        has an error other than #N/A, or a formula was never calculated.
     """
     if importlib.util.find_spec("openpyxl") is None:
         raise InputError(f"openpyxl, which reads {path.name}, is not installed: pip install 'awcl_jax[xlsx]'.")
@@ -55,30 +63,94 @@ def read_sheet(path: Path) -> pa.Table:
 
 def _rows(path: Path) -> Iterator[list[str | None]]:
     """Yield the rows of the first visible sheet that are not empty."""
+    doubtful = False
+    for number, cells in enumerate(_cells(path, values=True)):
+        if number > _MOST_ROWS:
+            raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows. Split it.")
+        for cell in cells:
+            if cell.data_type == "e" and cell.value != "#N/A":
+                raise InputError(
+                    f"Cell {cell.coordinate} of {path} has the error {cell.value}. Correct or clear it in the workbook."
+                )
+            # A formula whose value is an empty text has a type.
+            doubtful |= cell.value is None and cell.data_type == "n" and hasattr(cell, "coordinate")
+        row = [_to_text(cell) for cell in cells]
+        while row and row[-1] is None:
+            row.pop()
+        if row:
+            yield row
+    if doubtful:
+        _require_values(path)
+
+
+def _require_values(path: Path) -> None:
+    """Refuse a formula without a value, as a program writes it that does not calculate."""
+    for cells, formulas in zip(_cells(path, values=True), _cells(path, values=False), strict=True):
+        for cell, formula in zip(cells, formulas, strict=True):
+            if cell.value is None and cell.data_type == "n" and formula.data_type == "f":
+                raise InputError(
+                    f"Cell {formula.coordinate} of {path} is a formula that was never calculated. Open the workbook in "
+                    "Excel or LibreOffice, save it, and use that."
+                )
+
+
+def _cells(path: Path, *, values: bool) -> Iterator[Sequence[Any]]:
+    """Yield the rows of the first visible sheet, with formulas or their values."""
     import openpyxl
 
     with (
         warnings.catch_warnings(action="ignore"),  # about styles and validation, which are not read
-        contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book,
+        contextlib.closing(openpyxl.load_workbook(_readable(path), read_only=True, data_only=values)) as book,
     ):
         sheet = next((sheet for sheet in book.worksheets if sheet.sheet_state == "visible"), None)
         if sheet is None:
             return
         sheet.reset_dimensions()  # some programs write a size that is too small
-        for number, cells in enumerate(sheet.iter_rows(values_only=True)):
-            if number > _MOST_ROWS:
-                raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows. Split it.")
-            row = [_to_text(cell) for cell in cells]
-            while row and row[-1] is None:
-                row.pop()
-            if row:
-                yield row
+        yield from sheet.iter_rows()
+
+
+def _readable(path: Path) -> Path | io.BytesIO:
+    """Return a workbook that openpyxl can read: in one of the strict edition it would find no sheet."""
+    with zipfile.ZipFile(path) as archive:
+        if not re.search(_STRICT, archive.read("_rels/.rels")):
+            return path
+        renamed = io.BytesIO()
+        with zipfile.ZipFile(renamed, "w", zipfile.ZIP_DEFLATED) as out:
+            for name in archive.namelist():
+                if name.endswith((".xml", ".rels")):
+                    out.writestr(name, re.sub(_STRICT, _TRANSITIONAL, archive.read(name)))
+    renamed.seek(0)
+    return renamed
 
 
 def _to_text(cell: Any) -> str | None:
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
-        cell = cell.date()
-    text = "" if cell is None else str(cell)
+    value = cell.value
+    if value is None or cell.data_type == "e":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        value = value.date()
+    if type(value) is int:
+        text = _filled(value, cell.number_format) or str(value)
+    else:
+        text = _CONTROL.sub(lambda match: chr(int(match[1], 16)), str(value))
     return text if text.strip() else None
+
+
+def _filled(number: int, number_format: str) -> str | None:
+    """Return a number in a format of zeros, such as `000` or `"P"00-00`; None if the format is of another kind."""
+    section = number_format.split(";")[0]
+    tokens = _NUMBER_FORMAT.findall(section)
+    zeros = tokens.count("0")
+    if number < 0 or not zeros or "".join(tokens) != section:
+        return None
+    digits = str(number).zfill(zeros)
+    spare, shown = len(digits) - zeros, ""
+    for token in tokens:
+        if token == "0":
+            end = spare + 1 if spare else 1  # the first zero has all that are more
+            shown, digits, spare = shown + digits[:end], digits[end:], 0
+        elif not token.startswith("["):  # of a language or colour
+            shown += token.strip('"') if token.startswith('"') else token.removeprefix("\\")
+    return shown
