@@ -5,8 +5,7 @@ python -m benchmarks.loss --rows=1024,8192 --methods=torch,symmetric
 
 Methods: `torch`, the dense matrix in eager PyTorch as in SupContrast; `dense`, the whole matrix in one block;
 `blocks`, 256 anchors at a time against all rows; `symmetric`, each block for the rows of both its sides; `ring`, blocks
-with rows that travel around all devices (a CPU acts as two); `pallas`, the kernel for accelerators, skipped on a CPU,
-where it is interpreted and its time is meaningless.
+with rows that travel around all devices (a CPU acts as two).
 
 Each measurement is a separate process; extra memory is the rise of its peak over the memory before the first call, or
 on an accelerator what the compiled program needs beside its input. The peak is that of a float32 matrix
@@ -16,8 +15,6 @@ product in the same process; the work is counted as 3 x 2 n^2 d operations.
 import argparse
 import functools
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +29,7 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import write_whole
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
-METHODS = ("torch", "dense", "blocks", "symmetric", "ring", "pallas")
+METHODS = ("torch", "dense", "blocks", "symmetric", "ring")
 EMBEDDING, GROUPS, TEMPERATURE, BLOCK = 128, 13, 0.1, 256
 _SQUARE_BYTES = 4e9  # methods that hold matrices [n, n] are skipped if a few of them take more than this
 
@@ -52,13 +49,6 @@ def main() -> None:
     methods = args.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         raise InputError(f"Unknown methods {sorted(unknown)}; must be among {', '.join(METHODS)}.")
-    remark = ""
-    if "pallas" in methods and _platform() == "cpu":
-        methods.remove("pallas")
-        remark = "`pallas` was skipped: on a CPU the kernel is interpreted, so its time is meaningless."
-        if not methods:
-            raise InputError(f"{remark} --methods names no other method.")
-        print(remark, flush=True)
     results = []
     for n in map(int, args.rows.split(",")):
         for method in methods:
@@ -69,15 +59,8 @@ def main() -> None:
             print(_row(results[-1]), flush=True)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        remarks = ["", remark] if remark else []
-        write_whole(args.out / "loss.md", "\n".join([_row(None), *map(_row, results), *remarks]) + "\n")
+        write_whole(args.out / "loss.md", "\n".join([_row(None), *map(_row, results)]) + "\n")
         _plot(results, args.out / "loss.png")
-
-
-def _platform() -> str:
-    """Return JAX's platform, from another process, because this one would reserve the accelerator's memory."""
-    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
@@ -115,7 +98,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
         jax.config.update("jax_num_cpu_devices", 2)
 
     def mean_loss(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:
-        other = z if method in ("symmetric", "pallas") else jnp.array(z, copy=True)
+        other = z if method == "symmetric" else jnp.array(z, copy=True)
         return awcl_loss(
             z,
             other,
@@ -124,8 +107,7 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
             anchor_groups=group,
             contrast_groups=group,
             temperature=TEMPERATURE,
-            block_size={"dense": len(z), "pallas": None}.get(method, BLOCK),
-            kernel="pallas" if method == "pallas" else "blocks",
+            block_size=len(z) if method == "dense" else BLOCK,
         ).mean()
 
     def mean_loss_around(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:

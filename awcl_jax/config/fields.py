@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from awcl_jax.augment.options import Augmentation
 from awcl_jax.models.vit import ViTOptions
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.train.run_folder import flattened
+from awcl_jax.train.run_folder import REMOVED, flattened
 
 # Fields that may differ between the hosts of a run.
 HOST_FIELDS = ("data.path", "data.unlabelled", "data.cache_mb", "data.disk_cache_gb", "data.threads")
@@ -69,6 +69,8 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any], default: ConfigDict) -> ConfigDict:
     """Return the configuration of these plain values from `to_dict`; a missing field keeps its default.
 
+    Fields that this version has removed are left out.
+
     Args:
       values: fields by group, with plain values as in JSON.
       default: the defaults of this kind of run, with all fields; it is changed.
@@ -84,6 +86,8 @@ def _lay_over(config: ConfigDict, values: Mapping[str, Any], place: str) -> Iter
     """Set what fits, and yield a sentence for each field that does not."""
     for name, value in values.items():
         value = tuple(value) if isinstance(value, list) else value
+        if f"{place}.{name}".removeprefix("config.") in REMOVED:
+            continue
         if name not in config:
             yield _no_field(name, config, place)
         elif isinstance(config[name], ConfigDict) and isinstance(value, dict):

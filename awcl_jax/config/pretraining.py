@@ -21,7 +21,6 @@ from awcl_jax.config.checks import (
 )
 from awcl_jax.config.fields import augmentation_fields, refuse, vit_fields, wrong_types
 from awcl_jax.data import anatomy, sampler, selection
-from awcl_jax.losses import awcl as losses
 from awcl_jax.losses import ring
 from awcl_jax.models.vit import ViTOptions
 
@@ -79,7 +78,6 @@ def default_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.temperature = 0.1  # divides the similarities; a lower value emphasises the nearest negatives
     config.loss.block_size = placeholder(int)  # number of anchors per block of similarities; unset: as many as fit
-    config.loss.kernel = "auto"  # method for the loss's denominators: auto (= blocks), blocks, pallas
     config.loss.coarse_weight = 0.5  # weight of the coarse loss if granularity is both
     config.loss.exchange = "gather"  # how devices share embeddings: gather, or ring (less memory)
 
@@ -142,7 +140,6 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
             "eval.granularity": anatomy.GRANULARITIES,
             "sampler.mode": sampler.MODES,
             "sampler.pairs": sampler.PAIRS,
-            "loss.kernel": losses.KERNELS,
             "loss.exchange": ring.EXCHANGES,
         },
     )
@@ -183,13 +180,6 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
         )
     if config.queue.size and config.loss.exchange == "ring":
         yield "config.loss.exchange='ring' has no queue: set config.queue.size=0 or config.loss.exchange='gather'"
-    if config.loss.kernel == "pallas" and config.loss.exchange == "ring":
-        yield "config.loss.exchange='ring' needs config.loss.kernel='auto' or 'blocks'; got 'pallas'"
-    if config.loss.kernel == "pallas" and config.loss.block_size is not None:
-        yield (
-            "config.loss.kernel='pallas' sets its own block size: leave config.loss.block_size unset; "
-            f"got {config.loss.block_size}"
-        )
     if config.positives == "frame" and (config.sampler.mode, config.sampler.pairs) != ("natural", "frame"):
         yield (
             "config.positives='frame' uses no labels: set config.sampler.mode='natural' and "

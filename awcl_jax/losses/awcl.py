@@ -10,9 +10,8 @@ An embedding may be in several groups: of fine and of coarse anatomy, or of all 
 """
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,7 @@ from awcl_jax.losses.blockwise import ABSENT, log_denominators
 from awcl_jax.losses.positives import group_similarity
 from awcl_jax.runtime.errors import InputError
 
-__all__ = ["ABSENT", "KERNELS", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
-
-KERNELS = ("auto", "blocks", "pallas")
+__all__ = ["ABSENT", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
@@ -41,7 +38,6 @@ class LossOptions:
     Attributes:
       temperature: divides all cosines.
       block_size: anchors whose similarities are in memory at a time; by default as many as fit.
-      kernel: method for the denominators, one of `KERNELS`.
       group_weights: weights of a frame's labels, if it has several, as in `awcl_loss`.
       exchange: `gather` the rows of all devices, or pass them around in a `ring`, which needs less memory; or `none` to
         contrast on each device separately, with results that depend on the number of devices.
@@ -49,7 +45,6 @@ class LossOptions:
 
     temperature: float
     block_size: int | None = None
-    kernel: str = "auto"
     group_weights: tuple[float, ...] | None = None
     exchange: str = "gather"
 
@@ -65,7 +60,6 @@ def awcl_loss(
     contrast_groups: Int[Array, " n"] | Int[Array, "n m"],
     temperature: float,
     block_size: int | None = None,
-    kernel: str = "auto",
     group_weights: Sequence[float] | None = None,
 ) -> Float[Array, " a"]:
     r"""Compute the anatomy-aware contrastive loss of every anchor.
@@ -108,24 +102,21 @@ def awcl_loss(
         them if the matrix [a, n] has up to 16 MiB, else 256. It need not divide a, and does not affect the result.
         If `contrast` and `contrast_ids` are the same objects as `anchors` and `anchor_ids`, each block serves the rows
         of both its sides, in half the time.
-      kernel: method for the denominators: `blocks`, XLA's products of blocks; `pallas`, a kernel with its own block
-        sizes (`losses.pallas`), which a CPU interprets; `auto`, which is `blocks` on every platform until the kernel
-        has been measured on an accelerator.
       group_weights: w_c, one for each of the m groups; equal by default.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
 
     Raises:
-      InputError: the temperature or the block size is not positive, the kernel is unknown or has no block size, the
-        shapes do not match, or (outside `jit`) rows do not have unit length.
+      InputError: the temperature or the block size is not positive, the shapes do not match, or (outside `jit`) rows
+        do not have unit length.
 
     References:
       Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
       Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
       Zhang and Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
-    check_settings(temperature, block_size, kernel)
+    _check_settings(temperature, block_size)
     anchor_groups, contrast_groups = as_columns(anchor_groups), as_columns(contrast_groups)
     _check_lengths("anchors", anchors, anchor_ids, anchor_groups)
     _check_lengths("contrast", contrast, contrast_ids, contrast_groups)
@@ -141,8 +132,13 @@ def awcl_loss(
         contrast_groups=contrast_groups,
     )
     _warn_of_lone_anchors(count)
-    log_denominator = denominators_by(kernel, block_size, anchors.shape[0], contrast.shape[0])(
-        anchors, contrast, anchor_ids=anchor_ids, contrast_ids=contrast_ids, temperature=temperature
+    log_denominator = log_denominators(
+        anchors,
+        contrast,
+        anchor_ids=anchor_ids,
+        contrast_ids=contrast_ids,
+        temperature=temperature,
+        block_size=choose_block_size(block_size, anchors.shape[0], contrast.shape[0]),
     )
     return combine(log_denominator, total, count, groups=anchor_groups, group_weights=weights, temperature=temperature)
 
@@ -198,16 +194,6 @@ def groups_from_label_sets(labels: Int[Array, "b m"], rows: Int[Array, " b"]) ->
     return groups.at[:, 0].set(own)
 
 
-def denominators_by(kernel: str, block_size: int | None, anchors: int, contrast: int) -> Callable[..., Array]:
-    """Return the function that computes D(i) = log sum_k exp(z_i.z_k / t) for these numbers of anchors and rows."""
-    if kernel == "pallas":
-        # Pallas is experimental and slow to import: import it only on request.
-        from awcl_jax.losses import pallas
-
-        return pallas.log_denominators
-    return functools.partial(log_denominators, block_size=choose_block_size(block_size, anchors, contrast))
-
-
 def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> int:
     """Return `block_size` of `awcl_loss`, or its default."""
     if block_size is None and anchors * contrast * 4 > _DENSE_BYTES:
@@ -215,16 +201,11 @@ def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> in
     return min(block_size or anchors, anchors)
 
 
-def check_settings(temperature: float, block_size: int | None, kernel: str) -> None:
-    """Refuse settings that the loss cannot be computed with."""
+def _check_settings(temperature: float, block_size: int | None) -> None:
     if not temperature > 0:
         raise InputError(f"The temperature must be above 0; got {temperature}.")
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size must be at least 1 anchor; got {block_size}.")
-    if kernel not in KERNELS:
-        raise InputError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
-    if kernel == "pallas" and block_size is not None:
-        raise InputError(f"kernel='pallas' sets its own block size: leave block_size unset; got {block_size}.")
 
 
 def as_columns(groups: Array) -> Array:

@@ -266,7 +266,6 @@ def _programs(config: FrozenConfigDict, granularities: int) -> Programs:
         loss=LossOptions(
             temperature=config.loss.temperature,
             block_size=config.loss.block_size,
-            kernel=config.loss.kernel,
             group_weights=(1 - weight, weight) if granularities == 2 else None,
             exchange=config.loss.exchange,
         ),

@@ -79,7 +79,6 @@ def make_step(
                 contrast_ids=contrast[1],
                 anchor_groups=anchors[2],
                 contrast_groups=contrast[2],
-                kernel=loss.kernel,
                 **settings,
             )
         compared = 2 * views.shape[1] * sharding.device_count() - 1
@@ -106,7 +105,6 @@ def make_step(
             contrast_ids=ids,
             anchor_groups=groups_from_labels(batch["label"], batch["row"]),
             contrast_groups=groups,
-            kernel=loss.kernel,
             **settings,
         )
         return sharding.mean(losses.mean()), {

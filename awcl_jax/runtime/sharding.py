@@ -76,7 +76,7 @@ def vary(tree: PyTree) -> PyTree:
 
 
 def varying_alike(*arrays: Array) -> list[Array]:
-    """Mark each array as varying over every mesh axis that any of them varies over, as loops and kernels require."""
+    """Mark each array as varying over every mesh axis that any of them varies over, as loops require."""
     varying = [_varying(array) for array in arrays]
     axes = frozenset().union(*varying)
     return [

@@ -38,6 +38,9 @@ FREE_ON_RESUME = (
     "report.map_frames",
 )
 
+# Fields of earlier versions: all their values gave the same numbers up to rounding. A run that has one still resumes.
+REMOVED = ("loss.kernel",)
+
 
 def open_run(
     workdir: Path,
@@ -352,7 +355,7 @@ def changed_fields(
 
 def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that affect a run's numbers, by names such as `data.size`; paths and the like do not."""
-    return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME}
+    return {field: value for field, value in flattened(values) if field not in FREE_ON_RESUME + REMOVED}
 
 
 def shared_fields(values: Mapping[str, Any]) -> dict[str, Any]:

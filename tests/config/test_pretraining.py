@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from awcl_jax.config.fields import augmentation, to_dict
+from awcl_jax.config.fields import augmentation, from_dict, to_dict
 from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import FREE_ON_RESUME, changed_fields
@@ -88,7 +88,6 @@ def test_the_paper_variant_has_the_published_settings():
         ("queue.momentum", 1.0, "from 0 to below 1; got 1.0"),
         ("train.encode_chunks", 0, "at least 1; got 0"),
         ("train.encode_chunks", 5, "divide the 32 frames per device of config.sampler.batch_size=32; got 5"),
-        ("loss.kernel", "triton", "one of auto, blocks, pallas; got 'triton'"),
         ("optim.name", "adan", "one of adam, adamw, lars, sgd; got 'adan'"),
         ("optim.schedule", "linear", "one of cosine, constant; got 'linear'"),
         ("train.mapping", "vmap", "one of shard_map, pmap; got 'vmap'"),
@@ -191,18 +190,10 @@ def test_positives_of_a_scan_are_not_of_another_scan():
         validate(changed(positives="scan", sampler__pairs="cross_scan"))
 
 
-def test_the_ring_takes_no_queue_and_no_kernel():
+def test_the_ring_takes_no_queue():
     validate(changed(loss__exchange="ring"))
     with pytest.raises(InputError, match=r"config\.loss\.exchange='ring' has no queue"):
         validate(changed(loss__exchange="ring", queue__size=64))
-    with pytest.raises(InputError, match=r"needs config\.loss\.kernel='auto' or 'blocks'; got 'pallas'"):
-        validate(changed(loss__exchange="ring", loss__kernel="pallas"))
-
-
-def test_the_kernel_has_blocks_of_its_own():
-    validate(changed(loss__kernel="pallas"))
-    with pytest.raises(InputError, match=r"leave config\.loss\.block_size unset; got 64"):
-        validate(changed(loss__kernel="pallas", loss__block_size=64))
 
 
 def test_all_problems_come_in_one_line():
@@ -281,6 +272,20 @@ def test_a_field_missing_in_an_older_file_gets_its_default():
         "model.strides (v1.5 -> v1)",
         "sampler.batch_size (32 -> 8)",
     ]
+
+
+@pytest.mark.parametrize("kernel", ["auto", "blocks", "pallas"])
+def test_a_removed_field_of_an_earlier_run_is_left_out_and_no_change(kernel):
+    now = to_dict(changed(seed=4))
+    old = to_dict(changed(seed=4))
+    old["loss"]["kernel"] = kernel
+    assert to_dict(from_dict(old, default_config())) == now
+    assert changed_fields(old, now, to_dict(default_config())) == []
+
+
+def test_a_removed_field_is_removed_from_its_group_alone():
+    with pytest.raises(InputError, match=r"config\.queue has no field 'kernel'"):
+        from_dict({"queue": {"kernel": "auto"}}, default_config())
 
 
 def test_a_field_that_only_one_of_them_has_is_a_change():

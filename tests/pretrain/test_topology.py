@@ -238,14 +238,6 @@ def test_a_vision_transformers_queue_has_the_same_numbers_on_any_devices_and_in_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "via"), [(2, "shard_map"), (1, "pmap")])
-def test_the_kernel_gives_the_same_numbers(on_one_device, devices, via):
-    state, reports = take_steps(devices, via, kernel="pallas")
-    assert difference(reports, on_one_device[1]) < 2e-4
-    assert difference(state.params, on_one_device[0].params) < 2e-4
-
-
-@pytest.mark.slow
 def test_without_the_gather_the_numbers_depend_on_the_devices(on_one_device):
     _, reports = take_steps(8, exchange="none")
     # Each device of 2 frames contrasts with 3 other rows instead of 31: log(31 / 3) = 2.3 less to lose.
