@@ -121,7 +121,7 @@ def _step(batch: int = 32, size: int = 64, devices: int = 1) -> Callable[[], obj
         jax.config.update("jax_num_cpu_devices", devices)
     from benchmarks.step import our_step
 
-    steps, _, _ = our_step("resnet18", 0.25, size, batch, "float32")
+    steps, *_ = our_step("resnet18", 0.25, size, batch, "float32")
     return lambda: steps(3)
 
 

@@ -13,9 +13,7 @@ product in the same process; the work is counted as 3 x 2 n^2 d operations.
 """
 
 import argparse
-import functools
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from awcl_jax.runtime import figures
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import write_whole
+from benchmarks import peak
 from benchmarks.own_process import forget_peak, in_own_process, memory_mb
 
 METHODS = ("torch", "dense", "blocks", "symmetric", "ring")
@@ -63,29 +62,48 @@ def main() -> None:
         _plot(results, args.out / "loss.png")
 
 
-def _measure(method: str, n: int, repeats: int) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=(n, EMBEDDING)).astype(np.float32)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    groups = rng.integers(0, GROUPS, n)
-    make = _torch if method == "torch" else _jax
-    call, product, planned_mb = make(method, z, groups)
-    edge = 2048
-    peak = 2 * edge**3 / _fastest(product, repeats)
+def _measure(method: str, n: int, repeats: int) -> dict[str, Any]:
+    z, groups = rows_in_groups(n)
+    call, held_mb = _torch(z, groups) if method == "torch" else jax_loss(method, z, groups)
+    rate = max(_product(method).rates(repeats))
     # Excludes the compiler's peak and the memory held now.
     forget_peak()
     before = memory_mb("VmRSS")
-    seconds = _fastest(call, repeats)
-    work = 3 * 2 * n**2 * EMBEDDING
-    extra_mb = memory_mb("VmHWM") - before if planned_mb is None else planned_mb
-    return {"seconds": seconds, "extra_mb": extra_mb, "share_of_peak": work / seconds / peak}
+    call()
+    every = [peak.seconds(call) for _ in range(repeats)]
+    extra_mb = memory_mb("VmHWM") - before if held_mb is None else held_mb()
+    shares = [operations(n) / seconds / rate for seconds in every]
+    return {"seconds": min(every), "extra_mb": extra_mb, "share_of_peak": max(shares), "shares": shares}
 
 
-# The loss with its gradient, the product that shows the peak, and the memory planned for the first on an accelerator.
-_Made = tuple[Callable[[], object], Callable[[], object], float | None]
+def rows_in_groups(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return n random unit rows [n, d] in float32, and their groups [n]."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(n, EMBEDDING)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    return z, rng.integers(0, GROUPS, n)
 
 
-def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
+def _product(method: str) -> peak.Product:
+    if method != "torch":
+        # In float32 as in the loss; an accelerator would use fewer bits by default.
+        return peak.jax_product("float32", precision="highest")
+    import torch
+
+    return peak.torch_product("float32", "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def operations(n: int) -> float:
+    """Return the nominal operations of the loss of n rows and its gradient."""
+    return 3 * 2 * n**2 * EMBEDDING
+
+
+# The loss with its gradient, and on an accelerator the megabytes that it takes.
+Made = tuple[Callable[[], Any], Callable[[], float] | None]
+
+
+def jax_loss(method: str, z: np.ndarray, groups: np.ndarray, *, block: int = BLOCK) -> Made:
+    """Return our loss of these rows by one of METHODS but `torch`, with `block` anchors in a block."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import PartitionSpec
@@ -107,11 +125,11 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
             anchor_groups=group,
             contrast_groups=group,
             temperature=TEMPERATURE,
-            block_size=len(z) if method == "dense" else BLOCK,
+            block_size=len(z) if method == "dense" else block,
         ).mean()
 
     def mean_loss_around(z: jax.Array, ids: jax.Array, group: jax.Array) -> jax.Array:
-        losses = ring_awcl_loss(z, ids=ids, groups=group, temperature=TEMPERATURE, block_size=BLOCK)
+        losses = ring_awcl_loss(z, ids=ids, groups=group, temperature=TEMPERATURE, block_size=block)
         return sharding.mean(losses.mean())
 
     arrays = (jnp.asarray(z), jnp.arange(len(z)), jnp.asarray(groups))
@@ -125,19 +143,14 @@ def _jax(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
         )
     # Compiled beforehand, so that the compiler's memory is not counted.
     compiled = jax.jit(loss_and_gradient).lower(*arrays).compile()
-    square = jnp.ones((2048, 2048))
-    # In float32 as in the loss; an accelerator would use fewer bits by default.
-    product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
-    planned = None
-    if jax.default_backend() != "cpu":
+
+    def planned() -> float:
         sizes = compiled.memory_analysis()
         assert sizes is not None
-        planned = (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
-    return (
-        lambda: jax.block_until_ready(compiled(*arrays)),
-        lambda: jax.block_until_ready(product(square, square)),
-        planned,
-    )
+        return (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
+
+    on_cpu = jax.default_backend() == "cpu"
+    return lambda: jax.block_until_ready(compiled(*arrays)), None if on_cpu else planned
 
 
 def supcontrast(z: Any, labels: Any) -> Any:
@@ -152,32 +165,27 @@ def supcontrast(z: Any, labels: Any) -> Any:
     return -((positive * log_probability).sum(1) / positive.sum(1)).mean()
 
 
-def _torch(method: str, z: np.ndarray, groups: np.ndarray) -> _Made:
+def _torch(z: np.ndarray, groups: np.ndarray) -> Made:
     try:
         import torch
     except ImportError:
         raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
-    del method
-    rows, labels = torch.from_numpy(z), torch.from_numpy(groups)
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    rows, labels = torch.from_numpy(z).to(device), torch.from_numpy(groups).to(device)
 
     def call() -> object:
         leaf = rows.clone().requires_grad_()
         loss = supcontrast(leaf, labels)
         loss.backward()
+        if on_gpu:
+            torch.cuda.synchronize()
         return leaf.grad
 
-    square = torch.ones(2048, 2048)
-    return call, lambda: square @ square, None
+    def held() -> float:
+        return torch.cuda.max_memory_allocated() / 2**20
 
-
-def _fastest(call: Callable[[], object], repeats: int) -> float:
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return call, held if on_gpu else None
 
 
 def _row(result: dict | None) -> str:

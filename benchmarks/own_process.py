@@ -1,16 +1,21 @@
 """Run a measurement in a separate process, and measure the memory of a process."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 
-def in_own_process(module: str, *arguments: object) -> dict[str, Any]:
-    """Run `python -m MODULE ARGUMENTS` and return the JSON of its last line."""
+def in_own_process(
+    module: str, *arguments: object, environment: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Run `python -m MODULE ARGUMENTS`, with more variables of the environment; return the JSON of its last line."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -6,9 +6,9 @@ python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=2
 
 Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
 gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on ready views: the
-network (channels last; of a vision transformer, timm's), the loss as in SupContrast and Adam, with `torch.compile` and
-autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as runs of this package do
-(`awcl_jax.runtime.memory`).
+network (channels last; of a vision transformer timm's, or without timm that of an export), the loss as in SupContrast
+and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as runs
+of this package do (`awcl_jax.runtime.memory`).
 
 Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes. On a
@@ -18,6 +18,7 @@ that of the convolutions forward and backward, as `benchmarks.scaling` counts it
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -26,21 +27,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from awcl_jax.runtime import memory as host_memory
 from awcl_jax.runtime.cli import exit_on_bad_input
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import write_whole
-from benchmarks import own_process
+from benchmarks import own_process, peak
 from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
 
 METHODS = ("awcl_jax", "remat", "chunks", "torch-kept", "torch")
 DTYPES = ("float32", "bfloat16")
-_EDGE = 2048
 
 
 def main() -> None:
@@ -66,7 +67,8 @@ def main() -> None:
     rows = []
     print(_head(args), flush=True)
     for size in map(int, args.sizes.split(",")):
-        found = _in_turns(args, methods, size)
+        settings = {name: getattr(args, name) for name in ("arch", "width", "batch", "dtype", "turns", "steps")}
+        found = in_turns(methods, size=size, **settings)
         rows += [{"size": size, "method": method} | found[method] for method in methods]
         for row in rows[-len(methods) :]:
             print(_row(row), flush=True)
@@ -76,44 +78,63 @@ def main() -> None:
         write_whole(args.out / "step.md", "\n".join([_head(args), *map(_row, rows)]) + "\n")
 
 
-def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[str, dict[str, Any]]:
-    """Return seconds of a step in every turn, share of the peak and memory of each method."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("arch", "width", "batch", "dtype", "steps")]
-    command = [sys.executable, "-m", "benchmarks.step", *options, f"--sizes={size}"]
-    work = encoder_operations(args.arch, args.width, size) * 2 * args.batch
-    servers = {}
-    for method in methods:
-        memory = {} if method == "torch" else host_memory.ENVIRONMENT
-        if not method.startswith("torch"):
-            # As for a run, whose step is compiled by another process, or was at an earlier start.
-            subprocess.run(
-                [*command, f"--serve={method}"], env=os.environ | memory, stdin=subprocess.DEVNULL, check=True
-            )
-        servers[method] = subprocess.Popen(
-            [*command, f"--serve={method}"],
-            env=os.environ | memory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        _answer(servers[method])  # loaded and warm before the next one starts
-    turns: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
-    for _ in range(args.turns):
-        for method, server in servers.items():
-            assert server.stdin is not None
-            server.stdin.write("\n")
-            server.stdin.flush()
-            turns[method].append(_answer(server))
-    for server in servers.values():
-        server.communicate()
+def in_turns(
+    methods: Sequence[str],
+    *,
+    arch: str,
+    width: float,
+    size: int,
+    batch: int,
+    dtype: str,
+    turns: int,
+    steps: int,
+    compiled_before: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Return what was measured of each method: seconds of a step and share of the peak in every turn, memory, ...
+
+    Args:
+      methods: of METHODS; ratios are to the last.
+      arch, width, size, batch, dtype: as the options of this command.
+      turns: of each method.
+      steps: of a turn.
+      compiled_before: let another process compile our step, so that compiling has left no memory in the measured one.
+
+    Raises:
+      InputError: a method's process failed; its error is on stderr.
+    """
+    options = {"arch": arch, "width": width, "batch": batch, "dtype": dtype, "steps": steps, "sizes": size}
+    command = [sys.executable, "-m", "benchmarks.step", *(f"--{name}={value}" for name, value in options.items())]
+    work = encoder_operations(arch, width, size) * 2 * batch
+    networks = {}
+    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    with contextlib.ExitStack() as started:  # at its end the processes find no more lines, and end
+        servers = {}
+        for method in methods:
+            memory = {} if method == "torch" else host_memory.ENVIRONMENT
+            serve = [*command, f"--serve={method}"]
+            if compiled_before and not method.startswith("torch"):
+                # As for a run, whose step is compiled by another process, or was at an earlier start.
+                quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+                subprocess.run(serve, env=os.environ | memory, check=True, **quiet)
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            servers[method] = started.enter_context(subprocess.Popen(serve, env=os.environ | memory, **pipes))
+            networks[method] = _answer(servers[method])["network"]  # loaded and warm before the next one starts
+        for _ in range(turns):
+            for method, server in servers.items():
+                assert server.stdin is not None
+                server.stdin.write("\n")
+                server.stdin.flush()
+                taken[method].append(_answer(server))
     found = {}
-    for method, answers in turns.items():
+    for method, answers in taken.items():
         seconds = [answer["seconds"] for answer in answers]
-        last = turns[methods[-1]]
+        last = taken[methods[-1]]
         ratios = [other["seconds"] / own for own, other in zip(seconds, last, strict=True)]
         found[method] = {
             "seconds": seconds,
-            "frames_per_second": 2 * args.batch / statistics.median(seconds),
+            "network": networks[method],
+            "frames_per_second": 2 * batch / statistics.median(seconds),
+            "shares": [work / answer["seconds"] / answer["peak"] for answer in answers],
             "share_of_peak": work / statistics.median(seconds) / max(answer["peak"] for answer in answers),
             "memory_mb": answers[-1]["memory_mb"],
             "ratios": ratios,
@@ -125,7 +146,7 @@ def _in_turns(args: argparse.Namespace, methods: list[str], size: int) -> dict[s
     return found
 
 
-def _answer(server: subprocess.Popen[str]) -> dict[str, float]:
+def _answer(server: subprocess.Popen[str]) -> dict[str, Any]:
     assert server.stdout is not None
     line = server.stdout.readline()
     if not line:
@@ -143,36 +164,50 @@ def _serve(args: argparse.Namespace) -> None:
         "torch": _torch,
     }
     make = ways[args.serve]
-    steps, product, memory_mb = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
+    steps, product, memory_mb, network = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
     steps(2)
-    _say({})
+    _say({"network": network})
     for _ in sys.stdin:
         before = time.process_time()
-        seconds = _timed(functools.partial(steps, args.steps)) / args.steps
+        seconds = peak.seconds(functools.partial(steps, args.steps)) / args.steps
         core_seconds = (time.process_time() - before) / args.steps
-        product()
-        peak = 2 * _EDGE**3 / min(_timed(product) for _ in range(3))
-        _say({"seconds": seconds, "core_seconds": core_seconds, "peak": peak, "memory_mb": memory_mb()})
+        _say(
+            {
+                "seconds": seconds,
+                "core_seconds": core_seconds,
+                "peak": max(product.rates(3)),
+                "memory_mb": memory_mb(),
+            }
+        )
 
 
-def _say(answer: dict[str, float]) -> None:
+def _say(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
 
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-# So many steps, a matrix product that shows the peak, and the most megabytes held so far.
-_Made = tuple[Callable[[int], object], Callable[[], object], Callable[[], float]]
+# So many steps, matrix products that show the peak, the most megabytes held so far, and whose network it is.
+_Made = tuple[Callable[[int], object], peak.Product, Callable[[], float], str]
 
 
 def our_program(
-    arch: str, width: float, size: int, batch: int, dtype: str, *, remat: bool = False, chunks: int = 1
+    arch: str,
+    width: float,
+    size: int,
+    batch: int,
+    dtype: str,
+    *,
+    remat: bool = False,
+    chunks: int = 1,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Any, Any, Any]:
-    """Return the pretraining step, a state, and a batch of frames already on the devices."""
+    """Return the pretraining step, a state, and a batch of frames already on the devices.
+
+    Args:
+      arch, width, size, batch, dtype: as the options of this command.
+      remat: recompute blocks for their gradient.
+      chunks: parts that a batch is encoded in.
+      changes: other fields of the configuration, such as `{"optim.name": "sgd"}`.
+    """
     import numpy as np
 
     from awcl_jax.augment.options import Augmentation
@@ -189,6 +224,7 @@ def our_program(
     config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
     config.model.remat = remat
     config.augment.size = size
+    config.update_from_flattened_dict(dict(changes))
     model = build.make_model(config)
     learning_rate, optimiser = build.make_optimiser(config)
     mesh = sharding.make_mesh()
@@ -203,7 +239,7 @@ def our_program(
         seed=0,
     )
     step = sharding.map_step(body, mesh)
-    name = program_name(arch, width, size, batch, dtype, remat=remat, chunks=chunks)
+    name = program_name(arch, width, size, batch, dtype, remat=remat, chunks=chunks) | {"changes": dict(changes)}
     state = sharding.replicate(first_state.FirstState(model, optimiser, seed=0, name=name).wait(), mesh)
     rng = np.random.default_rng(0)
     frames = {
@@ -226,7 +262,6 @@ def our_step(
 ) -> _Made:
     """Return `our_program` as a function to call."""
     import jax
-    import jax.numpy as jnp
 
     from awcl_jax.runtime import sharding
 
@@ -248,14 +283,11 @@ def our_step(
                 jax.block_until_ready(metrics)  # as in a run
         jax.block_until_ready(state)
 
-    square = jnp.ones((_EDGE, _EDGE), dtype)
-    product = jax.jit(jnp.matmul)
-
     def memory_mb() -> float:
         held = jax.devices()[0].memory_stats()
         return held["peak_bytes_in_use"] / 2**20 if held else own_process.memory_mb("VmHWM")
 
-    return steps, lambda: jax.block_until_ready(product(square, square)), memory_mb
+    return steps, peak.jax_product(dtype), memory_mb, "awcl_jax"
 
 
 def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
@@ -270,10 +302,12 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
 
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True  # choose the fastest convolutions, as XLA does
     if arch in SIZES:
-        encoder, features = _timm(arch, width, size)
+        encoder, features, network = _torch_vit(arch, width, size)
     else:
-        encoder = TorchResNet(arch, channels=1, width=round(64 * width))
+        encoder, network = TorchResNet(arch, channels=1, width=round(64 * width)), "written here"
         features = round(64 * width) * (32 if arch == "resnet50" else 8)
     head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, EMBEDDING))
     model: Any = nn.Sequential(encoder, head)
@@ -287,7 +321,13 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
             z = model(views)
         return supcontrast(nn.functional.normalize(z.float(), dim=1), labels)
 
-    compiled = torch.compile(loss) if on_gpu else loss
+    compiled, how = loss, "eager"
+    if on_gpu:
+        compiled, how = torch.compile(loss), "torch.compile"
+        try:
+            compiled().backward()
+        except Exception as error:  # whatever its compiler lacks here
+            compiled, how = loss, f"eager, because torch.compile failed with {type(error).__name__}"
 
     def finish() -> None:
         if on_gpu:
@@ -300,28 +340,30 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
             optimiser.step()
         finish()
 
-    square = torch.ones(_EDGE, _EDGE, device=device, dtype=getattr(torch, dtype))
-
-    def product() -> None:
-        square @ square
-        finish()
-
     def memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else own_process.memory_mb("VmHWM")
 
-    return steps, product, memory_mb
+    return steps, peak.torch_product(dtype, device), memory_mb, f"{network}, PyTorch {torch.__version__}, {how}"
 
 
-def _timm(arch: str, width: float, size: int) -> tuple[Any, int]:
-    """Return timm's vision transformer for grey pictures, and the number of its features."""
-    try:
-        from timm.models.vision_transformer import VisionTransformer
-    except ImportError:
-        raise InputError("timm is not installed; install it or leave `torch` out of --methods.") from None
+def _torch_vit(arch: str, width: float, size: int) -> tuple[Any, int, str]:
+    """Return a vision transformer for grey pictures, the number of its features, and whose it is.
+
+    It is timm's, or where timm is not installed the one that an export has beside its weights.
+    """
     from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
     depth, heads = SIZES[arch]
     heads = max(1, round(heads * width))
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError:
+        from awcl_jax.export.encoder_torch_vit import Encoder
+
+        encoder = {"channels": 1, "vit": vars(ViTOptions()), "width": HEAD * heads, "heads": heads, "depth": depth}
+        exported: Any = Encoder(encoder, {"size": size}, frame_size=size)
+        exported.forward = exported.features  # views are preprocessed
+        return exported, HEAD * heads, "that of an export"
     network = VisionTransformer(
         img_size=size,
         patch_size=ViTOptions().patch,
@@ -331,7 +373,7 @@ def _timm(arch: str, width: float, size: int) -> tuple[Any, int]:
         depth=depth,
         num_heads=heads,
     )
-    return network, HEAD * heads
+    return network, HEAD * heads, "timm's"
 
 
 def _head(args: argparse.Namespace) -> str:

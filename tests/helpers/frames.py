@@ -76,7 +76,7 @@ class FrameSet(tfds.core.GeneratorBasedBuilder):
 
 def frame_record(frame_id: str, patient_id: str = "p", **fields: Any) -> dict[str, Any]:
     """Return a record with a picture unique to this frame; images and masks are given as arrays."""
-    record = {
+    record: dict[str, Any] = {
         "image": speckle(frame_id),
         "frame_id": frame_id,
         "scan_id": f"{patient_id}-s",
