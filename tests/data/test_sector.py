@@ -193,13 +193,46 @@ def sides_slowly(columns, rows, least):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_side_is_that_of_a_search_through_all_lines(seed, backwards, monkeypatch):
     if backwards:  # any bound will do, and here it makes the last slope the first to be looked at
-        monkeypatch.setattr(sector, "_most_on_a_line", lambda starts: starts.shape[1] + np.arange(len(starts)))
+        monkeypatch.setattr(sector, "_most_on_a_line", lambda columns, rows: columns.size + np.arange(len(_SLOPES)))
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(200, int(rng.integers(4, 60 if seed % 2 else 14)), replace=False))
     line = np.round(rows * rng.choice(_SLOPES) + 150 + rng.normal(0, rng.uniform(0, 2), rows.size))
     columns = np.where(rng.random(rows.size) < rng.uniform(0, 0.8), rng.integers(2, 200, rows.size), line).astype(int)
     for least in (1.0, 8.0, 0.5 * rows.size):
         assert left_side(columns, rows, least=least) == sides_slowly(columns, rows, least)
+
+
+@pytest.mark.parametrize("height", [200, 4000, 60000])
+def test_no_line_has_more_rows_than_its_bound(height):
+    # Single precision has no hundredths of a pixel in the tallest.
+    rng = np.random.default_rng(height)
+    for slope in range(0, len(_SLOPES), 4):
+        rows = np.sort(rng.choice(height, 150, replace=False))
+        columns = np.rint(_SLOPES[slope] * rows + 2 * height + rng.uniform(-1, 1, rows.size)).astype(int)
+        starts = np.sort(columns - _SLOPES[slope] * rows)
+        most = max(starts.searchsorted(starts + 2.0, side="right") - np.arange(starts.size))
+        assert most > 50
+        assert sector._most_on_a_line(columns, rows)[slope] >= most
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (50, 4), (20, 10), (192, 256), (33, 101)])
+def test_the_background_is_numpys_percentile(size):
+    # 20 x 10 pixels: it is between two of them.
+    rng = np.random.default_rng(0)
+    for most in (1, 7, 255):
+        picture = rng.integers(0, most, size, dtype=np.uint8, endpoint=True)
+        for frame in (picture, picture.astype(np.float32)):
+            expected = np.float32(min(8.0, np.percentile(cv2.blur(frame, (9, 9)), 0.5)))
+            assert sector.background(frame) == expected
+
+
+@pytest.mark.parametrize("size", [(3, 2), (192, 256), (481, 639), (256, 300), (1200, 1)])
+def test_a_sector_is_enlarged_as_opencv_enlarges_pictures(size):
+    small = np.random.default_rng(0).random((192, 256)) < 0.5
+    found = sector.enlarge(small, size)
+    expected = cv2.resize(small.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_dark_half_of_a_fan_is_of_it():
