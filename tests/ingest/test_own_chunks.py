@@ -1,14 +1,17 @@
 """Jobs that are decoded in processes of their own, some of which end, and what their chunks hold."""
 
 import json
+import math
 from pathlib import Path
 
 import cv2
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.own import chunks, plan
 from awcl_jax.ingest.own.collect import collect
 from awcl_jax.ingest.own.items import Item, Reading
@@ -105,6 +108,34 @@ def test_records_do_not_depend_on_how_files_are_grouped(clips, tmp_path, monkeyp
     apart, again = decoded([clips[0], clips[2]], tmp_path / "apart", "video")
     assert (len(together), len(apart)) == (1, 2)
     assert records == again
+
+
+def test_records_that_are_filled_in_are_those_that_tfds_makes():
+    features = frame_features(Taxonomy({"head": ("HCP", "HCA")}), mask_names=("background", "skull"))
+    record = {
+        **{"frame_id": "ab", "scan_id": "s", "patient_id": "p", "machine": "", "image": b"one", "mask": b"two"},
+        **{"anatomy_fine": -1, "anatomy_coarse": 0, "pixel_mm": math.nan},
+    }
+    changes = [
+        {},
+        {"frame_id": "cd", "image": b"other"},
+        {"scan_id": "größer", "patient_id": "", "machine": "Voluson", "mask": b""},
+        {"anatomy_fine": 1},
+        {"pixel_mm": 0.3},
+        {"pixel_mm": float("nan"), "image": b"\0" * 100_000},
+        {},
+    ]
+    serializer = chunks._Serializer(features)
+    for change in changes:
+        made = ExampleSerializer(features.get_serialized_info()).get_tf_example(
+            features.encode_example(record | change)
+        )
+        assert serializer.serialize(record | change) == made.SerializeToString(deterministic=True)
+    with pytest.raises(ValueError, match="anatomy_fine"):  # no such class
+        serializer.serialize(record | {"anatomy_fine": 7})
+    del record["mask"]
+    with pytest.raises(KeyError, match="mask"):
+        serializer.serialize(record)
 
 
 def test_some_hundred_clips_are_shared_by_processes(tmp_path):

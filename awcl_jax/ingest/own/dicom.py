@@ -274,7 +274,8 @@ def _frames(
     greys = Greys(header.tags, layout, reading)
     decoded = _samples(path, header, layout, frames, wanted)
     for _ in wanted:
-        with quietly(), _hushed():
+        # Without a codec there is no C code that writes.
+        with quietly(), _hushed() if frames.ranges else contextlib.nullcontext():
             try:
                 picture = greys.picture(next(decoded))
             except BadFileError as error:

@@ -274,6 +274,11 @@ def decode_native(
     if frames.halved:
         options |= {"photometric_interpretation": "YBR_FULL_422", "planar_configuration": 0}
     decoder = get_decoder(syntax)
+    file.seek(pixels.offset)
+    if not frames.halved:
+        for values, _ in decoder.iter_array(file, indices=wanted, raw=True, **options):
+            yield Samples(values)
+        return
     for number in wanted:
         # One by one: `iter_array` reads the second frame of YBR_FULL_422 with three samples per pixel.
         file.seek(pixels.offset)
