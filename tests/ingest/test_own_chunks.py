@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,8 @@ from tests.helpers.frames import speckle
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_ends_its_process_is_left_out(tmp_path, workers):
+def test_a_file_that_ends_its_process_is_left_out(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(chunks, "_START", 0.001)
     items = []
     for number, split in enumerate(["train"] * 4 + ["val"] * 3 + ["test"] * 3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), speckle(str(number)))
@@ -60,12 +62,12 @@ def records_of(jobs, folder):
     return found
 
 
-def decoded(items, folder, kind, **reading):
+def decoded(items, folder, kind, *, workers=1, **reading):
     jobs = plan.make_jobs(
         items, Pseudonyms(None), kind=kind, reading=Reading(every=1, near_duplicate=0, **reading), taxonomy=Taxonomy({})
     )
     folder.mkdir()
-    chunks.decode_all(jobs, folder, workers=1, progress=lambda done: None)
+    chunks.decode_all(jobs, folder, workers=workers, progress=lambda done: None)
     return jobs, records_of(jobs, folder)
 
 
@@ -136,6 +138,42 @@ def test_records_that_are_filled_in_are_those_that_tfds_makes():
     del record["mask"]
     with pytest.raises(KeyError, match="mask"):
         serializer.serialize(record)
+
+
+def test_two_processes_write_what_one_writes(clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(plan._MOST, "video", (1, 1 << 20))
+    monkeypatch.setattr(chunks, "_START", 0.001)
+    jobs, records = decoded(clips, tmp_path / "one", "video", max_pixels=1280)
+    # This process could not: it would end up here.
+    monkeypatch.setattr(chunks, "kept_frames", lambda *args: pytest.fail("decoded in the tests' own process"))
+    again, others = decoded(clips, tmp_path / "two", "video", workers=2, max_pixels=1280)
+    assert len(jobs) == len(again) == 3
+    assert records == others
+    for job in jobs:
+        one, two = (json.loads((tmp_path / folder / f"{job.name}.json").read_text()) for folder in ("one", "two"))
+        assert one == two
+
+
+def test_each_process_has_more_to_do_than_to_start(tmp_path):
+    def workers_for(count: int, kind: str, size: int, **reading) -> int:
+        file = tmp_path / f"{kind} {size}"
+        file.touch()
+        os.truncate(file, size)  # a hole
+        items = [Item(number, file, "s", "p", "train") for number in range(count)]
+        jobs = make_jobs(items, Pseudonyms(None), kind=kind, reading=Reading(**reading), taxonomy=Taxonomy({}))
+        return chunks._worthwhile(jobs, 8)
+
+    # 100 pictures take two thirds of a second, and 700 take five.
+    assert [workers_for(count, "image", 1000) for count in (1, 100, 400, 700, 9000)] == [1, 1, 2, 4, 8]
+    # 24 clips, or 8 large ones.
+    assert (workers_for(4, "video", 1000), workers_for(24, "video", 1000), workers_for(8, "video", 64 << 20)) == (
+        1,
+        2,
+        8,
+    )
+    # 64 MiB, of which an eighth of the frames is kept.
+    assert workers_for(64, "dicom", 1 << 20, every=1) == 4  # a job has 16 MiB
+    assert workers_for(64, "dicom", 1 << 20, every=8) == 1
 
 
 def test_some_hundred_clips_are_shared_by_processes(tmp_path):

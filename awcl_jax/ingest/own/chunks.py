@@ -44,6 +44,8 @@ RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, a
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
 _STRIPS = 512  # jobs whose examples are read, which takes 300 MB
+_START = 1.0  # second of a processor, at most, that a process takes to start
+_USED = {"image": [], "video": ["av"], "dicom": ["pydicom.pixels"]}  # imported only when a file is opened
 _AHEAD = 4  # frames of a file that are encoded while the next ones are decoded
 _NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
@@ -131,8 +133,9 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
     Args:
       jobs: what to decode.
       folder: of the chunks.
-      workers: number of processes; with 1, this one decodes. A file that crashes its process becomes a fault, and the
-        others continue: at once or, if this process decodes, at the next call.
+      workers: number of processes at most: each is given more to decode than it takes to start. If that leaves one,
+        this process decodes. A file that crashes its process becomes a fault, and the others continue: at once or, if
+        this process decodes, at the next call.
       progress: called with the number of files of each finished job.
 
     Raises:
@@ -151,7 +154,7 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
             _decode_alone(job, folder)
             progress(len(job.items))
             waiting.remove(job)
-        if workers == 1 or len(waiting) < 2:
+        if (workers := _worthwhile(waiting, workers)) == 1:
             for job in waiting:
                 decode_job(job, folder)
                 progress(len(job.items))
@@ -173,11 +176,21 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
         raise
 
 
+def _worthwhile(jobs: Sequence[Job], workers: int) -> int:
+    """Return how many processes, up to `workers`, bring more than they cost."""
+    most, seconds = min(workers, len(jobs)), 0.0
+    for job in jobs:
+        seconds += job.seconds()
+        if seconds >= most * _START:
+            break
+    return max(1, min(most, int(seconds / _START)))
+
+
 def _decode_together(jobs: Sequence[Job], folder: Path, workers: int, progress: Callable[[int], object]) -> None:
     """Decode in several processes until all jobs are done or a process dies."""
     todo = iter(jobs)
     running: dict[concurrent.futures.Future[None], Job] = {}
-    with _pool(workers) as pool, contextlib.suppress(BrokenProcessPool):
+    with _pool(workers, jobs[0].kind) as pool, contextlib.suppress(BrokenProcessPool):
         # Few at a time: a job that waits in the pool is held in memory.
         for job in itertools.islice(todo, 2 * workers):
             running[pool.submit(decode_job, job, folder)] = job
@@ -199,7 +212,7 @@ def _decode_alone(job: Job, folder: Path) -> None:
     crashed: frozenset[int] = frozenset()
     while not _notes(job, folder).exists():
         _mark(job, folder).unlink(missing_ok=True)
-        with _pool(1) as pool, contextlib.suppress(BrokenProcessPool):
+        with _pool(1, job.kind) as pool, contextlib.suppress(BrokenProcessPool):
             pool.submit(decode_job, job, folder, crashed).result()
             return
         if not _mark(job, folder).exists():
@@ -208,9 +221,17 @@ def _decode_alone(job: Job, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Start processes that end with this one, even if it is killed, and at once if it is interrupted."""
-    context = multiprocessing.get_context("spawn")
+def _pool(workers: int, kind: str) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Start processes that end with this one, even if it is killed, and at once if it is interrupted.
+
+    They are forked from one that has imported what they use, and nothing else: this one may have threads.
+
+    Args:
+      workers: number of processes.
+      kind: of the jobs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *_USED[kind]])
     end, held = context.Pipe(duplex=False)
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_follow, initargs=(end,))
     try:

@@ -161,7 +161,7 @@ def _add(
         help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you "
         f"(default: {'no' if name == 'dicom' else 'yes'})",
     )
-    add("--workers", type=count_of, default=_processors(), metavar="N", help="decoding processes (%(default)s)")
+    add("--workers", type=count_of, default=_processors(), metavar="N", help="decoding processes at most (%(default)s)")
     add_pictures(parser)
     regions = ", ".join(f"{region} ({meaning})" for region, meaning in REGIONS[ingest_own.KINDS[name]].items())
     add(
