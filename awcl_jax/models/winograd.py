@@ -41,17 +41,8 @@ def convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c o"], paddin
 
     In a mapped step both arrays must vary over devices alike.
     """
-    weights = _both(_KERNEL, [list(row) for row in kernel])
-
-    def convolve_part(part: Array) -> Array:
-        rows, columns = _out_edges(part, padding)
-        products = [
-            [tile @ weight for tile, weight in zip(*pair, strict=True)]
-            for pair in zip(_input_tiles(part, padding), weights, strict=True)
-        ]
-        return _joined(_both(_OUTPUT, products), images=part.shape[0], rows=rows, columns=columns)
-
-    y = jax.lax.map(convolve_part, _in_parts(x, padding))
+    weights = _transformed(kernel)
+    y = jax.lax.map(lambda part: _convolve_part(part, weights, padding), _in_parts(x, _images_at_once(x, padding)))
     return y.reshape(-1, *y.shape[2:])
 
 
@@ -60,31 +51,50 @@ def _forward(x: Array, kernel: Array, padding: int) -> tuple[Array, tuple[Array,
 
 
 def _backward(padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Return the gradients of the maps and of the kernel, in one loop.
+
+    In a loop for each, XLA may run all of those for the maps first, and keep every layer's maps and gradient for the
+    kernels' until the end of the step.
+    """
     x, kernel = kept
-    to_x = convolve(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 2 - padding)
-    return to_x, _kernel_gradient(x, gradient, padding)
+    weights = _transformed(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+    def add_part(total: Grid, part: tuple[Array, Array]) -> tuple[Grid, Array]:
+        x, gradient = part
+        grids = total, _input_tiles(x, padding), _output_tiles(gradient)
+        total = [
+            [so_far + tile.T @ of_tile for so_far, tile, of_tile in zip(*rows, strict=True)]
+            for rows in zip(*grids, strict=True)
+        ]
+        return total, _convolve_part(gradient, weights, 2 - padding)
+
+    zeros, x, gradient = sharding.varying_alike(jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype), x, gradient)
+    images = _images_at_once(x, padding)
+    parts = _in_parts(x, images), _in_parts(gradient, images)
+    total, to_x = jax.lax.scan(add_part, [[zeros] * 4] * 4, parts)
+    return to_x.reshape(x.shape), jnp.stack([jnp.stack(row) for row in _both(_transposed(_KERNEL), total)])
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _kernel_gradient(x: Array, gradient: Array, padding: int) -> Array:
-    def add_part(total: Grid, part: tuple[Array, Array]) -> tuple[Grid, None]:
-        x, gradient = part
-        grids = total, _input_tiles(x, padding), _output_tiles(gradient)
-        return [
-            [so_far + tile.T @ of_tile for so_far, tile, of_tile in zip(*rows, strict=True)]
-            for rows in zip(*grids, strict=True)
-        ], None
-
-    zeros, x, gradient = sharding.varying_alike(jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype), x, gradient)
-    parts = _in_parts(x, padding), gradient.reshape(-1, _images_at_once(x, padding), *gradient.shape[1:])
-    total, _ = jax.lax.scan(add_part, [[zeros] * 4] * 4, parts)
-    return jnp.stack([jnp.stack(row) for row in _both(_transposed(_KERNEL), total)])
+def _convolve_part(part: Array, weights: Grid, padding: int) -> Array:
+    """Convolve a few images with a transformed kernel."""
+    rows, columns = _out_edges(part, padding)
+    products = [
+        [tile @ weight for tile, weight in zip(*pair, strict=True)]
+        for pair in zip(_input_tiles(part, padding), weights, strict=True)
+    ]
+    return _joined(_both(_OUTPUT, products), images=part.shape[0], rows=rows, columns=columns)
 
 
-def _in_parts(x: Array, padding: int) -> Array:
-    return x.reshape(-1, _images_at_once(x, padding), *x.shape[1:])
+def _transformed(kernel: Array) -> Grid:
+    """Return the 4 x 4 matrices [c, o] of G k G^T."""
+    return _both(_KERNEL, [list(row) for row in kernel])
+
+
+def _in_parts(x: Array, images: int) -> Array:
+    return x.reshape(-1, images, *x.shape[1:])
 
 
 def _images_at_once(x: Array, padding: int) -> int:

@@ -163,6 +163,18 @@ def test_winograd_multiplies_less_than_half_as_often():
     assert multiplied == 2 * x.size * weights.size / 32 * 16 / 36
 
 
+def test_winograds_gradients_of_maps_and_kernel_are_made_in_one_loop():
+    # In a loop for each, XLA leaves those of the kernels for the end of a step, and keeps the maps of all layers.
+    x, weights = (jnp.asarray(a, jnp.float32) for a in drawn((16, 8, 8, 4), 4, 3))
+
+    def loss(x, kernel):
+        return (winograd.convolve(x, kernel, 1) ** 2).sum()
+
+    loops = find_all(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, weights).jaxpr, "scan")
+    forward, backward = (len(find_all(loop.params["jaxpr"].jaxpr, "dot_general")) for loop in loops)
+    assert (forward, backward) == (16, 2 * 16)
+
+
 def find_all(jaxpr, name):
     """The equations of a primitive, inside calls too."""
     found = []
