@@ -256,8 +256,10 @@ def test_a_lack_of_inodes_and_a_limit_are_reported_before_anything_is_written(
             r"File too large for a checkpoint \(there is none yet\)",
         ),
         (
-            'UNKNOWN: Error writing "a/0.0" in OCDBT database: Failed to fsync file: Input/output error '
-            "[os_error_code='5']\nmore",
+            (
+                'UNKNOWN: Error writing "a/0.0" in OCDBT database: Failed to fsync file: Input/output error '
+                "[os_error_code='5']\nmore"
+            ),
             errno.EIO,
             r"Input/output error: a checkpoint could not be written \(there is none yet\)\. Check the disk and rerun",
         ),
@@ -281,7 +283,7 @@ def test_what_is_found_out_in_the_middle_is_one_line(late, code, message, tmp_pa
 def test_an_error_of_no_disk_stays_what_it_is(tmp_path):
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match="^shapes differ$"),
+        pytest.raises(ValueError, match=r"^shapes differ$"),
         checkpoints._full_disk_in_words(),
     ):
         raise ValueError("shapes differ")
