@@ -245,13 +245,23 @@ def _pool(workers: int, kind: str) -> Iterator[concurrent.futures.ProcessPoolExe
 def _follow(end: Connection) -> None:
     """Leave ctrl-C to the parent, and exit when it closes the other end of this pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
     def wait() -> None:
         end.poll(None)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let OpenCV use the thread that calls it: frames are small, and others are encoded at the same time."""
+    was = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(was)
 
 
 def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) -> None:
@@ -281,6 +291,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
         contextlib.closing(ArrayRecordWriter(str(part), RECORD_OPTIONS)) as writer,
         _mark(job, folder).open("wb", buffering=0) as mark,
         quiet,
+        _one_thread(),
     ):
         for position, item in enumerate(job.items):
             # Overwritten in place: a new file for every picture would take as long as a small picture.
