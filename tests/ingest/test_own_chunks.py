@@ -154,7 +154,7 @@ def test_two_processes_write_what_one_writes(clips, tmp_path, monkeypatch):
         assert one == two
 
 
-def test_each_process_has_more_to_do_than_to_start(tmp_path):
+def test_each_process_has_more_to_do_than_to_start(tmp_path, monkeypatch):
     def workers_for(count: int, kind: str, size: int, **reading) -> int:
         file = tmp_path / f"{kind} {size}"
         file.touch()
@@ -174,6 +174,8 @@ def test_each_process_has_more_to_do_than_to_start(tmp_path):
     # 64 MiB, of which an eighth of the frames is kept.
     assert workers_for(64, "dicom", 1 << 20, every=1) == 4  # a job has 16 MiB
     assert workers_for(64, "dicom", 1 << 20, every=8) == 1
+    monkeypatch.setattr(plan.dicom, "is_compressed", lambda path: False)
+    assert [workers_for(count, "dicom", 1 << 20, every=1) for count in (64, 320)] == [1, 5]
 
 
 def test_some_hundred_clips_are_shared_by_processes(tmp_path):

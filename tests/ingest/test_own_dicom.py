@@ -53,6 +53,15 @@ def kind_of(path: Path, reading: Reading = ALL) -> str:
     return error.value.kind
 
 
+def test_compressed_pixels_are_known_by_the_header(tmp_path):
+    (tmp_path / "empty.dcm").touch()
+    compressed = {
+        name: dicom.is_compressed(Path(get_testdata_file(name))) for name in ("MR_small_RLE.dcm", "MR_small.dcm")
+    }
+    assert compressed == {"MR_small_RLE.dcm": True, "MR_small.dcm": False}
+    assert dicom.is_compressed(tmp_path / "empty.dcm")
+
+
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("count", [1, 5])
 def test_lossless_syntaxes(tmp_path, syntax, count):

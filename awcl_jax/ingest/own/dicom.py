@@ -110,6 +110,14 @@ def read_instance(path: Path) -> str:
     return ""
 
 
+def is_compressed(path: Path) -> bool:
+    """Return whether a file's pixels are compressed; True if it cannot be read or has none."""
+    with contextlib.suppress(BadFileError), opened(path) as file, quietly():
+        pixels = _read_header(file).pixels
+        return pixels is None or pixels.compressed
+    return True
+
+
 def open_dicom(path: Path, reading: Reading) -> Clip:
     """Open a DICOM file; with several frames, read every n-th from the first.
 

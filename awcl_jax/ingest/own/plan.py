@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 from awcl_jax import __version__
 from awcl_jax.data.anatomy import UNLABELLED, Taxonomy
+from awcl_jax.ingest.own import dicom
 from awcl_jax.ingest.own.items import Fault, Item, Listing, Reading, Row
 from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.privacy import Pseudonyms
@@ -21,8 +22,9 @@ _SECTOR_FORMAT = 3  # likewise for chunks with a search for sectors
 # Files and bytes of a job at most: seconds of work, so that processes that share some hundred clips end together.
 _MOST = {"image": (64, 64 << 20), "video": (8, 64 << 20), "dicom": (64, 16 << 20)}
 # Files and MiB that one processor decodes in a second, of pictures and clips of usual size. MiB of DICOM are those of
-# the frames that are kept; compressed ones are several times slower, uncompressed ones faster.
+# the frames that are kept, if these are compressed.
 _A_SECOND = {"image": (150, 10), "video": (10, 2), "dicom": (100, 8)}
+_UNCOMPRESSED = 64  # MiB of DICOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Job:
     def seconds(self) -> float:
         """Estimate how long one processor decodes it, by the number of its files and their bytes."""
         files, size = _A_SECOND[self.kind]
+        if self.kind == "dicom" and not dicom.is_compressed(self.items[0].path):
+            size = _UNCOMPRESSED
         read = sum(_size(item) for item in self.items) / (self.reading.every if self.kind == "dicom" else 1)
         return max(len(self.items) / files, read / (size << 20))
 
