@@ -29,12 +29,12 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from awcl_jax.config.file import define_config, parse_flags
 from awcl_jax.runtime import bucket, child_process, memory
 from awcl_jax.runtime.cache import keep_compiled_programs
-from awcl_jax.runtime.cli import exit_on_bad_input, require_name
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
 
 _CONFIG = define_config()
@@ -67,9 +67,7 @@ def main(argv: list[str]) -> None:
             "--config is missing. Set it, for example --config=configs/fine.py or --config=fine; see --help."
         )
     workdir = _workdir()
-    # Orbax warns about every checkpoint saved without a score, and prints many lines for a damaged one, where we print
-    # one; Matplotlib logs its fonts on import.
-    logging.set_verbosity(logging.FATAL)
+    silence_libraries()
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
     from awcl_jax.config.fields import common_fields

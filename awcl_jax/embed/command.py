@@ -19,7 +19,7 @@ from awcl_jax.embed.check import SUFFIXES, require_encoder
 from awcl_jax.embed.options import FileOptions
 from awcl_jax.ingest.own.reading_flags import add_clips, add_pictures, path_of, region_of
 from awcl_jax.runtime.bucket import on_bucket
-from awcl_jax.runtime.cli import exit_on_bad_input, require_name
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require_name(name.upper(), getattr(args, name))
     for flag in ("out", "picture", "projector"):
         require_name(f"--{flag}", getattr(args, flag))
+    silence_libraries()
     begun = time.monotonic()
     done = embed_frames(
         args.encoder,

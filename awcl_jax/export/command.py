@@ -13,7 +13,7 @@ from pathlib import Path
 
 from awcl_jax import __version__
 from awcl_jax.runtime import hub
-from awcl_jax.runtime.cli import exit_on_bad_input, require_name
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_folder
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
     require_name("RUN", args.run)
     require_name("--out", args.out)
+    silence_libraries()
     if args.public and args.push is None:
         raise InputError("--public goes with --push=USER/NAME.")
     if args.push is not None:

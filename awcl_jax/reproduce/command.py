@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from awcl_jax.runtime import memory
 from awcl_jax.runtime.cache import keep_compiled_programs
-from awcl_jax.runtime.cli import exit_on_bad_input, require_name
+from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,12 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_name("--imagenet", args.imagenet)
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
-    from absl import logging
-
     from awcl_jax.reproduce import study
     from awcl_jax.reproduce import tables as study_tables
 
-    logging.set_verbosity(logging.ERROR)
+    silence_libraries()
     keep_compiled_programs()
     out = Path(args.out).expanduser().absolute()
     plan = _plan(args)

@@ -79,6 +79,17 @@ def require_name(flag: str, value: str | None) -> None:
         raise InputError(f"{flag} must not be empty. Name a file or folder; . is this folder.")
 
 
+def silence_libraries() -> None:
+    """Print nothing that libraries log by absl; errors still raise.
+
+    Orbax warns about every checkpoint saved without a score, and prints lines for a damaged one beside the one of this
+    package.
+    """
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)
+
+
 def awcl() -> None:
     """Run `awcl COMMAND ...`, which is short for `python -m awcl_jax.COMMAND ...`."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -502,3 +503,26 @@ def test_the_command_lists_what_it_wrote(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert str(tmp_path / "out" / "encoder.safetensors") in said
     assert "Fill in the licences" in said
+
+
+@pytest.mark.parametrize("command", ["export", "embed"])
+def test_a_damaged_checkpoint_is_one_line_without_those_of_libraries(command, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    latest = max((copy / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    shutil.rmtree(latest)
+    latest.mkdir()
+    arguments = [str(copy), *["pictures"] * (command == "embed"), f"--out={tmp_path / 'out.csv'}"]
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "a.png"), np.zeros((64, 64), np.uint8))
+    done = subprocess.run(
+        [sys.executable, "-m", f"awcl_jax.{command}", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: The checkpoint of step {latest.name} in {copy / 'checkpoints'} is damaged")

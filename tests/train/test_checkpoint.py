@@ -256,10 +256,7 @@ def test_a_lack_of_inodes_and_a_limit_are_reported_before_anything_is_written(
             r"File too large for a checkpoint \(there is none yet\)",
         ),
         (
-            (
-                'UNKNOWN: Error writing "a/0.0" in OCDBT database: Failed to fsync file: Input/output error '
-                "[os_error_code='5']\nmore"
-            ),
+            "UNKNOWN: Error writing a/0.0 in OCDBT database: Failed to fsync file [os_error_code='5']\nmore",
             errno.EIO,
             r"Input/output error: a checkpoint could not be written \(there is none yet\)\. Check the disk and rerun",
         ),
