@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from awcl_jax.runtime.errors import InputError, RunStopped, in_words
+from awcl_jax.runtime.errors import InputError, RunStopped, first_line, in_words
 from awcl_jax.runtime.streams import keep_printing
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command ended by ctrl-C
+
+_MORE_MEMORY = "Use a smaller batch or picture, or raise the limit, and rerun the same command."
+_MORE_THREADS = (
+    "Raise the limit of processes (`ulimit -u`, or of the container) or of memory, and rerun the same command."
+)
 
 COMMANDS = {
     "main": "pretrain an encoder, or train on one for a task",
@@ -33,9 +38,9 @@ def exit_on_bad_input() -> Iterator[None]:
         @exit_on_bad_input()
         def main(argv): ...
 
-    `InputError` and `OSError` (disk full, no permission) exit with 1, a run that was asked to stop and saved with 75,
-    ctrl-C elsewhere with 130. Every other exception is a bug in this package and keeps its traceback. What cannot be
-    printed is dropped.
+    `InputError`, `OSError` (disk full, no permission) and a lack of memory or threads exit with 1, a run that was asked
+    to stop and saved with 75, ctrl-C elsewhere with 130. Every other exception is a bug in this package and keeps its
+    traceback. What cannot be printed is dropped.
 
     Raises:
       SystemExit: in the cases above.
@@ -49,7 +54,15 @@ def exit_on_bad_input() -> Iterator[None]:
         # The reader of the output (head, less) has exited. Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError as error:
+        _leave(f"error: Not enough memory ({first_line(error)}). {_MORE_MEMORY}", 1)
     except RuntimeError as error:
+        if str(error).startswith("RESOURCE_EXHAUSTED"):  # of XLA, from a device
+            _leave(f"error: Not enough memory ({first_line(error)[:200]}). {_MORE_MEMORY}", 1)
+        if str(error).startswith("can't start new thread"):
+            # Libraries wait at the end of Python for threads that never began.
+            _print(f"error: No thread can be started. {_MORE_THREADS}")
+            os._exit(1)
         if not str(error).startswith("Could not determine home directory"):  # of Path.expanduser
             raise
         _leave("error: A path begins with ~, and this user has no home folder. Write the path in full or set HOME.", 1)
@@ -105,6 +118,10 @@ def awcl() -> None:
     _leave(f"error: awcl has no command {command!r}; it has {', '.join(COMMANDS)}", 1)
 
 
+def _print(message: str) -> None:
+    print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
+
+
 def _leave(message: str, status: int) -> NoReturn:
-    print(" ".join(message.splitlines()), file=sys.stderr)
+    _print(message)
     sys.exit(status)

@@ -41,6 +41,34 @@ def test_our_faults_keep_their_traceback(fault):
         raise fault
 
 
+@pytest.mark.parametrize(
+    ("raised", "quoted"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nmore"), "RESOURCE_EXHAUSTED: Out of memory."),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(raised, quoted, capsys):
+    with pytest.raises(SystemExit) as left, exit_on_bad_input():
+        raise raised
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: Not enough memory ({quoted}). Use a smaller batch or picture")
+
+
+def test_a_lack_of_threads_is_one_line_and_waits_for_none():
+    program = (
+        "import threading\n"
+        "from awcl_jax.runtime.cli import exit_on_bad_input\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"  # as of a library, which never ends
+        'with exit_on_bad_input(): raise RuntimeError("can\'t start new thread")\n'
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: No thread can be started. Raise the limit of processes (`ulimit -u`")
+
+
 def test_the_result_passes_through_every_time():
     @exit_on_bad_input()
     def double(x: int) -> int:
