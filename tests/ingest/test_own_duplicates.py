@@ -141,6 +141,17 @@ def test_of_copies_of_single_pictures_the_patient_with_short_names_is_kept(tmp_p
     )
 
 
+def test_files_without_copies_and_without_frames_do_not_count(tmp_path, capsys):
+    # The only picture of p0 that p1 has, too, must not be lost because another name of p0 is long, or a file damaged.
+    long = "head/p0/a name that is longer than any name of a copy.png"
+    names = draw_files(tmp_path / "in", *(f"head/p{n}/{n}.png" for n in range(5)), long)
+    shutil.copy(names / "head/p0/0.png", names / "head/p1/copy.png")
+    (names / "head/p1/e.png").write_bytes(b"")
+    found, _ = run(capsys, tmp_path / "out", "folder", f"--source={names}", "--skip_bad")
+    assert "0.png" in found
+    assert "copy.png" not in found
+
+
 def test_two_names_of_one_patient_are_not_mixed(tmp_path, capsys):
     names = draw_files(tmp_path / "in", *(f"head/P{n}_{m}.png" for n in range(8) for m in (1, 2)))
     shutil.copy(names / "head/P7_1.png", names / "head/Anna_1.png")

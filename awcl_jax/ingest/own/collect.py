@@ -193,11 +193,12 @@ def _drop(collection: Collection, repeated: Bool[np.ndarray, " n"]) -> None:
 def _standings(
     owners: Int32[np.ndarray, " n"], starts: Int64[np.ndarray, " m"], items: Mapping[int, Item]
 ) -> Mapping[str, tuple[bool, float, int]]:
-    """Return for each patient what tells a real one from one that copies were named after, the real one lowest.
+    """Return for each patient with frames what tells a real one from one that copies are named after, the real lowest.
 
     - Whether it has several files, but no picture that is its alone: `Kopie` of `Kopie_von_P07_3.png` and
       `Kopie_von_P09_1.png`.
-    - The mean length of its paths, because copying makes names longer.
+    - The mean length of the paths of those files that others have, too, because copying makes names longer. It is the
+      patient's, so that one of two names of a patient is kept throughout.
     - The number of its first file.
 
     Args:
@@ -206,22 +207,22 @@ def _standings(
       items: the files by number.
     """
     files: dict[str, list[Item]] = defaultdict(list)
-    for item in items.values():
-        files[item.patient_id].append(item)
+    for number in np.unique(owners).tolist():
+        files[items[number].patient_id].append(items[number])
     of_file = np.zeros(max(items) + 1, np.int32)
     for place, of_patient in enumerate(files.values()):
         of_file[[item.number for item in of_patient]] = place
     patients = of_file[owners]
     low, high = np.minimum.reduceat(patients, starts), np.maximum.reduceat(patients, starts)
     own = np.bincount(low[low == high], minlength=len(files)).tolist()
-    return {
-        patient: (
-            len(of_patient) > 1 and not pictures,
-            sum(len(str(item.path)) for item in of_patient) / len(of_patient),
-            min(item.number for item in of_patient),
-        )
-        for (patient, of_patient), pictures in zip(files.items(), own, strict=True)
-    }
+    shared = np.zeros(len(of_file), bool)
+    shared[owners[np.repeat(low != high, np.diff(starts, append=len(owners)))]] = True
+    standings = {}
+    for (patient, of_patient), pictures in zip(files.items(), own, strict=True):
+        lengths = [len(str(item.path)) for item in of_patient if shared[item.number]]
+        mean = sum(lengths) / len(lengths) if lengths else 0.0
+        standings[patient] = (len(of_patient) > 1 and not pictures, mean, of_patient[0].number)
+    return standings
 
 
 def _difference(equal: Sequence[Item], *, confirmed: bool) -> str:
