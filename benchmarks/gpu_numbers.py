@@ -71,7 +71,7 @@ TOLERANCES = {
     "step in float32 products: change of the parameters": 1e-2,
     "step in float32: loss": 1e-2,
     "step in float32: change of the parameters": 0.2,
-    "step in bfloat16: loss": 1e-2,
+    "step in bfloat16: loss": 5e-2,
     "step in bfloat16: change of the parameters": 0.8,
 }
 """Number -> largest norm of the difference to the CPU's, as a share of the norm of that.

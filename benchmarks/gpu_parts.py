@@ -132,10 +132,12 @@ def waiting(add: Add, note: Note, sizes: Sizes) -> None:
     from awcl_jax.data.sampler import EpochPlan
     from awcl_jax.data.scans import ScanIndex
     from awcl_jax.runtime import sharding
+    from benchmarks.noise import write_noise
 
     cores = min(16, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as scratch:
-        index = ScanIndex.from_dataset(_write_frames(Path(scratch), 2 * sizes.read, sizes.stored)).split("train")
+        dataset = write_noise(Path(scratch), frames=2 * sizes.read, edge=sizes.stored)
+        index = ScanIndex.from_dataset(dataset).split("train")
         one, state, _ = step.our_program("resnet18", sizes.width, sizes.pixels, sizes.read, sizes.dtype)
         mesh = sharding.make_mesh()
         plan = EpochPlan(np.arange(len(index)), batch_size=sizes.read, seed=0)
@@ -201,24 +203,6 @@ def _start_shares(one: Callable[..., Any], state: Any, placed: Any, count: int) 
         jax.block_until_ready(state)
         shares.append((started - start) / (time.perf_counter() - start))
     return shares
-
-
-def _write_frames(folder: Path, count: int, edge: int) -> Path:
-    """Write a dataset of smooth random frames, whose PNGs take about as long to decode as ultrasound's."""
-    import cv2
-
-    from tests.helpers.frames import FrameSet, frame_record
-
-    rng = np.random.default_rng(0)
-
-    def picture() -> np.ndarray:
-        noise = cv2.GaussianBlur(rng.normal(size=(edge, edge)).astype(np.float32), (0, 0), 2)
-        return np.clip(128 + 250 * noise, 0, 255).astype(np.uint8)
-
-    records = [frame_record(f"f{i}", f"p{i}", image=picture()) for i in range(count)]
-    builder = FrameSet(splits={"train": records}, data_dir=folder, file_format="array_record")
-    builder.download_and_prepare()
-    return Path(builder.data_dir)
 
 
 def exports(add: Add, note: Note, sizes: Sizes) -> None:

@@ -50,7 +50,7 @@ from awcl_jax.runtime.files import write_whole
 PARTS = {
     "machine": 60,
     "numbers": 120,
-    "loss": 120,
+    "loss": 140,
     "step-resnet50": 200,
     "waiting": 90,
     "step-vit_base": 150,

@@ -6,9 +6,9 @@ python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=2
 
 Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
 gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on ready views: the
-network (channels last; of a vision transformer timm's, or without timm that of an export), the loss as in SupContrast
-and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps its pages, as runs
-of this package do (`awcl_jax.runtime.memory`).
+network (that of an export, or timm's vision transformer where timm is installed; channels last), the loss as in
+SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps its
+pages, as runs of this package do (`awcl_jax.runtime.memory`).
 
 Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes. On a
@@ -297,18 +297,11 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         raise InputError("PyTorch is not installed; install it or leave `torch` out of --methods.") from None
     from torch import nn
 
-    from awcl_jax.models.vit import SIZES
-    from tests.helpers.torch_resnet import TorchResNet
-
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
     if on_gpu:
         torch.backends.cudnn.benchmark = True  # choose the fastest convolutions, as XLA does
-    if arch in SIZES:
-        encoder, features, network = _torch_vit(arch, width, size)
-    else:
-        encoder, network = TorchResNet(arch, channels=1, width=round(64 * width)), "written here"
-        features = round(64 * width) * (32 if arch == "resnet50" else 8)
+    encoder, features, network = _torch_network(arch, width, size)
     head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, EMBEDDING))
     model: Any = nn.Sequential(encoder, head)
     model.train().requires_grad_().to(device, memory_format=torch.channels_last)
@@ -346,24 +339,31 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
     return steps, peak.torch_product(dtype, device), memory_mb, f"{network}, PyTorch {torch.__version__}, {how}"
 
 
-def _torch_vit(arch: str, width: float, size: int) -> tuple[Any, int, str]:
-    """Return a vision transformer for grey pictures, the number of its features, and whose it is.
+def _torch_network(arch: str, width: float, size: int) -> tuple[Any, int, str]:
+    """Return the encoder for grey pictures in PyTorch, the number of its features, and whose it is.
 
-    It is timm's, or where timm is not installed the one that an export has beside its weights.
+    It is the one that an export has beside its weights, or timm's for a vision transformer where timm is installed.
     """
     from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
+    if arch not in SIZES:
+        from awcl_jax.export import encoder_torch
+
+        of_arch = {"channels": 1, "arch": arch, "width": round(64 * width), "strides": "v1.5"}
+        resnet: Any = encoder_torch.Encoder(of_arch, {"size": size}, frame_size=size)
+        resnet.forward = resnet.features  # views are preprocessed
+        return resnet, round(64 * width) * (32 if arch == "resnet50" else 8), "that of an export"
     depth, heads = SIZES[arch]
     heads = max(1, round(heads * width))
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError:
-        from awcl_jax.export.encoder_torch_vit import Encoder
+        from awcl_jax.export import encoder_torch_vit
 
-        encoder = {"channels": 1, "vit": vars(ViTOptions()), "width": HEAD * heads, "heads": heads, "depth": depth}
-        exported: Any = Encoder(encoder, {"size": size}, frame_size=size)
-        exported.forward = exported.features  # views are preprocessed
-        return exported, HEAD * heads, "that of an export"
+        of_size = {"channels": 1, "vit": vars(ViTOptions()), "width": HEAD * heads, "heads": heads, "depth": depth}
+        vit: Any = encoder_torch_vit.Encoder(of_size, {"size": size}, frame_size=size)
+        vit.forward = vit.features
+        return vit, HEAD * heads, "that of an export"
     network = VisionTransformer(
         img_size=size,
         patch_size=ViTOptions().patch,

@@ -46,6 +46,17 @@ def test_the_command_itself_imports_nothing_that_may_be_missing():
     assert {*done.stdout.split()} == {"awcl_jax", "benchmarks"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["gpu_numbers", "gpu_parts", "gpu_sizes", "loss", "noise", "on_gpu", "own_process", "peak", "scaling", "step"],
+)
+def test_no_part_needs_what_only_tests_need(name):
+    # tests/__init__.py imports packages of the extra `test`, which the machine lacks.
+    assert not re.findall(
+        r"^\s*(?:from|import) tests\b", (ROOT / "benchmarks" / f"{name}.py").read_text(), re.MULTILINE
+    )
+
+
 @pytest.mark.slow
 def test_a_rehearsal_measures_every_part_and_is_resumed(tmp_path):
     out = tmp_path / "out"
