@@ -240,7 +240,7 @@ def our_program(
     )
     step = sharding.map_step(body, mesh)
     name = program_name(arch, width, size, batch, dtype, remat=remat, chunks=chunks) | {"changes": dict(changes)}
-    state = sharding.replicate(first_state.FirstState(model, optimiser, seed=0, name=name).wait(), mesh)
+    state = first_state.FirstState(model, optimiser, seed=0, name=name).place(mesh)
     rng = np.random.default_rng(0)
     frames = {
         "image": rng.integers(0, 256, (batch, size, size), dtype=np.uint8),
@@ -271,9 +271,10 @@ def our_step(
     on_cpus = sharding.on_cpus(mesh)
     name = program_name(*given, remat=remat, chunks=chunks)
     step = sharding.compile_step(step, state, placed, mesh=mesh, name=name)
+    temporary = sharding.temporary_bytes(step) if isinstance(step, jax.stages.Compiled) else 0
     host_memory.return_freed_pages()
-    if isinstance(step, jax.stages.Compiled):
-        host_memory.reserve(sharding.temporary_bytes(step))
+    if temporary:
+        host_memory.reserve(temporary)
 
     def steps(count: int) -> None:
         nonlocal state

@@ -176,7 +176,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
         # Score on the test patients.
         with harness.after_training(folder):
-            return _conclude(config, setup, first.wait(), state, folder)
+            return _conclude(config, setup, first.variables, state.variables, folder)
 
 
 def preview(config: ConfigDict, out: Path) -> str:
@@ -348,7 +348,7 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
 
 
 def _conclude(
-    config: ConfigDict, setup: Setup, untrained: TrainState, state: TrainState, folder: Workdir
+    config: ConfigDict, setup: Setup, untrained: dict[str, Any], trained: dict[str, Any], folder: Workdir
 ) -> dict[str, Any]:
     """Score on the test patients; print the table, write the results and the pictures."""
     evaluation = setup.evaluation
@@ -356,7 +356,7 @@ def _conclude(
         say("Comparing the untrained with the trained encoder, without labels ...")
     else:
         say("Scoring pixels, untrained and trained encoder on the test patients ...")
-    before, after = (cached_features(evaluation.encoder(s.variables)) for s in (untrained, state))
+    before, after = (cached_features(evaluation.encoder(variables)) for variables in (untrained, trained))
     pixels = cached_features(downsampled_pixels)
     columns = {
         "pixels": evaluation.test_scores(pixels),
@@ -366,8 +366,8 @@ def _conclude(
     differences = evaluation.differences(after, {"untrained": before, "pixels": pixels})
     health = {
         name: measured
-        for name, of in (("untrained", untrained), ("trained", state))
-        if (measured := setup.health.measure(of.variables))
+        for name, variables in (("untrained", untrained), ("trained", trained))
+        if (measured := setup.health.measure(variables))
     }
     confusion = evaluation.knn_confusion(after)
     results = {

@@ -233,10 +233,11 @@ def begin(
             )
             say(f"  ready after {duration(time.monotonic() - began)}; training begins.")
     hooks.on_phase("waiting for the state", records.start + 1)
-    state = sharding.replicate(first.wait(), mesh) if records.resumed is None else records.resumed
+    state = first.place(mesh) if records.resumed is None else records.resumed
+    temporary = sharding.temporary_bytes(step) if isinstance(step, jax.stages.Compiled) else 0
     return_freed_pages()
-    if isinstance(step, jax.stages.Compiled):
-        reserve(sharding.temporary_bytes(step))
+    if temporary:
+        reserve(temporary)
     return state, step, chain(ahead, batches)
 
 

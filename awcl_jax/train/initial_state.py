@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array, PyTree, UInt32
 
-from awcl_jax.runtime import kept_programs
+from awcl_jax.runtime import kept_programs, sharding
 from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train.momentum import Queue
 from awcl_jax.train.state import TrainState
@@ -53,15 +53,32 @@ class FirstState:
             else:
                 # Both are traced here, and not again when they run.
                 self.shapes = state_shapes(model, optimiser, queue=queue)
+        self._variables: dict[str, PyTree] | None = None
         aside = ThreadPoolExecutor(1)
-        self._made = aside.submit(
-            initial_state, model, optimiser, seed=seed, queue=queue, given=given, programs=programs
-        )
+        self._made = aside.submit(_made_state, model, optimiser, seed=seed, queue=queue, given=given, programs=programs)
         aside.shutdown(wait=False)
 
     def wait(self) -> TrainState:
         """Return the state, on the host."""
-        return self._made.result()
+        return jax.device_get(self._made.result())
+
+    def place(self, mesh: Mesh) -> TrainState:
+        """Return the state on a run's devices, for steps that reuse its memory; only its `variables` are kept here.
+
+        Call it once, and `wait` no longer.
+        """
+        made = self._made.result()
+        self._variables = jax.tree.map(np.array, made.variables)
+        del self._made
+        if sharding.on_cpus(mesh) and jax.process_count() == 1 and _in_memory_of_their_own(made):
+            # A step cannot reuse memory that the host refers to as well: the first one would copy the whole state.
+            return sharding.replicate(made, mesh)
+        return sharding.replicate(jax.device_get(made), mesh)
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """Parameters and running statistics, on the host."""
+        return self.wait().variables if self._variables is None else self._variables
 
 
 class _KeptPrograms:
@@ -109,16 +126,34 @@ def initial_state(
     seed: int,
     queue: Queue | None = None,
     given: Given | None = None,
-    programs: _KeptPrograms | None = None,
 ) -> TrainState:
     """Return the state before the first step, on the host: drawn by the seed, except for what is `given`."""
+    # On the host, because the step reuses the memory of its argument.
+    return jax.device_get(_made_state(model, optimiser, seed=seed, queue=queue, given=given))
+
+
+def _made_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    *,
+    seed: int,
+    queue: Queue | None = None,
+    given: Given | None = None,
+    programs: _KeptPrograms | None = None,
+) -> TrainState:
+    """Return `initial_state` on this process's first device."""
     variables = initial_variables(model, seed=seed) if programs is None else programs.run_draw(model, seed)
     if given is not None:
         variables = {name: {**tree, **given.get(name, {})} for name, tree in variables.items()}
-    # On the host, because the step reuses the memory of its argument.
     if programs is None:
-        return jax.device_get(_create(variables, optimiser=optimiser, queue=queue))
-    return jax.device_get(programs.run_create(variables, optimiser, queue))
+        return _create(variables, optimiser=optimiser, queue=queue)
+    return programs.run_create(variables, optimiser, queue)
+
+
+def _in_memory_of_their_own(tree: PyTree) -> bool:
+    """Return whether no arrays of a device share memory, as those do that a program returns twice."""
+    places = [array.unsafe_buffer_pointer() for array in jax.tree.leaves(tree)]
+    return len(set(places)) == len(places)
 
 
 def initial_variables(model: nn.Module, *, seed: int) -> dict[str, PyTree]:

@@ -10,6 +10,7 @@ import pytest
 from awcl_jax.config import build
 from awcl_jax.downstream import runner as downstream
 from awcl_jax.pretrain import runner as pretrain
+from awcl_jax.runtime import sharding
 from awcl_jax.train import initial_state as first_state
 from awcl_jax.train.initial_state import FirstState
 from configs import downstream_planes, fine, moco
@@ -51,11 +52,40 @@ def test_the_shapes_of_a_state_are_known_before_it(method):
     chex.assert_trees_all_equal_shapes_and_dtypes(state.shapes, state.wait())
 
 
+@pytest.mark.parametrize("method", [fine, moco])
+def test_a_placed_state_is_the_same_and_its_variables_outlive_the_step(method):
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    wanted, first = state_of(small(method)).wait(), state_of(small(method))
+    chex.assert_trees_all_equal(first.variables, wanted.variables)
+    placed = first.place(mesh)
+    chex.assert_trees_all_equal(jax.device_get(placed), wanted)
+    change_all(placed, mesh)
+    chex.assert_trees_all_equal(first.variables, wanted.variables)
+
+
+def test_the_first_step_reuses_the_memory_of_a_placed_state():
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    state = state_of(small()).place(mesh)
+    before = places(state)
+    assert places(change_all(state, mesh)) == before
+
+
+def change_all(state, mesh):
+    """The state after a step that adds one to all its numbers."""
+    step = sharding.map_step(lambda state, batch: (jax.tree.map(lambda x: x + 1, state), state.step), mesh)
+    changed, _ = step(state, sharding.place_batch(np.zeros(2), mesh))
+    return jax.block_until_ready(changed)
+
+
+def places(tree):
+    return [array.unsafe_buffer_pointer() for array in jax.tree.leaves(tree)]
+
+
 def test_what_prevents_a_state_is_raised_where_it_is_waited_for(monkeypatch):
     def broken(*_, **__):
         raise KeyError("encoder")
 
-    monkeypatch.setattr(first_state, "initial_state", broken)
+    monkeypatch.setattr(first_state, "_made_state", broken)
     state = state_of(small())
     with pytest.raises(KeyError):
         state.wait()
