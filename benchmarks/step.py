@@ -1,7 +1,7 @@
 """Measure the pretraining step against the same network and loss in PyTorch: frames per second, share of peak, memory.
 
 python -m benchmarks.step --out=DIR
-python -m benchmarks.step --arch=vit_small --sizes=224 --methods=awcl_jax,torch
+python -m benchmarks.step --arch=vit_small --sizes=224 --methods=awcl_jax,remat,torch --turns=3 --steps=1 --warmup=1
 python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
 
 Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
@@ -14,7 +14,8 @@ Each method is a separate process, and they take turns: a few steps of one, a fe
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes. On a
 machine that others use, too, core seconds change less than seconds do.
 Frames are views: a batch of 32 gives 64. The peak is that of a matrix product in the same process and type; the work is
-that of the convolutions forward and backward, as `benchmarks.scaling` counts it.
+that of the convolutions forward and backward, as `benchmarks.scaling` counts it; of a vision transformer that of all
+tokens, though ours leaves out what its last block computes of other tokens than the class token.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5, help="of each method (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="of each turn (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
     parser.add_argument("--serve", metavar="METHOD", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -67,8 +69,8 @@ def main() -> None:
     rows = []
     print(_head(args), flush=True)
     for size in map(int, args.sizes.split(",")):
-        settings = {name: getattr(args, name) for name in ("arch", "width", "batch", "dtype", "turns", "steps")}
-        found = in_turns(methods, size=size, **settings)
+        names = ("arch", "width", "batch", "dtype", "turns", "steps", "warmup")
+        found = in_turns(methods, size=size, **{name: getattr(args, name) for name in names})
         rows += [{"size": size, "method": method} | found[method] for method in methods]
         for row in rows[-len(methods) :]:
             print(_row(row), flush=True)
@@ -88,6 +90,7 @@ def in_turns(
     dtype: str,
     turns: int,
     steps: int,
+    warmup: int = 2,
     compiled_before: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return what was measured of each method: seconds of a step and share of the peak in every turn, memory, ...
@@ -97,6 +100,7 @@ def in_turns(
       arch, width, size, batch, dtype: as the options of this command.
       turns: of each method.
       steps: of a turn.
+      warmup: steps before the first turn.
       compiled_before: let another process compile our step, so that compiling has left no memory in the measured one.
 
     Raises:
@@ -111,11 +115,11 @@ def in_turns(
         servers = {}
         for method in methods:
             memory = {} if method == "torch" else host_memory.ENVIRONMENT
-            serve = [*command, f"--serve={method}"]
+            serve = [*command, f"--warmup={warmup}", f"--serve={method}"]
             if compiled_before and not method.startswith("torch"):
                 # As for a run, whose step is compiled by another process, or was at an earlier start.
                 quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-                subprocess.run(serve, env=os.environ | memory, check=True, **quiet)
+                subprocess.run([*serve, "--warmup=0"], env=os.environ | memory, check=True, **quiet)
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             servers[method] = started.enter_context(subprocess.Popen(serve, env=os.environ | memory, **pipes))
             networks[method] = _answer(servers[method])["network"]  # loaded and warm before the next one starts
@@ -165,7 +169,7 @@ def _serve(args: argparse.Namespace) -> None:
     }
     make = ways[args.serve]
     steps, product, memory_mb, network = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
-    steps(2)
+    steps(args.warmup)
     _say({"network": network})
     for _ in sys.stdin:
         before = time.process_time()
@@ -265,6 +269,7 @@ def our_step(
 
     from awcl_jax.runtime import sharding
 
+    host_memory.keep_freed_pages()
     given = arch, width, size, batch, dtype
     step, state, placed = our_program(*given, remat=remat, chunks=chunks)
     mesh = sharding.make_mesh()

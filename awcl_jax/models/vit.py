@@ -1,6 +1,7 @@
 """Vision transformers (Dosovitskiy et al. 2021) of the kinds that published weights are for, for grey frames."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Key, PyTree
 
 from awcl_jax.models.activations import ACTIVATIONS
 from awcl_jax.models.positions import resample_weights
+from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 
 SIZES = {"vit_tiny": (12, 3), "vit_small": (12, 6), "vit_base": (12, 12), "vit_large": (24, 16)}
@@ -23,6 +26,8 @@ HEAD = 64  # features of a head, in all of these networks
 WIDEST = 16  # times the width of the paper
 
 _DROPS = 0xD409  # folded into a view's key for the blocks that it skips; the augmentation folds other numbers
+_KEPT = "kept"  # name of the values that a block's gradient does not compute again
+_TOKENS = 1024  # that a block computes at a time on a CPU, so that they stay in its caches
 _small = nn.initializers.truncated_normal(0.02)
 
 
@@ -53,6 +58,26 @@ class ViTOptions:
     drop_path: float = 0.0
 
 
+class Dense(nn.Module):
+    """A linear layer of every token, or only some of its features.
+
+    Attributes:
+      features: number of outputs.
+      dtype: type of the arithmetic.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], part: slice = slice(None)) -> Float[Array, "b t f"]:
+        """Return the outputs, or a `part` of them."""
+        kernel = self.param("kernel", _small, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = kernel[:, part].astype(self.dtype), bias[part].astype(self.dtype)
+        return x.astype(self.dtype) @ kernel + bias.reshape(1, 1, -1)
+
+
 class Attention(nn.Module):
     """Self-attention of several heads over the tokens of a picture.
 
@@ -65,13 +90,18 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """Return the tokens' mixture."""
-        b, t, width = x.shape
-        qkv = _dense(3 * width, self.dtype, "qkv")(x).reshape(b, t, 3, self.heads, width // self.heads)
-        q, k, v = (qkv[:, :, part] for part in range(3))
-        mixed = jax.nn.dot_product_attention(q, k, v)
-        return _dense(width, self.dtype, "proj")(mixed.reshape(b, t, width))
+    def __call__(self, x: Float[Array, "b t d"], first: int | None = None) -> Float[Array, "b t2 d"]:
+        """Return the tokens' mixture; of all tokens for the `first` ones, if given."""
+        b, _, width = x.shape
+        project = Dense(3 * width, self.dtype, name="qkv")
+        if first is None:
+            parts = jnp.split(_kept_for_gradient(project(x)), 3, axis=-1)
+        else:
+            others = _kept_for_gradient(project(x, slice(width, None)))
+            parts = [project(x[:, :first], slice(width)), *jnp.split(others, 2, axis=-1)]
+        q, k, v = (part.reshape(b, -1, self.heads, width // self.heads) for part in parts)
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, -1, width)
+        return Dense(width, self.dtype, name="proj")(_kept_for_gradient(mixed))
 
 
 class Perceptron(nn.Module):
@@ -88,8 +118,8 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Return the new tokens."""
-        y = ACTIVATIONS[self.activation](_dense(4 * x.shape[-1], self.dtype, "fc1")(x))
-        return _dense(x.shape[-1], self.dtype, "fc2")(y)
+        y = _kept_for_gradient(Dense(4 * x.shape[-1], self.dtype, name="fc1")(x))
+        return Dense(x.shape[-1], self.dtype, name="fc2")(ACTIVATIONS[self.activation](y))
 
 
 class Scale(nn.Module):
@@ -109,30 +139,34 @@ class Block(nn.Module):
       heads: of the attention.
       options: of the network.
       dtype: type of the arithmetic.
+      first: only so many tokens at the beginning are returned, and only what they need is computed; None for all.
     """
 
     heads: int
     options: ViTOptions
     dtype: Any = jnp.float32
+    first: int | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None = None) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None = None) -> Float[Array, "b t2 d"]:
         """Return the new tokens.
 
         Args:
           x: tokens.
           kept: factors of each picture's two additions, 0 where it skips one; None adds both unchanged.
         """
-        parts = (
-            Attention(self.heads, self.dtype, name="attn"),
-            Perceptron(self.options.activation, self.dtype, name="mlp"),
-        )
-        for i, part in enumerate(parts, start=1):
-            y = part(_norm(self.options.epsilon, self.dtype, f"norm{i}")(x))
-            if self.options.layer_scale:
-                y = Scale(name=f"ls{i}")(y)
-            x = x + (y if kept is None else y * kept[:, i - 1].astype(y.dtype).reshape(-1, 1, 1))
-        return x
+        y = Attention(self.heads, self.dtype, name="attn")(self._norm(1, x), self.first)
+        x = _kept_for_gradient(x[:, : self.first] + self._weighted(1, y, kept))
+        y = Perceptron(self.options.activation, self.dtype, name="mlp")(self._norm(2, x))
+        return x + self._weighted(2, y, kept)
+
+    def _norm(self, half: int, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return _norm(self.options.epsilon, self.dtype, f"norm{half}")(x)
+
+    def _weighted(self, half: int, y: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None) -> Float[Array, "b t d"]:
+        if self.options.layer_scale:
+            y = Scale(name=f"ls{half}")(y)
+        return y if kept is None else y * kept[:, half - 1].astype(y.dtype).reshape(-1, 1, 1)
 
 
 class ViT(nn.Module):
@@ -148,7 +182,8 @@ class ViT(nn.Module):
       grid: rows and columns of the table of positions.
       options: of the network.
       dtype: type of the arithmetic; parameters and features stay float32.
-      remat: keep only the input of each block, and recompute the rest for the gradient (Chen et al. 2016).
+      remat: keep only the input of each block, and recompute the rest for the gradient (Chen et al. 2016). On a CPU
+        attention's weights, activations and normalised tokens are never kept.
       train_blocks: only so many blocks at the end, and the last normalisation, get a gradient; None for all. The
         others keep no activations.
       freeze_patches: the patches' kernel gets no gradient (Chen et al. 2021).
@@ -217,16 +252,47 @@ class ViT(nn.Module):
         if self.options.pre_norm:
             x = _norm(self.options.epsilon, self.dtype, "norm_pre")(x)
         kept = self._kept(keys) if train and self.draws else None
-        make_block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
             if self.train_blocks == self.depth - i:
                 x = jax.lax.stop_gradient(x)
-            block = make_block(self.heads, self.options, self.dtype, name=f"blocks_{i}")
-            x = block(x, None if kept is None else kept[:, i])
+            # Features of the class token need the others only as keys and values of the last block.
+            only_token = pooled and self.options.pool == "token" and i == self.depth - 1
+            block = Block(self.heads, self.options, self.dtype, 1 if only_token else None, name=f"blocks_{i}")
+            x = self._apply(block, x, None if kept is None else kept[:, i])
         x, norm = x.astype(jnp.float32), _norm(self.options.epsilon, jnp.float32, "norm")
         if not pooled:
             return norm(x)
         return norm(self._pool(x)).reshape(x.shape[0], -1) if self.options.norm_after else self._pool(norm(x))
+
+    def _apply(
+        self, block: Block, x: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None
+    ) -> Float[Array, "b t2 d"]:
+        """Return the tokens after a block; on a CPU it computes a few pictures at a time.
+
+        For its gradient it keeps the results of its matrix products, but neither attention's weights nor what the
+        activation and the normalisations give, and with `remat` nothing: the rest is computed again. On a CPU XLA does
+        so only in the body of a loop. Elsewhere it finds that two computations of a value are equal, and keeps one.
+        """
+        if self.is_initializing():
+            return block(x, kept)
+        params, apart = block.variables["params"], block.clone(parent=None, name=None)
+
+        def compute(params: PyTree, x: Array, kept: Array | None) -> Array:
+            return jnp.asarray(apart.apply({"params": params}, x, kept))
+
+        b, t, _ = x.shape
+        if jax.default_backend() != "cpu" or not isinstance(b, int):
+            return (jax.checkpoint(compute) if self.remat else compute)(params, x, kept)
+        count = pictures_at_a_time(b, t)
+        # Each device sums its own gradient over the loop, before the sum over devices.
+        leaves, tree = jax.tree.flatten((params, x, kept))
+        params, x, kept = jax.tree.unflatten(tree, sharding.varying_alike(*map(jnp.asarray, leaves)))
+        policies = jax.checkpoint_policies
+        policy = policies.nothing_saveable if self.remat else policies.save_only_these_names(_KEPT)
+        again = jax.checkpoint(functools.partial(compute, params), policy=policy, prevent_cse=False)
+        parts = jax.tree.map(lambda rows: rows.reshape(b // count, count, *rows.shape[1:]), (x, kept))
+        y = jax.lax.map(lambda part: again(*part), parts)
+        return y.reshape(b, *y.shape[2:])
 
     def _pool(self, x: Float[Array, "b t d"]) -> Float[Array, "b f"] | Float[Array, "b 2 d"]:
         """Return the features; if they will be normalised, the two of `both` are still apart."""
@@ -363,8 +429,15 @@ def size_rule(size: int, patch: int) -> str:
     return f"must be a multiple of the patch of {patch} pixels; got {size}, try {near}"
 
 
-def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=_small, name=name)
+def pictures_at_a_time(pictures: int, tokens: int) -> int:
+    """Return how many pictures a block computes at a time on a CPU: a divisor of their number, and few enough."""
+    most = max(1, _TOKENS // tokens)
+    return max(count for count in range(1, min(most, pictures) + 1) if pictures % count == 0)
+
+
+def _kept_for_gradient(x: Array) -> Array:
+    """Mark a value that a block's gradient does not compute again."""
+    return checkpoint_name(x, _KEPT)
 
 
 def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
