@@ -6,6 +6,7 @@ fields that they omit have defaults, and the `config.json` in a run folder repea
 
   python -m awcl_jax.main --config=configs/fine.py
   python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
+  python -m awcl_jax.main --config=configs/fine.py:vit --config.data.path=DIR --config.model.init=WEIGHTS
   python -m awcl_jax.main --config=configs/coarse.py --config.train.steps=500 --workdir=runs/coarse
   python -m awcl_jax.main --config=configs/downstream_planes.py --config.encoder.init=runs/coarse
   python -m awcl_jax.main --config=runs/coarse/config.json --config.seed=1

@@ -2,6 +2,7 @@
 
 python -m awcl_jax.main --config=configs/fine.py
 python -m awcl_jax.main --config=configs/fine.py:fetal_planes_db --config.data.path=DIR
+python -m awcl_jax.main --config=configs/fine.py:vit --config.data.path=DIR --config.model.init=WEIGHTS
 """
 
 from ml_collections import ConfigDict

@@ -14,12 +14,12 @@ Delta = Callable[[ConfigDict], None]
 
 
 def base(variant: str | None) -> ConfigDict:
-    """Return the defaults with the changes of a variant: none (the phantom), `tiny`, `fetal_planes_db` or `paper`.
+    """Return the defaults with a variant's changes: none (the phantom), `tiny`, `fetal_planes_db`, `paper` or `vit`.
 
     Raises:
       InputError: no such variant.
     """
-    variants = {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper}
+    variants = {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper, "vit": _vit}
     return apply_variant(default_config(), variant, variants)
 
 
@@ -88,3 +88,19 @@ def _paper(config: ConfigDict) -> None:
     config.optim.warmup_steps = 0
     config.optim.weight_decay = 1e-6
     config.optim.decay_all = True
+
+
+def _vit(config: ConfigDict) -> None:
+    """Fine-tune a vision transformer from published weights (`model.init`), a ViT-S with patches of 16 pixels.
+
+    Learning rate, its fall with each layer, weight decay and skipped blocks are of the size of MAE's and DeiT III's for
+    fine-tuning; they were not tuned on ultrasound.
+    """
+    config.data.size = 256
+    config.augment.size = 224
+    config.model.arch = "vit_small"
+    config.model.width_factor = 1.0
+    config.model.vit.drop_path = 0.1
+    config.optim.learning_rate = 1e-4
+    config.optim.layer_decay = 0.75
+    config.optim.weight_decay = 0.05

@@ -3,6 +3,7 @@
 import pytest
 from absl import flags
 
+from awcl_jax.config import build
 from awcl_jax.config.fields import augmentation, from_dict, to_dict
 from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.runtime.errors import InputError
@@ -12,7 +13,7 @@ from tests.helpers.configurations import CONFIGS, command_line, load
 pytestmark = pytest.mark.quick
 
 FILES = sorted(file for file in CONFIGS.glob("*.py") if "import base\n" in file.read_text())
-VARIANTS = ("", "tiny", "fetal_planes_db", "paper")
+VARIANTS = ("", "tiny", "fetal_planes_db", "paper", "vit")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def test_every_configuration_says_its_command(file):
 
 
 def test_an_unknown_variant_is_named_with_those_there_are():
-    with pytest.raises(InputError, match="Unknown variant 'papr'; use one of tiny, fetal_planes_db, paper"):
+    with pytest.raises(InputError, match="Unknown variant 'papr'; use one of tiny, fetal_planes_db, paper, vit"):
         load(CONFIGS / "fine.py", "papr")
 
 
@@ -59,6 +60,12 @@ def test_the_paper_variant_has_the_published_settings():
     assert (config.optim.name, config.optim.learning_rate, config.optim.weight_decay) == ("adam", 1e-3, 1e-6)
     assert (config.model.hidden, config.model.embedding, config.loss.temperature) == (512, 128, 0.5)
     assert (config.augment.crop_area, config.augment.flip) == ((0.08, 1.0), 0.5)
+
+
+def test_the_vit_variant_builds_a_vit_of_published_weights():
+    model = build.make_model(load(CONFIGS / "fine.py", "vit")).encoder
+    # timm's vit_small_patch16_224
+    assert (model.depth, model.width, model.patch, model.grid) == (12, 384, 16, (14, 14))
 
 
 # Rules --------------------------------------------------------------------------------------------------------------
