@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from awcl_jax.models import vit
 from awcl_jax.models.positions import resample_positions, resample_weights
 from awcl_jax.models.vit import ViT, ViTOptions, make_vit
 from awcl_jax.runtime.errors import InputError
@@ -141,6 +142,50 @@ def test_blocks_computed_again_have_the_same_gradient():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), again, kept)
 
 
+def test_pictures_at_a_time_worked_out_by_hand():
+    # Of ViT-S/16 at 224 px, 5 pictures of 197 tokens are below 1,024, and 4 divide 64; 7 is prime; 5,000 are too many.
+    found = [vit.pictures_at_a_time(*given) for given in ((64, 197), (7, 197), (7, 17), (64, 5000))]
+    assert found == [4, 1, 7, 1]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(remat, monkeypatch):
+    model = tiny(drop_path=0.5, layer_scale=True, remat=remat)
+    params, keys = random_params(model), jax.random.split(jax.random.key(3), 6)
+
+    def numbers():
+        def loss(params):
+            features = model.apply({"params": params}, frames(6), train=True, keys=keys)
+            return (features**2).sum(), features
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    found = []
+    for tokens in (10, 20):
+        monkeypatch.setattr(vit, "_TOKENS", tokens)
+        found.append(numbers())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # no loop
+    expected = numbers()
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    for one in found:
+        jax.tree.map(close, one, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"registers": 2, "layer_scale": True, "norm_after": True}])
+def test_the_class_token_is_that_of_all_tokens(options):
+    # A call leaves out what the last block computes of other tokens; `tokens` has all of them.
+    model = tiny(**options)
+    plain = tiny(**options | {"norm_after": False})
+    params = random_params(model)
+
+    def gradient_of(features):
+        return jax.jit(jax.value_and_grad(lambda params: (features(params) ** 2).sum()))(params)
+
+    found = gradient_of(lambda params: model.apply({"params": params}, frames(), train=True))
+    expected = gradient_of(lambda params: plain.apply({"params": params}, frames(), train=True, method="tokens")[:, 0])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
 def test_only_the_last_blocks_get_a_gradient():
     params = random_params(tiny())
     full, part = gradient(tiny(), params), gradient(tiny(train_blocks=1), params)
@@ -250,3 +295,14 @@ def activation_bytes(**options):
 @pytest.mark.usefixtures("optimised")
 def test_blocks_that_do_not_learn_keep_no_activations():
     assert activation_bytes(train_blocks=1) < 0.5 * activation_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_a_block_keeps_the_results_of_products_or_only_its_input(monkeypatch):
+    monkeypatch.setattr(vit, "_TOKENS", 2 * 65)
+    tokens = 16 * 65 * 64 * 4  # bytes of all tokens
+    # Input, queries, keys and values, their mixture, the sum, and four times as wide: 10 in each of 6 blocks, of which
+    # the last keeps fewer. Beside them are two at a time between blocks, and what two pictures need.
+    assert activation_bytes() < (6 * 10 + 5) * tokens
+    assert activation_bytes(remat=True) < (6 * 1 + 12) * tokens
