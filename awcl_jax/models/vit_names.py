@@ -65,6 +65,9 @@ MAE = dataclasses.replace(
     TIMM, title="MAE", left_out=rf"decoder_.*|mask_token|{TIMM.left_out}", way="plain"
 )  # with its decoder; an encoder alone is as timm's
 DINO = dataclasses.replace(TIMM, title="DINO", way="offset")  # with its head
+DISTILLED = dataclasses.replace(
+    TIMM, title="distilled DeiT", rules=(*TIMM.rules, (r"^dist_token$", "reg_token"))
+)  # whose second token is a register here: timm averages the two, our features are without it
 DINOV2 = Family(
     "DINOv2",
     "patch_embed.proj.weight",
@@ -145,15 +148,21 @@ DINOV2_MODEL = dataclasses.replace(
 )
 FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL)
 
+_GATED = "ViT with gated perceptrons (SwiGLU)"
+_POSITIONS = re.compile(r"(^|[._])pos(ition|itional)?_embed")
+
 # Networks that are not read, by a pattern of a name that only they have.
 _OTHERS = (
     ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.attn\.relative_position"),
     ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
     ("video transformer", r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
     ("ViT with relative positions (BEiT, SAM)", r"relative_position_bias|rel_pos_[hw]|attn\.q_bias"),
-    ("ViT with rotary positions (DINOv3, EVA-02)", r"(^|\.)(rope|rope_embed)\.|storage_tokens"),
-    ("ViT with gated perceptrons (SwiGLU)", r"\.mlp\.(w12|fc1_g|weights_in)\."),
-    ("distilled DeiT", r"(^|\.)dist_token$"),
+    (
+        "ViT with rotary positions (DINOv3, EVA-02)",
+        r"(^|\.)(rope|rope_embed)\.|storage_tokens|embeddings\.patch_embeddings\.weight$",
+    ),
+    (_GATED, r"\.mlp\.(w12|fc1_g|weights_in)\."),
+    ("distilled DeiT by the names of transformers (timm's are read)", r"(^|\.)distillation_token$"),
     ("ConvNeXt", r"(^|\.)stages\.\d+\.(blocks\.|layers\.)?\d+\.(dwconv|conv_dw|gamma)|downsample_layers\.\d"),
     ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
     ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
@@ -235,6 +244,8 @@ def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> F
         return family
     if f"{prefix}decoder_embed.weight" in arrays:
         return MAE
+    if f"{prefix}dist_token" in arrays:
+        return DISTILLED
     if (
         f"{prefix}mask_token" in arrays
         or f"{prefix}register_tokens" in arrays
@@ -280,7 +291,20 @@ def _other(arrays: Mapping[str, np.ndarray], networks: Mapping[str, Family]) -> 
         return ""
     else:
         names = list(arrays)
-    return next((title for title, pattern in _OTHERS if any(re.search(pattern, name) for name in names)), "")
+    if title := next((title for title, pattern in _OTHERS if any(re.search(pattern, name) for name in names)), ""):
+        return title
+    return _other_inside(arrays, prefix, names) if len(networks) == 1 else ""
+
+
+def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Iterable[str]) -> str:
+    """Return what a network with names of a known family is, if its arrays show that it is of another; "" otherwise."""
+    for name in names:
+        # timm packs the gate and what it multiplies into fc1.
+        if name.endswith(".mlp.fc1.weight"):
+            first, second = arrays[prefix + name], arrays.get(prefix + name.replace(".fc1.", ".fc2."))
+            if second is not None and first.ndim == second.ndim == 2 and len(first) == 2 * second.shape[1]:
+                return _GATED
+    return "" if any(map(_POSITIONS.search, names)) else "ViT without a table of positions (rotary ones, as DINOv3 has)"
 
 
 def grouped(names: Iterable[str]) -> str:

@@ -227,7 +227,7 @@ def _title(named: Named) -> str:
     arch = _arch(found["depth"], found["width"])
     size = arch.removeprefix("vit_")[:1].upper() if arch else f" of {found['depth']} blocks, {found['width']} features"
     extras = [
-        *([f"{found['registers']} registers"] if found["registers"] else []),
+        *([f"{found['registers']} register{'s' * (found['registers'] > 1)}"] if found["registers"] else []),
         *(words for field, words in _EXTRAS.items() if found[field]),
     ]
     joined = f" with {' and '.join(extras)}" if extras else ""

@@ -86,6 +86,30 @@ def timm_vit(**changes: Any) -> Peer:
     return Peer(network, features, ours, TABLE)
 
 
+def distilled_deit() -> Peer:
+    """Timm's VisionTransformerDistilled: its class token, which timm averages with the second one, a register here."""
+    deit = pytest.importorskip("timm.models.deit")
+    filter_weights = pytest.importorskip("timm.models.vision_transformer").checkpoint_filter_fn
+
+    def made(edge: int) -> Any:
+        return deit.VisionTransformerDistilled(
+            img_size=PATCH * edge,
+            patch_size=PATCH,
+            embed_dim=WIDTH,
+            depth=DEPTH,
+            num_heads=HEADS,
+        )
+
+    network = randomise(made(TABLE))
+
+    def features(x: Any) -> Any:
+        other = made(x.shape[-1] // PATCH)
+        other.load_state_dict(filter_weights(dict(network.state_dict()), other))
+        return other.eval().forward_features(x)[:, 0]
+
+    return Peer(network, features, {"registers": 1}, TABLE)
+
+
 def torchvision_vit() -> Peer:
     """Torchvision's VisionTransformer, with its `interpolate_embeddings`."""
     vision_transformer = pytest.importorskip("torchvision.models.vision_transformer")

@@ -24,6 +24,7 @@ PEERS = {
     "timm, layer scale and registers": lambda: torch_vits.timm_vit(init_values=0.1, reg_tokens=4, no_embed_class=True),
     "timm, positions of registers": lambda: torch_vits.timm_vit(reg_tokens=3),
     "timm, mean": lambda: torch_vits.timm_vit(global_pool="avg"),
+    "timm, distilled DeiT": torch_vits.distilled_deit,
     "torchvision": torch_vits.torchvision_vit,
     "open_clip": torch_vits.open_clip_vit,
     "open_clip, QuickGELU": lambda: torch_vits.open_clip_vit(quick=True),

@@ -236,14 +236,36 @@ OTHERS = {
     r"ViT with relative positions \(BEiT, SAM\)": {"blocks.0.attn.relative_position_bias_table": HEAD},
     r"ViT with rotary positions \(DINOv3, EVA-02\)": {"storage_tokens": HEAD},
     r"ViT with gated perceptrons \(SwiGLU\)": {"blocks.0.mlp.w12.weight": HEAD},
-    "distilled DeiT": {"dist_token": HEAD},
+    r"ViT with gated perceptrons \(SwiGLU\)$": {  # as timm packs them
+        "blocks.0.mlp.fc1.weight": np.zeros((2 * 176, 64), np.float32),
+        "blocks.0.mlp.fc2.weight": np.zeros((64, 176), np.float32),
+    },
+    r"distilled DeiT by the names of transformers \(timm's are read\)": {"embeddings.distillation_token": HEAD},
+    r"ViT without a table of positions \(rotary ones, as DINOv3 has\)": {"pos_embed": None},
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_vision_transformers_are_named(kind, tmp_path):
-    with pytest.raises(InputError, match=f"is a {kind}; known are"):
+    with pytest.raises(InputError, match=f"is a {kind.removesuffix('$')}; known are"):
         read(arrays_of(small(), **OTHERS[kind]), tmp_path)
+
+
+def test_the_second_token_of_a_distilled_deit_is_a_register(tmp_path):
+    model = small(registers=1)
+    arrays = arrays_of(model)
+    arrays["dist_token"] = arrays.pop("reg_token")
+    positions = np.random.default_rng(4).normal(size=(1, 2, 64)).astype(np.float32)
+    table = arrays["pos_embed"][:, -9:]
+    arrays |= {"pos_embed": np.concatenate([positions, table], axis=1), "head_dist.weight": HEAD}
+    loaded = read(arrays, tmp_path, model)
+    params = loaded.variables["params"]
+    np.testing.assert_array_equal(params["cls_token"], arrays["cls_token"][0, 0] + positions[0, 0])
+    np.testing.assert_array_equal(params["reg_token"], arrays["dist_token"][0] + positions[0, 1])
+    np.testing.assert_array_equal(params["pos_embed"].reshape(9, 64), table[0])
+    assert (loaded.title.split(" ViT")[0], loaded.left_out) == ("distilled DeiT", "head_dist.*")
+    with pytest.raises(InputError, match=r"is a distilled DeiT .* with 1 register; .*--config.model.vit.registers=1"):
+        read(arrays, tmp_path, small())
 
 
 def test_an_unknown_file_is_answered_with_its_first_names(tmp_path):
