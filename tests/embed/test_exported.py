@@ -39,10 +39,18 @@ def write_function(folder, function):
     (folder / "encoder.jax").write_bytes(exported.serialize())
 
 
-@pytest.mark.parametrize(("size", "strides"), [(SIZE, "v1"), (2 * SIZE, "v1.5"), (SIZE + 3, "v1.5")])
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [
+        pytest.param(SIZE, "v1", marks=pytest.mark.slow),
+        pytest.param(2 * SIZE, "v1.5", marks=pytest.mark.slow),
+        (SIZE + 3, "v1.5"),
+    ],
+)
 def test_an_export_of_this_package_is_read(tmp_path, size, strides):
     model = make_resnet("resnet18", width_factor=0.0625, strides=strides)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 1)), train=False)
+    frame = jnp.zeros((1, SIZE, SIZE, 1))
+    variables = jax.jit(lambda: model.init(jax.random.key(0), frame, train=False))()
     write_jax(tmp_path / "encoder.jax", model, variables, Preprocessing(size, SIZE, 0.2, 0.2))
     frozen = read_export(folder_of(tmp_path, frames={"size": size}))
     assert frozen.encode({}, jnp.zeros((3, size, size), jnp.uint8)).shape == (3, 32)

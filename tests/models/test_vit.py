@@ -148,7 +148,7 @@ def test_pictures_at_a_time_worked_out_by_hand():
     assert found == [4, 1, 7, 1]
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(remat, monkeypatch):
     model = tiny(drop_path=0.5, layer_scale=True, remat=remat)
     params, keys = random_params(model), jax.random.split(jax.random.key(3), 6)
