@@ -171,7 +171,10 @@ def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(remat, monkeyp
         jax.tree.map(close, one, expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"registers": 2, "layer_scale": True, "norm_after": True}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), {"registers": 2, "layer_scale": True, "norm_after": True}],
+)
 def test_the_class_token_is_that_of_all_tokens(options):
     # A call leaves out what the last block computes of other tokens; `tokens` has all of them.
     model = tiny(**options)

@@ -209,15 +209,16 @@ def vit_on_one_device():
     return take_steps(1, encoder="vit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "more"),
     [
         (8, {"via": "pmap"}),
-        pytest.param(8, {}, marks=pytest.mark.slow),
-        pytest.param(2, {"exchange": "ring", "block_size": 3}, marks=pytest.mark.slow),
-        pytest.param(1, {"chunks": 4}, marks=pytest.mark.slow),
-        pytest.param(4, {"chunks": 4}, marks=pytest.mark.slow),
-        pytest.param(4, {"chunks": 2, "exchange": "ring", "via": "pmap"}, marks=pytest.mark.slow),
+        (8, {}),
+        (2, {"exchange": "ring", "block_size": 3}),
+        (1, {"chunks": 4}),
+        (4, {"chunks": 4}),
+        (4, {"chunks": 2, "exchange": "ring", "via": "pmap"}),
     ],
 )
 def test_a_vision_transformer_has_the_same_numbers_on_any_devices_and_in_chunks(vit_on_one_device, devices, more):
