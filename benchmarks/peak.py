@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 _EDGES = {"cpu": 2048, "accelerator": 8192}
-_PRODUCTS = {"cpu": 1, "accelerator": 8}  # between two waits, so that starting them is no part of the time
+_PRODUCTS = {"cpu": 1, "accelerator": 8}  # started before one wait, so that the time of starting them does not count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """All that a study found as one file of plain values, for other programs and for who has only this file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from awcl_jax.reproduce.finished import PROBES, Finished, differences_of, results_of
+from awcl_jax.reproduce.finished import PROBES, Difference, Finished, results_of
 from awcl_jax.reproduce.study import all_methods, pretraining_folder
 
 STUDY_FILE = "study.json"
 
 
-def as_json(finished: Finished) -> dict[str, Any]:
-    """Return all scores, the noise and all differences as plain values."""
+def as_json(finished: Finished, differences: Mapping[str, Sequence[Difference]]) -> dict[str, Any]:
+    """Return all scores, the noise and all differences as plain values.
+
+    Args:
+      finished: the runs.
+      differences: name of a task -> its `differences_of`.
+    """
     study = finished.study
     return {
         "study": study.name,
@@ -33,7 +38,7 @@ def as_json(finished: Finished) -> dict[str, Any]:
                 "of": [
                     {"method": one.method, "other": one.other, "counts": one.counts}
                     | {part: _finite(getattr(one.score, part)) for part in ("value", "low", "high")}
-                    for one in differences_of(finished, task)
+                    for one in differences[task.name]
                 ],
             }
             for task in study.tasks

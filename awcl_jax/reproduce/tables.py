@@ -20,8 +20,9 @@ def write(study: Study, out: Path) -> None:
     """Write `tables.md`, `study.json` and the curves of `drawings.draw` to the study's folder."""
     finished = Finished(study, out)
     tables = [_transfer(finished)]
+    differences = {task.name: differences_of(finished, task) for task in study.tasks}
     for task in study.tasks:
-        tables += [_task(finished, task), _differences(finished, task)]
+        tables += [_task(finished, task), _differences(finished, task, differences[task.name])]
     if study.ratios:
         tables.append(_ratio_table(finished))
     if study.variations:
@@ -31,7 +32,7 @@ def write(study: Study, out: Path) -> None:
     drawings.draw(finished, out)
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
     write_whole(out / TABLES_FILE, text.rstrip() + "\n")
-    run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished))
+    run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished, differences))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,9 @@ def _task(finished: Finished, task: Task) -> Table:
     return Table(task.title, rows, f"{_spread(finished.study)} {noise}")
 
 
-def _differences(finished: Finished, task: Task) -> Table:
+def _differences(finished: Finished, task: Task, differences: Sequence[Difference]) -> Table:
     methods = finished.study.methods
-    found = {(one.method, one.other): one for one in differences_of(finished, task)}
+    found = {(one.method, one.other): one for one in differences}
 
     def cell(one: Difference | None) -> str:
         if one is None:

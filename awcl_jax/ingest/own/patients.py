@@ -84,7 +84,7 @@ def copies_of_others(listing: Listing, collection: Collection, naming: Naming | 
     Args:
       listing: the files.
       collection: what was kept of them.
-      naming: how an example is named, for the terminal; without it there is none, for what is stored.
+      naming: names the files of an example, for the terminal; None omits the example, for what a dataset stores.
     """
     if collection.example is None:
         return []
