@@ -10,6 +10,8 @@
     transformers                     encoder.layer.0.attention.         embeddings.patch_embeddings.
                                      attention.query.weight, or           projection.weight
                                      layers.0.attention.q_proj.weight
+    CLIP of transformers             encoder.layers.0.self_attn.         embeddings.patch_embedding.weight
+                                     q_proj.weight
 
 Heads, MAE's decoder, CLIP's text tower and whatever else is beside a network are left out, by name.
 """
@@ -146,24 +148,46 @@ VIT_MODEL = Family(
 DINOV2_MODEL = dataclasses.replace(
     VIT_MODEL, title="transformers' Dinov2Model", block=r"(encoder\.)?layers?\.\d{1,4}\.norm1\.weight", epsilon=1e-6
 )
-FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL)
+CLIP_MODEL = Family(
+    "transformers' CLIP",
+    "embeddings.patch_embedding.weight",
+    r"encoder\.layers\.\d{1,4}\.layer_norm1\.weight",
+    rules=(
+        (r"^embeddings\.class_embedding$", "cls_token"),
+        (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+        (r"^pre_layrnorm\.", "norm_pre."),  # spelt so there
+        (r"^post_layernorm\.", "norm."),
+        (r"^encoder\.layers\.(\d{1,4})\.", r"blocks.\1."),
+        (r"\.layer_norm([12])\.", r".norm\1."),
+        (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+        (r"\.self_attn\.out_proj\.", ".attn.proj."),
+    ),
+    left_out=r"embeddings\.position_ids",
+    way="plain",
+    epsilon=1e-5,
+    clip=True,
+)
+FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL, CLIP_MODEL)
 
 _GATED = "ViT with gated perceptrons (SwiGLU)"
+_VIDEO = "video transformer"
 _POSITIONS = re.compile(r"(^|[._])pos(ition|itional)?_embed")
 
-# Networks that are not read, by a pattern of a name that only they have.
+# Networks that are not read, by a pattern of a name that only they have, or that those before them have as well.
 _OTHERS = (
-    ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.attn\.relative_position"),
+    ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.(attn|attention)\.(.*\.)?relative_position"),
     ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
-    ("video transformer", r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
+    (_VIDEO, r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
     ("ViT with relative positions (BEiT, SAM)", r"relative_position_bias|rel_pos_[hw]|attn\.q_bias"),
+    ("ConvNeXt", r"(^|\.)stages\.\d+\.(blocks\.|layers\.)?\d+\.(dwconv|conv_dw|gamma)|downsample_layers\.\d"),
     (
         "ViT with rotary positions (DINOv3, EVA-02)",
         r"(^|\.)(rope|rope_embed)\.|storage_tokens|embeddings\.patch_embeddings\.weight$",
     ),
-    (_GATED, r"\.mlp\.(w12|fc1_g|weights_in)\."),
+    ("ViT pooled by attention, without a class token (SigLIP)", r"(^|\.)(head\.probe|attn_pool\.latent)$"),
+    (_GATED, r"\.mlp\.(w12|fc1_g|weights_in|gate_proj)\."),
     ("distilled DeiT by the names of transformers (timm's are read)", r"(^|\.)distillation_token$"),
-    ("ConvNeXt", r"(^|\.)stages\.\d+\.(blocks\.|layers\.)?\d+\.(dwconv|conv_dw|gamma)|downsample_layers\.\d"),
     ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
     ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
 )
@@ -282,18 +306,15 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Nam
 
 def _other(arrays: Mapping[str, np.ndarray], networks: Mapping[str, Family]) -> str:
     """Return what else a file is, if it is a network of a kind that is not read; "" otherwise."""
-    if len(networks) == 1:
-        ((prefix, family),) = networks.items()
-        if arrays[prefix + family.first].ndim == 5:
-            return "video transformer"
-        names = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
-    elif networks:
+    if len(networks) > 1:
         return ""
-    else:
-        names = list(arrays)
+    prefix = next(iter(networks), "")
+    names = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+    if any("patch_embed" in name and arrays[prefix + name].ndim == 5 for name in names):
+        return _VIDEO
     if title := next((title for title, pattern in _OTHERS if any(re.search(pattern, name) for name in names)), ""):
         return title
-    return _other_inside(arrays, prefix, names) if len(networks) == 1 else ""
+    return _other_inside(arrays, prefix, names) if networks else ""
 
 
 def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Iterable[str]) -> str:

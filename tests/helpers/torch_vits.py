@@ -173,6 +173,27 @@ def transformers_vit(kind: str) -> Peer:
     return Peer(network, lambda x: network(x, **more).last_hidden_state[:, 0], options, TABLE)
 
 
+def transformers_clip() -> Peer:
+    """CLIPModel of transformers, its picture tower before the projection, with CLIP's own QuickGELU."""
+    transformers = pytest.importorskip("transformers")
+    vision = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 4 * WIDTH,
+        "image_size": PATCH * TABLE,
+        "patch_size": PATCH,
+    }
+    text = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64}
+    network = randomise(transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text)))
+    return Peer(
+        network,
+        lambda x: network.vision_model(x, interpolate_pos_encoding=True).pooler_output,
+        {"pre_norm": True, "epsilon": 1e-5, "activation": "quick_gelu"},
+        TABLE,
+    )
+
+
 class DinoV2(nn.Module):
     """Facebook's DINOv2, from its paper and its names; its own package is not on PyPI."""
 

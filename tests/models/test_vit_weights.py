@@ -215,20 +215,37 @@ def test_sizes_are_named(tmp_path):
     )
 
 
-FOREIGN = {
-    "Swin transformer": "layers.0.blocks.1.attn.relative_position_bias_table",
-    "Mamba": "layers.0.mixer.A_log",
-    "video transformer": "model.time_embed",
-    "ConvNeXt": "stages.0.blocks.0.conv_dw.weight",
-    "CLIP ResNet": "visual.layer1.0.conv1.weight",
-    "ResNet": "layer1.0.conv1.weight",
-}
+FOREIGN = [
+    ("Swin transformer", "layers.0.blocks.1.attn.relative_position_bias_table"),
+    (
+        "Swin transformer",
+        "encoder.layers.0.blocks.0.attention.relative_position_bias.relative_position_bias_table",
+    ),
+    ("Mamba", "layers.0.mixer.A_log"),
+    ("video transformer", "model.time_embed"),
+    ("ConvNeXt", "stages.0.blocks.0.conv_dw.weight"),
+    (r"ViT pooled by attention, without a class token \(SigLIP\)", "vision_model.head.probe"),
+    (r"ViT pooled by attention, without a class token \(SigLIP\)", "attn_pool.latent"),
+    ("CLIP ResNet", "visual.layer1.0.conv1.weight"),
+    ("ResNet", "layer1.0.conv1.weight"),
+]
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_other_networks_are_named(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "name"), FOREIGN)
+def test_other_networks_are_named(kind, name, tmp_path):
     with pytest.raises(InputError, match=f"is a {kind}; known are ViTs by the names of timm"):
-        read({FOREIGN[kind]: HEAD, "patch_embed.proj.bias": HEAD}, tmp_path)
+        read({name: HEAD, "patch_embed.proj.bias": HEAD}, tmp_path)
+
+
+def test_a_convnext_of_transformers_is_no_vision_transformer(tmp_path):
+    names = ("embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0.dwconv.weight")  # the first is DINOv3's
+    with pytest.raises(InputError, match="is a ConvNeXt; known are"):
+        read(dict.fromkeys(names, HEAD), tmp_path)
+
+
+def test_kernels_over_time_are_of_a_video_transformer(tmp_path):
+    with pytest.raises(InputError, match="is a video transformer; known are"):
+        read({"encoder.embeddings.patch_embeddings.proj.weight": np.zeros((64, 3, 2, 8, 8), np.float32)}, tmp_path)
 
 
 OTHERS = {
@@ -236,6 +253,7 @@ OTHERS = {
     r"ViT with relative positions \(BEiT, SAM\)": {"blocks.0.attn.relative_position_bias_table": HEAD},
     r"ViT with rotary positions \(DINOv3, EVA-02\)": {"storage_tokens": HEAD},
     r"ViT with gated perceptrons \(SwiGLU\)": {"blocks.0.mlp.w12.weight": HEAD},
+    r"ViT with gated perceptrons \(SwiGLU\)$$": {"blocks.0.mlp.gate_proj.weight": HEAD},  # of transformers
     r"ViT with gated perceptrons \(SwiGLU\)$": {  # as timm packs them
         "blocks.0.mlp.fc1.weight": np.zeros((2 * 176, 64), np.float32),
         "blocks.0.mlp.fc2.weight": np.zeros((64, 176), np.float32),
@@ -247,7 +265,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_vision_transformers_are_named(kind, tmp_path):
-    with pytest.raises(InputError, match=f"is a {kind.removesuffix('$')}; known are"):
+    with pytest.raises(InputError, match=f"is a {kind.rstrip('$')}; known are"):
         read(arrays_of(small(), **OTHERS[kind]), tmp_path)
 
 
