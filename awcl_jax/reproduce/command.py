@@ -38,55 +38,75 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     require_name("--out", args.out)
     require_name("--imagenet", args.imagenet)
+    require_name("--keep", args.keep)
+    require_name("--resume", args.resume)
     memory.keep_freed_pages()
     # Imported here, so that --help does not wait for JAX.
+    from awcl_jax.reproduce import kept as kept_runs
     from awcl_jax.reproduce import study
     from awcl_jax.reproduce import tables as study_tables
 
     silence_libraries()
     keep_compiled_programs()
     out = Path(args.out).expanduser().absolute()
+    kept = Path(args.keep).expanduser().absolute() if args.keep else None
     plan = _plan(args)
+    runs = list(study.runs(plan, out))
+    if args.resume:
+        kept_runs.take(runs, Path(args.resume).expanduser().absolute(), out)
     if not args.only_tables:
-        run_all(list(study.runs(plan, out)), out)
+        run_all(runs, out, kept)
     elif not out.is_dir():
         raise InputError(
             f"{out} does not exist: --only_tables needs a study there. Check --out, or omit --only_tables."
         )
-    elif not any((out / run.folder).is_dir() for run in study.runs(plan, out)):
+    elif not any((out / run.folder).is_dir() for run in runs):
         raise InputError(f"{out} has no run of this study: --only_tables needs one. Check --out and --preset.")
     study_tables.write(plan, out)
     print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
 
 
-def run_all(runs: Sequence["Run"], out: Path) -> None:
+def run_all(runs: Sequence["Run"], out: Path, kept: Path | None = None) -> None:
     """Finish all unfinished runs, one after the other.
 
     Args:
       runs: ordered so that each follows those that it depends on.
       out: parent of their folders.
+      kept: folder to which every finished run is copied without its checkpoints; None for no copies.
 
     Raises:
-      InputError: a dataset does not exist, or a run has bad input; then the message begins with its name.
+      InputError: a dataset does not exist, or a run has bad input; then the message begins with its name. Or a finished
+        run has other settings or other data.
     """
     from awcl_jax.downstream import runner as downstream
     from awcl_jax.pretrain import runner as pretrain
+    from awcl_jax.reproduce import kept as kept_runs
     from awcl_jax.reproduce import study as studies
     from awcl_jax.runtime.bar import Bar
-    from awcl_jax.train import run_folder
 
     commands = {studies.PRETRAIN: pretrain.run, studies.DOWNSTREAM: downstream.run}
-    todo = [run for run in runs if not (out / run.folder / run_folder.RESULTS_FILE).is_file()]
+    kept_runs.require_same(runs, out)
+    todo = kept_runs.to_do(runs, out)
     _require_datasets(todo)
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}", flush=True)
+    if kept is not None:
+        for run in runs:
+            if kept_runs.is_finished(run, out):
+                kept_runs.keep(run, out, kept)
+    again = [run.folder for run in todo if kept_runs.is_finished(run, out)]
+    which = f" ({', '.join(again)} again, because its encoder is needed)" if again else ""
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished, in {out}{which}", flush=True)
     with Bar(total=sum(run.work for run in todo), bar_format="{l_bar}{bar}| {elapsed}<{remaining} {desc}") as bar:
         for number, run in enumerate(todo, start=1):
             bar.set_description_str(f"{number}/{len(todo)} {run.folder}")
             try:
                 with _into(out / "logs" / f"{run.folder.replace('/', '-')}.txt"):
+                    kept_runs.forget_results(run, out)
                     commands[run.kind](run.final_config(), out / run.folder)
             except InputError as error:
                 raise InputError(f"{run.folder}: {error}") from None
+            kept_runs.require_same(runs, out)
+            if kept is not None:
+                kept_runs.keep(run, out, kept)
             bar.update(run.work)
 
 
@@ -202,6 +222,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variations", metavar="A,B", help="only these variations of pretraining; '' for none")
     parser.add_argument(
         "--ratios", metavar="A,B", help="anatomy ratios of the curve instead of the preset's; '' for none"
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="DIR",
+        help="also copy every finished run there, without checkpoints and pictures: small enough to commit",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="begin with the finished runs of such a folder, perhaps of another machine. Encoders that unfinished "
+        "tasks need are trained again",
     )
     parser.add_argument(
         "--only_tables", action="store_true", help="run nothing; write the tables of finished runs in --out"

@@ -10,14 +10,13 @@ import pytest
 from awcl_jax.config import downstream as downstream_config
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.pretraining import validate
-from awcl_jax.downstream import runner as downstream
-from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.reproduce import command as reproduce
 from awcl_jax.reproduce import study
 from awcl_jax.reproduce import tables as study_tables
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import changed_fields
 from tests.helpers.frames import frame_record
+from tests.helpers.study import fake_runs
 
 PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
 
@@ -312,21 +311,8 @@ def test_learning_curves_have_the_seeds_that_are_finished(out):
 
 
 def fake(monkeypatch, *, dies_at: str | None = None):
-    """Runs that only leave results; which were taken."""
-    taken = []
-
-    def run(config, workdir):
-        name = f"{workdir.parent.name}/{workdir.name}"
-        if name == dies_at:
-            raise KeyboardInterrupt
-        taken.append(name)
-        print("said by the run")
-        results(workdir / "results.json", {"test": {}, "trained": {}, "untrained": {}})
-
-    monkeypatch.setattr(pretrain, "run", run)
-    monkeypatch.setattr(downstream, "run", run)
     monkeypatch.setattr(study_tables, "write", lambda plan, out: (out / study_tables.TABLES_FILE).write_text("tables"))
-    return taken
+    return fake_runs(monkeypatch, dies_at=dies_at)
 
 
 def test_what_is_finished_is_skipped_and_runs_speak_into_a_log(tmp_path, monkeypatch, capsys):
