@@ -43,7 +43,7 @@ def _draw_ratios(finished: Finished, out: Path) -> None:
     methods = [method for _, method in ratio_methods(finished.study)]
     curves = {title: [finished.probes(method, score) for method in methods] for score, title in PROBES.items()}
     for task in finished.study.tasks:
-        score, title = next(iter(task.scores.items()))
+        score, title = task.compared
         curves[f"{task.title}: {title}"] = [finished.scores(task, method, score) for method in methods]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax = figure.subplots()

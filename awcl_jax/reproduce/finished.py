@@ -145,7 +145,7 @@ class Difference:
 
 def differences_of(finished: Finished, task: Task) -> list[Difference]:
     """Return the differences of all pairs of methods, in both directions."""
-    noise = finished.noise(next(iter(task.scores)), task)
+    noise = finished.noise(task.compared[0], task)
     pairs = itertools.permutations(finished.study.methods, 2)
     scores = ((one, other, finished.difference(task, one, other)) for one, other in pairs)
     return [Difference(one.name, other.name, score, noise) for one, other, score in scores if score is not None]

@@ -34,7 +34,7 @@ def as_json(finished: Finished, differences: Mapping[str, Sequence[Difference]])
         },
         "differences": {
             task.name: {
-                "score": next(iter(task.scores)),
+                "score": task.compared[0],
                 "of": [
                     {"method": one.method, "other": one.other, "counts": one.counts}
                     | {part: _finite(getattr(one.score, part)) for part in ("value", "low", "high")}

@@ -67,6 +67,11 @@ class Task:
     fields: Mapping[str, Any]
     scores: Mapping[str, str]
 
+    @property
+    def compared(self) -> tuple[str, str]:
+        """The score by which methods are compared, and its title."""
+        return next(iter(self.scores.items()))
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:

@@ -58,7 +58,7 @@ def _transfer(finished: Finished) -> Table:
         row = {"encoder": method.title}
         row |= {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()}
         for task in finished.study.tasks:
-            score, title = next(iter(task.scores.items()))
+            score, title = task.compared
             row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
     remark = f"{_spread(finished.study)} {_noise_of_first_scores(finished)}"
@@ -93,9 +93,9 @@ def _differences(finished: Finished, task: Task, differences: Sequence[Differenc
         {"less": method.title} | {other.title: cell(found.get((method.name, other.name))) for other in methods}
         for method in methods
     ]
-    first = next(iter(task.scores.values()))
+    first = task.compared[1]
     over = "seeds and patients" if len(finished.study.seeds) > 1 else "patients"
-    noise = finished.noise(next(iter(task.scores)), task)
+    noise = finished.noise(task.compared[0], task)
     remark = (
         f"Row minus column, with the 95% interval of a bootstrap over {over}, drawn once for both. Comparisons: "
         f"{len(found) // 2}, of which about one in twenty excludes 0 by chance. {_called(noise)}"
@@ -112,7 +112,7 @@ def _called(noise: float | None) -> str:
 def _noise_of_first_scores(finished: Finished) -> str:
     noise = {title: finished.noise(score) for score, title in PROBES.items()}
     for task in finished.study.tasks:
-        score, title = next(iter(task.scores.items()))
+        score, title = task.compared
         noise[f"{task.title}: {title}"] = finished.noise(score, task)
     return _in_words(noise)
 
@@ -130,7 +130,7 @@ def _ratio_table(finished: Finished) -> Table:
         row = {"anatomy ratio": f"{ratio:g}"}
         row |= {title: _cell(finished.probes(method, score)) for score, title in PROBES.items()}
         for task in finished.study.tasks:
-            score, title = next(iter(task.scores.items()))
+            score, title = task.compared
             row[f"{task.title}: {title}"] = _cell(finished.scores(task, method, score))
         rows.append(row)
     return Table("Anatomy ratio", rows, f"AWCL with fine anatomy; 0 is SimCLR. {_noise_of_first_scores(finished)}")
