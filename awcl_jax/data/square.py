@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from awcl_jax.data import sector
 from awcl_jax.data.about import read_metadata
+from awcl_jax.data.nearest import resize_nearest
 from awcl_jax.runtime.errors import InputError
 
 ASPECT = "aspect"
@@ -98,8 +99,7 @@ def resize_frame(
 def resize_mask(mask: UInt8[np.ndarray, "h w"], size: int, *, aspect: str = SQUASH) -> UInt8[np.ndarray, "size size"]:
     """Make a mask a square of this edge, as its frame; a pixel takes the class of the nearest one."""
     height, width = fitted(mask.shape, size, aspect)
-    # Plain INTER_NEAREST uses a pixel's upper left corner and so shifts the mask against its image.
-    return _centred(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+    return _centred(resize_nearest(mask, (height, width)))
 
 
 def _centred(picture: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "size size"]:
