@@ -19,8 +19,9 @@ AXIS = "devices"
 
 MAPPINGS = ("shard_map", "pmap")
 # By default XLA (with JAX 0.10) starts whatever can start: it transforms all kernels and fills the results of all loops
-# with zeros before the first convolution of a step, which takes more memory and is no faster.
-_ON_CPUS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+# with zeros before the first convolution of a step, which takes more memory and is no faster. Only for one device: with
+# several, JAX 0.12 then ends the process in some steps.
+_ON_ONE_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 Step = Callable[[Any, PyTree], tuple[Any, PyTree]]
 
 
@@ -115,7 +116,8 @@ def map_step(step: Step, mesh: Mesh, *, via: str = "shard_map", donate: bool = T
         return _pmap_step(step, mesh, donate=donate)
     replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, sharded), out_specs=(replicated, replicated))
-    return jax.jit(mapped, donate_argnums=(0,) if donate else (), compiler_options=_ON_CPUS if on_cpus(mesh) else None)
+    options = _ON_ONE_CPU if on_cpus(mesh) and mesh.size == 1 else None
+    return jax.jit(mapped, donate_argnums=(0,) if donate else (), compiler_options=options)
 
 
 def _pmap_step(step: Step, mesh: Mesh, *, donate: bool) -> Step:
