@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 
@@ -62,12 +63,22 @@ def test_an_export_of_this_package_is_read(tmp_path, size, strides):
         (lambda x: jnp.linalg.qr(x.astype(jnp.float32))[0], "a custom call of '.*qr.*'"),
         (lambda x: jax.lax.while_loop(lambda n: n < 3, lambda n: n + 1, x[0, 0, 0]), "the operation stablehlo.while"),
         (lambda x: jnp.sort(x, axis=0), "the operation stablehlo.sort"),
+        (jax.lax.composite(lambda x: x + x, name="stranger.twice"), "the composite operation 'stranger.twice'"),
+        (jax.lax.composite(lambda x: jnp.sort(x, axis=0), name="chlo.erf"), "the operation stablehlo.sort"),
     ],
 )
 def test_a_function_with_anything_else_is_refused_before_it_runs(tmp_path, function, message):
     write_function(tmp_path, function)
     with pytest.raises(InputError, match=f"encoder.jax has {message}, which .* nothing of it was run"):
         read_export(folder_of(tmp_path))
+
+
+@pytest.mark.parametrize("function", [jax.lax.erf, jax.lax.erfc, jax.nn.gelu])
+def test_what_a_gelu_consists_of_is_read(tmp_path, function):
+    write_function(tmp_path, lambda x: function(x.astype(jnp.float32) / 255))
+    frames = np.arange(2 * SIZE * SIZE, dtype=np.uint8).reshape(2, SIZE, SIZE)
+    found = read_export(folder_of(tmp_path)).encode({}, frames)
+    np.testing.assert_allclose(found, function(frames.astype(np.float32) / 255), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
