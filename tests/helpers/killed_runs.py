@@ -52,9 +52,14 @@ _TIMING = {"frames_per_second", "data_wait_share"}
 
 
 def fields(phantom: Path, **changed: object) -> dict[str, object]:
-    """Return the configuration of a run of a few seconds on the tiny phantom, with a checkpoint every other step."""
+    """Return the configuration of a run of a few seconds on the tiny phantom, with a checkpoint every other step.
+
+    With ten times this learning rate, and without a warm-up, Adam amplifies the rounding of a topology to a percent of
+    the loss.
+    """
     tiny: dict[str, object] = {"train.steps": STEPS, "train.eval_every": 6, "train.log_every": 2}
     tiny |= {"train.checkpoint_every": 2, "optim.warmup_steps": 0, "model.width_factor": 0.0625}
+    tiny |= {"optim.learning_rate": 1e-4}
     return tiny | {"report.pictures": False, "data.path": str(phantom)} | changed
 
 
@@ -100,7 +105,7 @@ def assert_same_to_rounding(workdir: Path, expected: Path) -> None:
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
     leaves, known = (jax.tree.leaves(final_state(w)["params"]) for w in (workdir, expected))
     for found, wanted_leaf in zip(leaves, known, strict=True):
-        np.testing.assert_allclose(found, wanted_leaf, atol=1e-4)
+        np.testing.assert_allclose(found, wanted_leaf, atol=2e-5)
 
 
 def die(*args: object, **kwargs: object) -> None:
