@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 
 _EDGE = 256  # pixels of the longer edge for the search; larger frames are shrunk
+_EXACT = 1000  # pixels, of which the mean is nearer to a grey than to halfway by more than single precision errs
 _FULL = 0.97  # a sector of at least this share of the picture is searched again, above the noise
 _ABOVE = (0.5, 2.0)  # grey levels of echoes above their surroundings: at first, and above the noise of a picture
 _BLACK = 8.0  # the brightest grey around a sector
@@ -67,7 +68,35 @@ def shrink(frame: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "_ _"]:
     scale = _EDGE / max(h, w)
     if scale >= 1:
         return frame
-    return cv2.resize(frame, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
+    return _mean_of_areas(frame, (max(1, round(h * scale)), max(1, round(w * scale))))
+
+
+def _mean_of_areas(frame: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "h2 w2"]:
+    """Return a frame that is shrunk as `cv2.INTER_AREA` does: each pixel is the mean of the area that it covers.
+
+    Along an edge that shrinks to q / p of its length, q pixels come from p, with integers as weights. Sums of weighted
+    8-bit greys are exact in single precision, which takes a third of OpenCV's time. If p is odd, no mean is halfway
+    between two greys, so both round alike.
+    """
+    (down, tall), (across, wide) = (_reduced(edge, new) for edge, new in zip(frame.shape, size, strict=True))
+    if frame.dtype != np.uint8 or down * across > _EXACT or down * across % 2 == 0:
+        return cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    rows = _shares(down, tall) @ frame.astype(np.float32).reshape(-1, down, frame.shape[1])
+    sums = rows.reshape(size[0], -1, across) @ _shares(across, wide).T
+    return cv2.convertScaleAbs(sums.reshape(size), alpha=1 / (down * across))
+
+
+def _reduced(edge: int, new: int) -> tuple[int, int]:
+    """Return p and q, without a common divisor, of an edge that shrinks to q / p of its length."""
+    common = math.gcd(edge, new)
+    return edge // common, new // common
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(old: int, new: int) -> Float32[np.ndarray, "new old"]:
+    """Return how many `new`-ths of each of `old` pixels each of `new` pixels covers."""
+    starts, covered = np.arange(0, old * new, old)[:, None], np.arange(0, old * new, new)
+    return np.maximum(np.minimum(starts + old, covered + new) - np.maximum(starts, covered), 0).astype(np.float32)
 
 
 def enlarge(sector: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

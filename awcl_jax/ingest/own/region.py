@@ -120,7 +120,8 @@ def part_in(image: UInt8[np.ndarray, "h w"], kept: Kept) -> Bool[np.ndarray, "h 
 
 def blacken(image: UInt8[np.ndarray, "h w"], part: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "h w"]:
     """Return the picture, black outside the part."""
-    return image if part is None else image * part  # a quarter of the time of np.where
+    # Less than a quarter of the time of np.where, and bytes take 0.6 of that of truth values.
+    return image if part is None else image * part.view(np.uint8)
 
 
 def box_of(part: Bool[np.ndarray, "h w"] | None) -> Box:
