@@ -53,13 +53,17 @@ def kind_of(path: Path, reading: Reading = ALL) -> str:
     return error.value.kind
 
 
-def test_compressed_pixels_are_known_by_the_header(tmp_path):
+def test_how_pixels_are_packed_is_known_by_the_header(tmp_path):
     (tmp_path / "empty.dcm").touch()
-    compressed = {
-        name: dicom.is_compressed(Path(get_testdata_file(name))) for name in ("MR_small_RLE.dcm", "MR_small.dcm")
+    packings = {
+        "MR_small": "none",
+        "MR_small_RLE": "rle",
+        "MR_small_jp2klossless": "jpeg2000",
+        "MR_small_jpeg_ls_lossless": "other",
     }
-    assert compressed == {"MR_small_RLE.dcm": True, "MR_small.dcm": False}
-    assert dicom.is_compressed(tmp_path / "empty.dcm")
+    for name, packing in packings.items():
+        assert dicom.packing_of(Path(get_testdata_file(f"{name}.dcm"))) == packing
+    assert dicom.packing_of(tmp_path / "empty.dcm") == "other"
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.name)

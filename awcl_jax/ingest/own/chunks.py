@@ -44,9 +44,11 @@ RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, a
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
 _STRIPS = 512  # jobs whose examples are read, which takes 300 MB
-_START = 1.0  # second of a processor, at most, that a process takes to start
+_START = 1.0  # second, at most, until processes have started; each is given more than that to decode
+_BUSY = 1.6  # processors that a process keeps at work: one decodes, others encode
 _USED = {"image": [], "video": ["av"], "dicom": ["pydicom.pixels"]}  # imported only when a file is opened
-_AHEAD = 4  # frames of a file that are encoded while the next ones are decoded
+_AHEAD = 4  # frames that are encoded while the next ones are decoded
+_ENCODERS = 2  # threads: to encode a frame may take longer than all else
 _NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
 
@@ -177,13 +179,28 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
 
 
 def _worthwhile(jobs: Sequence[Job], workers: int) -> int:
-    """Return how many processes, up to `workers`, bring more than they cost."""
-    most, seconds = min(workers, len(jobs)), 0.0
+    """Return how many processes, up to `workers`, bring more than they cost; 1 for this process.
+
+    This process alone keeps `_BUSY` processors at work. What takes one processor T seconds takes
+
+        T / min(processors, _BUSY)                in this process
+        _START + T / min(processors, n _BUSY)     in n others
+    """
+    processors = len(os.sched_getaffinity(0))
+
+    def share(processes: int) -> float:
+        return 1 / min(processors, processes * _BUSY)
+
+    most, seconds = max(1, min(workers, len(jobs))), 0.0
+    if share(most) == share(1):
+        return 1
+    enough = max(most * _START, _START / (share(1) - share(most)))
     for job in jobs:
         seconds += job.seconds()
-        if seconds >= most * _START:
+        if seconds >= enough:
             break
-    return max(1, min(most, int(seconds / _START)))
+    several = max(1, min(most, int(seconds / _START)))
+    return several if _START + seconds * share(several) <= seconds * share(1) else 1
 
 
 def _decode_together(jobs: Sequence[Job], folder: Path, workers: int, progress: Callable[[int], object]) -> None:
@@ -267,6 +284,8 @@ def _one_thread() -> Iterator[None]:
 def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) -> None:
     """Decode a job into its chunk.
 
+    Images are encoded by other threads while the next ones, also of the next files, are decoded.
+
     Args:
       job: what to decode.
       folder: of the chunks.
@@ -274,20 +293,23 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     """
     serializer = _Serializer(frame_features(job.taxonomy, mask_names=job.reading.mask_names))
     frame_ids: list[str] = []
+    sizes: list[int] = []
     removed: list[UInt8[np.ndarray, "_ _ 3"]] = []
     dropped: Counter[str] = Counter()
     outcomes = []
+    waiting: deque[tuple[dict[str, Any], concurrent.futures.Future[bytes]]] = deque()
     part = records_of(job, folder).with_suffix(".part")
     quiet = dicom.quietly() if job.kind == "dicom" else contextlib.nullcontext()
 
-    def write(record: dict[str, Any], image: concurrent.futures.Future[bytes]) -> int:
-        data = serializer.serialize(record | {"image": image.result()})
-        writer.write(data)
-        frame_ids.append(record["frame_id"])
-        return len(data)
+    def write_all_but(ahead: int) -> None:
+        while len(waiting) > ahead:
+            record, image = waiting.popleft()
+            data = serializer.serialize(record | {"image": image.result()})
+            writer.write(data)
+            sizes.append(len(data))
 
     with (
-        concurrent.futures.ThreadPoolExecutor(1) as encoder,
+        concurrent.futures.ThreadPoolExecutor(_ENCODERS) as encoders,
         contextlib.closing(ArrayRecordWriter(str(part), RECORD_OPTIONS)) as writer,
         _mark(job, folder).open("wb", buffering=0) as mark,
         quiet,
@@ -303,25 +325,24 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                     raise BadFileError("crash")
                 clip = _OPENERS[job.kind](item.path, job.reading)
                 dropped.update(clip.dropped)
-                waiting: deque[tuple[dict[str, Any], concurrent.futures.Future[bytes]]] = deque()
-                try:
-                    for record, image in _records(item, clip, job.reading, outcome, removed):
-                        # Encoded again: a file may contain text beside its pixels.
-                        waiting.append((record, encoder.submit(encode_png, image)))
-                        if len(waiting) > _AHEAD:
-                            outcome.size += write(*waiting.popleft())
-                finally:
-                    outcome.size += sum(write(*encoded) for encoded in waiting)
+                for record, image in _records(item, clip, job.reading, outcome, removed):
+                    frame_ids.append(record["frame_id"])
+                    # Encoded again: a file may contain text beside its pixels.
+                    waiting.append((record, encoders.submit(encode_png, image)))
+                    write_all_but(_AHEAD)
                 for remark in clip.remarks:
                     setattr(outcome, remark, len(frame_ids) - outcome.start)
                 if len(frame_ids) == outcome.start:
                     raise BadFileError("blank" if outcome.blank else "no_pixels")
             except BadFileError as error:
-                # Records written before the fault stay in the file, but no outcome counts them.
+                # Records of frames before the fault stay in the file, but no outcome counts them.
                 outcome.kind, outcome.detail = error.kind, error.detail
-                outcome.start, outcome.size, outcome.numbers = len(frame_ids), 0, []
+                outcome.start, outcome.numbers = len(frame_ids), []
                 del removed[examples:]
             outcome.stop = len(frame_ids)
+        write_all_but(0)
+    for outcome in outcomes:
+        outcome.size = sum(sizes[outcome.start : outcome.stop])
     notes = {"outcomes": [o.described() for o in outcomes], "frame_ids": frame_ids, "dropped": dropped}
     part.replace(records_of(job, folder))
     if removed:

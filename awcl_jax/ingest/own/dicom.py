@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from awcl_jax.ingest.own import dicom_tags, videos
 from awcl_jax.ingest.own.dicom_frames import (
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
     from pydicom.uid import UID
 
+Packing = Literal["none", "rle", "jpeg2000", "other"]
+"""How pixels are packed, as far as the time to decode them depends on it."""
+
 SUFFIXES = (".dcm", ".dicom", ".ima", ".img")
 _PIXELS = 0x7FE00010
 _TWO_DIMENSIONAL, _CENTIMETRES = 1, 3  # RegionSpatialFormat; PhysicalUnitsXDirection
@@ -55,6 +58,12 @@ _SEQUENCES = (
     "FrameVOILUTSequence",
 )
 """Sequences with tags that are read."""
+_PACKINGS: dict[str, Packing] = {
+    "1.2.840.10008.1.2.5": "rle",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+}
+"""Transfer syntax -> how it packs pixels."""
 _ULTRASOUND = (
     "1.2.840.10008.5.1.4.1.1.3",
     "1.2.840.10008.5.1.4.1.1.3.1",
@@ -110,12 +119,13 @@ def read_instance(path: Path) -> str:
     return ""
 
 
-def is_compressed(path: Path) -> bool:
-    """Return whether a file's pixels are compressed; True if it cannot be read or has none."""
+def packing_of(path: Path) -> Packing:
+    """Return how a file's pixels are packed; `other` if it cannot be read or has none."""
     with contextlib.suppress(BadFileError), opened(path) as file, quietly():
-        pixels = _read_header(file).pixels
-        return pixels is None or pixels.compressed
-    return True
+        header = _read_header(file)
+        if header.pixels is not None:
+            return _PACKINGS.get(str(header.syntax), "other") if header.pixels.compressed else "none"
+    return "other"
 
 
 def open_dicom(path: Path, reading: Reading) -> Clip:

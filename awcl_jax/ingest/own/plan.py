@@ -21,10 +21,10 @@ _FORMAT = 2  # a new number when the content of a chunk changes
 _SECTOR_FORMAT = 3  # likewise for chunks with a search for sectors
 # Files and bytes of a job at most: seconds of work, so that processes that share some hundred clips end together.
 _MOST = {"image": (64, 64 << 20), "video": (8, 64 << 20), "dicom": (64, 16 << 20)}
-# Files and MiB that one processor decodes in a second, of pictures and clips of usual size. MiB of DICOM are those of
-# the frames that are kept, if these are compressed.
-_A_SECOND = {"image": (150, 10), "video": (10, 2), "dicom": (100, 8)}
-_UNCOMPRESSED = 64  # MiB of DICOM
+# What one processor decodes in a second, of pictures and clips of usual size. MiB of DICOM, by how pixels are packed,
+# are those of the frames that are kept.
+_FILES = {"image": 220, "video": 10, "dicom": 100}
+_MIB = {"image": 16, "video": 2, "none": 90, "rle": 28, "jpeg2000": 4, "other": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,9 @@ class Job:
 
     def seconds(self) -> float:
         """Estimate how long one processor decodes it, by the number of its files and their bytes."""
-        files, size = _A_SECOND[self.kind]
-        if self.kind == "dicom" and not dicom.is_compressed(self.items[0].path):
-            size = _UNCOMPRESSED
+        what = dicom.packing_of(self.items[0].path) if self.kind == "dicom" else self.kind
         read = sum(_size(item) for item in self.items) / (self.reading.every if self.kind == "dicom" else 1)
-        return max(len(self.items) / files, read / (size << 20))
+        return max(len(self.items) / _FILES[self.kind], read / (_MIB[what] << 20))
 
 
 def make_items(
