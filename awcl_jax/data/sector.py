@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 _EDGE = 256  # pixels of the longer edge for the search; larger frames are shrunk
 _EXACT = 1000  # pixels, of which the mean is nearer to a grey than to halfway by more than single precision errs
@@ -241,28 +241,55 @@ def left_side(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], *, le
 
     Args:
       columns: at which its rows begin.
-      rows: these rows.
+      rows: these rows, ascending.
       least: number of rows; None is returned where fewer begin on one line.
     """
-    if columns.size < least:
+    if columns.size < least or not columns.size:
         return None
-    most = _most_on_a_line(columns, rows)
+    slopes = _slopes_to_try(columns, rows)
+    most = _most_on_a_line(columns, rows, _SLOPES[slopes])
     best, count = None, max(0, math.ceil(least) - 1)
-    for slope in np.argsort(-most, kind="stable").tolist():
-        if most[slope] < count:
+    for place in np.argsort(-most, kind="stable").tolist():
+        if most[place] < count:
             break
-        of_slope = np.sort(columns - _SLOPES[slope] * rows)
-        counts = of_slope.searchsorted(of_slope + 2.0, side="right") - np.arange(columns.size)
-        at = int(counts.argmax())
+        slope = slopes.start + place
+        start, on_line = _line_of(columns, rows, slope)
         # Of equal counts that of the first slope, so that the order in which slopes are looked at does not matter.
-        if counts[at] > count or (counts[at] == count and best is not None and slope < best[0]):
-            best, count = (slope, float(of_slope[at])), int(counts[at])
+        if on_line > count or (on_line == count and best is not None and slope < best[0]):
+            best, count = (slope, start), on_line
     return None if best is None else Side(float(_SLOPES[best[0]]), best[1], count / columns.size)
 
 
-def _most_on_a_line(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " slopes"]:
+def _line_of(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], slope: int) -> tuple[float, int]:
+    """Return the start of the first of the lines of a slope on which most rows begin, and how many these are."""
+    starts = np.sort(columns - _SLOPES[slope] * rows)
+    counts = starts.searchsorted(starts + 2.0, side="right") - np.arange(columns.size)
+    at = int(counts.argmax())
+    return float(starts[at]), int(counts[at])
+
+
+def _slopes_to_try(columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"]) -> slice:
+    """Return the slopes among which is every one on which most rows can begin: a few where a line is clear.
+
+    Of two lines whose slopes differ by d, at most 4 / d + 1 rows begin on both. So if c of n rows begin on a line, at
+    most n - c + 4 / d + 1 do on one whose slope is d from its: fewer than c if d > 4 / (2 c - n - 1). The line that is
+    looked at has the middle one of the slopes from each row to the row that half of them are in between.
+    """
+    half = columns.size // 2
+    rises = (columns[half:] - columns[: columns.size - half]) / np.maximum(rows[half:] - rows[: columns.size - half], 1)
+    middle = float(np.partition(rises, rises.size // 2)[rises.size // 2])
+    step = _SLOPES[1] - _SLOPES[0]
+    guess = min(max(round((middle - _SLOPES[0]) / step), 0), len(_SLOPES) - 1)
+    clear = 2 * _line_of(columns, rows, guess)[1] - columns.size - 2  # a row less than above, which rounding may move
+    reach = int(4 / (step * clear)) if clear > 0 else len(_SLOPES)
+    return slice(max(guess - reach, 0), min(guess + reach + 1, len(_SLOPES)))
+
+
+def _most_on_a_line(
+    columns: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], slopes: Float[np.ndarray, " s"]
+) -> Int[np.ndarray, " s"]:
     """Return, for each slope, a number of rows that at most begin within two pixels: those in three bins of one."""
-    starts = columns.astype(np.float32) - _SLOPES.astype(np.float32)[:, None] * rows.astype(np.float32)
+    starts = columns.astype(np.float32) - slopes.astype(np.float32)[:, None] * rows.astype(np.float32)
     # Wider than a pixel by more than single precision can err, which is a few millionths of the largest number.
     edge = 1.01 + 2.0**-20 * float(columns.max() + 2 * rows.max())
     bins = ((starts - starts.min(axis=1, keepdims=True)) * np.float32(1 / edge)).astype(np.int32)

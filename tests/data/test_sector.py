@@ -193,13 +193,32 @@ def sides_slowly(columns, rows, least):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_side_is_that_of_a_search_through_all_lines(seed, backwards, monkeypatch):
     if backwards:  # any bound will do, and here it makes the last slope the first to be looked at
-        monkeypatch.setattr(sector, "_most_on_a_line", lambda columns, rows: columns.size + np.arange(len(_SLOPES)))
+        monkeypatch.setattr(sector, "_most_on_a_line", lambda columns, rows, some: columns.size + np.arange(some.size))
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(200, int(rng.integers(4, 60 if seed % 2 else 14)), replace=False))
     line = np.round(rows * rng.choice(_SLOPES) + 150 + rng.normal(0, rng.uniform(0, 2), rows.size))
     columns = np.where(rng.random(rows.size) < rng.uniform(0, 0.8), rng.integers(2, 200, rows.size), line).astype(int)
     for least in (1.0, 8.0, 0.5 * rows.size):
         assert left_side(columns, rows, least=least) == sides_slowly(columns, rows, least)
+
+
+@pytest.mark.parametrize("apart", [1, 2, 3])
+def test_no_slope_is_left_out_that_has_most_rows(apart):
+    # Two lines with common rows about their crossing, and of the others about as many each.
+    rng, left_out = np.random.default_rng(apart), 0
+    for _ in range(100):
+        rows = np.arange(160)
+        slope, crossing = rng.integers(0, len(_SLOPES) - apart), rng.integers(40, 120)
+        both = np.stack([_SLOPES[at] * (rows - crossing) + 300 for at in (slope, slope + apart)])
+        near = np.ptp(both, axis=0) < rng.uniform(0.5, 2)
+        columns = np.where(rng.random(rows.size) < 0.5, *both)
+        columns = np.rint(np.where(near, both.mean(axis=0), columns)).astype(int)
+        counts = np.array([sector._line_of(columns, rows, at)[1] for at in range(len(_SLOPES))])
+        tried = np.zeros(len(_SLOPES), bool)
+        tried[sector._slopes_to_try(columns, rows)] = True
+        assert counts[~tried].max(initial=0) < counts.max()
+        left_out += np.count_nonzero(~tried)
+    assert left_out > 0
 
 
 @pytest.mark.parametrize("height", [200, 4000, 60000])
@@ -212,7 +231,7 @@ def test_no_line_has_more_rows_than_its_bound(height):
         starts = np.sort(columns - _SLOPES[slope] * rows)
         most = max(starts.searchsorted(starts + 2.0, side="right") - np.arange(starts.size))
         assert most > 50
-        assert sector._most_on_a_line(columns, rows)[slope] >= most
+        assert sector._most_on_a_line(columns, rows, _SLOPES)[slope] >= most
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (50, 4), (20, 10), (192, 256), (33, 101)])
