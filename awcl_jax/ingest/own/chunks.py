@@ -47,8 +47,7 @@ _STRIPS = 512  # jobs whose examples are read, which takes 300 MB
 _START = 1.0  # second, at most, until processes have started; each is given more than that to decode
 _BUSY = 1.6  # processors that a process keeps at work: one decodes, others encode
 _USED = {"image": [], "video": ["av"], "dicom": ["pydicom.pixels"]}  # imported only when a file is opened
-_AHEAD = 4  # frames that are encoded while the next ones are decoded
-_ENCODERS = 2  # threads: to encode a frame may take longer than all else
+_AHEAD = 4  # frames at most that another thread has to encode; what is decoded meanwhile is encoded at once
 _NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
 
@@ -284,7 +283,8 @@ def _one_thread() -> Iterator[None]:
 def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) -> None:
     """Decode a job into its chunk.
 
-    Images are encoded by other threads while the next ones, also of the next files, are decoded.
+    Another thread encodes images while the next ones, also of the next files, are decoded. If it falls behind, this one
+    encodes, too, so that both always have something to do.
 
     Args:
       job: what to decode.
@@ -297,19 +297,29 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     removed: list[UInt8[np.ndarray, "_ _ 3"]] = []
     dropped: Counter[str] = Counter()
     outcomes = []
-    waiting: deque[tuple[dict[str, Any], concurrent.futures.Future[bytes]]] = deque()
+    encoded: deque[tuple[dict[str, Any], concurrent.futures.Future[bytes]]] = deque()
     part = records_of(job, folder).with_suffix(".part")
     quiet = dicom.quietly() if job.kind == "dicom" else contextlib.nullcontext()
 
-    def write_all_but(ahead: int) -> None:
-        while len(waiting) > ahead:
-            record, image = waiting.popleft()
-            data = serializer.serialize(record | {"image": image.result()})
-            writer.write(data)
-            sizes.append(len(data))
+    def add(record: dict[str, Any], image: UInt8[np.ndarray, "h w"]) -> None:
+        # Encoded again: a file may contain text beside its pixels.
+        if sum(not future.done() for _, future in encoded) < _AHEAD:
+            future = encoder.submit(encode_png, image)
+        else:
+            future = concurrent.futures.Future()
+            future.set_result(encode_png(image))
+        encoded.append((record, future))
+        frame_ids.append(record["frame_id"])
+        while encoded and encoded[0][1].done():
+            write(*encoded.popleft())
+
+    def write(record: dict[str, Any], image: concurrent.futures.Future[bytes]) -> None:
+        data = serializer.serialize(record | {"image": image.result()})
+        writer.write(data)
+        sizes.append(len(data))
 
     with (
-        concurrent.futures.ThreadPoolExecutor(_ENCODERS) as encoders,
+        concurrent.futures.ThreadPoolExecutor(1) as encoder,
         contextlib.closing(ArrayRecordWriter(str(part), RECORD_OPTIONS)) as writer,
         _mark(job, folder).open("wb", buffering=0) as mark,
         quiet,
@@ -326,10 +336,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                 clip = _OPENERS[job.kind](item.path, job.reading)
                 dropped.update(clip.dropped)
                 for record, image in _records(item, clip, job.reading, outcome, removed):
-                    frame_ids.append(record["frame_id"])
-                    # Encoded again: a file may contain text beside its pixels.
-                    waiting.append((record, encoders.submit(encode_png, image)))
-                    write_all_but(_AHEAD)
+                    add(record, image)
                 for remark in clip.remarks:
                     setattr(outcome, remark, len(frame_ids) - outcome.start)
                 if len(frame_ids) == outcome.start:
@@ -340,7 +347,8 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
                 outcome.start, outcome.numbers = len(frame_ids), []
                 del removed[examples:]
             outcome.stop = len(frame_ids)
-        write_all_but(0)
+        while encoded:
+            write(*encoded.popleft())
     for outcome in outcomes:
         outcome.size = sum(sizes[outcome.start : outcome.stop])
     notes = {"outcomes": [o.described() for o in outcomes], "frame_ids": frame_ids, "dropped": dropped}
