@@ -29,6 +29,8 @@ _CODECS: dict[int, Codec] = {
 """Start of frame -> codec; without hierarchical JPEG, which no package decodes."""
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _SYCC = 18  # enumerated colour space of JP2
+_CAP, _COD, _COC, _SOT, _SOD, _END_OF_STREAM = 0x50, 0x52, 0x53, 0x90, 0x93, 0xD9  # markers of JPEG 2000
+_TILE_PART, _START_OF_DATA, _END_OF_STREAM = 0x90, 0x93, 0xD9  # SOT, SOD and EOC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Codestream:
       certain: whether nothing outside the stream can overrule `colours`.
       taken_for_ybr: JPEG only: whether libjpeg reads its three components as YCbCr by default.
       start: offset of the stream's first marker; above 0 after a JP2 header.
+      exact: JPEG 2000 only: whether decoders agree on every value: it has one component, unsigned and of its size, and
+        is transformed in integers.
     """
 
     codec: Codec
@@ -54,6 +58,7 @@ class Codestream:
     certain: bool = False
     taken_for_ybr: bool = False
     start: int = 0
+    exact: bool = False
 
 
 def begins_picture(head: bytes) -> bool:
@@ -164,7 +169,36 @@ def _read_jpeg2000(data: bytes, start: int) -> Codestream:
     subsampled = len({(parts[at + 1], parts[at + 2]) for at in range(0, 3 * components, 3)}) > 1
     colours: Colours = "rgb" if subsampled and components == 3 else ""
     precision = (parts[0] & 0x7F) + 1
-    return Codestream("jpeg2000", (bottom - top, right - left), components, precision, colours, subsampled, start=start)
+    exact = left == top == 0 and parts == bytes((precision - 1, 1, 1)) and _is_reversible(data, start)
+    size = (bottom - top, right - left)
+    return Codestream("jpeg2000", size, components, precision, colours, subsampled, start=start, exact=exact)
+
+
+def _is_reversible(data: bytes, start: int) -> bool:
+    """Return whether JPEG 2000 is transformed by the 5/3 wavelet, which is one of integers, in all of its tiles.
+
+    The header names a transformation (COD, at 13), and those of tiles may name others. Each tile begins with SOT, which
+    has its length at 6. What has styles of single components (COC) or of HTJ2K (CAP) is not looked into.
+    """
+    at, tile = start + 2, 0
+    try:
+        while (marker := data[at + 1]) != _END_OF_STREAM:
+            if data[at] != 0xFF or marker in (_CAP, _COC) or (marker == _COD and data[at + 13] != 1):
+                return False
+            if marker == _SOT:
+                tile = at
+            if marker != _SOD:
+                at += 2 + _number(data, at + 2)
+                continue
+            length = int.from_bytes(data[tile + 6 : tile + 10], "big")
+            if not length or tile + length >= len(data):  # the last tile, or the last of a truncated file
+                return True
+            if tile + length <= at:
+                return False
+            at = tile + length
+    except IndexError:
+        return False
+    return True
 
 
 def _number(data: bytes, at: int) -> int:

@@ -321,6 +321,12 @@ def decode_compressed(data: bytes, syntax: "UID", layout: Layout) -> Samples:
     data = data[stream.start :]
     if stream.codec == "jpeg" and stream.precision == 8:
         return Samples(_decode_by_pillow(data, stream), stream)
+    if stream.exact and stream.precision == 8 and not layout.signed:
+        # Pillow has the values of pylibjpeg, which keeps Python's lock while it decodes. Both use OpenJPEG.
+        with contextlib.suppress(Exception):
+            values = _decode_by_pillow(data, stream)
+            if values.dtype == np.uint8 and values.shape == stream.size:
+                return Samples(values, stream)
     return Samples(_decode_by_plugin(data, stream, signed=layout.signed), stream)
 
 
@@ -353,10 +359,10 @@ def _decode_rle(data: bytes, layout: Layout) -> Shaped[np.ndarray, "..."]:
 
 
 def _decode_by_pillow(data: bytes, stream: Codestream) -> Shaped[np.ndarray, "..."]:
-    """Decode JPEG with libjpeg, with its components as in the stream."""
+    """Decode JPEG with libjpeg, with its components as in the stream, or JPEG 2000 with OpenJPEG."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "JPEG2000")) as image:
         if stream.taken_for_ybr and stream.codec == "jpeg":
             image.draft("YCbCr", image.size)
         return np.asarray(image)
