@@ -164,10 +164,12 @@ def test_processes_start_where_they_save_more_than_they_cost(tmp_path, monkeypat
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
         return chunks._worthwhile(jobs, 8)
 
-    # 400 pictures take 1.8 seconds of a processor, this process 1.1; 700 take 3.2, this process 2.0, and three 1.7.
+    # 400 pictures take 1.8 seconds of a processor, this process 1.0; 700 take 3.2, this process 1.8, and three 1.6.
     assert [workers_for(count, "image", 1000) for count in (1, 100, 400, 700, 9000)] == [1, 1, 1, 3, 8]
-    # Two processors end 1,700 pictures after 4.8 and 4.9 seconds, and 1,800 after 5.1 each.
-    assert [workers_for(count, "image", 1000, processors=2) for count in (700, 1700, 1800)] == [1, 1, 8]
+    # Two processors need ten seconds for 4,000, this process as long as others with their start.
+    assert [workers_for(count, "image", 1000, processors=2) for count in (700, 3900, 4000)] == [1, 1, 8]
+    # Of clips, this process decodes and encodes less at the same time.
+    assert [workers_for(count, "video", 1000, processors=2) for count in (24, 40)] == [1, 4]
     assert workers_for(9000, "image", 1000, processors=1) == workers_for(0, "image", 1000) == 1
     assert [workers_for(count, "video", 1000) for count in (4, 24, 40)] == [1, 1, 4]
     assert workers_for(8, "video", 64 << 20) == 8

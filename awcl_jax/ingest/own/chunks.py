@@ -45,9 +45,10 @@ _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
 _STRIPS = 512  # jobs whose examples are read, which takes 300 MB
 _START = 1.0  # second, at most, until processes have started; each is given more than that to decode
-_BUSY = 1.6  # processors that a process keeps at work: one decodes, others encode
+_BUSY = {"image": 1.8, "video": 1.3, "dicom": 1.6}  # processors that a process keeps at work
 _USED = {"image": [], "video": ["av"], "dicom": ["pydicom.pixels"]}  # imported only when a file is opened
 _AHEAD = 4  # frames at most that another thread has to encode; what is decoded meanwhile is encoded at once
+_OPENJPEG_THREADS = "OPJ_NUM_THREADS"  # variable that it reads for each picture
 _NO_PROCESS = "Cannot start decoding processes, perhaps for lack of memory. Set --workers=1 to decode in this process."
 
 
@@ -156,9 +157,10 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
             progress(len(job.items))
             waiting.remove(job)
         if (workers := _worthwhile(waiting, workers)) == 1:
-            for job in waiting:
-                decode_job(job, folder)
-                progress(len(job.items))
+            with _threads_for_jpeg_2000():
+                for job in waiting:
+                    decode_job(job, folder)
+                    progress(len(job.items))
             return
         while waiting:
             _decode_together(waiting, folder, workers, progress)
@@ -180,18 +182,18 @@ def decode_all(jobs: Sequence[Job], folder: Path, *, workers: int, progress: Cal
 def _worthwhile(jobs: Sequence[Job], workers: int) -> int:
     """Return how many processes, up to `workers`, bring more than they cost; 1 for this process.
 
-    This process alone keeps `_BUSY` processors at work. What takes one processor T seconds takes
+    This process alone keeps more than one processor at work, b. What takes one processor T seconds takes
 
-        T / min(processors, _BUSY)                in this process
-        _START + T / min(processors, n _BUSY)     in n others
+        T / min(processors, b)                in this process
+        _START + T / min(processors, n b)     in n others
     """
+    most, seconds = min(workers, len(jobs)), 0.0
     processors = len(os.sched_getaffinity(0))
 
     def share(processes: int) -> float:
-        return 1 / min(processors, processes * _BUSY)
+        return 1 / min(processors, processes * _BUSY[jobs[0].kind])
 
-    most, seconds = max(1, min(workers, len(jobs))), 0.0
-    if share(most) == share(1):
+    if most <= 1 or share(most) == share(1):
         return 1
     enough = max(most * _START, _START / (share(1) - share(most)))
     for job in jobs:
@@ -278,6 +280,19 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(was)
+
+
+@contextlib.contextmanager
+def _threads_for_jpeg_2000() -> Iterator[None]:
+    """Let OpenJPEG use two threads, unless the user has set their number: it takes most of the time."""
+    if _OPENJPEG_THREADS in os.environ:
+        yield
+        return
+    os.environ[_OPENJPEG_THREADS] = "2"
+    try:
+        yield
+    finally:
+        del os.environ[_OPENJPEG_THREADS]
 
 
 def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) -> None:
