@@ -1,7 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2021) of the kinds that published weights are for, for grey frames."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
 from awcl_jax.models.activations import ACTIVATIONS
+from awcl_jax.models.drop_path import draw_kept
+from awcl_jax.models.parts import apply_block, kept_for_gradient
 from awcl_jax.models.positions import resample_weights
-from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
 
 SIZES = {"vit_tiny": (12, 3), "vit_small": (12, 6), "vit_base": (12, 12), "vit_large": (24, 16)}
@@ -25,9 +24,6 @@ POOLS = ("token", "mean", "both")
 HEAD = 64  # features of a head, in all of these networks
 WIDEST = 16  # times the width of the paper
 
-_DROPS = 0xD409  # folded into a view's key for the blocks that it skips; the augmentation folds other numbers
-_KEPT = "kept"  # name of the values that a block's gradient does not compute again
-_TOKENS = 1024  # that a block computes at a time on a CPU, so that they stay in its caches
 _small = nn.initializers.truncated_normal(0.02)
 
 
@@ -95,13 +91,13 @@ class Attention(nn.Module):
         b, _, width = x.shape
         project = Dense(3 * width, self.dtype, name="qkv")
         if first is None:
-            parts = jnp.split(_kept_for_gradient(project(x)), 3, axis=-1)
+            parts = jnp.split(kept_for_gradient(project(x)), 3, axis=-1)
         else:
-            others = _kept_for_gradient(project(x, slice(width, None)))
+            others = kept_for_gradient(project(x, slice(width, None)))
             parts = [project(x[:, :first], slice(width)), *jnp.split(others, 2, axis=-1)]
         q, k, v = (part.reshape(b, -1, self.heads, width // self.heads) for part in parts)
         mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, -1, width)
-        return Dense(width, self.dtype, name="proj")(_kept_for_gradient(mixed))
+        return Dense(width, self.dtype, name="proj")(kept_for_gradient(mixed))
 
 
 class Perceptron(nn.Module):
@@ -118,7 +114,7 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Return the new tokens."""
-        y = _kept_for_gradient(Dense(4 * x.shape[-1], self.dtype, name="fc1")(x))
+        y = kept_for_gradient(Dense(4 * x.shape[-1], self.dtype, name="fc1")(x))
         return Dense(x.shape[-1], self.dtype, name="fc2")(ACTIVATIONS[self.activation](y))
 
 
@@ -156,7 +152,7 @@ class Block(nn.Module):
           kept: factors of each picture's two additions, 0 where it skips one; None adds both unchanged.
         """
         y = Attention(self.heads, self.dtype, name="attn")(self._norm(1, x), self.first)
-        x = _kept_for_gradient(x[:, : self.first] + self._weighted(1, y, kept))
+        x = kept_for_gradient(x[:, : self.first] + self._weighted(1, y, kept))
         y = Perceptron(self.options.activation, self.dtype, name="mlp")(self._norm(2, x))
         return x + self._weighted(2, y, kept)
 
@@ -251,48 +247,20 @@ class ViT(nn.Module):
         x = self._embed(x)
         if self.options.pre_norm:
             x = _norm(self.options.epsilon, self.dtype, "norm_pre")(x)
-        kept = self._kept(keys) if train and self.draws else None
+        kept = None
+        if train and self.draws:
+            kept = draw_kept(keys, highest=self.options.drop_path, depth=self.depth, halves=2)
         for i in range(self.depth):
             if self.train_blocks == self.depth - i:
                 x = jax.lax.stop_gradient(x)
             # Features of the class token need the others only as keys and values of the last block.
             only_token = pooled and self.options.pool == "token" and i == self.depth - 1
             block = Block(self.heads, self.options, self.dtype, 1 if only_token else None, name=f"blocks_{i}")
-            x = self._apply(block, x, None if kept is None else kept[:, i])
+            x = apply_block(block, x, None if kept is None else kept[:, i], remat=self.remat)
         x, norm = x.astype(jnp.float32), _norm(self.options.epsilon, jnp.float32, "norm")
         if not pooled:
             return norm(x)
         return norm(self._pool(x)).reshape(x.shape[0], -1) if self.options.norm_after else self._pool(norm(x))
-
-    def _apply(
-        self, block: Block, x: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None
-    ) -> Float[Array, "b t2 d"]:
-        """Return the tokens after a block; on a CPU it computes a few pictures at a time.
-
-        For its gradient it keeps the results of its matrix products, but neither attention's weights nor what the
-        activation and the normalisations give, and with `remat` nothing: the rest is computed again. On a CPU XLA does
-        so only in the body of a loop. Elsewhere it finds that two computations of a value are equal, and keeps one.
-        """
-        if self.is_initializing():
-            return block(x, kept)
-        params, apart = block.variables["params"], block.clone(parent=None, name=None)
-
-        def compute(params: PyTree, x: Array, kept: Array | None) -> Array:
-            return jnp.asarray(apart.apply({"params": params}, x, kept))
-
-        b, t, _ = x.shape
-        if jax.default_backend() != "cpu" or not isinstance(b, int):
-            return (jax.checkpoint(compute) if self.remat else compute)(params, x, kept)
-        count = pictures_at_a_time(b, t)
-        # Each device sums its own gradient over the loop, before the sum over devices.
-        leaves, tree = jax.tree.flatten((params, x, kept))
-        params, x, kept = jax.tree.unflatten(tree, sharding.varying_alike(*map(jnp.asarray, leaves)))
-        policies = jax.checkpoint_policies
-        policy = policies.nothing_saveable if self.remat else policies.save_only_these_names(_KEPT)
-        again = jax.checkpoint(functools.partial(compute, params), policy=policy, prevent_cse=False)
-        parts = jax.tree.map(lambda rows: rows.reshape(b // count, count, *rows.shape[1:]), (x, kept))
-        y = jax.lax.map(lambda part: again(*part), parts)
-        return y.reshape(b, *y.shape[2:])
 
     def _pool(self, x: Float[Array, "b t d"]) -> Float[Array, "b f"] | Float[Array, "b 2 d"]:
         """Return the features; if they will be normalised, the two of `both` are still apart."""
@@ -330,13 +298,6 @@ class ViT(nn.Module):
             resample_weights(n, m, way="antialiased").astype(np.float32) for n, m in zip(self.grid, grid, strict=True)
         )
         return jnp.einsum("ai,bj,ijd->abd", down, across, table)
-
-    def _kept(self, keys: Key[Array, " b"] | None) -> Float[Array, "b depth 2"]:
-        assert keys is not None, "drop_path draws by keys"
-        share = np.arange(self.depth, dtype=np.float32) / max(self.depth - 1, 1)
-        rates = jnp.asarray(self.options.drop_path * share).reshape(1, -1, 1)
-        draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _DROPS), (self.depth, 2)))
-        return (draw(keys) >= rates) / (1 - rates)
 
 
 def make_vit(
@@ -427,17 +388,6 @@ def size_rule(size: int, patch: int) -> str:
     below, above = size // patch * patch, -(-max(size, 1) // patch) * patch
     near = f"{below} or {above}" if below else f"{above}"
     return f"must be a multiple of the patch of {patch} pixels; got {size}, try {near}"
-
-
-def pictures_at_a_time(pictures: int, tokens: int) -> int:
-    """Return how many pictures a block computes at a time on a CPU: a divisor of their number, and few enough."""
-    most = max(1, _TOKENS // tokens)
-    return max(count for count in range(1, min(most, pictures) + 1) if pictures % count == 0)
-
-
-def _kept_for_gradient(x: Array) -> Array:
-    """Mark a value that a block's gradient does not compute again."""
-    return checkpoint_name(x, _KEPT)
 
 
 def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:

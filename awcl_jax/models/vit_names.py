@@ -23,34 +23,22 @@ from typing import Any
 
 import numpy as np
 
+from awcl_jax.models.names import Layout, flattened, networks_by_prefix, renamed, require_one
 from awcl_jax.runtime.errors import InputError
 
 KNOWN = "ViTs by the names of timm (augreg, DeiT, MAE, DINO), DINOv2, torchvision, open_clip and transformers"
 
-_AVERAGE = re.compile(r"(^|[._])(k|momentum|target|ema|student)([._]|$)")  # in the prefix of the other of two networks
-_DEEPEST = 4  # dictionaries within each other in a file
-
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Family(Layout):
     """How a library names its vision transformers.
 
     Attributes:
-      title: the library, for messages.
-      first: name of the patches' kernel.
-      block: pattern of a name in a block.
-      rules: patterns and what they become, applied in order, from its names to timm's.
-      left_out: pattern of names that features do not need.
       way: how its library resamples positions, see `models.positions`.
       epsilon: of its normalisations.
       clip: whether its networks see pictures normalised as CLIP's, not as ImageNet's.
     """
 
-    title: str
-    first: str
-    block: str
-    rules: tuple[tuple[str, str], ...] = ()
-    left_out: str = "(?!)"
     way: str = "antialiased"
     epsilon: float = 1e-6
     clip: bool = False
@@ -175,7 +163,7 @@ _VIDEO = "video transformer"
 _POSITIONS = re.compile(r"(^|[._])pos(ition|itional)?_embed")
 
 # Networks that are not read, by a pattern of a name that only they have, or that those before them have as well.
-_OTHERS = (
+OTHERS = (
     ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.(attn|attention)\.(.*\.)?relative_position"),
     ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
     (_VIDEO, r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
@@ -191,6 +179,7 @@ _OTHERS = (
     ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
     ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
 )
+"""Kinds of networks that are not read as vision transformers, each with a pattern of a name that only it has."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,17 +213,8 @@ def find_vit(content: Mapping[Any, Any], path: object) -> Named:
     Raises:
       InputError: there is none, or several; the message names what the file has.
     """
-    arrays = dict(_flattened(content))
-    found = [
-        (prefix, family)
-        for family in FAMILIES
-        for prefix in _prefixes(arrays, family)
-        if any(re.fullmatch(re.escape(prefix) + family.block, name) for name in arrays)
-    ]
-    # The names of timm are among those of DINOv2: one network may be found twice.
-    networks = dict(reversed(found))
-    if len(networks) > 1 and len(used := [prefix for prefix in networks if not _AVERAGE.search(prefix)]) == 1:
-        networks = {used[0]: networks[used[0]]}
+    arrays = dict(flattened(content))
+    networks = networks_by_prefix(arrays, FAMILIES)
     if other := _other(arrays, networks):
         raise InputError(f"{path} is a {other}; known are {KNOWN}.")
     if not networks:
@@ -242,24 +222,8 @@ def find_vit(content: Mapping[Any, Any], path: object) -> Named:
         raise InputError(
             f"{path} has no vision transformer by known names (it begins with {begins}); known are {KNOWN}."
         )
-    if len(networks) > 1:
-        listed = ", ".join(f"{prefix!r} ({family.title})" for prefix, family in networks.items())
-        raise InputError(f"{path} has {len(networks)} networks, under {listed}. Save only the one you need.")
-    ((prefix, family),) = networks.items()
+    prefix, family = require_one(networks, path)
     return _named(arrays, prefix, _refined(arrays, prefix, family))
-
-
-def _flattened(content: Mapping[Any, Any], place: str = "", depth: int = 0) -> Iterable[tuple[str, np.ndarray]]:
-    for name, value in content.items():
-        if isinstance(value, np.ndarray):
-            yield f"{place}{name}", value
-        elif isinstance(value, dict) and depth < _DEEPEST:
-            yield from _flattened(value, f"{place}{name}.", depth + 1)
-
-
-def _prefixes(arrays: Mapping[str, np.ndarray], family: Family) -> list[str]:
-    ends = [name.removesuffix(family.first) for name in arrays if name.endswith(family.first)]
-    return [prefix for prefix in ends if prefix == "" or prefix.endswith(".")]
 
 
 def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Family:
@@ -283,17 +247,7 @@ def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> F
 
 
 def _named(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Named:
-    named, original, left_out = {}, {}, []
-    for full, array in arrays.items():
-        name = full.removeprefix(prefix)
-        if not full.startswith(prefix) or re.fullmatch(family.left_out, name):
-            left_out.append(full)
-            continue
-        for pattern, becomes in family.rules:
-            name = re.sub(pattern, becomes, name)
-        if name in named:  # two names of one array: the second is unknown
-            name = f"again {full}"
-        named[name], original[name] = array, full
+    named, original, left_out = renamed(arrays, prefix, family)
     after = any(full == f"{prefix}fc_norm.weight" for full in arrays)
     for name in [name for name in named if re.search(r"\.attn\.q\.(weight|bias)$", name)]:
         parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
@@ -312,7 +266,7 @@ def _other(arrays: Mapping[str, np.ndarray], networks: Mapping[str, Family]) -> 
     names = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
     if any("patch_embed" in name and arrays[prefix + name].ndim == 5 for name in names):
         return _VIDEO
-    if title := next((title for title, pattern in _OTHERS if any(re.search(pattern, name) for name in names)), ""):
+    if title := next((title for title, pattern in OTHERS if any(re.search(pattern, name) for name in names)), ""):
         return title
     return _other_inside(arrays, prefix, names) if networks else ""
 
@@ -326,13 +280,3 @@ def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Iterable
             if second is not None and first.ndim == second.ndim == 2 and len(first) == 2 * second.shape[1]:
                 return _GATED
     return "" if any(map(_POSITIONS.search, names)) else "ViT without a table of positions (rotary ones, as DINOv3 has)"
-
-
-def grouped(names: Iterable[str]) -> str:
-    """Return names in a few words: those that begin alike as one, with their number."""
-    counts: dict[str, int] = {}
-    for name in names:
-        begin, _, rest = name.partition(".")
-        key = f"{begin.split('_')[0]}_*" if begin.startswith("decoder_") else f"{begin}.*" if rest else begin
-        counts[key] = counts.get(key, 0) + 1
-    return ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items())

@@ -9,8 +9,6 @@ blocks.0.norm1.weight, bias          blocks_0 / norm1 / scale, bias
 """
 
 import contextlib
-import dataclasses
-import json
 import math
 import os
 import re
@@ -23,12 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
-from safetensors.numpy import save
 
+from awcl_jax.models.names import grouped
 from awcl_jax.models.positions import resample_positions
 from awcl_jax.models.vit import HEAD, SIZES, ViT, ViTOptions
-from awcl_jax.models.vit_names import Named, find_vit, grouped
-from awcl_jax.models.weights import IMAGENET, NORMALISATION, Normalisation, read_content
+from awcl_jax.models.vit_names import Named, find_vit
+from awcl_jax.models.weights import (
+    IMAGENET,
+    Loaded,
+    Normalisation,
+    fold_channels,
+    in_channels,
+    normalisation_of,
+    read_content,
+    write_safetensors,
+)
 from awcl_jax.runtime.errors import InputError
 
 OPENAI = Normalisation(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
@@ -43,24 +50,9 @@ _EPSILON = "awcl_jax.epsilon"  # in the metadata of the files that we write
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LoadedViT:
-    """A vision transformer from a file.
-
-    Attributes:
-      variables: `params` in float32.
-      title: what the file is, such as "DINOv2 ViT-S/14".
-      left_out: its names that are not used, in a few words; "" if all are.
-    """
-
-    variables: dict[str, PyTree]
-    title: str
-    left_out: str
-
-
 def load_torch_vit(
     path: str | os.PathLike[str], model: ViT, *, mean: float, std: float, trained: Normalisation | None = None
-) -> LoadedViT:
+) -> Loaded:
     """Return the weights of a grey vision transformer from a file, whose kernel folds into one channel exactly.
 
     The file's network was trained on channels x_c = (grey_c - mean_c) / std_c. A frame has one grey g, which is each
@@ -101,18 +93,12 @@ def load_torch_vit(
     if problems := list(_problems(arrays, named, model, first.shape[1])):
         raise InputError(f"{path} does not fit the encoder: {'; '.join(problems)}.")
     params = {address: _from_torch(arrays[_torch_name(address)], address) for address in _shapes(model, 1)}
-    ours = Normalisation((mean,) * first.shape[1], (std,) * first.shape[1])
-    stored = metadata.get(NORMALISATION)
-    by_family = ours if first.shape[1] == 1 else OPENAI if named.family.clip else IMAGENET
-    trained = trained or stored or by_family
-    if {len(trained.mean), len(trained.std)} != {first.shape[1]}:
-        raise InputError(
-            f"{path} has {first.shape[1]} input channel(s), so its normalisation must have as many; got "
-            f"{trained.mean}, {trained.std}."
-        )
-    if first.shape[1] > 1 or trained != ours:
-        _fold(params, trained, mean, std)
-    return LoadedViT(
+    by_family = OPENAI if named.family.clip else IMAGENET
+    if folded := normalisation_of(
+        path, metadata, trained, channels=first.shape[1], mean=mean, std=std, usual=by_family
+    ):
+        _fold(params, folded, mean, std)
+    return Loaded(
         {"params": traverse_util.unflatten_dict(params)},
         f"{named.family.title} {_title(named)}",
         grouped(named.left_out),
@@ -143,13 +129,9 @@ def save_torch_vit(
       OSError: the file cannot be written.
     """
     arrays = vit_to_torch(variables, model)
-    if channels != 1:
-        kernel = arrays["patch_embed.proj.weight"] / channels
-        arrays["patch_embed.proj.weight"] = np.repeat(kernel, channels, axis=1).astype(np.float32)
-    normalisation = Normalisation((mean,) * channels, (std,) * channels)
-    metadata = {"format": "pt", NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
-    # Not by save_file, whose files only their owner can read, whatever the umask.
-    path.write_bytes(save(arrays, metadata | {_EPSILON: repr(model.options.epsilon)}))
+    arrays["patch_embed.proj.weight"] = in_channels(arrays["patch_embed.proj.weight"], channels)
+    metadata = {_EPSILON: repr(model.options.epsilon)}
+    write_safetensors(path, arrays, mean=mean, std=std, channels=channels, metadata=metadata)
 
 
 def vit_to_torch(variables: Mapping[str, PyTree], model: ViT) -> dict[str, np.ndarray]:
@@ -345,8 +327,7 @@ def _from_torch(array: np.ndarray, address: tuple[str, ...]) -> np.ndarray:
 
 def _fold(params: dict[tuple[str, ...], np.ndarray], trained: Normalisation, mean: float, std: float) -> None:
     """Fold the channels of the patches' kernel into one, in place."""
-    kernel, stds = params["patch_kernel",].astype(np.float64), np.array(trained.std)
-    shift = np.einsum("hwco,c->o", kernel, (mean - np.array(trained.mean)) / stds)
-    params["patch_kernel",] = np.einsum("hwco,c->hwo", kernel, std / stds)[:, :, None].astype(np.float32)
+    kernel, shift = fold_channels(params["patch_kernel",], trained, mean=mean, std=std)
+    params["patch_kernel",] = kernel.astype(np.float32)
     onto = ("patch_bias",) if ("patch_bias",) in params else ("pos_embed",)
     params[onto] = (params[onto] + shift).astype(np.float32)

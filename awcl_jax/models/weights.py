@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 from flax import traverse_util
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from safetensors.numpy import save
 
 from awcl_jax.models.resnet import STAGES, make_resnet
@@ -64,6 +65,21 @@ class Normalisation:
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Of torchvision's weights, most of timm's, and the published AWCL code."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """An encoder from a file.
+
+    Attributes:
+      variables: `params` in float32.
+      title: what the file is, such as "DINOv2 ViT-S/14".
+      left_out: its names that are not used, in a few words; "" if all are.
+    """
+
+    variables: dict[str, PyTree]
+    title: str
+    left_out: str
 
 
 def load_torch_resnet(
@@ -111,23 +127,16 @@ def load_torch_resnet(
     Raises:
       InputError, OSError: as `read_torch_resnet`; `trained` has another number of channels.
     """
-    weights = _read(Path(path))
-    variables = _to_flax(weights.arrays, Path(path), arch, width_factor)
-    kernel = np.asarray(variables["params"]["conv1"]["kernel"], np.float64)
+    arrays, metadata = _read(Path(path))
+    variables = _to_flax(arrays, Path(path), arch, width_factor)
+    kernel = variables["params"]["conv1"]["kernel"]
     channels = kernel.shape[2]
-    ours = Normalisation((mean,) * channels, (std,) * channels)
-    trained = trained or weights.normalisation or (ours if channels == 1 else IMAGENET)
-    if {len(trained.mean), len(trained.std)} != {channels}:
-        raise InputError(
-            f"{path} has {channels} input channel(s), so trained= must have as many; got {trained.mean}, {trained.std}."
-        )
-    if channels > 1 or trained != ours:
-        stds = np.array(trained.std)
-        shift = (mean - np.array(trained.mean)) / stds
+    folded = normalisation_of(path, metadata, trained, channels=channels, mean=mean, std=std)
+    if folded:
+        grey, shift = fold_channels(kernel, folded, mean=mean, std=std)
         running = variables["batch_stats"]["bn1"]
-        running["mean"] = (running["mean"] - np.einsum("hwco,c->o", kernel, shift)).astype(np.float32)
-        folded = np.einsum("hwco,c->hwo", kernel, std / stds)[:, :, None]
-        variables["params"]["conv1"]["kernel"] = folded.astype(np.float32)
+        running["mean"] = (running["mean"] - shift).astype(np.float32)
+        variables["params"]["conv1"]["kernel"] = grey.astype(np.float32)
     return variables
 
 
@@ -150,7 +159,7 @@ def read_torch_resnet(path: str | os.PathLike[str], arch: str, *, width_factor: 
         message names it); names are missing, unknown, or of another shape (all are listed).
       OSError: it cannot be read.
     """
-    return _to_flax(_read(Path(path)).arrays, Path(path), arch, width_factor)
+    return _to_flax(_read(Path(path))[0], Path(path), arch, width_factor)
 
 
 def to_torch(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
@@ -179,13 +188,92 @@ def save_torch_resnet(
       OSError: the file cannot be written.
     """
     arrays = to_torch(variables)
-    if channels != 1:
-        arrays["conv1.weight"] = np.repeat(arrays["conv1.weight"] / channels, channels, axis=1).astype(np.float32)
+    arrays["conv1.weight"] = in_channels(arrays["conv1.weight"], channels)
+    write_safetensors(path, arrays, mean=mean, std=std, channels=channels)
+
+
+def in_channels(kernel: Float[np.ndarray, "o 1 h w"], channels: int) -> Float[np.ndarray, "o channels h w"]:
+    """Return a first kernel for programs that need more channels, the same grey in each; for one, the same bits."""
+    return kernel if channels == 1 else np.repeat(kernel / channels, channels, axis=1).astype(np.float32)
+
+
+def write_safetensors(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    mean: float,
+    std: float,
+    channels: int,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the arrays of an encoder by PyTorch's names, with the normalisation of its input in the metadata.
+
+    Args:
+      path: the file.
+      arrays: by name.
+      mean: of grey from 0 to 1, subtracted from the encoder's frames.
+      std: likewise, divided by.
+      channels: of the first kernel.
+      metadata: further entries.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     normalisation = Normalisation((mean,) * channels, (std,) * channels)
     # Hugging Face's libraries look for "pt".
-    metadata = {"format": "pt", NORMALISATION: json.dumps(dataclasses.asdict(normalisation))}
+    written = {"format": "pt", NORMALISATION: json.dumps(dataclasses.asdict(normalisation)), **metadata}
     # Not by save_file, whose files only their owner can read, whatever the umask.
-    path.write_bytes(_ordered(save(arrays, metadata)))
+    path.write_bytes(_ordered(save(dict(arrays), written)))
+
+
+def fold_channels(
+    kernel: Float[np.ndarray, "h w c o"], trained: Normalisation, *, mean: float, std: float
+) -> tuple[Float[np.ndarray, "h w 1 o"], Float[np.ndarray, " o"]]:
+    """Return a first kernel for grey, and what its output gains by the means; see `load_torch_resnet`. In float64.
+
+    Args:
+      kernel: for the channels of `trained`.
+      trained: normalisation of the input that the kernel was trained with.
+      mean: of grey from 0 to 1, subtracted from the encoder's frames.
+      std: likewise, divided by.
+    """
+    kernel, stds = np.asarray(kernel, np.float64), np.array(trained.std)
+    shift = np.einsum("hwco,c->o", kernel, (mean - np.array(trained.mean)) / stds)
+    return np.einsum("hwco,c->hwo", kernel, std / stds)[:, :, None], shift
+
+
+def normalisation_of(
+    path: object,
+    metadata: Mapping[str, Any],
+    trained: Normalisation | None,
+    *,
+    channels: int,
+    mean: float,
+    std: float,
+    usual: Normalisation = IMAGENET,
+) -> Normalisation | None:
+    """Return the normalisation to fold into a file's first kernel; None if the kernel is for our frames already.
+
+    Args:
+      path: of the file, for messages.
+      metadata: of the file, from `read_content`.
+      trained: given by the user; by default that stored in the file, else `usual`, or ours for one channel.
+      channels: of the first kernel.
+      mean: of grey from 0 to 1, subtracted from the encoder's frames.
+      std: likewise, divided by.
+      usual: of three channels.
+
+    Raises:
+      InputError: it has another number of channels.
+    """
+    ours = Normalisation((mean,) * channels, (std,) * channels)
+    trained = trained or metadata.get(NORMALISATION) or (ours if channels == 1 else usual)
+    if {len(trained.mean), len(trained.std)} != {channels}:
+        raise InputError(
+            f"{path} has {channels} input channel(s), so its normalisation must have as many; got {trained.mean}, "
+            f"{trained.std}."
+        )
+    return trained if channels > 1 or trained != ours else None
 
 
 def _ordered(data: bytes) -> bytes:
@@ -196,14 +284,6 @@ def _ordered(data: bytes) -> bytes:
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text + arrays
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Weights:
-    """Arrays of a file by torchvision's names, and the normalisation of its input if the file states it."""
-
-    arrays: dict[str, np.ndarray]
-    normalisation: Normalisation | None = None
 
 
 def read_content(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
@@ -230,12 +310,13 @@ def read_content(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
     return read_torch_zip(path), {}
 
 
-def _read(path: Path) -> _Weights:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a file by torchvision's names, and its metadata."""
     content, metadata = read_content(path)
     for outer in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(outer), dict):
             content = content[outer]
-    return _Weights(_named(content, path), metadata.get(NORMALISATION))
+    return _named(content, path), metadata
 
 
 def _read_safetensors(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from awcl_jax.models import vit
+from awcl_jax.models import parts
 from awcl_jax.models.positions import resample_positions, resample_weights
 from awcl_jax.models.vit import ViT, ViTOptions, make_vit
 from awcl_jax.runtime.errors import InputError
@@ -142,35 +142,6 @@ def test_blocks_computed_again_have_the_same_gradient():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), again, kept)
 
 
-def test_pictures_at_a_time_worked_out_by_hand():
-    # Of ViT-S/16 at 224 px, 5 pictures of 197 tokens are below 1,024, and 4 divide 64; 7 is prime; 5,000 are too many.
-    found = [vit.pictures_at_a_time(*given) for given in ((64, 197), (7, 197), (7, 17), (64, 5000))]
-    assert found == [4, 1, 7, 1]
-
-
-@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(remat, monkeypatch):
-    model = tiny(drop_path=0.5, layer_scale=True, remat=remat)
-    params, keys = random_params(model), jax.random.split(jax.random.key(3), 6)
-
-    def numbers():
-        def loss(params):
-            features = model.apply({"params": params}, frames(6), train=True, keys=keys)
-            return (features**2).sum(), features
-
-        return jax.jit(jax.grad(loss, has_aux=True))(params)
-
-    found = []
-    for tokens in (10, 20):
-        monkeypatch.setattr(vit, "_TOKENS", tokens)
-        found.append(numbers())
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # no loop
-    expected = numbers()
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
-    for one in found:
-        jax.tree.map(close, one, expected)
-
-
 @pytest.mark.parametrize(
     "options",
     [pytest.param({}, marks=pytest.mark.slow), {"registers": 2, "layer_scale": True, "norm_after": True}],
@@ -222,15 +193,6 @@ def test_skipped_blocks_are_drawn_by_the_picture():
     full = np.asarray(applied(tiny(), params, picture[:1]))
     still = np.asarray(applied(model, params, picture[:1]))
     np.testing.assert_allclose(still, full, rtol=1e-6)
-
-
-def test_what_is_kept_is_scaled_to_the_same_mean():
-    model = tiny(depth=3, drop_path=0.5)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    kept = np.asarray(model._kept(keys))
-    np.testing.assert_allclose(kept.mean(axis=0), 1, atol=0.06)
-    np.testing.assert_allclose(np.unique(kept[:, 1]), [0, 4 / 3], rtol=1e-6)
-    np.testing.assert_allclose(np.unique(kept[:, 2]), [0, 2], rtol=1e-6)
 
 
 def test_bfloat16_is_close_and_returns_float32():
@@ -303,7 +265,7 @@ def test_blocks_that_do_not_learn_keep_no_activations():
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_a_block_keeps_the_results_of_products_or_only_its_input(monkeypatch):
-    monkeypatch.setattr(vit, "_TOKENS", 2 * 65)
+    monkeypatch.setattr(parts, "_TOKENS", 2 * 65)
     tokens = 16 * 65 * 64 * 4  # bytes of all tokens
     # Input, queries, keys and values, their mixture, the sum, and four times as wide: 10 in each of 6 blocks, of which
     # the last keeps fewer. Beside them are two at a time between blocks, and what two pictures need.
