@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.models import parts
+from awcl_jax.models.convnext import ConvNeXt
 from awcl_jax.models.vit import ViT, ViTOptions
 
 
@@ -19,6 +20,7 @@ def test_pictures_at_a_time_worked_out_by_hand():
 
 ENCODERS = {
     "vit": ViT(2, 1, (3, 3), ViTOptions(patch=8, drop_path=0.5, layer_scale=True)),  # 10 tokens
+    "convnext": ConvNeXt((1, 1), width=4, drop_path=0.5),  # 64 pixels and 16
 }
 
 
@@ -27,6 +29,8 @@ ENCODERS = {
     [
         pytest.param("vit", 24, False, marks=pytest.mark.slow),
         ("vit", 24, True),
+        ("convnext", 32, False),
+        pytest.param("convnext", 32, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(name, edge, remat, monkeypatch):
