@@ -8,8 +8,9 @@ import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from awcl_jax.ingest import prepare
-from awcl_jax.models import encoders, vit
+from awcl_jax.models import encoders
 from awcl_jax.models.pretraining import ContrastiveModel, Projection
+from awcl_jax.models.resnet import ResNet
 from awcl_jax.models.vit import ViTOptions
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
@@ -33,6 +34,7 @@ def make_encoder(config: ConfigDict) -> encoders.Encoder:
         axis_name=sharding.AXIS,
         remat=config.model.remat,
         vit=ViTOptions(**config.model.vit.to_dict()),
+        drop_path=config.model.convnext.drop_path,
         train_blocks=config.model.train_blocks,
         freeze_patches=config.model.freeze_patches,
     )
@@ -54,13 +56,12 @@ def make_optimiser(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTr
         clip_norm=config.optim.clip_norm,
     )
     encoder = make_encoder(config)
-    if not isinstance(encoder, vit.ViT):
+    if isinstance(encoder, ResNet):
         return learning_rate, optimiser
     if (decay := config.optim.layer_decay) != 1:
-        depth = encoder.depth
-        optimiser = optim.scale_updates(optimiser, lambda path: decay ** (depth + 1 - vit.layer_of(path, depth=depth)))
+        optimiser = optim.scale_updates(optimiser, encoders.learning_rate_factors(encoder, decay))
     if config.model.train_blocks is not None or config.model.freeze_patches:
-        optimiser = optim.freeze(optimiser, vit.frozen_parameters(encoder))
+        optimiser = optim.freeze(optimiser, encoders.frozen_parameters(encoder))
     return learning_rate, optimiser
 
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from awcl_jax.config.fields import augmentation, is_number, shown
 from awcl_jax.data.reader import LARGEST_FRAME
 from awcl_jax.ingest import prepare
-from awcl_jax.models import encoders, resnet, vit
+from awcl_jax.models import convnext, encoders, resnet, vit
 from awcl_jax.models.vit import ViTOptions
 from awcl_jax.runtime import sharding
 from awcl_jax.runtime.errors import InputError
@@ -57,6 +57,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("sampler.batch_size", lambda x: x <= MOST_FRAMES, f"at most {MOST_FRAMES:,} frames"),
         ("model.width_factor", lambda x: x > 0, "above 0"),
         ("model.width_factor", lambda x: x <= resnet.WIDEST, f"at most {resnet.WIDEST}"),
+        ("model.convnext.drop_path", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("optim.layer_decay", lambda x: 0 < x <= 1, "above 0 and at most 1"),
         ("optim.clip_norm", lambda x: x is None or x > 0, "above 0"),
         ("optim.learning_rate", lambda x: x > 0, "above 0"),
@@ -77,7 +78,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
             augmentation(config)
         except InputError as error:
             yield f"config.augment: {error}"
-    yield from _vit_problems(config)
+    yield from _encoder_problems(config)
     if config.sampler.batch_size % devices:
         yield (
             f"config.sampler.batch_size must be divisible by the {devices} devices; got {config.sampler.batch_size}, "
@@ -95,20 +96,31 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         )
 
 
-def _vit_problems(config: ConfigDict) -> Iterator[str]:
+def _encoder_problems(config: ConfigDict) -> Iterator[str]:
     arch, blocks = config.model.arch, config.model.train_blocks
-    if arch not in vit.SIZES:
+    if arch not in encoders.BY_LAYER:
         for field, off in (("model.train_blocks", None), ("model.freeze_patches", False), ("optim.layer_decay", 1)):
             if (value := _get(config, field)) != off:
-                yield f"config.{field} needs a vision transformer ({', '.join(vit.SIZES)}); got {value} with {arch}"
+                yield (
+                    f"config.{field} needs a vision transformer or a ConvNeXt ({', '.join(encoders.BY_LAYER)}); "
+                    f"got {value} with {arch}"
+                )
         return
-    options = ViTOptions(**config.model.vit.to_dict())
-    problems = vit.option_problems(options)
-    yield from (f"config.model.vit.{field} {rule}" for field, rule in problems)
-    if not problems and config.augment.size % options.patch:
-        yield f"config.augment.size {vit.size_rule(config.augment.size, options.patch)}"
-    if blocks is not None and not 1 <= blocks <= vit.SIZES[arch][0]:
-        yield f"config.model.train_blocks must be from 1 to the {vit.SIZES[arch][0]} blocks of {arch}; got {blocks}"
+    if arch in convnext.STAGES:
+        depth = sum(convnext.STAGES[arch])
+        if 1 <= config.augment.size < convnext.SMALLEST:
+            yield (
+                f"config.augment.size must be at least {convnext.SMALLEST} pixels for {arch}; got {config.augment.size}"
+            )
+    else:
+        depth = vit.SIZES[arch][0]
+        options = ViTOptions(**config.model.vit.to_dict())
+        problems = vit.option_problems(options)
+        yield from (f"config.model.vit.{field} {rule}" for field, rule in problems)
+        if not problems and config.augment.size % options.patch:
+            yield f"config.augment.size {vit.size_rule(config.augment.size, options.patch)}"
+    if blocks is not None and not 1 <= blocks <= depth:
+        yield f"config.model.train_blocks must be from 1 to the {depth} blocks of {arch}; got {blocks}"
 
 
 def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -61,7 +61,10 @@ def default_config() -> ConfigDict:
     config.augment = augmentation_fields(Augmentation(size=64))
 
     config.model = ConfigDict()
-    config.model.arch = "resnet18"  # encoder: resnet18, resnet34, resnet50, vit_tiny, vit_small, vit_base, vit_large
+    config.model.arch = (
+        "resnet18"  # encoder: resnet18, resnet34, resnet50, vit_tiny, vit_small, vit_base, vit_large, convnext_tiny,
+        # convnext_small, convnextv2_tiny
+    )
     config.model.width_factor = 0.25  # factor on the width of all layers; 1 is the paper's width
     config.model.strides = "v1.5"  # strides of resnet50: v1.5 as torchvision, v1 as He et al.
     config.model.dtype = "float32"  # type of the arithmetic: float32, bfloat16
@@ -69,9 +72,11 @@ def default_config() -> ConfigDict:
     config.model.init = "random"  # initial encoder: random, a run, a checkpoint, an export or a PyTorch file
     config.model.init_head = False  # also start from the projection head of the run in model.init
     config.model.init_input = "auto"  # input that PyTorch weights are for: auto, imagenet, half (0.5, 0.5), openai
-    config.model.train_blocks = placeholder(int)  # train only so many blocks at the end of a ViT; unset: all
-    config.model.freeze_patches = False  # keep the kernel of a ViT's patches as it is
+    config.model.train_blocks = placeholder(int)  # train only so many blocks at the end (ViT, ConvNeXt); unset: all
+    config.model.freeze_patches = False  # keep the kernel of a ViT's patches, or a ConvNeXt's first, as it is
     config.model.vit = vit_fields(ViTOptions())
+    config.model.convnext = ConfigDict()
+    config.model.convnext.drop_path = 0.0  # probability that a picture skips a ConvNeXt's last block in training
     config.model.hidden = placeholder(int)  # width of the projection's hidden layer; unset: that of the features
     config.model.embedding = 128  # length of the embeddings that the loss compares
 
@@ -92,7 +97,7 @@ def default_config() -> ConfigDict:
     config.optim.warmup_steps = 20  # number of steps in which the learning rate rises from 0
     config.optim.weight_decay = 1e-4  # factor of the weight decay; see decay_all
     config.optim.decay_all = False  # also decay biases and normalisation parameters
-    config.optim.layer_decay = 1.0  # factor on the learning rate of each layer of a ViT, from the last to the first
+    config.optim.layer_decay = 1.0  # factor on the learning rate from each layer of a ViT or ConvNeXt to the one before
     config.optim.clip_norm = placeholder(float)  # scale larger gradients down to this norm; unset: off
 
     config.train = ConfigDict()

@@ -39,7 +39,7 @@ class UNetDecoder(nn.Module):
         """Return the logits of every pixel, in float32.
 
         Args:
-          maps: from `ResNet.maps` or `ViT.maps`, fine to coarse.
+          maps: of an encoder (`maps`), fine to coarse.
           size: height and width of the frames.
           train: whether batch norm uses the batch or the running statistics.
         """

@@ -5,9 +5,8 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from awcl_jax.models.decoder import UNetDecoder
+from awcl_jax.models.encoders import Encoder
 from awcl_jax.models.pretraining import with_keys
-from awcl_jax.models.resnet import ResNet
-from awcl_jax.models.vit import ViT
 
 
 class Classifier(nn.Module):
@@ -19,7 +18,7 @@ class Classifier(nn.Module):
       frozen: the encoder gets no gradient and keeps its running statistics while the head is trained.
     """
 
-    encoder: ResNet | ViT
+    encoder: Encoder
     classes: int
     frozen: bool = False
 
@@ -43,7 +42,7 @@ class Segmenter(nn.Module):
       frozen: as in `Classifier`.
     """
 
-    encoder: ResNet | ViT
+    encoder: Encoder
     decoder: UNetDecoder
     frozen: bool = False
 

@@ -1,5 +1,6 @@
 """Configurations: every file and variant, every rule, and overriding from a command line."""
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -82,9 +83,10 @@ def test_the_vit_variant_builds_a_vit_of_published_weights():
         ("sampler.pairs", "twins", "one of frame, cross_scan; got 'twins'"),
         ("model.arch", "resnet19", "one of resnet18, resnet34, resnet50, vit_tiny, .*; got 'resnet19'"),
         ("model.init_input", "grey", "one of auto, imagenet, half, openai; got 'grey'"),
-        ("model.train_blocks", 2, r"needs a vision transformer \(vit_tiny, .*\); got 2 with resnet18"),
-        ("model.freeze_patches", True, "needs a vision transformer .*; got True with resnet18"),
-        ("optim.layer_decay", 0.9, "needs a vision transformer .*; got 0.9 with resnet18"),
+        ("model.train_blocks", 2, r"needs a vision transformer or a ConvNeXt \(vit_tiny, .*\); got 2 with resnet18"),
+        ("model.freeze_patches", True, "needs a vision transformer or a ConvNeXt .*; got True with resnet18"),
+        ("optim.layer_decay", 0.9, "needs a vision transformer or a ConvNeXt .*; got 0.9 with resnet18"),
+        ("model.convnext.drop_path", 1.0, "from 0 to below 1; got 1.0"),
         ("optim.layer_decay", 0.0, "above 0 and at most 1; got 0.0"),
         ("model.strides", "v2", "one of .*v1.5.*; got 'v2'"),
         ("model.dtype", "float16", "one of float32, bfloat16; got 'float16'"),
@@ -167,12 +169,41 @@ def test_a_bad_value_is_named_with_its_rule(field, value, rule):
     ],
 )
 def test_a_vision_transformers_fields_have_rules(field, value, rule):
+    assert_refused("vit_small", field, value, rule)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("augment.size", 31, "config.augment.size must be at least 32 pixels for convnext_tiny; got 31"),
+        ("model.train_blocks", 19, "must be from 1 to the 18 blocks of convnext_tiny; got 19"),
+    ],
+)
+def test_a_convnexts_fields_have_rules(field, value, rule):
+    assert_refused("convnext_tiny", field, value, rule)
+
+
+def assert_refused(arch, field, value, rule):
     config = default_config()
-    config.model.arch = "vit_small"
+    config.model.arch = arch
     validate(config)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=rule):
         validate(config)
+
+
+def test_a_convnexts_learning_rate_falls_by_its_layers_and_its_first_layer_may_stay():
+    config = default_config()
+    config.model.arch, config.model.freeze_patches, config.optim.layer_decay = "convnext_tiny", True, 0.5
+    config.optim.update({"name": "sgd", "learning_rate": 1.0, "schedule": "constant", "warmup_steps": 0})
+    config.optim.weight_decay = 0.0
+    _, optimiser = build.make_optimiser(config)
+    names = ("stem_conv", "stem_norm", "stage2_block8", "norm")
+    params = {"encoder": {name: {"bias": np.ones(1, np.float32)} for name in names}}
+    updates, _ = optimiser.update(params, optimiser.init(params), params)
+    # Of 6 layers: the stem is layer 0, the ninth block of the third stage layer 5, the last normalisation layer 7.
+    found = [float(updates["encoder"][name]["bias"][0]) for name in names]
+    np.testing.assert_allclose(found, [0, -(0.5**7), -(0.5**2), -1])
 
 
 @pytest.mark.parametrize("devices", [3, 5, 64])

@@ -97,7 +97,7 @@ VIT = {
     "encoder": {
         "pos_embed": np.ones((2, 2, 3)),
         "reg_token": np.ones((2, 3)),
-        "blocks_0": {"mlp": {"kernel": np.ones((3, 3)), "bias": np.ones(3)}},
+        "blocks_0": {"mlp": {"kernel": np.ones((3, 3)), "bias": np.ones(3)}, "gamma": np.ones(3)},
     },
     "projection": {"kernel": np.ones((3, 2))},
 }
@@ -112,10 +112,15 @@ def vit_after(optimiser, gradient):
     return optax.apply_updates(params, updates)
 
 
-def test_tokens_and_positions_do_not_decay():
+def test_tokens_positions_and_factors_do_not_decay():
     params = vit_after(make_optimiser("adamw", learning_rate=optax.constant_schedule(0.1), weight_decay=0.5), 0.0)
     encoder = params["encoder"]
-    for kept in (encoder["pos_embed"], encoder["reg_token"], encoder["blocks_0"]["mlp"]["bias"]):
+    for kept in (
+        encoder["pos_embed"],
+        encoder["reg_token"],
+        encoder["blocks_0"]["mlp"]["bias"],
+        encoder["blocks_0"]["gamma"],
+    ):
         np.testing.assert_array_equal(kept, 1)
     for decayed in (encoder["blocks_0"]["mlp"]["kernel"], params["projection"]["kernel"]):
         np.testing.assert_allclose(decayed, 1 - 0.1 * 0.5, rtol=1e-6)
