@@ -30,9 +30,10 @@ _ARITHMETIC = (
     "abs add and bitcast_convert broadcast_in_dim case ceil clamp compare concatenate constant convert convolution "
     "cosine divide dot_general dynamic_broadcast_in_dim dynamic_conv dynamic_gather dynamic_iota dynamic_pad "
     "dynamic_reshape dynamic_slice exponential exponential_minus_one floor gather get_dimension_size iota is_finite "
-    "log log_plus_one logistic maximum minimum multiply negate not or pad power real_dynamic_slice reduce "
-    "reduce_window remainder reshape return reverse round_nearest_afz round_nearest_even rsqrt select shift_left "
-    "shift_right_arithmetic shift_right_logical sign sine slice sqrt subtract tanh transpose xor"
+    "log log_plus_one logistic maximum minimum multiply negate not optimization_barrier or pad power "
+    "real_dynamic_slice reduce reduce_window remainder reshape return reverse round_nearest_afz round_nearest_even "
+    "rsqrt select shift_left shift_right_arithmetic shift_right_logical sign sine slice sqrt subtract tanh transpose "
+    "xor"
 )
 _OPERATIONS = frozenset(
     ["builtin.module", "func.func", "func.call", "func.return", "stablehlo.custom_call", "stablehlo.composite"]

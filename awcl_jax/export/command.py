@@ -1,8 +1,8 @@
 """Export the encoder of a run for use elsewhere: `python -m awcl_jax.export RUN --out=DIR`.
 
-This writes, by `--formats`, `encoder.safetensors` (names of torchvision, or of timm for a ViT) with `encoder_torch.py`,
-`encoder.onnx`, and `encoder.jax`; `preprocessing.json`, every step from a frame to the network's input; and a model
-card, `README.md`.
+This writes, by `--formats`, `encoder.safetensors` (names of torchvision, or of timm for a ViT or ConvNeXt) with
+`encoder_torch.py`, `encoder.onnx`, and `encoder.jax`; `preprocessing.json`, every step from a frame to the network's
+input; and a model card, `README.md`.
 """
 
 import argparse
@@ -156,8 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m awcl_jax.export",
         description="Export the encoder of a run, without its projection, with its preprocessing and a model card.\n\n"
-        "  safetensors  weights under the names of torchvision (ResNet) or timm (ViT), and the network in\n"
-        "               PyTorch\n"
+        "  safetensors  weights under the names of torchvision (ResNet) or timm (ViT, ConvNeXt), and the\n"
+        "               network in PyTorch\n"
         "  onnx         a graph for ONNX Runtime and others, with preprocessing\n"
         "  jax          a function that JAX runs without this package on CPU, GPU and TPU, with preprocessing",
         epilog="examples:\n"

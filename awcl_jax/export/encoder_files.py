@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 
 from awcl_jax.export.jax_function import write_jax
 from awcl_jax.export.preprocessing import Preprocessing
+from awcl_jax.models.convnext import ConvNeXt
+from awcl_jax.models.convnext_weights import save_torch_convnext
 from awcl_jax.models.encoders import feature_count, make_encoder
 from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.models.vit_weights import save_torch_vit
@@ -18,7 +20,7 @@ from awcl_jax.train.run_folder import write_json
 from awcl_jax.train.state import parameter_count
 
 _TORCH_CODE = "encoder_torch.py"
-_TORCH_CODE_OF_VIT = "encoder_torch_vit.py"  # written under the name of the other
+_TORCH_CODE_OF = {ViT: "encoder_torch_vit.py", ConvNeXt: "encoder_torch_convnext.py"}  # written under that name
 
 
 def write(
@@ -48,7 +50,8 @@ def write(
 
     Returns:
       The entry of the encoder in `preprocessing.json`: `arch`, `strides`, `width_factor`, `width` (features of conv1,
-      or of a token), `channels`, `features`, `parameters`; of a vision transformer also `depth`, `heads` and `vit`.
+      of a ConvNeXt's first stage, or of a token), `channels`, `features`, `parameters`; of a vision transformer also
+      `depth`, `heads` and `vit`, of a ConvNeXt `stages` (blocks in each).
 
     Raises:
       OSError: a file cannot be written.
@@ -59,9 +62,11 @@ def write(
         normalised: dict[str, Any] = {"mean": preprocessing.mean, "std": preprocessing.std, "channels": channels}
         if isinstance(model, ViT):
             save_torch_vit(path, variables, model, **normalised)
+        elif isinstance(model, ConvNeXt):
+            save_torch_convnext(path, variables, **normalised)
         else:
             save_torch_resnet(path, variables, **normalised)
-        code = Path(__file__).with_name(_TORCH_CODE_OF_VIT if isinstance(model, ViT) else _TORCH_CODE)
+        code = Path(__file__).with_name(_TORCH_CODE_OF.get(type(model), _TORCH_CODE))
         (folder / _TORCH_CODE).write_text(code.read_text())
     if "onnx" in formats:
         from awcl_jax.export.onnx_graph import write_onnx
@@ -80,6 +85,8 @@ def write(
     }
     if isinstance(model, ViT):
         encoder |= {"depth": model.depth, "heads": model.heads, "vit": dataclasses.asdict(vit)}
+    if isinstance(model, ConvNeXt):
+        encoder["stages"] = list(model.stage_sizes)
     # An older JAX may not read what this one serialises.
     versions = {"jax": jax.__version__} if "jax" in formats else {}
     write_json(folder / "preprocessing.json", {"encoder": encoder, **preprocessing.describe(), **versions})

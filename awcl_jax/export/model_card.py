@@ -50,7 +50,7 @@ All later steps are in `preprocessing.json` and, except for
 | `preprocessing.json` | | every step from a frame to the network's input |
 
 Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
-[b, {features}]: {pooled}, not normalised. The arithmetic is float32; accelerators may round products
+[b, {features}]: {pooled}, not of unit length. The arithmetic is float32; accelerators may round products
 further."""
 
 _RESIZE = {
@@ -138,7 +138,7 @@ variables = load_torch_resnet(
 )
 ```"""
 
-_OF_VIT = """\
+_OF_FOLDER = """\
 ```python
 import numpy as np
 from awcl_jax.embed import load_encoder
@@ -173,6 +173,19 @@ network = VisionTransformer(
     norm_layer=functools.partial(torch.nn.LayerNorm, eps={epsilon}),
     act_layer="{activation}",
 )
+network.load_state_dict(load_file("encoder.safetensors"), strict=True)
+network.eval()
+```
+"""
+
+_TIMM_CONVNEXT = """
+The weights also fit timm's network; preprocess its input as in `preprocessing.json`:
+
+```python
+import timm
+from safetensors.torch import load_file
+
+network = timm.create_model("{arch}", in_chans={channels}, num_classes=0, dims={dims})
 network.load_state_dict(load_file("encoder.safetensors"), strict=True)
 network.eval()
 ```
@@ -269,7 +282,8 @@ def model_card(
         "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
     values["resize"] = _RESIZE[preprocessing.aspect].format(**values)
-    values |= _of_vit(values) if "vit" in encoder else _of_resnet(values)
+    of_kind = _of_vit if "vit" in encoder else _of_convnext if "stages" in encoder else _of_resnet
+    values |= of_kind(values)
     values["files"] = "\n".join(_FILES[name].format(**values) for name in formats)
     sections = [
         _HEAD.format(**values),
@@ -310,8 +324,21 @@ def _of_vit(values: Mapping[str, Any]) -> dict[str, str]:
         "title": f"ViT-{values['arch'].removeprefix('vit_')[0].upper()}/{options['patch']}",
         "pooled": {"token": token, "mean": mean, "both": f"{token} and {mean}"}[options["pool"]],
         "names": "timm",
-        "awcl_jax": _OF_VIT.format(**values),
+        "awcl_jax": _OF_FOLDER.format(**values),
         "elsewhere": _TIMM.format(**values, **more) if theirs else "",
+    }
+
+
+def _of_convnext(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a card says of a ConvNeXt."""
+    version, _, size = values["arch"].removeprefix("convnext").partition("_")
+    dims = tuple(values["width"] * 2**stage for stage in range(len(values["stages"])))
+    return {
+        "title": f"ConvNeXt{' V2' if version else ''}-{size[0].upper()}",
+        "pooled": "the layer norm of the last maps' mean",
+        "names": "timm",
+        "awcl_jax": _OF_FOLDER.format(**values),
+        "elsewhere": _TIMM_CONVNEXT.format(**values, dims=dims),
     }
 
 

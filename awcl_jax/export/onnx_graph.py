@@ -9,9 +9,11 @@ import onnx
 from jaxtyping import PyTree
 from onnx import TensorProto, helper, numpy_helper
 
-from awcl_jax.export import onnx_vit
+from awcl_jax.export import onnx_convnext, onnx_vit
 from awcl_jax.export.onnx_nodes import Graph
 from awcl_jax.export.preprocessing import Preprocessing
+from awcl_jax.models.convnext import ConvNeXt
+from awcl_jax.models.convnext_weights import convnext_to_torch
 from awcl_jax.models.encoders import Encoder, feature_count
 from awcl_jax.models.resnet import STAGES
 from awcl_jax.models.vit import ViT
@@ -35,8 +37,8 @@ def write_onnx(
     Args:
       path: the file.
       variables: `params` and `batch_stats` of the encoder, for grey frames. The graph keeps them under the names of
-        torchvision or, of a vision transformer, of timm.
-      encoder: a ResNet or a vision transformer.
+        torchvision or, if it is not a ResNet, of timm.
+      encoder: without parameters.
       arch: of the encoder.
       strides: of the encoder.
       preprocessing: of its frames; `size` above is its `frame_size`.
@@ -47,6 +49,9 @@ def write_onnx(
     if isinstance(encoder, ViT):
         graph = Graph(vit_to_torch(variables, encoder))
         onnx_vit.add_encoder(graph, _preprocess(graph, preprocessing), encoder, output="features")
+    elif isinstance(encoder, ConvNeXt):
+        graph = Graph(convnext_to_torch(variables))
+        onnx_convnext.add_encoder(graph, _preprocess(graph, preprocessing), encoder, output="features")
     else:
         graph = Graph(to_torch(variables))
         _add_resnet(graph, _preprocess(graph, preprocessing), arch=arch, strides=strides, output="features")

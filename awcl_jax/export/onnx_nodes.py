@@ -1,5 +1,6 @@
 """An ONNX graph while it is written: nodes in order, and the named arrays that they read."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,19 @@ class Graph:
         names = (f"{name}.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var"))
         maps = self.add("BatchNormalization", maps, *names, epsilon=1e-5)
         return self.add("Relu", maps) if relu else maps
+
+    def layer_norm(self, name: str, x: str, *, epsilon: float, output: str = "") -> str:
+        """Add a layer's normalisation of the last axis."""
+        names = f"{name}.weight", f"{name}.bias"
+        return self.add("LayerNormalization", x, *names, axis=-1, epsilon=epsilon, output=output)
+
+    def dense(self, name: str, x: str) -> str:
+        """Add a linear layer of the last axis."""
+        y = self.add("MatMul", x, self.add("Transpose", f"{name}.weight", perm=[1, 0]))
+        return self.add("Add", y, f"{name}.bias")
+
+    def gelu(self, x: str) -> str:
+        """Add x (1 + erf(x / sqrt 2)) / 2."""
+        share = self.add("Erf", self.add("Mul", x, self.constant("sqrt_half", math.sqrt(0.5))))
+        half = self.add("Mul", x, self.constant("one_half", 0.5))
+        return self.add("Mul", half, self.add("Add", share, self.constant("one", 1)))

@@ -65,7 +65,7 @@ def _block(graph: Graph, name: str, x: str, encoder: ViT) -> str:
 
 
 def _attention(graph: Graph, name: str, x: str, encoder: ViT) -> str:
-    qkv = _dense(graph, f"{name}.attn.qkv", x)
+    qkv = graph.dense(f"{name}.attn.qkv", x)
     qkv = graph.add("Reshape", qkv, graph.constant("heads", [0, 0, 3, encoder.heads, HEAD], np.int64))
     qkv = graph.add("Transpose", qkv, perm=[2, 0, 3, 1, 4])
     q, k, v = (graph.add("Gather", qkv, graph.constant(f"part_{i}", i, np.int64), axis=0) for i in range(3))
@@ -73,33 +73,25 @@ def _attention(graph: Graph, name: str, x: str, encoder: ViT) -> str:
     weights = graph.add("Softmax", graph.add("Mul", products, graph.constant("scale", HEAD**-0.5)), axis=-1)
     y = graph.add("Transpose", graph.add("MatMul", weights, v), perm=[0, 2, 1, 3])
     y = graph.add("Reshape", y, graph.constant("joined", [0, 0, encoder.width], np.int64))
-    return _dense(graph, f"{name}.attn.proj", y)
+    return graph.dense(f"{name}.attn.proj", y)
 
 
 def _perceptron(graph: Graph, name: str, x: str, encoder: ViT) -> str:
-    y = _dense(graph, f"{name}.mlp.fc1", x)
-    return _dense(graph, f"{name}.mlp.fc2", _activation(graph, y, encoder.options.activation))
+    y = graph.dense(f"{name}.mlp.fc1", x)
+    return graph.dense(f"{name}.mlp.fc2", _activation(graph, y, encoder.options.activation))
 
 
 def _activation(graph: Graph, x: str, kind: str) -> str:
     if kind == "quick_gelu":  # x sigmoid(1.702 x)
         return graph.add("Mul", x, graph.add("Sigmoid", graph.add("Mul", x, graph.constant("quick", 1.702))))
-    if kind == "gelu":  # x (1 + erf(x / sqrt 2)) / 2
-        share = graph.add("Erf", graph.add("Mul", x, graph.constant("sqrt_half", math.sqrt(0.5))))
-    else:  # x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
-        cubed = graph.add("Mul", graph.add("Pow", x, graph.constant("three", 3)), graph.constant("cubic", 0.044715))
-        inner = graph.add("Mul", graph.add("Add", x, cubed), graph.constant("outer", math.sqrt(2 / math.pi)))
-        share = graph.add("Tanh", inner)
+    if kind == "gelu":
+        return graph.gelu(x)
+    # x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    cubed = graph.add("Mul", graph.add("Pow", x, graph.constant("three", 3)), graph.constant("cubic", 0.044715))
+    inner = graph.add("Mul", graph.add("Add", x, cubed), graph.constant("outer", math.sqrt(2 / math.pi)))
     half = graph.add("Mul", x, graph.constant("one_half", 0.5))
-    return graph.add("Mul", half, graph.add("Add", share, graph.constant("one", 1)))
+    return graph.add("Mul", half, graph.add("Add", graph.add("Tanh", inner), graph.constant("one", 1)))
 
 
 def _norm(graph: Graph, name: str, x: str, encoder: ViT) -> str:
-    return graph.add(
-        "LayerNormalization", x, f"{name}.weight", f"{name}.bias", axis=-1, epsilon=encoder.options.epsilon
-    )
-
-
-def _dense(graph: Graph, name: str, x: str) -> str:
-    y = graph.add("MatMul", x, graph.add("Transpose", f"{name}.weight", perm=[1, 0]))
-    return graph.add("Add", y, f"{name}.bias")
+    return graph.layer_norm(name, x, epsilon=encoder.options.epsilon)
