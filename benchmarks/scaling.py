@@ -172,9 +172,13 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
 
 def encoder_operations(arch: str, width_factor: float, size: int) -> int:
     """Count the operations of an encoder's products for one picture, forward and backward."""
+    from awcl_jax.models import convnext
     from awcl_jax.models.convolution import _SMALL_MAP
     from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
+    if arch in convnext.STAGES:
+        stem, rest = _convnext_products(arch, width_factor, size)
+        return 2 * 2 * stem + 3 * 2 * rest  # the first layer needs no gradient of the picture
     if arch in SIZES:
         depth, heads = SIZES[arch]
         width, patch = HEAD * max(1, round(heads * width_factor)), ViTOptions().patch
@@ -191,6 +195,23 @@ def encoder_operations(arch: str, width_factor: float, size: int) -> int:
             pairs = out * kernel
         total += (3 if first else 2) * 2 * pairs**2 * c_in * c_out
     return total
+
+
+def _convnext_products(arch: str, width_factor: float, size: int) -> tuple[int, int]:
+    """Count the multiplications of a ConvNeXt's first layer for one picture, and of the rest."""
+    from awcl_jax.models.convnext import STAGES, STEM, WIDTH
+
+    edge, width, rest = size // STEM, round(WIDTH * width_factor), 0
+    stem = edge**2 * STEM**2 * width
+    for stage, blocks in enumerate(STAGES[arch]):
+        features = width * 2**stage
+        if stage:
+            edge //= 2
+            rest += edge**2 * 4 * (features // 2) * features
+        # Taps within the picture, along one axis, of the 7 x 7 kernel; and two layers, four times as wide between them.
+        taps = sum(0 <= o + k - 3 < edge for o in range(edge) for k in range(7))
+        rest += blocks * (taps**2 * features + 8 * edge**2 * features**2)
+    return stem, rest
 
 
 def _convolutions(arch: str, width_factor: float, size: int) -> Iterator[tuple[int, int, int, int, int, int]]:

@@ -6,9 +6,9 @@ python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=2
 
 Methods: `awcl_jax`, the whole step with augmentation and monitors; `remat`, the same with blocks recomputed for their
 gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, PyTorch's step on ready views: the
-network (that of an export, or timm's vision transformer where timm is installed; channels last), the loss as in
-SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps its
-pages, as runs of this package do (`awcl_jax.runtime.memory`).
+network (that of an export, or timm's vision transformer or ConvNeXt where timm is installed; channels last), the loss
+as in SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps
+its pages, as runs of this package do (`awcl_jax.runtime.memory`).
 
 Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes. On a
@@ -348,10 +348,13 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
 def _torch_network(arch: str, width: float, size: int) -> tuple[Any, int, str]:
     """Return the encoder for grey pictures in PyTorch, the number of its features, and whose it is.
 
-    It is the one that an export has beside its weights, or timm's for a vision transformer where timm is installed.
+    It is the one that an export has beside its weights, or timm's for another than a ResNet where timm is installed.
     """
+    from awcl_jax.models import convnext
     from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
+    if arch in convnext.STAGES:
+        return _torch_convnext(arch, round(convnext.WIDTH * width), size)
     if arch not in SIZES:
         from awcl_jax.export import encoder_torch
 
@@ -380,6 +383,22 @@ def _torch_network(arch: str, width: float, size: int) -> tuple[Any, int, str]:
         num_heads=heads,
     )
     return network, HEAD * heads, "timm's"
+
+
+def _torch_convnext(arch: str, width: int, size: int) -> tuple[Any, int, str]:
+    from awcl_jax.models.convnext import STAGES
+
+    try:
+        import timm
+    except ImportError:
+        from awcl_jax.export import encoder_torch_convnext
+
+        made_of = {"channels": 1, "arch": arch, "width": width, "stages": STAGES[arch]}
+        network: Any = encoder_torch_convnext.Encoder(made_of, {"size": size}, frame_size=size)
+        network.forward = network.features  # views are preprocessed
+        return network, 8 * width, "that of an export"
+    dims = tuple(width * 2**stage for stage in range(4))
+    return timm.create_model(arch, in_chans=1, num_classes=0, dims=dims), 8 * width, "timm's"
 
 
 def _head(args: argparse.Namespace) -> str:

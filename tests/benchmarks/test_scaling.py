@@ -66,6 +66,14 @@ def test_a_vision_transformer_has_the_operations_of_the_literature():
     assert 4.55e9 < forward < 4.65e9
 
 
+@pytest.mark.parametrize(("arch", "multiplications"), [("convnext_tiny", 4.5e9), ("convnext_small", 8.7e9)])
+def test_a_convnext_has_the_operations_of_the_literature(arch, multiplications):
+    # Liu et al. 2022, Table 1, for three channels. The first layer counts twice, without a gradient of the picture.
+    of_stem = 56**2 * 16 * 96
+    forward = (scaling.encoder_operations(arch, 1.0, 224) - 4 * of_stem) / 3 / 2 + 3 * of_stem
+    assert forward == pytest.approx(multiplications, rel=0.015)
+
+
 def test_a_row_of_the_extrapolation_by_hand():
     chip = hardware.Chip("x", 100e12, 10e12, 16e9, wire=200e9, link=50e9, domain=16, axes=2, beyond=5e9, crossing=2e9)
     step = scaling.extrapolate(chip, "gather", 16, 32, NETWORK)
