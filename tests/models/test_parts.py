@@ -29,7 +29,7 @@ ENCODERS = {
     [
         pytest.param("vit", 24, False, marks=pytest.mark.slow),
         ("vit", 24, True),
-        ("convnext", 32, False),
+        pytest.param("convnext", 32, False, marks=pytest.mark.slow),
         pytest.param("convnext", 32, True, marks=pytest.mark.slow),
     ],
 )
