@@ -276,10 +276,7 @@ def our_step(
     on_cpus = sharding.on_cpus(mesh)
     name = program_name(*given, remat=remat, chunks=chunks)
     step = sharding.compile_step(step, state, placed, mesh=mesh, name=name)
-    temporary = sharding.temporary_bytes(step) if isinstance(step, jax.stages.Compiled) else 0
-    host_memory.return_freed_pages()
-    if temporary:
-        host_memory.reserve(temporary)
+    step = sharding.keep_place(step)
 
     def steps(count: int) -> None:
         nonlocal state

@@ -9,7 +9,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,7 +19,7 @@ from awcl_jax.data.selection import Splits, describe
 from awcl_jax.data.unreadable import write_list
 from awcl_jax.runtime import kept_programs, multihost, sharding, stop_signals, watchdog
 from awcl_jax.runtime.errors import InputError, first_line, in_words
-from awcl_jax.runtime.memory import gc_paused, reserve, return_freed_pages
+from awcl_jax.runtime.memory import gc_paused
 from awcl_jax.train import loggers, run_folder
 from awcl_jax.train.bad_steps import BadSteps
 from awcl_jax.train.checkpoint import Checkpoints
@@ -234,11 +233,7 @@ def begin(
             say(f"  ready after {duration(time.monotonic() - began)}; training begins.")
     hooks.on_phase("waiting for the state", records.start + 1)
     state = first.place(mesh) if records.resumed is None else records.resumed
-    temporary = sharding.temporary_bytes(step) if isinstance(step, jax.stages.Compiled) else 0
-    return_freed_pages()
-    if temporary:
-        reserve(temporary)
-    return state, step, chain(ahead, batches)
+    return state, sharding.keep_place(step), chain(ahead, batches)
 
 
 @contextlib.contextmanager
