@@ -170,15 +170,16 @@ def measure(exchange: str, devices: int, frames: int, *, arch: str, width_factor
     }
 
 
-def encoder_operations(arch: str, width_factor: float, size: int) -> int:
-    """Count the operations of an encoder's products for one picture, forward and backward."""
+def encoder_operations(arch: str, width_factor: float, size: int, *, gradient: bool = True) -> int:
+    """Count the operations of an encoder's products for one picture, forward and, with `gradient`, backward."""
     from awcl_jax.models import convnext
     from awcl_jax.models.convolution import _SMALL_MAP
     from awcl_jax.models.vit import HEAD, SIZES, ViTOptions
 
     if arch in convnext.STAGES:
         stem, rest = _convnext_products(arch, width_factor, size)
-        return 2 * 2 * stem + 3 * 2 * rest  # the first layer needs no gradient of the picture
+        # The first layer needs no gradient of the picture.
+        return 2 * 2 * stem + 3 * 2 * rest if gradient else 2 * (stem + rest)
     if arch in SIZES:
         depth, heads = SIZES[arch]
         width, patch = HEAD * max(1, round(heads * width_factor)), ViTOptions().patch
@@ -186,14 +187,16 @@ def encoder_operations(arch: str, width_factor: float, size: int) -> int:
         tokens = patches + 1
         # Of each block 12 width^2 weights, and two products of tokens; the patches need no gradient of the picture.
         blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
-        return 3 * 2 * blocks + 2 * 2 * patches * patch**2 * width
+        passes, of_patches = (3, 2) if gradient else (1, 1)
+        return passes * 2 * blocks + of_patches * 2 * patches * patch**2 * width
     total = 0
     for first, (edge, kernel, stride, padding, c_in, c_out) in enumerate(_convolutions(arch, width_factor, size)):
         out = (edge + 2 * padding - kernel) // stride + 1
         pairs = sum(0 <= o * stride + k - padding < edge for o in range(out) for k in range(kernel))
         if out * out <= _SMALL_MAP:  # a matrix product over patches, padding and all
             pairs = out * kernel
-        total += (3 if first else 2) * 2 * pairs**2 * c_in * c_out
+        passes = (3 if first else 2) if gradient else 1
+        total += passes * 2 * pairs**2 * c_in * c_out
     return total
 
 

@@ -1,6 +1,7 @@
 """Measure the pretraining step against the same network and loss in PyTorch: frames per second, share of peak, memory.
 
 python -m benchmarks.step --out=DIR
+python -m benchmarks.step --features --arch=vit_small --sizes=224 --methods=awcl_jax,torch    # a trained encoder's call
 python -m benchmarks.step --arch=vit_small --sizes=224 --methods=awcl_jax,remat,torch --turns=3 --steps=1 --warmup=1
 python -m benchmarks.step --arch=resnet50 --dtype=bfloat16 --sizes=224 --batch=256    # on an accelerator
 
@@ -9,6 +10,9 @@ gradient; `chunks`, the same encoded in four parts (gradient caching); `torch`, 
 network (that of an export, or timm's vision transformer or ConvNeXt where timm is installed; channels last), the loss
 as in SupContrast and Adam, with `torch.compile` and autocast on a GPU; `torch-kept`, the same in a process that keeps
 its pages, as runs of this package do (`awcl_jax.runtime.memory`).
+
+With --features it is not a step but a call of the encoder, as frozen encoders are called: `awcl_jax` from uint8 frames
+with their preprocessing, `torch` in `inference_mode`, on ready float32 pictures; as many pictures as a step has views.
 
 Each method is a separate process, and they take turns: a few steps of one, a few of the next, again and again, so that
 disturbances of the machine affect all. The ratio is that of a turn; the table has the median and the extremes. On a
@@ -42,6 +46,7 @@ from benchmarks.loss import EMBEDDING, GROUPS, TEMPERATURE, supcontrast
 from benchmarks.scaling import encoder_operations
 
 METHODS = ("awcl_jax", "remat", "chunks", "torch-kept", "torch")
+_OF_FEATURES = ("awcl_jax", "torch")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -53,23 +58,25 @@ def main() -> None:
     parser.add_argument("--sizes", default="64,112,224", help="edges of a view, with commas (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="frames, two views each (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the arithmetic (default: %(default)s)")
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas (default: %(default)s)")
+    parser.add_argument("--methods", help=f"with commas (default: {','.join(METHODS)}; the first and last of features)")
     parser.add_argument("--turns", type=int, default=5, help="of each method (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="of each turn (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn (default: %(default)s)")
+    parser.add_argument("--features", action="store_true", help="a call of the encoder instead of a step")
     parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
     parser.add_argument("--serve", metavar="METHOD", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         _serve(args)
         return
-    methods = args.methods.split(",")
-    if unknown := set(methods) - set(METHODS):
-        raise InputError(f"Unknown methods {sorted(unknown)}; must be among {', '.join(METHODS)}.")
+    known = _OF_FEATURES if args.features else METHODS
+    methods = args.methods.split(",") if args.methods else known
+    if unknown := set(methods) - set(known):
+        raise InputError(f"Unknown methods {sorted(unknown)}; must be among {', '.join(known)}.")
     rows = []
     print(_head(args), flush=True)
     for size in map(int, args.sizes.split(",")):
-        names = ("arch", "width", "batch", "dtype", "turns", "steps", "warmup")
+        names = ("arch", "width", "batch", "dtype", "turns", "steps", "warmup", "features")
         found = in_turns(methods, size=size, **{name: getattr(args, name) for name in names})
         rows += [{"size": size, "method": method} | found[method] for method in methods]
         for row in rows[-len(methods) :]:
@@ -91,6 +98,7 @@ def in_turns(
     turns: int,
     steps: int,
     warmup: int = 2,
+    features: bool = False,
     compiled_before: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return what was measured of each method: seconds of a step and share of the peak in every turn, memory, ...
@@ -101,6 +109,7 @@ def in_turns(
       turns: of each method.
       steps: of a turn.
       warmup: steps before the first turn.
+      features: measure a call of the encoder instead of a step.
       compiled_before: let another process compile our step, so that compiling has left no memory in the measured one.
 
     Raises:
@@ -108,15 +117,17 @@ def in_turns(
     """
     options = {"arch": arch, "width": width, "batch": batch, "dtype": dtype, "steps": steps, "sizes": size}
     command = [sys.executable, "-m", "benchmarks.step", *(f"--{name}={value}" for name, value in options.items())]
-    work = encoder_operations(arch, width, size) * 2 * batch
+    command += ["--features"] if features else []
+    work = encoder_operations(arch, width, size, gradient=not features) * 2 * batch
     networks = {}
     taken: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     with contextlib.ExitStack() as started:  # at its end the processes find no more lines, and end
         servers = {}
         for method in methods:
-            memory = {} if method == "torch" else host_memory.ENVIRONMENT
+            # A run's process keeps its pages; that of whoever calls an encoder is not ours to set.
+            memory = {} if method == "torch" or features else host_memory.ENVIRONMENT
             serve = [*command, f"--warmup={warmup}", f"--serve={method}"]
-            if compiled_before and not method.startswith("torch"):
+            if compiled_before and not features and not method.startswith("torch"):
                 # As for a run, whose step is compiled by another process, or was at an earlier start.
                 quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
                 subprocess.run([*serve, "--warmup=0"], env=os.environ | memory, check=True, **quiet)
@@ -167,6 +178,8 @@ def _serve(args: argparse.Namespace) -> None:
         "torch-kept": _torch,
         "torch": _torch,
     }
+    if args.features:
+        ways = {"awcl_jax": our_features, "torch": functools.partial(_torch, features=True)}
     make = ways[args.serve]
     steps, product, memory_mb, network = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
     steps(args.warmup)
@@ -286,14 +299,44 @@ def our_step(
                 jax.block_until_ready(metrics)  # as in a run
         jax.block_until_ready(state)
 
-    def memory_mb() -> float:
-        held = jax.devices()[0].memory_stats()
-        return held["peak_bytes_in_use"] / 2**20 if held else own_process.memory_mb("VmHWM")
-
-    return steps, peak.jax_product(dtype), memory_mb, "awcl_jax"
+    return steps, peak.jax_product(dtype), _our_memory_mb, "awcl_jax"
 
 
-def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+def our_features(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
+    """Return a call of an untrained encoder for features."""
+    import jax
+    import numpy as np
+
+    from awcl_jax.augment.options import Augmentation
+    from awcl_jax.config import build
+    from awcl_jax.config.pretraining import default_config
+    from awcl_jax.evaluate.encode import make_encode
+    from awcl_jax.runtime import cache
+    from awcl_jax.train.initial_state import initial_variables
+
+    cache.keep_compiled_programs()
+    config = default_config()
+    config.model.arch, config.model.width_factor, config.model.dtype = arch, width, dtype
+    config.augment.size = size
+    model = build.make_model(config)
+    encode, variables = make_encode(model, Augmentation(size=size)), initial_variables(model, seed=0)
+    frames = np.random.default_rng(0).integers(0, 256, (2 * batch, size, size), dtype=np.uint8)
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            np.asarray(encode(variables, jax.device_put(frames)))
+
+    return calls, peak.jax_product(dtype), _our_memory_mb, "awcl_jax"
+
+
+def _our_memory_mb() -> float:
+    import jax
+
+    held = jax.devices()[0].memory_stats()
+    return held["peak_bytes_in_use"] / 2**20 if held else own_process.memory_mb("VmHWM")
+
+
+def _torch(arch: str, width: float, size: int, batch: int, dtype: str, *, features: bool = False) -> _Made:
     try:
         import torch
     except ImportError:
@@ -304,8 +347,8 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
     device = "cuda" if on_gpu else "cpu"
     if on_gpu:
         torch.backends.cudnn.benchmark = True  # choose the fastest convolutions, as XLA does
-    encoder, features, network = _torch_network(arch, width, size)
-    head = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, EMBEDDING))
+    encoder, wide, network = _torch_network(arch, width, size)
+    head = nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, EMBEDDING))
     model: Any = nn.Sequential(encoder, head)
     model.train().requires_grad_().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=on_gpu)
@@ -318,7 +361,7 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
         return supcontrast(nn.functional.normalize(z.float(), dim=1), labels)
 
     compiled, how = loss, "eager"
-    if on_gpu:
+    if on_gpu and not features:
         compiled, how = torch.compile(loss), "torch.compile"
         try:
             compiled().backward()
@@ -336,10 +379,23 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
             optimiser.step()
         finish()
 
+    @torch.inference_mode()
+    def calls(count: int) -> None:
+        for _ in range(count):
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                encoder(views).float().cpu()
+
     def memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else own_process.memory_mb("VmHWM")
 
-    return steps, peak.torch_product(dtype, device), memory_mb, f"{network}, PyTorch {torch.__version__}, {how}"
+    if features:
+        encoder.eval()
+    return (
+        calls if features else steps,
+        peak.torch_product(dtype, device),
+        memory_mb,
+        f"{network}, PyTorch {torch.__version__}, {how}",
+    )
 
 
 def _torch_network(arch: str, width: float, size: int) -> tuple[Any, int, str]:
@@ -401,7 +457,7 @@ def _torch_convnext(arch: str, width: int, size: int) -> tuple[Any, int, str]:
 def _head(args: argparse.Namespace) -> str:
     return (
         f"{args.arch} of width {args.width}, {args.batch} frames x 2 views, {args.dtype}, {platform.machine()}; "
-        f"{args.turns} turns of {args.steps} steps\n\n"
+        f"{args.turns} turns of {args.steps} {'calls of the encoder' if args.features else 'steps'}\n\n"
         "| px | method | views/s | share of peak | peak MB | times as fast as the last (least, most) | "
         "core seconds a step | ratio of the last's (least, most) |\n"
         "|---|---|---|---|---|---|---|---|"

@@ -57,6 +57,8 @@ def test_resnet_50_has_the_operations_of_the_literature():
     # instead of three saves 2 x 112^2 x 49 x 64 of them, and what falls on padding is not counted.
     forward = (scaling.encoder_operations("resnet50", 1.0, 224) + 2 * 112**2 * 49 * 64) / 3 / 2
     assert 3.85e9 < forward < 4.1e9
+    # Without a gradient, but for the first layer's padding.
+    assert scaling.encoder_operations("resnet50", 1.0, 224, gradient=False) / 2 == pytest.approx(forward, rel=1e-3)
 
 
 def test_a_vision_transformer_has_the_operations_of_the_literature():
@@ -64,6 +66,7 @@ def test_a_vision_transformer_has_the_operations_of_the_literature():
     patches = 196 * 256 * 384
     forward = (scaling.encoder_operations("vit_small", 1.0, 224) - 4 * patches) / 3 / 2 + 3 * patches
     assert 4.55e9 < forward < 4.65e9
+    assert scaling.encoder_operations("vit_small", 1.0, 224, gradient=False) / 2 + 2 * patches == forward
 
 
 @pytest.mark.parametrize(("arch", "multiplications"), [("convnext_tiny", 4.5e9), ("convnext_small", 8.7e9)])
