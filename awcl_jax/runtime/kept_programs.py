@@ -59,10 +59,12 @@ def load(name: Name, devices: Sequence[jax.Device]) -> jax.stages.Compiled | Non
         content = _read_own(folder / _file_name(key))
         if content is None or not content.startswith(_HEAD):
             return None
-        digest, body = content[len(_HEAD) :][:_DIGEST], content[len(_HEAD) + _DIGEST :]
+        # Views, not copies: a process with a small step takes most memory while XLA reads its program.
+        digest, body = memoryview(content)[len(_HEAD) :][:_DIGEST], memoryview(content)[len(_HEAD) + _DIGEST :]
         if hashlib.sha256(body).digest() != digest:
             return None
         stored_key, (executable, in_tree, out_tree) = pickle.loads(body)
+        del content, digest, body
         if stored_key != key:
             return None
         found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, execution_devices=devices)
