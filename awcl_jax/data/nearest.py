@@ -17,6 +17,8 @@ def resize_nearest(picture: Shaped[np.ndarray, "h w"], size: tuple[int, int]) ->
       size: new height and width.
     """
     rows, columns = (nearest(old, new) for old, new in zip(picture.shape, size, strict=True))
+    if len(rows) > len(picture):  # copied whole, rows take less time than columns
+        return picture.take(columns, axis=1).take(rows, axis=0)
     return picture.take(rows, axis=0).take(columns, axis=1)
 
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
+from awcl_jax.data.nearest import resize_nearest
+
 _EDGE = 256  # pixels of the longer edge for the search; larger frames are shrunk
 _EXACT = 1000  # pixels, of which the mean is nearer to a grey than to halfway by more than single precision errs
 _FULL = 0.97  # a sector of at least this share of the picture is searched again, above the noise
@@ -101,16 +103,7 @@ def _shares(old: int, new: int) -> Float32[np.ndarray, "new old"]:
 
 def enlarge(sector: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Return a sector of a shrunk frame at the frame's size."""
-    # Only the columns by OpenCV, whose time is that of the pixels it writes; rows are then copied whole.
-    wide = cv2.resize(sector.view(np.uint8), (size[1], len(sector)), interpolation=cv2.INTER_NEAREST_EXACT)
-    return wide.take(_rows_enlarged(len(sector), size[0]), axis=0).view(bool)
-
-
-@functools.lru_cache(maxsize=64)
-def _rows_enlarged(small: int, large: int) -> Int[np.ndarray, " large"]:
-    """Return the row of a small picture that each row of a large one shows."""
-    rows = np.arange(small, dtype=np.uint16)[:, None]
-    return cv2.resize(rows, (1, large), interpolation=cv2.INTER_NEAREST_EXACT).ravel().astype(np.intp)
+    return resize_nearest(sector, size)
 
 
 def _above(frame: UInt8[np.ndarray, "h w"], above: float) -> Bool[np.ndarray, "h w"]:

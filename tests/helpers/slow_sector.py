@@ -4,6 +4,7 @@ import math
 
 import cv2
 import numpy as np
+from PIL import Image
 
 _SLOPES = np.linspace(-1.6, 0.3, 77)
 
@@ -17,7 +18,7 @@ def sector_slowly(frame: np.ndarray) -> np.ndarray:
         sector = _above(small, np.float32(level) + np.float32(2.0))
     if sector.mean() < 0.1:
         return np.ones(frame.shape, bool)
-    return cv2.resize(sector.astype(np.uint8), frame.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) != 0
+    return np.asarray(Image.fromarray(sector.astype(np.uint8)).resize(frame.shape[::-1], Image.Resampling.NEAREST)) != 0
 
 
 def shrink_slowly(frame: np.ndarray) -> np.ndarray:
