@@ -236,6 +236,8 @@ def find_convnext(content: Mapping[Any, Any], path: object) -> Named:
 def describe_convnext(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     """Return what ConvNeXt a file has, such as "timm ConvNeXt-T", and the fields to set for it; None for none.
 
+    There are no fields, "", for a size that no encoder here has.
+
     Raises:
       InputError, OSError: the file is damaged, or cannot be read.
     """
@@ -244,7 +246,7 @@ def describe_convnext(path: str | os.PathLike[str]) -> tuple[str, str] | None:
         named = find_convnext(content, path)
     except InputError:
         return None
-    return (named.title, named.flags) if named.flags else None
+    return named.title, named.flags
 
 
 def _require_fit(path: object, named: Named, model: ConvNeXt) -> None:

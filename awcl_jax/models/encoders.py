@@ -126,5 +126,8 @@ def load_torch(
         others = (describe(path) for kind, describe in kinds if not isinstance(model, kind))
         if (found := next(filter(None, others), None)) is None:
             raise
-        raise InputError(f"{path} is a {found[0]}; the encoder is a {arch}. Add {found[1]}.") from None
+        title, flags = found
+        sizes = f"It has a size that no encoder here has; model.arch is one of {', '.join(ARCHS)}"
+        advice = f"Add {flags}" if flags else sizes
+        raise InputError(f"{path} is a {title}; the encoder is a {arch}. {advice}.") from None
     return loaded.variables, loaded.title + (f"; left out: {loaded.left_out}" if loaded.left_out else "")

@@ -161,6 +161,8 @@ def vit_to_torch(variables: Mapping[str, PyTree], model: ViT) -> dict[str, np.nd
 def describe_vit(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     """Return what vision transformer a file has, such as "timm ViT-S/16", and the fields to set for it; None for none.
 
+    There are no fields, "", for a size that no encoder here has.
+
     Raises:
       InputError, OSError: the file is damaged, or cannot be read.
     """
@@ -171,7 +173,9 @@ def describe_vit(path: str | os.PathLike[str]) -> tuple[str, str] | None:
         return None
     if named.arrays["patch_embed.proj.weight"].ndim != 4:
         return None
-    flags = _flags(named, depth=0, width=0, options=ViTOptions(), epsilon=_epsilon(named, metadata))
+    found = _structure(named)
+    known = _arch(found["depth"], found["width"])
+    flags = _flags(named, depth=0, width=0, options=ViTOptions(), epsilon=_epsilon(named, metadata)) if known else ""
     return f"{named.family.title} {_title(named)}", flags
 
 

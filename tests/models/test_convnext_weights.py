@@ -164,6 +164,11 @@ def shallow(monkeypatch):
         ("convnext_tiny", {"stages": (3, 1), "width": 96}, "3, 1 blocks from 96 features, which is none of convnext_t"),
         ("resnet18", {"stages": (1, 1), "width": 96}, "is a timm ConvNeXt-T; the encoder is a resnet18. Add .*tiny"),
         ("vit_tiny", {"stages": (1, 1), "width": 96}, "is a timm ConvNeXt-T; the encoder is a vit_tiny. Add .*_tiny"),
+        (
+            "vit_tiny",
+            {"stages": (3, 1), "width": 96},
+            "a vit_tiny. It has a size that no encoder here has",
+        ),
     ],
 )
 def test_another_network_is_answered_with_the_fields_to_set(arch, file, said, tmp_path):

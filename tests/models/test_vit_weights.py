@@ -328,6 +328,14 @@ def test_stored_types_become_float32(tmp_path):
     assert set(load_file(tmp_path / "w.safetensors")) == set(arrays)
 
 
+def test_no_flag_is_named_for_a_size_that_no_encoder_has(tmp_path):
+    save_file(arrays_of(small()), tmp_path / "w.safetensors")
+    resnet = encoders.make_encoder("resnet18", size=32)
+    with pytest.raises(InputError, match="It has a size that no encoder here has") as told:
+        encoders.load_torch(tmp_path / "w.safetensors", resnet, arch="resnet18", width_factor=1.0, mean=0.17, std=0.18)
+    assert "--config" not in str(told.value)
+
+
 def test_a_resnet_is_answered_with_the_file_that_it_got(tmp_path):
     save_file(arrays_of(small(depth=12, heads=6, patch=14, layer_scale=True)), tmp_path / "w.safetensors")
     resnet = encoders.make_encoder("resnet18", size=32)
