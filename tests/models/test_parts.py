@@ -28,7 +28,7 @@ ENCODERS = {
     ("name", "edge", "remat"),
     [
         pytest.param("vit", 24, False, marks=pytest.mark.slow),
-        ("vit", 24, True),
+        pytest.param("vit", 24, True, marks=pytest.mark.slow),
         pytest.param("convnext", 32, False, marks=pytest.mark.slow),
         pytest.param("convnext", 32, True, marks=pytest.mark.slow),
     ],
