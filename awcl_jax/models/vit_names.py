@@ -162,7 +162,6 @@ _GATED = "ViT with gated perceptrons (SwiGLU)"
 _VIDEO = "video transformer"
 _POSITIONS = re.compile(r"(^|[._])pos(ition|itional)?_embed")
 
-# Networks that are not read, by a pattern of a name that only they have, or that those before them have as well.
 OTHERS = (
     ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.(attn|attention)\.(.*\.)?relative_position"),
     ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
@@ -179,7 +178,8 @@ OTHERS = (
     ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
     ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
 )
-"""Kinds of networks that are not read as vision transformers, each with a pattern of a name that only it has."""
+"""Kinds of networks that are not read as vision transformers, each with a pattern of a name that only it has, or those
+before it as well."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,7 +30,6 @@ _CODECS: dict[int, Codec] = {
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _SYCC = 18  # enumerated colour space of JP2
 _CAP, _COD, _COC, _SOT, _SOD, _END_OF_STREAM = 0x50, 0x52, 0x53, 0x90, 0x93, 0xD9  # markers of JPEG 2000
-_TILE_PART, _START_OF_DATA, _END_OF_STREAM = 0x90, 0x93, 0xD9  # SOT, SOD and EOC
 
 
 @dataclasses.dataclass(frozen=True)
