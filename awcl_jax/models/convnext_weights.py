@@ -7,6 +7,13 @@ stages.1.blocks.0.conv_dw.weight  stages.1.0.dwconv.      features.3.0.block.0. 
 stages.1.blocks.0.mlp.fc1.weight  stages.1.0.pwconv1.     features.3.0.block.3.     stage1_block0 / fc1 / kernel
 stages.1.blocks.0.gamma           stages.1.0.gamma        features.3.0.layer_scale  stage1_block0 / gamma
 head.norm.weight                  norm.                   classifier.0.             norm / scale
+
+ConvNextModel of transformers           DINOv3 of transformers                  here, in params
+embeddings.patch_embeddings.            stages.0.downsample_layers.0.           stem_conv / kernel
+encoder.stages.1.downsampling_layer.1.  stages.1.downsample_layers.1.           stage1_down_conv / kernel
+encoder.stages.1.layers.0.dwconv.       stages.1.layers.0.depthwise_conv.       stage1_block0 / conv_dw / kernel
+encoder.stages.1.layers.0.pwconv1.      stages.1.layers.0.pointwise_conv1.      stage1_block0 / fc1 / kernel
+layernorm.                              layer_norm.                             norm / scale
 """
 
 import dataclasses
@@ -36,7 +43,7 @@ from awcl_jax.models.weights import (
 )
 from awcl_jax.runtime.errors import InputError
 
-KNOWN = "ConvNeXts by the names of timm, Facebook and torchvision"
+KNOWN = "ConvNeXts by the names of timm, Facebook, torchvision and transformers"
 
 TIMM = Layout(
     "timm",
@@ -58,7 +65,7 @@ FACEBOOK = Layout(
         (r"\.grn\.beta$", ".mlp.grn.bias"),
         (r"^norm\.", "head.norm."),
     ),
-    left_out=r"head\..*",
+    left_out=r"head\..*|norms\..*",  # of DINOv3 the last norm is there twice
 )
 TORCHVISION = Layout(
     "torchvision",
@@ -77,7 +84,38 @@ TORCHVISION = Layout(
     ),
     left_out=r"classifier\.2\..*",
 )
-LAYOUTS = (TIMM, FACEBOOK, TORCHVISION)
+TRANSFORMERS = Layout(
+    "transformers'",
+    "embeddings.patch_embeddings.weight",
+    r"encoder\.stages\.\d{1,4}\.layers\.\d{1,4}\.dwconv\.weight",
+    rules=(
+        (r"^embeddings\.patch_embeddings\.", "stem.0."),
+        (r"^embeddings\.layernorm\.", "stem.1."),
+        (r"^encoder\.stages\.(\d{1,4})\.downsampling_layer\.", r"stages.\1.downsample."),
+        (r"^encoder\.stages\.(\d{1,4})\.layers\.", r"stages.\1.blocks."),
+        (r"^layernorm\.", "head.norm."),
+        (r"\.layernorm\.", ".norm."),
+        (r"\.dwconv\.", ".conv_dw."),
+        (r"\.pwconv([12])\.", r".mlp.fc\1."),
+        (r"\.grn\.(weight|bias)$", r".mlp.grn.\1"),
+        (r"\.layer_scale_parameter$", ".gamma"),
+    ),
+)
+DINOV3 = Layout(
+    "DINOv3",
+    "stages.0.downsample_layers.0.weight",
+    r"stages\.\d{1,4}\.layers\.\d{1,4}\.depthwise_conv\.weight",
+    rules=(
+        (r"^stages\.0\.downsample_layers\.", "stem."),
+        (r"^stages\.(\d{1,4})\.downsample_layers\.", r"stages.\1.downsample."),
+        (r"^stages\.(\d{1,4})\.layers\.", r"stages.\1.blocks."),
+        (r"^layer_norm\.", "head.norm."),
+        (r"\.layer_norm\.", ".norm."),
+        (r"\.depthwise_conv\.", ".conv_dw."),
+        (r"\.pointwise_conv([12])\.", r".mlp.fc\1."),
+    ),
+)
+LAYOUTS = (TIMM, FACEBOOK, TORCHVISION, TRANSFORMERS, DINOV3)
 
 _FIRST = "stem.0.weight"
 _LEAVES = {"kernel": "weight", "scale": "weight"}
@@ -149,7 +187,7 @@ def load_torch_convnext(
 
     Args:
       path: `.safetensors` or a file of `torch.save`, as for `models.weights.load_torch_resnet`, with the names of timm,
-        of Facebook's code or of torchvision.
+        of Facebook's code, of torchvision or of transformers.
       model: the encoder; its blocks, width and version must be those of the file.
       mean: of grey from 0 to 1, subtracted from the encoder's frames (`config.augment.mean`).
       std: likewise, divided by.

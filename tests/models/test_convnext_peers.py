@@ -65,6 +65,26 @@ def of_torchvision():
     return network, weights
 
 
+class Pooled(torch.nn.Module):
+    """A network of transformers that returns its features alone."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames):
+        return self.network(frames).pooler_output
+
+
+def of_transformers(kind, folder):
+    """Return a network of transformers, and the file that it saves of it."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(hidden_sizes=list(DIMS), depths=list(DEPTHS))
+    network = randomise(getattr(transformers, f"{kind}Model")(config))
+    network.save_pretrained(folder)
+    return Pooled(network), folder / "model.safetensors"
+
+
 PEERS = {
     "timm": of_timm,
     "timm V2": functools.partial(of_timm, second=True),
@@ -85,6 +105,13 @@ def our_features(path, grey, *, second):
     return np.asarray(encode(((grey - MEAN) / STD)[..., None].astype(np.float32))), loaded
 
 
+def features_in_colour(network, grey):
+    """Return a library's features of the frames, copied into the three channels that it was trained with."""
+    channels = [(grey - mean) / std for mean, std in zip(IMAGENET.mean, IMAGENET.std, strict=True)]
+    with torch.no_grad():
+        return network.eval()(torch.tensor(np.stack(channels, axis=1).astype(np.float32))).numpy()
+
+
 def assert_same_features(found, expected):
     apart = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert apart.max() < 1e-4
@@ -98,12 +125,19 @@ def test_features_are_those_of_the_library(name, rows, columns, tmp_path):
     torch.save({"model": weights}, tmp_path / "w.pth")
     grey = grey_frames(rows, columns)
     found, loaded = our_features(tmp_path / "w.pth", grey, second="V2" in name)
-    channels = [(grey - mean) / std for mean, std in zip(IMAGENET.mean, IMAGENET.std, strict=True)]
-    with torch.no_grad():
-        expected = network.eval()(torch.tensor(np.stack(channels, axis=1).astype(np.float32))).numpy()
-    assert_same_features(found, expected)
+    assert_same_features(found, features_in_colour(network, grey))
     assert loaded.title.startswith(f"{name.split()[0]} ConvNeXt")
     assert loaded.left_out == {"Facebook": "model.* (2)", "torchvision": "model.* (2)"}.get(name.split()[0], "")
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("kind", ["ConvNext", "ConvNextV2", "DINOv3ConvNext"])
+def test_what_transformers_saves_is_read(kind, tmp_path):
+    network, path = of_transformers(kind, tmp_path)
+    grey = grey_frames(64, 96)
+    found, loaded = our_features(path, grey, second="V2" in kind)
+    assert_same_features(found, features_in_colour(network, grey))
+    assert loaded.left_out == ""
 
 
 @pytest.mark.parametrize("second", [False, True])

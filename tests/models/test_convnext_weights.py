@@ -9,7 +9,9 @@ from safetensors.numpy import save_file
 
 from awcl_jax.models import convnext, encoders
 from awcl_jax.models.convnext import ConvNeXt
+from awcl_jax.models.convnext_weights import LAYOUTS as LIBRARIES
 from awcl_jax.models.convnext_weights import convnext_to_torch, load_torch_convnext, save_torch_convnext
+from awcl_jax.models.names import networks_by_prefix, renamed
 from awcl_jax.models.vit import ViTOptions
 from awcl_jax.models.weights import IMAGENET
 from awcl_jax.runtime.errors import InputError
@@ -89,6 +91,71 @@ LAYOUTS = {
 }
 
 
+# Names of one block and of what is around it, by timm and by others.
+OTHER_NAMES = {
+    "transformers'": {
+        "stem.0.weight": "embeddings.patch_embeddings.weight",
+        "stem.1.bias": "embeddings.layernorm.bias",
+        "stages.1.downsample.0.weight": "encoder.stages.1.downsampling_layer.0.weight",
+        "stages.1.downsample.1.bias": "encoder.stages.1.downsampling_layer.1.bias",
+        "stages.1.blocks.1.conv_dw.weight": "encoder.stages.1.layers.1.dwconv.weight",
+        "stages.1.blocks.1.norm.bias": "encoder.stages.1.layers.1.layernorm.bias",
+        "stages.1.blocks.1.mlp.fc1.weight": "encoder.stages.1.layers.1.pwconv1.weight",
+        "stages.1.blocks.1.mlp.fc2.bias": "encoder.stages.1.layers.1.pwconv2.bias",
+        "stages.1.blocks.1.gamma": "encoder.stages.1.layers.1.layer_scale_parameter",
+        "head.norm.weight": "layernorm.weight",
+    },
+    "DINOv3": {
+        "stem.0.weight": "stages.0.downsample_layers.0.weight",
+        "stem.1.bias": "stages.0.downsample_layers.1.bias",
+        "stages.1.downsample.0.weight": "stages.1.downsample_layers.0.weight",
+        "stages.1.downsample.1.bias": "stages.1.downsample_layers.1.bias",
+        "stages.1.blocks.1.conv_dw.weight": "stages.1.layers.1.depthwise_conv.weight",
+        "stages.1.blocks.1.norm.bias": "stages.1.layers.1.layer_norm.bias",
+        "stages.1.blocks.1.mlp.fc1.weight": "stages.1.layers.1.pointwise_conv1.weight",
+        "stages.1.blocks.1.mlp.fc2.bias": "stages.1.layers.1.pointwise_conv2.bias",
+        "stages.1.blocks.1.gamma": "stages.1.layers.1.gamma",
+        "head.norm.weight": "layer_norm.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("library", OTHER_NAMES)
+def test_names_of_others_become_timms(library):
+    names = OTHER_NAMES[library]
+    layout = next(layout for layout in LIBRARIES if layout.title == library)
+    arrays = {f"backbone.{theirs}": np.full(1, i) for i, theirs in enumerate(names.values())}
+    assert networks_by_prefix(arrays, LIBRARIES) == {"backbone.": layout}
+    named, original, left_out = renamed(arrays | {"classifier.weight": HEAD}, "backbone.", layout)
+    assert {name: int(array[0]) for name, array in named.items()} == {name: i for i, name in enumerate(names)}
+    assert original["stem.0.weight"] == f"backbone.{names['stem.0.weight']}"
+    assert left_out == ["classifier.weight"]
+
+
+def test_gains_of_the_second_version_by_the_names_of_transformers():
+    first = {"embeddings.patch_embeddings.weight": HEAD, "encoder.stages.0.layers.0.dwconv.weight": HEAD}
+    arrays = first | {f"encoder.stages.0.layers.0.grn.{leaf}": HEAD for leaf in ("weight", "bias")}
+    ((prefix, layout),) = networks_by_prefix(arrays, LIBRARIES).items()
+    named, _, _ = renamed(arrays, prefix, layout)
+    assert {"stages.0.blocks.0.mlp.grn.weight", "stages.0.blocks.0.mlp.grn.bias"} < set(named)
+
+
+def test_the_last_norm_of_dinov3_by_facebooks_names_is_read_once(tmp_path):
+    facebook = {
+        name.replace("stem.", "downsample_layers.0.")
+        .replace("stages.1.downsample.", "downsample_layers.1.")
+        .replace(".blocks.", ".")
+        .replace(".conv_dw.", ".dwconv.")
+        .replace(".mlp.fc", ".pwconv")
+        .replace("head.norm.", "norm."): array
+        for name, array in arrays_of(small()).items()
+    }
+    twice = facebook | {f"norms.3.{leaf}": facebook[f"norm.{leaf}"].copy() for leaf in ("weight", "bias")}
+    loaded = read(twice, tmp_path)
+    assert loaded.left_out == "norms.* (2)"
+    assert_same_bits(loaded.variables, read(arrays_of(small()), tmp_path).variables)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_recognised_and_what_is_left_out_is_named(layout, tmp_path):
     arrange, left_out = LAYOUTS[layout]
@@ -137,8 +204,8 @@ def test_tensors_that_do_not_fit_are_all_named(changes, said, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("layer1.0.conv1.weight", "is a ResNet; known are ConvNeXts by the names of timm, Facebook and torchvision"),
-        ("encoder.stages.0.layers.0.dwconv.weight", "is a ConvNeXt by other names; known are"),
+        ("layer1.0.conv1.weight", "is a ResNet; known are ConvNeXts by the names of timm, Facebook, torchvision and t"),
+        ("encoder.stages.0.blocks.0.dwconv.weight", "is a ConvNeXt by other names; known are"),
         ("a", r"has no ConvNeXt by known names \(it begins with a\)"),
     ],
 )
