@@ -206,6 +206,7 @@ def features_by_card(code: str, folder: Path, frames: np.ndarray, tmp_path: Path
     return features
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("title", ["PyTorch", "ONNX Runtime", "JAX"])
 def test_card_code_computes_the_features_without_this_package(title, exported, frames, expected, tmp_path):
     options = []
@@ -238,6 +239,7 @@ def pretrain_variables(run):
     return {name: tree["encoder"] for name, tree in jax.device_get(state.variables).items()}
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_safetensors_fit_a_resnet_of_torch(channels, run, exported, frames, expected, tmp_path):
     torch = pytest.importorskip("torch")
@@ -290,6 +292,7 @@ def test_preprocessing_is_the_centre_view(frame, view):
     np.testing.assert_allclose(found, np.asarray(expected)[..., 0], atol=1e-5)
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "strides", "frame"), [("resnet34", "v1.5", 75), ("resnet50", "v1", 36), ("resnet50", "v1.5", 128)]
@@ -398,6 +401,7 @@ def test_torchvisions_network_is_named_where_it_fits(arch, strides, fits):
     assert ("torchvision.models" in card) == fits
 
 
+@pytest.mark.peers
 def test_the_cards_torchvision_code_loads_the_weights(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from types import ModuleType

@@ -70,6 +70,7 @@ def test_every_format_has_the_features_of_the_encoder(arch, tmp_path):
     np.testing.assert_allclose(load_encoder(tmp_path)(images), expected, **CLOSE)  # of encoder.jax
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "channels"), [(ARCHS[0], 1), (ARCHS[0], 3), (ARCHS[1], 1)])
 def test_the_code_for_pytorch_has_the_features_of_the_encoder(arch, channels, tmp_path):
@@ -84,6 +85,7 @@ def test_the_code_for_pytorch_has_the_features_of_the_encoder(arch, channels, tm
     np.testing.assert_allclose(load_encoder(tmp_path)(images), expected, **CLOSE)
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_cards_code_loads_the_weights_into_timm(arch, tmp_path, monkeypatch):

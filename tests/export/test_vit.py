@@ -73,6 +73,7 @@ def test_every_format_has_the_features_of_the_encoder(kind, tmp_path):
     np.testing.assert_allclose(load_encoder(tmp_path)(images), expected, **CLOSE)  # of encoder.jax
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,6 +95,7 @@ def card_of(encoder):
     return model_card._of_vit(values)
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "as CLIP", "mean"])
 def test_the_cards_code_loads_the_weights_into_timm(kind, tmp_path, monkeypatch):

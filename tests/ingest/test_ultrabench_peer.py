@@ -16,7 +16,7 @@ from tests.helpers.frames import decoded_records
 
 pytest.importorskip("ultrabench")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
 
 _RNG = np.random.default_rng(0)
 _SIZE = (120, 130)

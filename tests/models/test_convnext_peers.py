@@ -11,7 +11,7 @@ from awcl_jax.models.convnext import ConvNeXt
 from awcl_jax.models.convnext_weights import convnext_to_torch, load_torch_convnext
 from awcl_jax.models.weights import IMAGENET
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
 torch = pytest.importorskip("torch")
 
 from tests.helpers.torch_vits import randomise  # noqa: E402

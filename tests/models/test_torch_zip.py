@@ -72,6 +72,7 @@ def tensor_file(path, values, offset, size, stride, **storage):
     return archive(path, b"\x80\x02}U\x01x" + call + b"s.", {"0": values})
 
 
+@pytest.mark.peers
 def test_what_torch_saves_is_read(tmp_path):
     torch = pytest.importorskip("torch")
     grid = torch.arange(24.0).reshape(4, 6)

@@ -12,7 +12,7 @@ from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.models.vit_weights import HALF, OPENAI, load_torch_vit, vit_to_torch
 from awcl_jax.models.weights import IMAGENET
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
 torch = pytest.importorskip("torch")
 from tests.helpers import torch_vits  # noqa: E402 (needs torch)
 

@@ -50,6 +50,7 @@ def assert_same_bits(found, expected):
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     "arch", ["resnet18", *(pytest.param(a, marks=pytest.mark.slow) for a in ("resnet34", "resnet50"))]
 )
@@ -66,6 +67,7 @@ def test_three_channels_give_the_features_of_torch(arch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.peers
 def test_one_channel_gives_the_features_of_three_with_one_mean(tmp_path):
     torch = pytest.importorskip("torch")
     from tests.helpers.torch_resnet import TorchResNet
@@ -83,6 +85,7 @@ def test_one_channel_gives_the_features_of_three_with_one_mean(tmp_path):
     np.testing.assert_allclose(found, network(copies).numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(("mean", "std"), [(0.449, 0.226), (0.17, 0.18)])
 def test_imagenets_means_change_only_the_edge_of_the_first_maps(mean, std, tmp_path):
     torch = pytest.importorskip("torch")
@@ -110,6 +113,7 @@ def real_weights(real_data):
     return path
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 def test_imagenets_resnet50_sees_in_a_grey_frame_what_torch_sees(real_data):
     torch = pytest.importorskip("torch")
@@ -150,6 +154,7 @@ def awcl_names(arrays):
     return named | heads
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
 @pytest.mark.parametrize("layout", ["torchvision", "awcl", "parallel", "state_dict", "model"])
 def test_names_of_several_layouts_are_known(suffix, layout, tmp_path):
