@@ -14,12 +14,22 @@ Delta = Callable[[ConfigDict], None]
 
 
 def base(variant: str | None) -> ConfigDict:
-    """Return the defaults with a variant's changes: none (the phantom), `tiny`, `fetal_planes_db`, `paper` or `vit`.
+    """Return the defaults with a variant's changes.
+
+    Args:
+      variant: none (the phantom), `tiny`, `fetal_planes_db`, `from_weights`, `paper`, `vit` or `convnext`.
 
     Raises:
       InputError: no such variant.
     """
-    variants = {"tiny": _tiny, "fetal_planes_db": _fetal_planes_db, "paper": _paper, "vit": _vit}
+    variants = {
+        "tiny": _tiny,
+        "fetal_planes_db": _fetal_planes_db,
+        "from_weights": _from_weights,
+        "paper": _paper,
+        "vit": _vit,
+        "convnext": _convnext,
+    }
     return apply_variant(default_config(), variant, variants)
 
 
@@ -68,6 +78,19 @@ def _fetal_planes_db(config: ConfigDict) -> None:
     )
 
 
+def _from_weights(config: ConfigDict) -> None:
+    """Continue from a ResNet-50 of ImageNet (`model.init`) on FETAL_PLANES_DB, by 600 steps at 112 pixels.
+
+    `model.strides` must be those of the weights: v1.5 for torchvision's and timm's, v1 for those of He et al.
+    """
+    _fetal_planes_db(config)
+    config.model.arch = "resnet50"
+    config.augment.mean, config.augment.std = 0.449, 0.226  # averages of ImageNet's three channels
+    config.train.steps = 600
+    config.train.eval_every = 100
+    config.train.checkpoint_every = 50
+
+
 def _paper(config: ConfigDict) -> None:
     """Use the settings of the published AWCL code, on the phantom's frames of the same fourteen planes.
 
@@ -103,4 +126,20 @@ def _vit(config: ConfigDict) -> None:
     config.model.vit.drop_path = 0.1
     config.optim.learning_rate = 1e-4
     config.optim.layer_decay = 0.75
+    config.optim.weight_decay = 0.05
+
+
+def _convnext(config: ConfigDict) -> None:
+    """Fine-tune a ConvNeXt from published weights (`model.init`), a ConvNeXt-T.
+
+    Learning rate, its fall with each third block, weight decay and skipped blocks are of the size of those that its
+    authors fine-tuned with; they were not tuned on ultrasound.
+    """
+    config.data.size = 256
+    config.augment.size = 224
+    config.model.arch = "convnext_tiny"
+    config.model.width_factor = 1.0
+    config.model.convnext.drop_path = 0.1
+    config.optim.learning_rate = 1e-4
+    config.optim.layer_decay = 0.8
     config.optim.weight_decay = 0.05

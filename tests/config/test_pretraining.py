@@ -14,7 +14,7 @@ from tests.helpers.configurations import CONFIGS, command_line, load
 pytestmark = pytest.mark.quick
 
 FILES = sorted(file for file in CONFIGS.glob("*.py") if "import base\n" in file.read_text())
-VARIANTS = ("", "tiny", "fetal_planes_db", "paper", "vit")
+VARIANTS = ("", "tiny", "fetal_planes_db", "from_weights", "paper", "vit", "convnext")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,9 @@ def test_every_configuration_says_its_command(file):
 
 
 def test_an_unknown_variant_is_named_with_those_there_are():
-    with pytest.raises(InputError, match="Unknown variant 'papr'; use one of tiny, fetal_planes_db, paper, vit"):
+    with pytest.raises(
+        InputError, match="Unknown variant 'papr'; use one of tiny, fetal_planes_db, from_weights, paper, vit, con"
+    ):
         load(CONFIGS / "fine.py", "papr")
 
 
@@ -67,6 +69,19 @@ def test_the_vit_variant_builds_a_vit_of_published_weights():
     model = build.make_model(load(CONFIGS / "fine.py", "vit")).encoder
     # timm's vit_small_patch16_224
     assert (model.depth, model.width, model.patch, model.grid) == (12, 384, 16, (14, 14))
+
+
+def test_the_convnext_variant_builds_a_convnext_of_published_weights():
+    model = build.make_model(load(CONFIGS / "fine.py", "convnext")).encoder
+    # timm's convnext_tiny
+    assert (model.stage_sizes, model.width, model.second) == ((3, 3, 9, 3), 96, False)
+
+
+def test_the_variant_from_weights_is_that_of_the_dataset_with_a_resnet_50_of_imagenet():
+    config = load(CONFIGS / "fine.py", "from_weights")
+    changed = changed_fields(to_dict(load(CONFIGS / "fine.py", "fetal_planes_db")), to_dict(config))
+    assert {name.partition(" ")[0] for name in changed} == {"model.arch", "augment.mean", "augment.std", "train.steps"}
+    assert (config.model.width_factor, config.eval.anatomies[0]) == (1.0, "abdomen")
 
 
 # Rules --------------------------------------------------------------------------------------------------------------
