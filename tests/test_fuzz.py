@@ -20,7 +20,7 @@ from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.report import payload, tables, writing
 from awcl_jax.report.contents import read_run
-from awcl_jax.reproduce.study import METHODS, phantom_small
+from awcl_jax.reproduce.presets import METHODS, phantom_small
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import run_folder
 from awcl_jax.train.bad_steps import BadSteps

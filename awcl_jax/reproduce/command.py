@@ -19,7 +19,7 @@ from awcl_jax.runtime.errors import InputError
 if TYPE_CHECKING:
     from awcl_jax.reproduce.study import Run, Study
 
-PRESETS = ("phantom-small", "public")
+PRESETS = ("phantom-small", "public", "public-long", "public-weights")
 _MOST_SEEDS = 10_000  # all runs are listed before the first begins
 
 
@@ -132,21 +132,26 @@ def _into(log: Path) -> Iterator[None]:
 
 
 def _plan(args: argparse.Namespace) -> "Study":
-    from awcl_jax.reproduce import study
+    from awcl_jax.reproduce import presets
 
     if malformed := [pair for pair in args.data if not all(pair.partition("="))]:
         raise InputError(f"--data must be NAME=DIR; got {malformed[0]!r}.")
     paths = {
         name: str(Path(folder).expanduser().absolute()) for name, _, folder in (p.partition("=") for p in args.data)
     }
-    if args.data and args.preset != "public":
+    if args.data and args.preset == "phantom-small":
         raise InputError("--data needs --preset=public, because the small preset makes its own frames. Omit --data.")
-    if args.imagenet and args.preset != "public":
-        raise InputError("--imagenet needs --preset=public, because its ResNet-50 is too large for the small preset.")
-    imagenet = str(Path(args.imagenet).expanduser().absolute()) if args.imagenet else None
-    if imagenet and not args.only_tables and not Path(imagenet).is_file():
-        raise InputError(f"--imagenet must be a file with the weights of a ResNet-50; {imagenet} is not a file.")
-    plan = study.public(paths, imagenet=imagenet) if args.preset == "public" else study.phantom_small()
+    imagenet = _weights(args)
+    match args.preset:
+        case "public":
+            plan = presets.public(paths, imagenet=imagenet)
+        case "public-long":
+            plan = presets.public_long(paths)
+        case "public-weights":
+            assert imagenet is not None  # by `_weights`
+            plan = presets.public_weights(paths, imagenet=imagenet)
+        case _:
+            plan = presets.phantom_small()
     if args.seeds is not None:
         plan = dataclasses.replace(plan, seeds=tuple(range(args.seeds)))
     if args.repeats is not None:
@@ -160,6 +165,27 @@ def _plan(args: argparse.Namespace) -> "Study":
     if args.ratios is not None:
         plan = dataclasses.replace(plan, ratios=tuple(_ratio(text) for text in filter(None, args.ratios.split(","))))
     return plan
+
+
+def _weights(args: argparse.Namespace) -> str | None:
+    """Return the absolute path of --imagenet, if the preset uses it.
+
+    Raises:
+      InputError: it is not a file, or is missing, or the preset does not use it.
+    """
+    if args.preset == "public-weights" and not args.imagenet:
+        raise InputError("--preset=public-weights needs --imagenet=FILE with the weights of a ResNet-50.")
+    if not args.imagenet:
+        return None
+    if args.preset not in ("public", "public-weights"):
+        raise InputError(
+            "--imagenet needs --preset=public or public-weights, because its ResNet-50 is too large for "
+            f"--preset={args.preset}."
+        )
+    path = Path(args.imagenet).expanduser().absolute()
+    if not args.only_tables and not path.is_file():
+        raise InputError(f"--imagenet must be a file with the weights of a ResNet-50; {path} is not a file.")
+    return str(path)
 
 
 def _chosen(kind: str, of: Sequence[_Part], names: str) -> tuple[_Part, ...]:
@@ -195,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=PRESETS,
         default=PRESETS[0],
-        help="phantom-small: simulated frames, a quarter of an hour on two cores (default); public: real frames",
+        help="phantom-small: simulated frames, a quarter of an hour on two cores (default); public: real frames; "
+        "public-long: ten times the steps; public-weights: from --imagenet at 112 pixels, also with few masks",
     )
     parser.add_argument(
         "--data",
@@ -215,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         type=_not_negative,
         help="runs of the first seed with another rounding, which show what scores move by without any reason; instead "
-        "of the preset's (phantom-small: 0, public: 1)",
+        "of the preset's (phantom-small: 0, the others: 1)",
     )
     parser.add_argument("--methods", metavar="A,B", help="only these methods of the preset")
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks; '' for pretraining and probes only")

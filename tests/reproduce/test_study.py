@@ -11,7 +11,7 @@ from awcl_jax.config import downstream as downstream_config
 from awcl_jax.config.fields import to_dict
 from awcl_jax.config.pretraining import validate
 from awcl_jax.reproduce import command as reproduce
-from awcl_jax.reproduce import study
+from awcl_jax.reproduce import presets, study
 from awcl_jax.reproduce import tables as study_tables
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import changed_fields
@@ -21,11 +21,21 @@ from tests.helpers.study import fake_runs
 PATHS = {name: f"data/{name}" for name in ("fetal_planes_db", "hc18", "usgra")}
 
 
-@pytest.fixture(params=["phantom-small", "public"])
+PRESETS = {
+    "phantom-small": presets.phantom_small,
+    "public": lambda: presets.public(PATHS | {"pocus_lung": "data/pocus_lung"}, imagenet="resnet50.safetensors"),
+    "public-long": lambda: presets.public_long(PATHS),
+    "public-weights": lambda: presets.public_weights(PATHS, imagenet="resnet50.safetensors"),
+}
+
+
+@pytest.fixture(params=PRESETS)
 def preset(request):
-    if request.param == "phantom-small":
-        return study.phantom_small()
-    return study.public(PATHS | {"pocus_lung": "data/pocus_lung"}, imagenet="resnet50.safetensors")
+    return PRESETS[request.param]()
+
+
+def test_every_preset_is_tested():
+    assert tuple(PRESETS) == reproduce.PRESETS
 
 
 def test_every_run_is_valid_and_finds_what_it_builds_on(preset, tmp_path):
@@ -73,19 +83,22 @@ def test_methods_differ_only_in_what_makes_the_method(preset, tmp_path):
     }
     imagenet = {"model.init", "model.arch", "model.strides", "model.width_factor", "augment.mean", "augment.std"}
     variations = {method.name: method for method in preset.variations}
+    started = "fine-0" not in configs  # then all methods start from weights
+    plain = configs["imagenet-fine-0" if started else "fine-0"]
     for name, config in configs.items():
-        changed = changed_fields(configs["fine-0"], config)
+        changed = changed_fields(plain, config)
         fields = {change.split()[0] for change in changed} - {"name"}
         if method := variations.get(name.removesuffix("-0")):
             expected = set(method.fields) | allowed.get(f"{method.config}-0", set())
         else:
             from_nothing = name.removeprefix("imagenet-")
-            expected = allowed.get(from_nothing, {"anatomy_ratio"}) | (imagenet if name != from_nothing else set())
+            expected = allowed.get(from_nothing, {"anatomy_ratio"})
+            expected = expected | (imagenet if name != from_nothing and not started else set())
         assert fields == expected
 
 
 def test_a_repeat_differs_in_rounding_alone(tmp_path):
-    plan = study.public(PATHS, imagenet="resnet50.safetensors")
+    plan = presets.public(PATHS, imagenet="resnet50.safetensors")
     runs = {run.folder: to_dict(run.config) for run in study.runs(plan, tmp_path)}
     repeats = [folder for folder in runs if folder.endswith("-repeat1")]
     assert len(repeats) == sum((method.config is not None) + len(plan.tasks) for method in plan.methods)
@@ -102,7 +115,7 @@ def test_a_repeat_differs_in_rounding_alone(tmp_path):
 
 
 def test_what_no_task_needs_is_pretrained_on_without_labels():
-    fields = study.public(PATHS | {"pocus_lung": "data/pocus_lung"}).pretraining
+    fields = presets.public(PATHS | {"pocus_lung": "data/pocus_lung"}).pretraining
     assert set(fields["data.unlabelled"]) == {"data/hc18", "data/pocus_lung"}
 
 
@@ -129,12 +142,12 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(tmp_path):
 
 def test_a_dataset_that_is_missing_is_named():
     with pytest.raises(InputError, match=r"--data=hc18=DIR --data=usgra=DIR; "):
-        study.public({"fetal_planes_db": "data/fpdb"})
+        presets.public({"fetal_planes_db": "data/fpdb"})
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
-RANDOM, SIMCLR, FINE = (method for method in study.METHODS if method.name in ("random", "simclr", "fine"))
+RANDOM, SIMCLR, FINE = (method for method in presets.METHODS if method.name in ("random", "simclr", "fine"))
 PLANES = study.Task("planes", "I", "downstream_planes", "", {}, {"macro_f1": "macro-F1"})
 HEADS = study.Task("heads", "II", "downstream_segmentation", "", {}, {"dice/mean": "Dice", "hc/mae_mm": "HC error"})
 SMALL = study.Study("small", "", {}, (RANDOM, SIMCLR, FINE), (PLANES, HEADS), (0.5,), (0, 1))
@@ -371,6 +384,9 @@ def test_tables_of_no_study_are_refused(tmp_path, capsys):
         (["--ratios=0.5,2"], "got '2'"),
         (["--ratios=half"], "got 'half'"),
         (["--data=phantom=DIR"], "--data needs --preset=public"),
+        (["--preset=public-long"], "--preset=public-long needs prepared datasets. Add --data=fetal_planes_db=DIR"),
+        (["--preset=public-weights"], "--preset=public-weights needs --imagenet=FILE"),
+        (["--preset=public-long", "--imagenet=w.pth"], "--imagenet needs --preset=public or public-weights, because"),
         (["--only_tables"], "has no run of this study"),
         (["--imagenet="], "--imagenet must not be empty"),
         (
