@@ -17,6 +17,9 @@ from awcl_jax.train.metrics import METRICS_FILE, read_metrics
 PROBES = {"knn/macro_f1": "kNN macro-F1", "probe/macro_f1": "linear probe macro-F1"}
 """Scores of frozen features, with their titles."""
 
+FROZEN = "knn/macro_f1"
+"""The score of frozen features by which methods are compared: runs have its prediction for every test frame."""
+
 _VALIDATED = "val/knn/macro_f1"
 
 
@@ -105,12 +108,22 @@ class Finished:
             for method in methods
         )
 
-    def difference(self, task: Task, method: Method, other: Method) -> Score | None:
-        """Return the gain of `method` in the task's first score, paired by seed and frame."""
+    def difference(self, task: Task | None, method: Method, other: Method) -> Score | None:
+        """Return the gain of `method` in the task's first score, paired by seed and frame.
+
+        Args:
+          task: of the runs; None for frozen features, by nearest neighbours.
+          method: of their encoders.
+          other: likewise. None is returned if no seed has finished runs of both.
+        """
         rows, others = [], []
         for seed in self.study.seeds:
-            folders = [self.study.task_folder(self.out, task, m, seed) for m in (method, other)]
-            files = [folder / run_folder.FRAMES_FILE for folder in folders if folder and results_of(folder)]
+            folders = [
+                self.study.task_folder(self.out, task, m, seed) if task else pretraining_folder(self.out, m, seed)
+                for m in (method, other)
+            ]
+            finished = [folder for folder in folders if folder and results_of(folder)]
+            files = [file for folder in finished if (file := folder / run_folder.FRAMES_FILE).is_file()]
             if len(files) == 2:
                 rows.append(run_folder.read_frames(files[0]))
                 others.append(run_folder.read_frames(files[1]))
@@ -143,9 +156,9 @@ class Difference:
         return self.noise is not None and clear and abs(self.score.value) >= 2 * self.noise
 
 
-def differences_of(finished: Finished, task: Task) -> list[Difference]:
-    """Return the differences of all pairs of methods, in both directions."""
-    noise = finished.noise(task.compared[0], task)
+def differences_of(finished: Finished, task: Task | None) -> list[Difference]:
+    """Return the differences of all pairs of methods, in both directions; `task` as of `Finished.difference`."""
+    noise = finished.noise(task.compared[0] if task else FROZEN, task)
     pairs = itertools.permutations(finished.study.methods, 2)
     scores = ((one, other, finished.difference(task, one, other)) for one, other in pairs)
     return [Difference(one.name, other.name, score, noise) for one, other, score in scores if score is not None]

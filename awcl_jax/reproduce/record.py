@@ -5,17 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from awcl_jax.reproduce.finished import PROBES, Difference, Finished, results_of
+from awcl_jax.reproduce.finished import FROZEN, PROBES, Difference, Finished, results_of
 from awcl_jax.reproduce.study import all_methods, pretraining_folder
 
 STUDY_FILE = "study.json"
 
 
-def as_json(finished: Finished, differences: Mapping[str, Sequence[Difference]]) -> dict[str, Any]:
+def as_json(
+    finished: Finished, frozen: Sequence[Difference], differences: Mapping[str, Sequence[Difference]]
+) -> dict[str, Any]:
     """Return all scores, the noise and all differences as plain values.
 
     Args:
       finished: the runs.
+      frozen: the `differences_of` frozen features.
       differences: name of a task -> its `differences_of`.
     """
     study = finished.study
@@ -33,17 +36,19 @@ def as_json(finished: Finished, differences: Mapping[str, Sequence[Difference]])
             **{task.name: {score: finished.noise(score, task) for score in task.scores} for task in study.tasks},
         },
         "differences": {
-            task.name: {
-                "score": task.compared[0],
-                "of": [
-                    {"method": one.method, "other": one.other, "counts": one.counts}
-                    | {part: _finite(getattr(one.score, part)) for part in ("value", "low", "high")}
-                    for one in differences[task.name]
-                ],
-            }
-            for task in study.tasks
+            "frozen": {"score": FROZEN, "of": list(_plain(frozen))},
+            **{
+                task.name: {"score": task.compared[0], "of": list(_plain(differences[task.name]))}
+                for task in study.tasks
+            },
         },
     }
+
+
+def _plain(differences: Sequence[Difference]) -> Iterator[dict[str, Any]]:
+    for one in differences:
+        bounds = {part: _finite(getattr(one.score, part)) for part in ("value", "low", "high")}
+        yield {"method": one.method, "other": one.other, "counts": one.counts} | bounds
 
 
 def _runs(finished: Finished) -> Iterator[dict[str, Any]]:

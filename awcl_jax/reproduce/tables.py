@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from awcl_jax.reproduce import drawings, record
-from awcl_jax.reproduce.finished import PROBES, Difference, Finished, bound_of, differences_of
+from awcl_jax.reproduce.finished import FROZEN, PROBES, Difference, Finished, bound_of, differences_of
 from awcl_jax.reproduce.study import Study, Task, all_methods, pretraining_folder, ratio_methods
 from awcl_jax.runtime.files import write_whole
 from awcl_jax.train import run_folder
@@ -20,9 +20,15 @@ def write(study: Study, out: Path) -> None:
     """Write `tables.md`, `study.json` and the curves of `drawings.draw` to the study's folder."""
     finished = Finished(study, out)
     tables = [_transfer(finished)]
+    frozen = differences_of(finished, None)
+    if frozen:
+        title, noise = f"Frozen features: difference in {PROBES[FROZEN]}", finished.noise(FROZEN)
+        tables.append(_differences(finished, title, frozen, noise))
     differences = {task.name: differences_of(finished, task) for task in study.tasks}
     for task in study.tasks:
-        tables += [_task(finished, task), _differences(finished, task, differences[task.name])]
+        score, title = task.compared
+        title, noise = f"{task.title}: difference in {title}", finished.noise(score, task)
+        tables += [_task(finished, task), _differences(finished, title, differences[task.name], noise)]
     if study.ratios:
         tables.append(_ratio_table(finished))
     if study.variations:
@@ -32,7 +38,7 @@ def write(study: Study, out: Path) -> None:
     drawings.draw(finished, out)
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])
     write_whole(out / TABLES_FILE, text.rstrip() + "\n")
-    run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished, differences))
+    run_folder.write_json(out / record.STUDY_FILE, record.as_json(finished, frozen, differences))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,7 @@ def _task(finished: Finished, task: Task) -> Table:
     return Table(task.title, rows, f"{_spread(finished.study)} {noise}")
 
 
-def _differences(finished: Finished, task: Task, differences: Sequence[Difference]) -> Table:
+def _differences(finished: Finished, title: str, differences: Sequence[Difference], noise: float | None) -> Table:
     methods = finished.study.methods
     found = {(one.method, one.other): one for one in differences}
 
@@ -93,14 +99,12 @@ def _differences(finished: Finished, task: Task, differences: Sequence[Differenc
         {"less": method.title} | {other.title: cell(found.get((method.name, other.name))) for other in methods}
         for method in methods
     ]
-    first = task.compared[1]
     over = "seeds and patients" if len(finished.study.seeds) > 1 else "patients"
-    noise = finished.noise(task.compared[0], task)
     remark = (
         f"Row minus column, with the 95% interval of a bootstrap over {over}, drawn once for both. Comparisons: "
         f"{len(found) // 2}, of which about one in twenty excludes 0 by chance. {_called(noise)}"
     )
-    return Table(f"{task.title}: difference in {first}", rows, remark)
+    return Table(title, rows, remark)
 
 
 def _called(noise: float | None) -> str:

@@ -229,6 +229,32 @@ def test_differences_are_paired_by_frame(out):
     assert heads["AWCL, fine"][1] == "+0.200 (+0.200 to +0.200)"
 
 
+def test_differences_of_frozen_features_are_paired_by_frame_too(out):
+    # Of four frames of as many patients SimCLR has the first two right with either seed, and fine AWCL three and four.
+    for method, right in (("simclr", (2, 2)), ("fine", (3, 4))):
+        for seed in (0, 1):
+            with (out / f"pretrain/{method}-{seed}/test_frames.csv").open("w", newline="") as file:
+                table = csv.writer(file)
+                table.writerow(["frame", "patient", "label", "prediction"])
+                for i in range(4):
+                    label = "aabb"[i]
+                    table.writerow([i, f"p{i}", label, label if i < right[seed] else "bbaa"[i]])
+    study_tables.write(SMALL, out)
+    rows = cells((out / "tables.md").read_text(), "Frozen features: difference in kNN macro-F1")
+    # Macro-F1 by hand: two right, of a, and b taken for a: F1 of a 2/3, of b 0, mean 1/3. Three right: 4/5 and 2/3,
+    # mean 11/15. Four: 1. So fine leads by the mean of 2/5 and 2/3.
+    assert rows["AWCL, fine"][1].startswith("+0.533 (")
+    assert rows["SimCLR"][2].startswith("-0.533 (")
+    assert rows["random init"] == ["", "", ""], "nothing was pretrained"
+    record = json.loads((out / "study.json").read_text())["differences"]["frozen"]
+    assert (record["score"], len(record["of"])) == ("knn/macro_f1", 2)
+
+
+def test_a_study_whose_runs_have_no_frames_has_no_such_table(out):
+    study_tables.write(SMALL, out)
+    assert "Frozen features" not in (out / "tables.md").read_text()
+
+
 def test_what_moves_without_a_reason_is_not_called_a_difference(out):
     plan = dataclasses.replace(SMALL, methods=(SIMCLR, FINE), tasks=(PLANES,), ratios=(), repeats=2)
     study_tables.write(plan, out)
