@@ -160,6 +160,8 @@ def _plan(args: argparse.Namespace) -> "Study":
         plan = dataclasses.replace(plan, methods=_chosen("methods", plan.methods, args.methods))
     if args.tasks is not None:
         plan = dataclasses.replace(plan, tasks=_chosen("tasks", plan.tasks, args.tasks))
+    if args.preset != "phantom-small":
+        presets.require_datasets(plan, paths)
     if args.variations is not None:
         plan = dataclasses.replace(plan, variations=_chosen("variations", plan.variations, args.variations))
     if args.ratios is not None:

@@ -74,14 +74,11 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
     Pretraining also uses, without labels, the training studies of HC18 and of every further dataset.
 
     Args:
-      paths: dataset (`fetal_planes_db`, `hc18`, `usgra` and others) -> folder of the prepared dataset.
+      paths: dataset (`fetal_planes_db`, `hc18`, `usgra` and others) -> folder of the prepared dataset; for what is
+        missing see `require_datasets`.
       imagenet: file with the weights of a ResNet-50 (v1 strides) trained on ImageNet, for the methods that start from
         them; None omits these methods.
-
-    Raises:
-      InputError: a folder is missing.
     """
-    _require("public", paths)
     return Study(
         name="public",
         variant="fetal_planes_db",
@@ -89,7 +86,7 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
             "data.size": 80,
             "augment.size": 64,
             "model.width_factor": 0.5,
-            "data.path": paths["fetal_planes_db"],
+            "data.path": paths.get("fetal_planes_db", ""),
             "data.unlabelled": tuple(path for name, path in paths.items() if name not in ("fetal_planes_db", "usgra")),
             "train.steps": 300,
             "train.eval_every": 300,
@@ -112,11 +109,7 @@ def public_long(paths: Mapping[str, str]) -> Study:
 
     Args:
       paths: as of `public`.
-
-    Raises:
-      InputError: a folder is missing.
     """
-    _require("public-long", paths)
     return Study(
         name="public-long",
         variant="fetal_planes_db",
@@ -124,7 +117,7 @@ def public_long(paths: Mapping[str, str]) -> Study:
             "data.size": 72,
             "augment.size": 64,
             "model.width_factor": 0.5,
-            "data.path": paths["fetal_planes_db"],
+            "data.path": paths.get("fetal_planes_db", ""),
             "sampler.batch_size": 64,
             "train.steps": 3000,
             "train.eval_every": 250,
@@ -147,18 +140,14 @@ def public_weights(paths: Mapping[str, str], *, imagenet: str) -> Study:
     Args:
       paths: as of `public`.
       imagenet: likewise.
-
-    Raises:
-      InputError: a folder is missing.
     """
-    _require("public-weights", paths)
     frames = {"data.size": 128, "augment.size": 112}
     encoder = _resnet_50()
     pretrained = (method for method in METHODS if method.name in ("simclr", "coarse", "fine"))
     return Study(
         name="public-weights",
         variant="from_weights",
-        pretraining={"data.path": paths["fetal_planes_db"]},
+        pretraining={"data.path": paths.get("fetal_planes_db", "")},
         methods=(
             Method("imagenet", "ImageNet", None, init=imagenet, encoder=encoder),
             *(_started(method, imagenet, encoder) for method in pretrained),
@@ -174,13 +163,19 @@ def public_weights(paths: Mapping[str, str], *, imagenet: str) -> Study:
     )
 
 
-def _require(preset: str, paths: Mapping[str, str]) -> None:
-    """Raise an InputError if a dataset of the tasks has no folder."""
-    needed = ("fetal_planes_db", "hc18", "usgra")
+def require_datasets(study: Study, paths: Mapping[str, str]) -> None:
+    """Check that the datasets of a public study have folders: that of pretraining, and those of its tasks.
+
+    Raises:
+      InputError: some have none; the message has the flags to add.
+    """
+    # Without HC18 the pretraining of `public` would be another one.
+    pretraining = ("fetal_planes_db", *(("hc18",) if "data.unlabelled" in study.pretraining else ()))
+    needed = dict.fromkeys((*pretraining, *(task.variant for task in study.tasks)))
     if missing := [name for name in needed if name not in paths]:
         raise InputError(
-            f"--preset={preset} needs prepared datasets. Add {' '.join(f'--data={name}=DIR' for name in missing)}; see "
-            "`python -m awcl_jax.ingest --help`."
+            f"--preset={study.name} needs prepared datasets. Add "
+            f"{' '.join(f'--data={name}=DIR' for name in missing)}; see `python -m awcl_jax.ingest --help`."
         )
 
 
@@ -192,7 +187,7 @@ def _small_tasks(paths: Mapping[str, str]) -> tuple[Task, ...]:
 
 def _plane_tasks(paths: Mapping[str, str], frames: Mapping[str, Any]) -> Iterator[Task]:
     """Yield the standard planes with all labels, a tenth and a hundredth of them."""
-    fields = {**frames, "data.path": paths["fetal_planes_db"], "train.steps": 200, "train.validate_every": 50}
+    fields = {**frames, "data.path": paths.get("fetal_planes_db", ""), "train.steps": 200, "train.validate_every": 50}
     few = fields | {"train.steps": 100, "train.validate_every": 25}
     title = "I: standard planes"
     yield Task("planes", title, "downstream_planes", "fetal_planes_db", fields, _CLASSIFICATION)
@@ -218,7 +213,7 @@ def _mask_tasks(paths: Mapping[str, str], frames: Mapping[str, Any], *, share: f
         f"II: fetal head{title}",
         "downstream_segmentation",
         "hc18",
-        fields | {"data.path": paths["hc18"]},
+        fields | {"data.path": paths.get("hc18", "")},
         _HEADS,
     )
     yield Task(
@@ -227,7 +222,7 @@ def _mask_tasks(paths: Mapping[str, str], frames: Mapping[str, Any], *, share: f
         "downstream_segmentation",
         "usgra",
         # Nerves are small: with as many steps as for heads, a network only begins to find them.
-        fields | {"data.path": paths["usgra"], "train.steps": 400, "train.validate_every": 100},
+        fields | {"data.path": paths.get("usgra", ""), "train.steps": 400, "train.validate_every": 100},
         _SEGMENTATION,
     )
 

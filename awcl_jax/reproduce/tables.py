@@ -33,7 +33,7 @@ def write(study: Study, out: Path) -> None:
         tables.append(_ratio_table(finished))
     if study.variations:
         tables.append(_variation_table(finished))
-    if study.learning_rates:
+    if study.learning_rates and study.tasks:
         tables.append(_learning_rate_table(finished))
     drawings.draw(finished, out)
     text = "\n\n".join([*(table.markdown() for table in tables), _gallery(finished)])

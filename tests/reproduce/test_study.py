@@ -141,8 +141,16 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(tmp_path):
 
 
 def test_a_dataset_that_is_missing_is_named():
-    with pytest.raises(InputError, match=r"--data=hc18=DIR --data=usgra=DIR; "):
-        presets.public({"fetal_planes_db": "data/fpdb"})
+    some = {"fetal_planes_db": "data/fpdb"}
+    with pytest.raises(InputError, match=r"--preset=public-long .* --data=hc18=DIR --data=usgra=DIR; "):
+        presets.require_datasets(presets.public_long(some), some)
+
+
+def test_datasets_that_nothing_uses_are_not_asked_for():
+    some = {"fetal_planes_db": "data/fpdb"}
+    presets.require_datasets(dataclasses.replace(presets.public_long(some), tasks=()), some)
+    with pytest.raises(InputError, match="Add --data=hc18=DIR; "):  # used without labels
+        presets.require_datasets(dataclasses.replace(presets.public(some), tasks=()), some)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
