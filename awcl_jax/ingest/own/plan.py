@@ -24,7 +24,7 @@ _MOST = {"image": (64, 64 << 20), "video": (8, 64 << 20), "dicom": (64, 16 << 20
 # What one processor decodes in a second, of pictures and clips of usual size. MiB of DICOM, by how pixels are packed,
 # are those of the frames that are kept.
 _FILES = {"image": 220, "video": 10, "dicom": 100}
-_MIB = {"image": 16, "video": 2, "none": 90, "rle": 28, "jpeg2000": 4, "other": 8}
+_MIB = {"image": 16, "video": 2, "none": 90, "rle": 42, "jpeg2000": 4, "other": 8}
 
 
 @dataclasses.dataclass(frozen=True)
