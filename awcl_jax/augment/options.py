@@ -22,9 +22,13 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "blur_probability": (0.0, 1.0),
     "speckle": (0.0, 30.0),
     "speckle_probability": (0.0, 1.0),
+    "haze": (-60.0, 0.0),
+    "haze_probability": (0.0, 1.0),
     "gain": (-60.0, 60.0),
     "attenuation": (-60.0, 60.0),
     "dynamic_range": (10.0, 200.0),
+    "despeckle": (0.1, 30.0),
+    "despeckle_probability": (0.0, 1.0),
     "gamma": (0.1, 10.0),
     "brightness": (0.0, 10.0),
     "jitter_probability": (0.0, 1.0),
@@ -40,8 +44,8 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "std": (0.001, 10.0),
 }
 _OPTIONAL = (
-    *("crop_area", "blur", "speckle", "gain", "attenuation", "dynamic_range", "gamma", "brightness"),
-    *("jitter_brightness", "jitter_contrast", "shadow", "corners", "erase"),
+    *("crop_area", "blur", "speckle", "haze", "gain", "attenuation", "dynamic_range", "despeckle", "gamma"),
+    *("brightness", "jitter_brightness", "jitter_contrast", "shadow", "corners", "erase"),
 )
 
 
@@ -61,10 +65,14 @@ class Augmentation:
       blur: standard deviation of a Gaussian blur (a wider beam), in pixels of the view, with `blur_probability`.
       speckle: standard deviation in decibels of multiplicative noise with grains of about 2 pixels, with
         `speckle_probability`. Fully developed speckle has 5.6, but the frame already has speckle.
+      haze: level in decibels below white, at its brightest, of an arc of haze at one depth (the reverberation of a
+        strong echo above), with `haze_probability`. Its echo is added to the frame's in power.
       gain: decibels added to every echo (the machine's gain knob).
       attenuation: difference in decibels between the bottom and the top of the view, linear in depth, 0 in the middle
         (tissue that attenuates more, or another time-gain compensation).
       dynamic_range: decibels from black to white; below `RECORDED_RANGE` weak echoes become black, white stays.
+      despeckle: standard deviation in decibels of the speckle that the machine's filter takes for noise and smooths,
+        with `despeckle_probability`; it leaves stronger edges. About 2 smooths lightly, 6 fully.
       gamma: exponent of the grey; above 1 darkens.
       brightness: factor on the grey.
       jitter_probability: probability of the colour jitter of photographs, that is, of the next two together.
@@ -89,9 +97,13 @@ class Augmentation:
     blur_probability: Number = 0.5
     speckle: Range | None = (0.5, 3.0)
     speckle_probability: Number = 0.5
+    haze: Range | None = None
+    haze_probability: Number = 0.0
     gain: Range | None = (-3.0, 6.0)
     attenuation: Range | None = (-6.0, 6.0)
     dynamic_range: Range | None = (57.0, 68.0)
+    despeckle: Range | None = None
+    despeckle_probability: Number = 0.0
     gamma: Range | None = (0.8, 1.25)
     brightness: Range | None = None
     jitter_probability: Number = 0.0

@@ -5,7 +5,9 @@ any batch. A view is made in this order, which roughly follows the physics:
 
     frame -> placement (crop, flip, rotation: where the probe was held)
           -> blur (the width of the beam)
+          -> haze (the echo of a reverberation, added in power)
           -> echoes in decibels (speckle, gain, depth attenuation, dynamic range: what the machine received and showed)
+          -> speckle filter (what the machine smoothed)
           -> grey map (gamma, brightness, and the colour jitter of photographs)
           -> occlusion (shadow, overlay corners, an erased box)
           -> normalisation
@@ -24,19 +26,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from awcl_jax.augment import echo
 from awcl_jax.augment.options import RECORDED_RANGE, Augmentation, Number, Range
 from awcl_jax.runtime.errors import InputError
 
-_NO_ECHO = (
-    0.1  # decibels fade in from black to this grey, so that they neither brighten the outside nor posterise noise
-)
 _GRAIN = 1.0  # deviation in pixels of a grain of speckle
 _BLUR_REACH = 3.0  # a Gaussian kernel ends after this many deviations
+_HAZE_WIDTH = (0.03, 0.12)  # deviation of an arc of haze in depth, as a share of the view's height
 _BEAM_ORIGIN = 0.5  # the beams of a shadow start this far above the picture, in picture heights
 _SHADOW_EDGE = 0.15  # share of a shadow's width in which it fades in, and out
 _ERASE_ASPECT = (0.5, 2.0)
 
-# One random number each, at a fixed position: turning an augmentation on or off does not change the other draws.
+# One random number each, at a fixed position: turning an augmentation on or off does not change the other draws. New
+# ones are appended, so that the views of earlier versions stay as they are.
 _DRAWS = (
     *("crop_area", "crop_aspect", "crop_y", "crop_x", "flip", "rotation"),
     *("blur", "blur_on", "speckle", "speckle_on", "gain", "attenuation", "dynamic_range"),
@@ -44,6 +46,7 @@ _DRAWS = (
     *("shadow", "shadow_on", "shadow_x"),
     *("corner_height", "corner_width", "corner_0_on", "corner_1_on", "corner_2_on", "corner_3_on"),
     *("erase", "erase_on", "erase_aspect", "erase_y", "erase_x"),
+    *("haze", "haze_on", "haze_depth", "haze_width", "despeckle", "despeckle_on"),
 )
 
 _NOISE = 0x5BEC  # folded into a view's key for its noise; any number beyond the draws above
@@ -200,7 +203,9 @@ def _view(image: UInt8[Array, "h w"], key: Key[Array, ""], options: Augmentation
     draws = _draw(key)
     picture = _place(image, draws, options, margin=_blur_reach(options))
     picture = _blur(picture, draws, options)
+    picture = _haze(picture, draws, options)
     picture = _echoes(picture, draws, key, options)
+    picture = _despeckle(picture, draws, options)
     picture = _grey_map(picture, draws, options)
     picture = _occlude(picture, draws, options)
     return _normalise(picture, options)
@@ -337,6 +342,24 @@ def _blur(picture: Float[Array, "wide wide"], draws: _Draws, options: Augmentati
     return picture
 
 
+def _haze(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
+    if options.haze is None or options.haze_probability == 0:
+        return picture
+    hazy = echo.add_haze(
+        picture,
+        _depth(picture.shape[0]),
+        level=_within(options.haze, draws["haze"]),
+        middle=draws["haze_depth"] - 0.5,
+        width=_within(_HAZE_WIDTH, draws["haze_width"]),
+    )
+    return jnp.where(draws["haze_on"] < options.haze_probability, hazy, picture)
+
+
+def _depth(size: int) -> Float[Array, "size 1"]:
+    """Return the depth of each pixel from the middle of the view, in heights of the view."""
+    return (jnp.arange(size)[:, None] + 0.5) / size - 0.5
+
+
 def _echoes(
     picture: Float[Array, "size size"], draws: _Draws, key: Key[Array, ""], options: Augmentation
 ) -> Float[Array, "size size"]:
@@ -353,15 +376,14 @@ def _echoes(
     if options.gain is not None:
         added += _within(options.gain, draws["gain"])
     if options.attenuation is not None:
-        depth = (jnp.arange(size)[:, None] + 0.5) / size - 0.5
-        added += _within(options.attenuation, draws["attenuation"]) * depth
+        added += _within(options.attenuation, draws["attenuation"]) * _depth(size)
     shown: Array | float = RECORDED_RANGE
     if options.dynamic_range is not None:
         shown = _within(options.dynamic_range, draws["dynamic_range"])
     elif isinstance(added, float):
         return picture
     changed = jnp.clip(1 + (RECORDED_RANGE * (picture - 1) + added) / shown, 0.0, 1.0)
-    return picture + jnp.minimum(picture / _NO_ECHO, 1.0) * (changed - picture)
+    return echo.where_echoes(picture, changed)
 
 
 def _speckle(key: Key[Array, ""], deviation: _Scalar, size: int) -> Float[Array, "size size"]:
@@ -382,6 +404,13 @@ def _speckle(key: Key[Array, ""], deviation: _Scalar, size: int) -> Float[Array,
     # would become one big product, whose order of summation, and so a row's last bits, changes with their number.
     own = jnp.sqrt(deviation) * spread
     return own @ noise @ own.T
+
+
+def _despeckle(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
+    if options.despeckle is None or options.despeckle_probability == 0:
+        return picture
+    smooth = echo.despeckle(picture, _within(options.despeckle, draws["despeckle"]))
+    return jnp.where(draws["despeckle_on"] < options.despeckle_probability, smooth, picture)
 
 
 def _grey_map(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
