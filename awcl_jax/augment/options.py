@@ -13,6 +13,8 @@ Range = tuple[Number, Number] | list[Number]
 RECORDED_RANGE = 60.0
 """Decibels from black to white in a recorded frame. Machines rarely store it; 60 is a common setting."""
 
+BEAMS = ("fixed", "fan")
+
 _LIMITS: Mapping[str, tuple[float, float]] = {
     "crop_area": (0.01, 1.0),
     "crop_aspect": (0.1, 10.0),
@@ -86,6 +88,10 @@ class Augmentation:
       mean: mean grey, subtracted at the end.
       std: standard deviation of the grey, divided by at the end. The defaults are those of FETAL_PLANES_DB at 224
         pixels.
+      beams: which way shadows, attenuation and haze go: `fixed` as if all frames were of one convex array (shadows fan
+        out from half a height above the view, depth is along its rows), or `fan` along the beams of each frame's own
+        fan, through crop, flip and rotation (a shadow is then a share of the fan's angles, and depth is the radius);
+        frames whose fan is unknown, as of linear arrays, have fixed ones.
     """
 
     size: int = 224
@@ -117,8 +123,11 @@ class Augmentation:
     erase_probability: Number = 0.0
     mean: Number = 0.17
     std: Number = 0.18
+    beams: str = "fixed"
 
     def __post_init__(self) -> None:
+        if self.beams not in BEAMS:
+            raise InputError(f"beams of an augmentation must be {' or '.join(BEAMS)}; got {self.beams!r}.")
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
             raise InputError(
                 f"size of an augmentation must be a whole number of pixels, at least 1; got {self.size!r}."

@@ -20,13 +20,14 @@ black.
 import functools
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from awcl_jax.augment import echo
+from awcl_jax.augment import beams, echo
 from awcl_jax.augment.options import RECORDED_RANGE, Augmentation, Number, Range
 from awcl_jax.runtime.errors import InputError
 
@@ -64,6 +65,7 @@ def augment(
     step: int | Int[Array, ""],
     seed: int | Int[Array, ""],
     options: Augmentation,
+    fans: Float[Array, "b 6"] | None = None,
 ) -> Float[Array, "b size size 1"]:
     """Make one random view of each frame.
 
@@ -74,16 +76,18 @@ def augment(
       step: training step. A new step, view or seed does not compile again.
       seed: of the run, from 0 to 2**31 - 1.
       options: which augmentations.
+      fans: of the frames, as `FrameReader.fans` gives them; needed if `options.beams` is "fan".
 
     Returns:
       views float32 [b, size, size, 1], (grey - mean) / std.
 
     Raises:
-      InputError: the frames are not uint8.
+      InputError: the frames are not uint8, or their fans are needed and missing.
     """
     _check_frames(images, dims=(3,))
+    _check_fans(fans, options)
     make = functools.partial(_view, options=options)
-    return jax.vmap(make)(images, _keys(seed, step, rows, view))
+    return jax.vmap(make)(images, _keys(seed, step, rows, view), fans)
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
@@ -95,6 +99,7 @@ def augment_with_masks(
     step: int | Int[Array, ""],
     seed: int | Int[Array, ""],
     options: Augmentation,
+    fans: Float[Array, "b 6"] | None = None,
 ) -> tuple[Float[Array, "b size size 1"], UInt8[Array, "b size size"]]:
     """Make one random view of each frame, and place its mask by the same crop, flip and rotation.
 
@@ -108,14 +113,15 @@ def augment_with_masks(
       step: training step.
       seed: of the run, from 0 to 2**31 - 1.
       options: which augmentations.
+      fans: of the frames, as `FrameReader.fans` gives them; needed if `options.beams` is "fan".
 
     Returns:
       `augment` with view=0, and masks [b, size, size].
 
     Raises:
-      InputError: the frames are not uint8.
+      InputError: as `augment`.
     """
-    views = augment(images, rows=rows, view=0, step=step, seed=seed, options=options)
+    views = augment(images, rows=rows, view=0, step=step, seed=seed, options=options, fans=fans)
 
     def place(mask: UInt8[Array, "h w"], key: Key[Array, ""]) -> UInt8[Array, "size size"]:
         y, x, inside, _ = _positions(mask.shape, _draw(key), options, margin=0)
@@ -133,6 +139,7 @@ def two_views(
     step: int | Int[Array, ""],
     seed: int | Int[Array, ""],
     options: Augmentation,
+    fans: Float[Array, "b 6"] | Float[Array, "b 2 6"] | None = None,
 ) -> Float[Array, "2 b size size 1"]:
     """Make two random views of each row.
 
@@ -143,17 +150,20 @@ def two_views(
       step: training step.
       seed: of the run, from 0 to 2**31 - 1.
       options: which augmentations.
+      fans: of the frames, as `FrameReader.fans` gives them; needed if `options.beams` is "fan".
 
     Returns:
       views float32 [2, b, size, size, 1]; views[v] is `augment` with view=v.
 
     Raises:
-      InputError: the frames are not uint8, or their shape is neither of the two.
+      InputError: the frames are not uint8, their shape is neither of the two, or their fans are needed and missing.
     """
     _check_frames(images, dims=(3, 4))
+    _check_fans(fans, options)
     keys = view_keys(rows=rows, step=step, seed=seed)
     make = jax.vmap(functools.partial(_view, options=options))
-    return jax.vmap(make, in_axes=(None if images.ndim == 3 else 1, 0))(images, keys)
+    of_frame = None if images.ndim == 3 else 1
+    return jax.vmap(make, in_axes=(of_frame, 0, None if fans is None else of_frame))(images, keys, fans)
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
@@ -185,6 +195,11 @@ def _check_frames(images: Array, *, dims: tuple[int, ...]) -> None:
         raise InputError(f"Frames to augment must be [b, h, w]{' or [b, 2, h, w]' * (4 in dims)}; got {images.shape}.")
 
 
+def _check_fans(fans: Array | None, options: Augmentation) -> None:
+    if options.beams == "fan" and fans is None:
+        raise InputError('beams="fan" of an augmentation needs the fans of the frames (fans=). Pass FrameReader.fans.')
+
+
 def view_keys(
     *, rows: Int[Array, " b"], step: int | Int[Array, ""], seed: int | Int[Array, ""], views: int = 2
 ) -> Key[Array, "v b"]:
@@ -199,15 +214,18 @@ def _keys(
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(of_step, row), view))(rows)
 
 
-def _view(image: UInt8[Array, "h w"], key: Key[Array, ""], options: Augmentation) -> Float[Array, "size size 1"]:
+def _view(
+    image: UInt8[Array, "h w"], key: Key[Array, ""], fan: Float[Array, "6"] | None, options: Augmentation
+) -> Float[Array, "size size 1"]:
     draws = _draw(key)
     picture = _place(image, draws, options, margin=_blur_reach(options))
     picture = _blur(picture, draws, options)
-    picture = _haze(picture, draws, options)
-    picture = _echoes(picture, draws, key, options)
+    through = _beams(image.shape, draws, options, fan)
+    picture = _haze(picture, through.depth, draws, options)
+    picture = _echoes(picture, through.depth, draws, key, options)
     picture = _despeckle(picture, draws, options)
     picture = _grey_map(picture, draws, options)
-    picture = _occlude(picture, draws, options)
+    picture = _occlude(picture, through.across, draws, options)
     return _normalise(picture, options)
 
 
@@ -240,6 +258,28 @@ def _place(
     return jnp.where(inside, _sample(image, y, x, scale, coarsest=math.sqrt(h * w) / options.size), 0.0)
 
 
+class _Placement(NamedTuple):
+    """Where a view lies: height, width and middle as shares of the frame, the angle in radians, and -1 if flipped."""
+
+    height: _Scalar
+    width: _Scalar
+    mid_y: _Scalar
+    mid_x: _Scalar
+    angle: _Scalar
+    side: _Scalar
+
+
+def _placement(draws: _Draws, options: Augmentation) -> _Placement:
+    height, width, mid_y, mid_x = jnp.ones(()), jnp.ones(()), jnp.full((), 0.5), jnp.full((), 0.5)
+    if options.crop_area is not None:
+        height, width = _box(_within(options.crop_area, draws["crop_area"]), options.crop_aspect, draws["crop_aspect"])
+        mid_y = height / 2 + (1 - height) * draws["crop_y"]
+        mid_x = width / 2 + (1 - width) * draws["crop_x"]
+    angle = math.radians(options.rotation) * (2 * draws["rotation"] - 1)
+    side = jnp.where(draws["flip"] < options.flip, -1.0, 1.0)
+    return _Placement(height, width, mid_y, mid_x, angle, side)
+
+
 def _positions(
     shape: tuple[int, ...], draws: _Draws, options: Augmentation, *, margin: int
 ) -> tuple[Float[Array, "wide wide"], Float[Array, "wide wide"], Bool[Array, "wide wide"], _Scalar]:
@@ -249,14 +289,7 @@ def _positions(
     and how many pixels of the frame it spans.
     """
     h, w = shape
-    height, width, mid_y, mid_x = jnp.ones(()), jnp.ones(()), jnp.full((), 0.5), jnp.full((), 0.5)
-    if options.crop_area is not None:
-        height, width = _box(_within(options.crop_area, draws["crop_area"]), options.crop_aspect, draws["crop_aspect"])
-        mid_y = height / 2 + (1 - height) * draws["crop_y"]
-        mid_x = width / 2 + (1 - width) * draws["crop_x"]
-    angle = math.radians(options.rotation) * (2 * draws["rotation"] - 1)
-    side = jnp.where(draws["flip"] < options.flip, -1.0, 1.0)
-
+    height, width, mid_y, mid_x, angle, side = _placement(draws, options)
     pixels = jnp.arange(-margin, options.size + margin)
     along = (pixels + 0.5) / options.size - 0.5  # pixel centres; the view reaches from -1/2 to 1/2
     down, right = along[:, None] * height * h, along[None, :] * side * width * w
@@ -264,6 +297,37 @@ def _positions(
     x = mid_x * w + jnp.sin(angle) * down + jnp.cos(angle) * right
     inside = (y >= 0) & (y <= h) & (x >= 0) & (x <= w)
     return y, x, inside, jnp.sqrt(height * h * width * w) / options.size
+
+
+class _Beams(NamedTuple):
+    """The beams through the pixels of a view.
+
+    Attributes:
+      depth: of each pixel from that of the view's middle, in heights of the view.
+      across: where its beam leaves the array, from 0 to 1.
+    """
+
+    depth: Float[Array, "size _"]
+    across: Float[Array, "size size"]
+
+
+def _beams(shape: tuple[int, ...], draws: _Draws, options: Augmentation, fan: Float[Array, "6"] | None) -> _Beams:
+    """Return the beams of the frame's fan, or those of `fixed` where it has none."""
+    along = (jnp.arange(options.size) + 0.5) / options.size
+    y, x = along[:, None], along[None, :]
+    fixed = _Beams(y - 0.5, 0.5 + (x - 0.5) * _BEAM_ORIGIN / (_BEAM_ORIGIN + y))
+    if fan is None or options.beams == "fixed":
+        return fixed
+    h, w = shape
+    place = _placement(draws, options)
+    view_y, view_x, _, _ = _positions(shape, draws, options, margin=0)
+    radius, across = beams.polar(view_y, view_x, fan)
+    middle, _ = beams.polar(place.mid_y * h, place.mid_x * w, fan)
+    _, _, per_y, per_x, _, _ = fan
+    height = jnp.hypot(per_y * jnp.cos(place.angle), per_x * jnp.sin(place.angle)) * place.height * h
+    known = beams.is_known(fan)
+    depth = (radius - middle) / jnp.where(known, height, 1.0)
+    return _Beams(jnp.where(known, depth, fixed.depth), jnp.where(known, across, fixed.across))
 
 
 def _sample(
@@ -342,12 +406,14 @@ def _blur(picture: Float[Array, "wide wide"], draws: _Draws, options: Augmentati
     return picture
 
 
-def _haze(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
+def _haze(
+    picture: Float[Array, "size size"], depth: Float[Array, "size _"], draws: _Draws, options: Augmentation
+) -> Float[Array, "size size"]:
     if options.haze is None or options.haze_probability == 0:
         return picture
     hazy = echo.add_haze(
         picture,
-        _depth(picture.shape[0]),
+        depth,
         level=_within(options.haze, draws["haze"]),
         middle=draws["haze_depth"] - 0.5,
         width=_within(_HAZE_WIDTH, draws["haze_width"]),
@@ -355,13 +421,12 @@ def _haze(picture: Float[Array, "size size"], draws: _Draws, options: Augmentati
     return jnp.where(draws["haze_on"] < options.haze_probability, hazy, picture)
 
 
-def _depth(size: int) -> Float[Array, "size 1"]:
-    """Return the depth of each pixel from the middle of the view, in heights of the view."""
-    return (jnp.arange(size)[:, None] + 0.5) / size - 0.5
-
-
 def _echoes(
-    picture: Float[Array, "size size"], draws: _Draws, key: Key[Array, ""], options: Augmentation
+    picture: Float[Array, "size size"],
+    depth: Float[Array, "size _"],
+    draws: _Draws,
+    key: Key[Array, ""],
+    options: Augmentation,
 ) -> Float[Array, "size size"]:
     """Change the echo by a sum in decibels: E = R (I - 1) + speckle + gain + attenuation, shown as 1 + E / R'.
 
@@ -376,7 +441,7 @@ def _echoes(
     if options.gain is not None:
         added += _within(options.gain, draws["gain"])
     if options.attenuation is not None:
-        added += _within(options.attenuation, draws["attenuation"]) * _depth(size)
+        added += _within(options.attenuation, draws["attenuation"]) * depth
     shown: Array | float = RECORDED_RANGE
     if options.dynamic_range is not None:
         shown = _within(options.dynamic_range, draws["dynamic_range"])
@@ -437,11 +502,13 @@ def _mean(picture: Float[Array, "size size"]) -> _Scalar:
     return picture
 
 
-def _occlude(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
+def _occlude(
+    picture: Float[Array, "size size"], across: Float[Array, "size size"], draws: _Draws, options: Augmentation
+) -> Float[Array, "size size"]:
     along = (jnp.arange(picture.shape[0]) + 0.5) / picture.shape[0]
     y, x = along[:, None], along[None, :]
     if options.shadow is not None and options.shadow_probability > 0:
-        shadow = _shadow(y, x, draws, options.shadow)
+        shadow = _shadow(across, draws, options.shadow)
         picture *= jnp.where(draws["shadow_on"] < options.shadow_probability, 1 - shadow, 1.0)
     if options.corners is not None and options.corner_probability > 0:
         picture = jnp.where(_in_corner(y, x, draws, options.corners, options.corner_probability), 0.0, picture)
@@ -453,15 +520,12 @@ def _occlude(picture: Float[Array, "size size"], draws: _Draws, options: Augment
     return picture
 
 
-def _shadow(
-    y: Float[Array, "size 1"], x: Float[Array, "1 size"], draws: _Draws, widths: Range
-) -> Float[Array, "size size"]:
-    """Return how dark each pixel is, 0 to 1. `beam` is where the beam through (y, x) crosses the top edge."""
+def _shadow(across: Float[Array, "size size"], draws: _Draws, widths: Range) -> Float[Array, "size size"]:
+    """Return how dark each pixel is, 0 to 1; `across` is where its beam leaves the array."""
     width = _within(widths, draws["shadow"])
-    beam = 0.5 + (x - 0.5) * _BEAM_ORIGIN / (_BEAM_ORIGIN + y)
     middle = width / 2 + (1 - width) * draws["shadow_x"]
     fade = _SHADOW_EDGE * width
-    return jnp.clip((width / 2 - jnp.abs(beam - middle)) / fade + 0.5, 0.0, 1.0)
+    return jnp.clip((width / 2 - jnp.abs(across - middle)) / fade + 0.5, 0.0, 1.0)
 
 
 def _in_corner(

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
@@ -21,6 +21,10 @@ class Reader(Protocol):
         """Return the frames' pictures, all of one size."""
 
 
+Fans = Callable[[Int[np.ndarray, " b"]], Float32[np.ndarray, "b 6"]]
+"""Reads the fans of frames, as `FrameReader.fans`."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
     """This host's rows of one batch.
@@ -29,7 +33,8 @@ class Batch:
       step: the training step.
       arrays: the input of the devices: `image` uint8 [b, h, w], or [b, 2, h, w] if the second view is of another
         frame; `label` int32 [b] or [b, m], UNLABELLED for a unique group; `row` int32 [b], the row in the global
-        batch; `frame` int32 [b, 2], the frames of its two views.
+        batch; `frame` int32 [b, 2], the frames of its two views; if they are asked for, `fans` float32 [b, 6], or
+        [b, 2, 6] where images have two frames.
       composition: statistics of the global batch, for the metrics.
     """
 
@@ -50,6 +55,7 @@ def batches(
     processes: int = 1,
     threads: int = 2,
     read_ahead: int = 4,
+    fans: Fans | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps `start` to `stop`, with the rows of this process only.
 
@@ -67,6 +73,7 @@ def batches(
       processes: number of processes that share the batch.
       threads: threads that read and decode.
       read_ahead: batches held ready.
+      fans: reads the fans of the frames, if the views need them.
 
     Raises:
       InputError: the batch does not divide by the number of processes.
@@ -76,18 +83,22 @@ def batches(
     def load(step: int) -> Batch:
         frames = plan.frames(step)
         partners = plan.partners(step, frames) if plan.pairs == "cross_scan" else frames
-        image = reader.read(frames[mine])
-        if plan.pairs == "cross_scan":
-            image = np.stack([image, reader.read(partners[mine])], axis=1)
+
+        def of_views(read: Callable[[Int[np.ndarray, " b"]], np.ndarray]) -> np.ndarray:
+            first = read(frames[mine])
+            return np.stack([first, read(partners[mine])], axis=1) if plan.pairs == "cross_scan" else first
+
         rows = np.arange(plan.batch_size)
         classes = plan.classes[frames]
         groups = np.where(classes == UNLABELLED, -1 - rows, classes)
         arrays = {
-            "image": image,
+            "image": of_views(reader.read),
             "label": labels[frames[mine]].astype(np.int32),
             "row": mine,
             "frame": np.stack([frames, partners], axis=1)[mine].astype(np.int32),
         }
+        if fans is not None:
+            arrays["fans"] = of_views(fans)
         return Batch(step, arrays, composition(groups, np.stack([scans[frames], scans[partners]], axis=1)))
 
     return _read_ahead(load, start, stop, threads, read_ahead)

@@ -8,9 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
+from awcl_jax.data.beams import UNKNOWN, fans_of, in_square
 from awcl_jax.data.decoded import DecodedFrames, open_decoded
+from awcl_jax.data.fan import Fan
 from awcl_jax.data.limits import MAX_PIXELS
 from awcl_jax.data.png import find_png_fault, is_png, png_bits, png_size
 from awcl_jax.data.record import PIXEL_HEIGHT
@@ -67,6 +69,8 @@ class FrameReader:
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
         self._decoded: dict[str, DecodedFrames | None] = {}
+        self._fans: tuple[tuple[Fan, ...], Int32[np.ndarray, " n"]] | None = None
+        self._placed: dict[int, Float32[np.ndarray, " six"]] = {}
         self._keep = len(index) * size**2 <= cache_mb * 2**20
 
     def read(self, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b {self.size} {self.size}"]:
@@ -127,6 +131,29 @@ class FrameReader:
         """
         return np.array([fields.get(name, math.nan) for fields in self._fields(frames)], np.float64)
 
+    def fans(self, frames: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b 6"]:
+        """Return the fan of each frame in its square, as six numbers (see `awcl_jax.augment.beams`); 0 if unknown.
+
+        Raises:
+          InputError: as `read`, or the dataset's metadata cannot be read.
+          IndexError: a position is outside of the index.
+        """
+        self._require_inside(frames)
+        return np.array([self._fan(frame) for frame in frames.tolist()], np.float32).reshape(-1, UNKNOWN.size)
+
+    def require_fans(self) -> None:
+        """Raise an error unless the fan of at least one frame is known.
+
+        Raises:
+          InputError: no fan is known.
+        """
+        if not self._has_fans():
+            raise InputError(
+                f"config.augment.beams=fan needs the fans of frames, and {self.index.path} has none. Prepare your "
+                "clips with --region=sector (to another --out if they are prepared already), or use "
+                "--config.augment.beams=fixed."
+            )
+
     def pixels_fingerprint(self) -> str:
         """Return a hash (16 hex digits) of the stored pixels of up to 64 frames, evenly spread over the index.
 
@@ -151,6 +178,25 @@ class FrameReader:
     def has_masks(self) -> bool:
         """Whether the dataset has masks."""
         return "mask" in self._records.pictures
+
+    def _has_fans(self) -> bool:
+        return bool(self._fans_of_clips()[0])
+
+    def _fan(self, frame: int) -> Float32[np.ndarray, "6"]:
+        fans, which = self._fans_of_clips()
+        clip = int(which[frame])
+        if clip < 0:
+            return UNKNOWN
+        if clip not in self._placed:
+            shape = png_size(self._record(frame)[0]["image"])  # that of all frames of the clip
+            self._placed[clip] = in_square(fans[clip], shape, self.size, self.aspect)
+        return self._placed[clip]
+
+    def _fans_of_clips(self) -> tuple[tuple[Fan, ...], Int32[np.ndarray, " n"]]:
+        with self._lock:
+            if self._fans is None:
+                self._fans = fans_of(self.index)
+            return self._fans
 
     def _read(self, picture: str, frames: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w"]:
         self._require_inside(frames)
@@ -287,6 +333,13 @@ class JoinedReader(FrameReader):
     def _place_on_disk(self, picture: str, frame: int) -> tuple[DecodedFrames | None, int, str]:
         part, frame = self._part_of(frame)
         return part._place_on_disk(picture, frame)
+
+    def _has_fans(self) -> bool:
+        return any(part._has_fans() for part in self._parts)
+
+    def _fan(self, frame: int) -> Float32[np.ndarray, "6"]:
+        part, frame = self._part_of(frame)
+        return part._fan(frame)
 
     def _part_of(self, frame: int) -> tuple[FrameReader, int]:
         """Return the reader of a frame's dataset, and the frame's position in that."""

@@ -180,6 +180,8 @@ def set_up(config: ConfigDict) -> Setup:
         mask_overlays=config.data.mask_overlays,
         skip_unreadable=config.data.skip_unreadable,
     )
+    if augmentation(config).beams == "fan":
+        data.train.reader.require_fans()
     task = make_task(config, data)
     initial = initial_variables(config)
     plan = EpochPlan(task.train.positions, batch_size=config.sampler.batch_size, seed=config.seed)
@@ -270,9 +272,12 @@ History = dict[int, float]
 
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
     """Yield this process's batches from step `start` on."""
+    columns = dict(setup.task.columns())
+    if augmentation(config).beams == "fan":
+        columns["fans"] = setup.data.train.reader.fans
     return pipeline.supervised_batches(
         setup.plan,
-        setup.task.columns(),
+        columns,
         start=start,
         stop=config.train.steps,
         process=jax.process_index(),

@@ -26,7 +26,8 @@ def classification(*, augmentation: Augmentation, seed: int) -> Objective:
     """Return the objective of classification: cross-entropy of the frames' `label`."""
 
     def terms(apply: Apply, batch: Batch, step: Array) -> Terms:
-        views = augment(batch["image"], rows=batch["row"], view=0, step=step, seed=seed, options=augmentation)
+        address = {"rows": batch["row"], "step": step, "seed": seed}
+        views = augment(batch["image"], view=0, **address, options=augmentation, fans=batch.get("fans"))
         return {"cross_entropy": sharding.mean(cross_entropy(apply(views), batch["label"]))}
 
     return terms
@@ -36,8 +37,9 @@ def segmentation(*, augmentation: Augmentation, seed: int) -> Objective:
     """Return the objective of segmentation: cross-entropy of the `mask` pixels, and soft Dice of the whole batch."""
 
     def terms(apply: Apply, batch: Batch, step: Array) -> Terms:
+        address = {"rows": batch["row"], "step": step, "seed": seed}
         views, masks = augment_with_masks(
-            batch["image"], batch["mask"], rows=batch["row"], step=step, seed=seed, options=augmentation
+            batch["image"], batch["mask"], **address, options=augmentation, fans=batch.get("fans")
         )
         logits = apply(views)
         return {

@@ -19,7 +19,9 @@ from awcl_jax.runtime import sharding
 VIEW, SCAN, RANK = "retrieval/view", "retrieval/scan", "effective_rank"
 _MOST_FRAMES = 512
 
-EncodeViews = Callable[[PyTree, UInt8[np.ndarray, "b h w"], Int[np.ndarray, " b"]], Array]
+EncodeViews = Callable[
+    [PyTree, UInt8[np.ndarray, "b h w"], Int[np.ndarray, " b"], Float[np.ndarray, "b 6"] | None], Array
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,22 +29,24 @@ class Health:
     """Measurements on two augmented views of validation frames, the same frames and views every time.
 
     Attributes:
-      encode: (variables, uint8 frames [b, h, w], rows [b]) -> features [2, b, f] of two views, compiled.
+      encode: (variables, uint8 frames [b, h, w], rows [b], fans [b, 6]) -> features [2, b, f] of two views, compiled.
       part: the validation frames.
       frames: which of them are measured.
       batch_size: frames encoded at a time.
+      fans: whether the views need the fans of the frames.
     """
 
     encode: EncodeViews
     part: Split
     frames: Int[np.ndarray, " n"]
     batch_size: int
+    fans: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, options: Augmentation, part: Split, *, seed: int, batch_size: int) -> "Health":
         """Draw at most 512 of the frames to measure."""
         drawn = np.random.default_rng([seed, 0x4EA1]).permutation(len(part.index))[:_MOST_FRAMES]
-        return cls(_encode_views(model, options, seed), part, np.sort(drawn), batch_size)
+        return cls(_encode_views(model, options, seed), part, np.sort(drawn), batch_size, options.beams == "fan")
 
     def measure(self, variables: PyTree) -> dict[str, float]:
         """Return `retrieval/view`, `retrieval/scan` and `effective_rank`; nothing of fewer than two frames.
@@ -59,7 +63,8 @@ class Health:
             # A short batch is padded with frames that are cut off again, so that only one shape is compiled.
             filled = np.resize(images, (self.batch_size, *images.shape[1:]))
             rows = np.resize(part, self.batch_size)
-            encoded.append(np.asarray(self.encode(variables, filled, rows))[:, : part.size])
+            fans = self.part.reader.fans(rows) if self.fans else None
+            encoded.append(np.asarray(self.encode(variables, filled, rows, fans))[:, : part.size])
         views = np.concatenate(encoded, axis=1).astype(np.float32)
         found = measures(views, self.part.index.scans[self.frames])
         return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -98,8 +103,13 @@ def measures(views: Float[np.ndarray, "2 n f"], scans: Int[np.ndarray, " n"]) ->
 @lru_cache(maxsize=8)
 def _encode_views(model: nn.Module, options: Augmentation, seed: int) -> EncodeViews:
     @jax.jit
-    def encode(variables: PyTree, frames: UInt8[Array, "b h w"], rows: Int[Array, " b"]) -> Float[Array, "2 b f"]:
-        views = two_views(frames, rows=rows, step=0, seed=seed, options=options)
+    def encode(
+        variables: PyTree,
+        frames: UInt8[Array, "b h w"],
+        rows: Int[Array, " b"],
+        fans: Float[Array, "b 6"] | None,
+    ) -> Float[Array, "2 b f"]:
+        views = two_views(frames, rows=rows, step=0, seed=seed, options=options, fans=fans)
         features = [model.apply(variables, view, method="features") for view in views]
         return jnp.stack([jnp.asarray(of_view) for of_view in features])
 

@@ -75,7 +75,8 @@ def _views(train: Split, plan: BatchPlan, augmentation: Augmentation, seed: int,
     """Draw frames of the first batch beside augmented views; the encoder saw the first two of each."""
     frames = plan.frames(0)[:_VIEWED]
     images, rows = train.reader.read(frames), np.arange(frames.size)
-    views = [two_views(images, rows=rows, step=step, seed=seed, options=augmentation) for step in range(3)]
+    fans = train.reader.fans(frames) if augmentation.beams == "fan" else None
+    views = [two_views(images, rows=rows, step=step, seed=seed, options=augmentation, fans=fans) for step in range(3)]
     shown = np.swapaxes(np.concatenate(jax.device_get(views)), 0, 1)[..., 0]
     drawing.montage_views(images, shown, [caption(train.index, frame) for frame in frames.tolist()], out)
 

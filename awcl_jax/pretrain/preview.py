@@ -71,13 +71,16 @@ def _draw(
 ) -> None:
     shown = frames[anchors]
     images = train.reader.read(shown)
+    fans = train.reader.fans(shown) if augmentation.beams == "fan" else None
     if plan.pairs == "cross_scan":
         partners = plan.partners(0, frames)[anchors]
         pairs = np.stack([images, train.reader.read(partners)], axis=1)
+        fans = None if fans is None else np.stack([fans, train.reader.fans(partners)], axis=1)
     else:
         partners, pairs = shown, images
     # As the encoder gets them in the first step.
-    views = jax.device_get(two_views(pairs, rows=anchors.astype(np.int32), step=0, seed=seed, options=augmentation))
+    address = {"rows": anchors.astype(np.int32), "step": 0, "seed": seed}
+    views = jax.device_get(two_views(pairs, **address, options=augmentation, fans=fans))
     with atomic_write(out) as part:
         drawing.montage_anchors(
             images,

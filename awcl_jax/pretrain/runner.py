@@ -224,6 +224,8 @@ def set_up(config: ConfigDict) -> Setup:
         skip_unreadable=config.data.skip_unreadable,
         unlabelled=config.data.unlabelled,
     )
+    if augmentation(config).beams == "fan":
+        data.train.reader.require_fans()
     labels = selection.positive_labels(
         data.train.index,
         config.positives,
@@ -334,9 +336,10 @@ def make_queue(config: ConfigDict, labels: Int[np.ndarray, " n"] | Int[np.ndarra
 
 def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[pipeline.Batch]:
     """Yield this process's batches from step `start` on."""
+    reader = setup.data.train.reader
     return pipeline.batches(
         setup.plan,
-        setup.data.train.reader,
+        reader,
         labels=setup.labels,
         scans=setup.data.train.index.scans,
         start=start,
@@ -344,6 +347,7 @@ def batches_of(config: ConfigDict, setup: Setup, *, start: int = 0) -> Iterator[
         process=jax.process_index(),
         processes=jax.process_count(),
         threads=config.data.threads,
+        fans=reader.fans if augmentation(config).beams == "fan" else None,
     )
 
 

@@ -50,8 +50,8 @@ def make_step(
       seed: of the views.
 
     Returns:
-      A function of (state, batch) for `sharding.map_step`; the batch holds this device's `image`, `label`, `row` and,
-      for the momentum encoder, `frame`.
+      A function of (state, batch) for `sharding.map_step`; the batch holds this device's `image`, `label`, `row`,
+      for the momentum encoder `frame`, and for the beams of each frame's fan `fans`.
     """
     settings: dict[str, Any] = {
         "temperature": loss.temperature,
@@ -118,7 +118,8 @@ def make_step(
         return view_keys(rows=batch["row"], step=state.step, seed=seed) if draws else None
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, PyTree]:
-        views = two_views(batch["image"], rows=batch["row"], step=state.step, seed=seed, options=augmentation)
+        address = {"rows": batch["row"], "step": state.step, "seed": seed}
+        views = two_views(batch["image"], **address, options=augmentation, fans=batch.get("fans"))
         grad_fn = jax.value_and_grad(two_view_loss if momentum is None else queue_loss, has_aux=True)
         (value, extras), grads = grad_fn(state.params, state, batch, views)
         grads = sharding.mean(grads)

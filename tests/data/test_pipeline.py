@@ -77,6 +77,17 @@ def test_cross_scan_batches_show_the_partner_as_second_view():
     assert (plan.frames(0) != plan.partners(0)).any()
 
 
+def test_a_batch_has_the_fans_of_its_images_if_they_are_asked_for():
+    def fans(frames):
+        return np.repeat(frames[:, None], 6, axis=1).astype(np.float32)
+
+    for plan in (plan_of(), plan_of(pairs="cross_scan")):
+        for batch in take(plan, fans=fans, process=1, processes=2):
+            image, found = batch.arrays["image"], batch.arrays["fans"]
+            assert (found.shape, found.dtype) == ((*image.shape[:-2], 6), np.float32)
+            np.testing.assert_array_equal(found, np.broadcast_to(image[..., :1, 0], found.shape))
+
+
 def test_a_batch_says_what_it_was_composed_of():
     plan = plan_of(unlabelled_share=0.25)
     frames = plan.frames(0)

@@ -20,6 +20,8 @@ from pyarrow import parquet
 
 from awcl_jax.data import selection
 from awcl_jax.data.fan import read_fans
+from awcl_jax.data.private_table import read_private_table
+from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.embed import command as embed
 from awcl_jax.ingest import command as ingest
@@ -412,6 +414,37 @@ def test_removed_parts_of_clips_are_shown_and_fans_stored(tmp_path, run):
     assert run(*args, f"--out={tmp_path / 'whole'}")[0] == 0
     assert not (tmp_path / "whole/removed.png").exists()
     assert read_fans(ScanIndex.from_dataset(tmp_path / "whole").path) == {}
+
+
+def test_frames_of_a_scan_have_the_fans_of_their_own_clips(tmp_path, run):
+    rows, columns = np.indices((240, 320))
+    lines = ["path,scan_id,patient_id"]
+    (tmp_path / "in").mkdir()
+    for patient in range(3):
+        for clip, half in {"wide": 0.5, "narrow": 0.35, "still": 0.5}.items():
+            x, z = columns - 160, rows + 40
+            fan = (np.abs(np.arctan2(x, z)) < half) & (np.hypot(x, z) < 260) & (rows > 20)
+            rng = np.random.default_rng([patient, len(clip)])
+            frames = []
+            for _ in range(1 if clip == "still" else 24):
+                frame = np.where(fan, 90 + cv2.GaussianBlur(rng.normal(0, 300, fan.shape), (0, 0), 3), 0)
+                frames.append(np.clip(frame, 0, 255).astype(np.uint8))
+            write_video(tmp_path / f"in/{clip}{patient}.mp4", frames)
+            lines.append(f"{clip}{patient}.mp4,s{patient},p{patient}")
+    (tmp_path / "in/clips.csv").write_text("\n".join(lines))
+    args = ("video", f"--source={tmp_path / 'in/clips.csv'}", "--every=6", "--region=sector,frame", "--keep_ids")
+    assert run(*args, f"--out={tmp_path / 'out'}")[0] == 0
+    # Splits drawn again keep the order of a scan's frames.
+    again = ("resplit", f"--dataset={tmp_path / 'out'}", f"--out={tmp_path / 'again'}", "--seed=3")
+    ingest.main([str(arg) for arg in again])
+    right = {"wide": 0.5, "narrow": 0.35, "still": 0.0}
+    for folder in ("out", "again"):
+        index = ScanIndex.from_dataset(tmp_path / folder)
+        clip_of = {row["frame_id"]: Path(row["path"]).stem[:-1] for row in read_private_table(index.path).to_pylist()}
+        expected = [right[clip_of[frame_id]] for frame_id in index.frame_ids.tolist()]
+        found = FrameReader(index, 64).fans(np.arange(len(index)))
+        np.testing.assert_allclose(found[:, 5], expected, atol=0.03)
+        assert set(expected) == set(right.values())
 
 
 def test_frames_that_stand_still_are_dropped(tmp_path, run):

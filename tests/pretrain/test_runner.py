@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import pytest
 
 from awcl_jax.data import pipeline
 from awcl_jax.data.about import About, as_json
+from awcl_jax.data.beams import FANS_OF_FRAMES
+from awcl_jax.data.fan import Fan
+from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest.phantom import Phantom, PhantomConfig
 from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
@@ -53,6 +57,46 @@ def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
     outside = data.train.reader.read(frames)[:, 0, :]  # the top row, where machines write
     assert data.test.reader.mask_overlays == on
     assert (outside.max() > 0) != on
+
+
+def with_fans(phantom: Path, folder: Path) -> Path:
+    """Copy the phantom, with a fan for every frame whose scan's number is even."""
+    dataset = Path(shutil.copytree(phantom, folder / phantom.parent.name / phantom.name))
+    index = ScanIndex.from_dataset(dataset)
+    counts = {name: int((index.scans == scan).sum()) for scan, name in enumerate(index.scan_names)}
+    fan = Fan(48.0, -20.0, -35.0, 35.0, None, None)
+    runs = {scan: [[count, fan]] for scan, count in list(counts.items())[::2]}
+    (dataset / "metadata.json").write_text(json.dumps({FANS_OF_FRAMES: runs}))
+    return dataset
+
+
+@pytest.mark.parametrize("pairs", ["frame", "cross_scan"])
+def test_fans_reach_the_views_of_a_run(pairs, phantom, tmp_path):
+    config = tiny(with_fans(phantom, tmp_path), **{"augment.beams": "fan", "sampler.pairs": pairs})
+    setup = pretrain.set_up(config)
+    batch = next(pretrain.batches_of(config, setup))
+    reader, frames = setup.data.train.reader, batch.arrays["frame"]
+    expected = np.stack([reader.fans(frames[:, 0]), reader.fans(frames[:, 1])], axis=1)
+    np.testing.assert_array_equal(batch.arrays["fans"], expected if pairs == "cross_scan" else expected[:, 0])
+    known = (expected[..., 5] > 0).mean()
+    assert 0 < known < 1
+    assert "First batch of" in pretrain.preview(config, tmp_path / "picture.png")
+    config.augment.beams = "fixed"
+    assert "fans" not in next(pretrain.batches_of(config, setup)).arrays
+
+
+def test_fans_are_asked_for_only_where_a_dataset_has_one(phantom):
+    with pytest.raises(InputError, match=r"beams=fan needs the fans of frames, and .* has none\."):
+        pretrain.set_up(tiny(phantom, **{"augment.beams": "fan"}))
+
+
+@pytest.mark.slow
+def test_a_run_along_the_beams_of_fans_ends_with_scores(phantom, tmp_path):
+    dataset = with_fans(phantom, tmp_path)
+    fields = {"augment.beams": "fan", "train.steps": 6, "train.eval_every": 3, "report.pictures": True}
+    results = pretrain.run(tiny(dataset, **fields, **{"optim.warmup_steps": 2}), tmp_path / "run")
+    assert np.isfinite(results["health"]["trained"]["effective_rank"])
+    assert (tmp_path / "run/views.png").exists()
 
 
 @pytest.mark.quick

@@ -64,6 +64,29 @@ def test_without_batch_norm_chunks_are_exact(devices, chunks):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), state.params, wanted_state.params)
 
 
+def test_beams_of_fans_are_the_same_on_any_devices():
+    rng = np.random.default_rng(0)
+    sides = np.sort(rng.uniform(-0.8, 0.8, (16, 2)), axis=1)
+    fans = np.concatenate([rng.uniform(-9, 3, (16, 2)), rng.uniform(0.5, 2, (16, 2)), sides], 1).astype(np.float32)
+    fans[::3] = 0  # unknown
+    frames = {"image": rng.integers(0, 256, (16, 10, 10), np.uint8), "label": np.arange(16, dtype=np.int32) % 3}
+    given = frames | {"row": np.arange(16, dtype=np.int32), "fans": fans}
+    options = Augmentation(size=8, shadow_probability=1.0, haze=(-30.0, -20.0), haze_probability=1.0, beams="fan")
+
+    def gradient(devices: int, via: str, batch: dict[str, np.ndarray]) -> float:
+        settings = {"learning_rate": optax.constant_schedule(1.0), "loss": LossOptions(temperature=0.1), "seed": 0}
+        body = make_step(Tiny(), optax.sgd(1.0), augmentation=options, **settings)
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        state = sharding.replicate(TrainState.create(initialised(Tiny()), optax.sgd(1.0)), mesh)
+        _, report = sharding.map_step(body, mesh, via=via)(state, sharding.place_batch(batch, mesh))
+        return float(report["gradient_norm"])
+
+    one = gradient(1, "shard_map", given)
+    assert gradient(8, "shard_map", given) == pytest.approx(one, rel=1e-5)
+    assert gradient(8, "pmap", given) == pytest.approx(one, rel=1e-5)
+    assert gradient(1, "shard_map", given | {"fans": np.roll(fans, 1, axis=0)}) != pytest.approx(one, rel=1e-3)
+
+
 def resnet() -> ContrastiveModel:
     encoder = ResNet(stage_sizes=(1,), block=BasicBlock, width=4)
     return ContrastiveModel(encoder, Projection(embedding=6))

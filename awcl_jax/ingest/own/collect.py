@@ -16,6 +16,8 @@ from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
 from awcl_jax.ingest.own.items import Fault, Item
 from awcl_jax.ingest.own.plan import Job
 
+FanNumbers = Sequence[float | None]
+
 COUNTS = ("near", "blank", "coloured", "masked", "miscounted", "unscaled")
 
 
@@ -42,6 +44,7 @@ class Collection:
       example: of these, the numbers of the file that was left out and of the one that was kept.
       falls: region, the one tried next, kind of the fault and its detail -> numbers of the files.
       fans: scan -> those of its files, as numbers (see `data.fan.Fan`), if sectors were searched in clips.
+      fans_of_frames: scan with a fan -> [frames in a row, their fan or None], one after another.
     """
 
     parts: dict[str, list[Part]]
@@ -53,7 +56,8 @@ class Collection:
     across: int = 0
     example: tuple[int, int] | None = None
     falls: dict[tuple[str, ...], list[int]] = dataclasses.field(default_factory=lambda: defaultdict(list))
-    fans: dict[str, list[Sequence[float | None] | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    fans: dict[str, list[FanNumbers | None]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    fans_of_frames: dict[str, list[tuple[int, FanNumbers | None]]] = dataclasses.field(default_factory=dict)
 
 
 def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_confirmed: bool = True) -> Collection:
@@ -70,6 +74,7 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
       patients_confirmed: whether someone named the patients; a guess may have two names for one.
     """
     collection = Collection(defaultdict(list), Counter(), [], Counter(), Counter())
+    fan_of_file: dict[int, FanNumbers] = {}
     hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
     for job in jobs:
         chunk = read_chunk(job, folder)
@@ -88,6 +93,8 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
                 collection.falls[tuple(fall)].append(item.number)
             if outcome.fans:
                 collection.fans[item.scan_id].extend(outcome.fans)
+                if (fan := outcome.fans[0]) is not None:
+                    fan_of_file[item.number] = fan
         if positions:
             collection.parts[job.items[0].split].append(Part(records_of(job, folder), np.concatenate(positions)))
     items = {item.number: item for job in jobs for item in job.items}
@@ -95,6 +102,7 @@ def collect(jobs: Sequence[Job], folder: Path, *, unit: str = "file", patients_c
     repeated = _repeated(collection, np.concatenate(hashes), owner, items, unit, confirmed=patients_confirmed)
     _drop(collection, repeated)
     collection.files = len(np.unique(owner[~repeated]))
+    collection.fans_of_frames = _fans_of_frames(owner[~repeated], fan_of_file, items)
     return collection
 
 
@@ -118,6 +126,19 @@ def files_of(collection: Collection, jobs: Sequence[Job], folder: Path) -> Itera
         records = part.records.tolist()
         rows = [(chunk.frame_ids[record], *made_from[record]) for record in records]
         yield pa.RecordBatch.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
+
+
+def _fans_of_frames(
+    owners: Int32[np.ndarray, " n"], fan_of_file: Mapping[int, FanNumbers], items: Mapping[int, Item]
+) -> dict[str, list[tuple[int, FanNumbers | None]]]:
+    """Return which frames of a scan have which fan, of scans with a fan, from the file of each frame in order."""
+    scans = {items[number].scan_id for number in fan_of_file}
+    runs: dict[str, list[tuple[int, FanNumbers | None]]] = {}
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    for number, count in zip(owners[starts].tolist(), np.diff(starts, append=len(owners)).tolist(), strict=True):
+        if (scan := items[number].scan_id) in scans:
+            runs.setdefault(scan, []).append((count, fan_of_file.get(number)))
+    return runs
 
 
 def _hashes(frame_ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from awcl_jax.data.anatomy import Taxonomy
+from awcl_jax.data.beams import FANS_OF_FRAMES
 from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import GAPS, IMAGES
 from awcl_jax.data.private_table import private_table_of, write_private_table
@@ -124,6 +125,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
                 | patients_metadata(listing)
                 | {FILES: collection.files}
                 | ({FANS: collection.fans} if collection.fans else {})
+                | ({FANS_OF_FRAMES: collection.fans_of_frames} if collection.fans_of_frames else {})
                 | ({} if aspect is None else {ASPECT: aspect})
             )
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
