@@ -1,6 +1,7 @@
 """The augmentations and the ranges that they draw from."""
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,11 +41,13 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "shadow_probability": (0.0, 1.0),
     "corners": (0.01, 0.5),
     "corner_probability": (0.0, 1.0),
+    "greys_probability": (0.0, 1.0),
     "erase": (0.01, 1.0),
     "erase_probability": (0.0, 1.0),
     "mean": (0.0, 1.0),
     "std": (0.001, 10.0),
 }
+_MOST_GREYS = 256  # quantiles of a reference
 _OPTIONAL = (
     *("crop_area", "blur", "speckle", "haze", "gain", "attenuation", "dynamic_range", "despeckle", "gamma"),
     *("brightness", "jitter_brightness", "jitter_contrast", "shadow", "corners", "erase"),
@@ -85,6 +88,9 @@ class Augmentation:
       corners: edges of black boxes in the corners, where machines draw overlays, as shares of the view's edge; each of
         the four with `corner_probability`, all of one size.
       erase: share of the view's area covered by one black box anywhere, with `erase_probability`.
+      greys: greys of a reference machine, 0 to 1, at evenly spaced quantiles of its pixels that are not black, darkest
+        first. A view's greys are mapped to them by their rank, with `greys_probability`, so what gamma and brightness
+        did to it is lost.
       mean: mean grey, subtracted at the end.
       std: standard deviation of the grey, divided by at the end. The defaults are those of FETAL_PLANES_DB at 224
         pixels.
@@ -121,6 +127,8 @@ class Augmentation:
     corner_probability: Number = 0.1
     erase: Range | None = None
     erase_probability: Number = 0.0
+    greys: tuple[Number, ...] | list[Number] | None = None
+    greys_probability: Number = 0.0
     mean: Number = 0.17
     std: Number = 0.18
     beams: str = "fixed"
@@ -138,6 +146,8 @@ class Augmentation:
                 continue
             check = _checked_range if name in (*_OPTIONAL, "crop_aspect") else _checked
             object.__setattr__(self, name, check(name, value, low, high))
+        if self.greys is not None:
+            object.__setattr__(self, "greys", _checked_greys(self.greys))
 
     @classmethod
     def off(cls, *, size: int, mean: float = 0.17, std: float = 0.18) -> "Augmentation":
@@ -150,6 +160,19 @@ def _checked(name: str, value: object, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"{name} of an augmentation must be a number from {low:g} to {high:g}; got {value!r}.")
     return float(value)
+
+
+def _checked_greys(value: object) -> tuple[float, ...]:
+    try:
+        greys = tuple(_checked("greys", grey, 0.0, 1.0) for grey in value) if isinstance(value, (tuple, list)) else ()
+    except InputError:
+        greys = ()
+    if not 2 <= len(greys) <= _MOST_GREYS or list(greys) != sorted(greys):
+        raise InputError(
+            f"greys of an augmentation must be 2 to {_MOST_GREYS} numbers from 0 to 1, ascending; got "
+            f"{reprlib.repr(value)}; None turns it off."
+        )
+    return greys
 
 
 def _checked_range(name: str, value: object, low: float, high: float) -> tuple[float, float]:

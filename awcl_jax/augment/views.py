@@ -9,6 +9,7 @@ any batch. A view is made in this order, which roughly follows the physics:
           -> echoes in decibels (speckle, gain, depth attenuation, dynamic range: what the machine received and showed)
           -> speckle filter (what the machine smoothed)
           -> grey map (gamma, brightness, and the colour jitter of photographs)
+          -> greys of a reference machine
           -> occlusion (shadow, overlay corners, an erased box)
           -> normalisation
 
@@ -28,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from awcl_jax.augment import beams, echo
+from awcl_jax.augment.greys import match_greys
 from awcl_jax.augment.options import RECORDED_RANGE, Augmentation, Number, Range
 from awcl_jax.runtime.errors import InputError
 
@@ -47,7 +49,7 @@ _DRAWS = (
     *("shadow", "shadow_on", "shadow_x"),
     *("corner_height", "corner_width", "corner_0_on", "corner_1_on", "corner_2_on", "corner_3_on"),
     *("erase", "erase_on", "erase_aspect", "erase_y", "erase_x"),
-    *("haze", "haze_on", "haze_depth", "haze_width", "despeckle", "despeckle_on"),
+    *("haze", "haze_on", "haze_depth", "haze_width", "despeckle", "despeckle_on", "greys_on"),
 )
 
 _NOISE = 0x5BEC  # folded into a view's key for its noise; any number beyond the draws above
@@ -225,6 +227,7 @@ def _view(
     picture = _echoes(picture, through.depth, draws, key, options)
     picture = _despeckle(picture, draws, options)
     picture = _grey_map(picture, draws, options)
+    picture = _match_greys(picture, draws, options)
     picture = _occlude(picture, through.across, draws, options)
     return _normalise(picture, options)
 
@@ -492,6 +495,13 @@ def _grey_map(picture: Float[Array, "size size"], draws: _Draws, options: Augmen
         factor = jnp.where(jitter, _within(options.jitter_contrast, draws["jitter_contrast"]), 1.0)
         picture = jnp.clip(factor * picture + (1 - factor) * _mean(picture), 0.0, 1.0)
     return picture
+
+
+def _match_greys(picture: Float[Array, "size size"], draws: _Draws, options: Augmentation) -> Float[Array, "size size"]:
+    if options.greys is None or options.greys_probability == 0:
+        return picture
+    matched = match_greys(picture, tuple(options.greys))
+    return jnp.where(draws["greys_on"] < options.greys_probability, matched, picture)
 
 
 def _mean(picture: Float[Array, "size size"]) -> _Scalar:

@@ -70,7 +70,9 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("train.log_every", lambda x: x >= 1, "at least 1"),
         ("train.bad_steps", lambda x: x >= 1, "at least 1"),
     )
-    ranges = {name: value for name, value in config.augment.items() if isinstance(value, tuple | list)}
+    ranges = {
+        name: value for name, value in config.augment.items() if isinstance(value, tuple | list) and name != "greys"
+    }
     if wrong := [name for name, value in ranges.items() if not _is_range(value, off=name != "crop_aspect")]:
         yield f"config.augment.{wrong[0]} must be a range (least, greatest); got {shown(ranges[wrong[0]])}"
     else:

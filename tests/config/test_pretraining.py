@@ -147,6 +147,8 @@ def test_the_variant_from_weights_is_that_of_the_dataset_with_a_resnet_50_of_ima
         ("train.checkpoint_every", 0, "at least 1; got 0"),
         ("augment.size", 200, "at most config.data.size=96, the size of the frames; got 200"),
         ("augment.flip", 1.5, "flip .*1.5"),
+        ("augment.beams", "curved", "beams .* fixed or fan; got 'curved'"),
+        ("augment.greys", (0.5, 0.2, 0.9), "greys .* ascending; got"),
         # What stands for "as many as fit" or "none" is not 0.
         ("sampler.anatomies", 0, "at least 1; got 0"),
         ("sampler.scans_per_anatomy", 1, "at least 2; got 1"),
@@ -288,6 +290,15 @@ def test_an_augmentation_that_is_off_is_turned_on_by_a_range(name):
     on = command_line(f"--config={CONFIGS / 'fine.py'}", f"--config.augment.{name}=(0.1, 0.4)")
     assert getattr(augmentation(off), name) is None
     assert getattr(augmentation(on), name) == (0.1, 0.4)
+
+
+def test_physics_is_set_from_a_command_line():
+    values = ("greys=(0.05, 0.2, 0.9)", "beams=fan", "haze=(-50, -40)", "despeckle=(1, 6)")
+    config = command_line(f"--config={CONFIGS / 'fine.py'}", *(f"--config.augment.{value}" for value in values))
+    validate(config)
+    options = augmentation(config)
+    assert (options.greys, options.beams) == ((0.05, 0.2, 0.9), "fan")
+    assert (options.haze, options.despeckle) == ((-50.0, -40.0), (1.0, 6.0))
 
 
 @pytest.mark.parametrize("argument", ["--config.train.steps=many", "--config.optim.learning_rate=fast"])

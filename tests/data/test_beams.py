@@ -72,7 +72,15 @@ def test_a_dataset_of_an_earlier_version_has_no_fans(frames):
 
 
 @pytest.mark.parametrize(
-    "runs", [[1, 2], {"p-s": 3}, {"p-s": [[1]]}, {"p-s": [[1, [0, 1]]]}, {"p-s": [[1, ["a", 1, 2, 3, None, None]]]}]
+    "runs",
+    [
+        [1, 2],
+        {"p-s": 3},
+        {"p-s": [[1]]},
+        {"p-s": [[1, [0, 1]]]},
+        {"p-s": [[1, ["a", 1, 2, 3, None, None]]]},
+        {"p-s": [[3, [20, -10, 30, -30, None, None]]]},
+    ],
 )
 def test_damaged_fans_are_refused(frames, runs):
     with pytest.raises(InputError, match=r"fans_of_frames in .*metadata\.json are damaged\. Prepare"):
