@@ -77,6 +77,7 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "playwright>=1.50",  # drives a Chromium of the machine; where there is none, its tests are skipped
+            "pymust>=0.1.9",  # a simulator that the phantom is held against
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",
