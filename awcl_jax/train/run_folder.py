@@ -9,6 +9,7 @@ from typing import Any
 
 from awcl_jax.data.about import are_datasets
 from awcl_jax.data.square import ASPECT, SQUASH, require_aspect
+from awcl_jax.runtime.cache import cache_folder
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_write, require_plain_tree, require_regular, write_whole
 from awcl_jax.runtime.formulas import is_formula, without_formula
@@ -99,7 +100,7 @@ def open_run(
     if pixels is not None and before.get("pixels", pixels) != pixels:
         raise InputError(
             f"{workdir} holds a run on other pictures, though with the same ids and labels (fingerprint "
-            f"{before['pixels']}, now {pixels}). Pass that data's path or another --workdir."
+            f"{before['pixels']}, now {pixels}). Pass that data's path or another --workdir.{_older_phantoms(config)}"
         )
     if (was := read_aspect(workdir)) != aspect:
         raise InputError(
@@ -111,6 +112,15 @@ def open_run(
         if [field.split()[0] for field in changed] == ["train.steps"]:
             raise InputError(_other_length(workdir, before["config"], now))
         raise InputError(f"{workdir} holds another run, with other {', '.join(changed)}. Choose another --workdir.")
+
+
+def _older_phantoms(config: Mapping[str, Any]) -> str:
+    """Return where phantoms are that were made before a new version of the package made another."""
+    data = config.get("data", {})
+    if data.get("dataset") != "phantom" or data.get("path"):
+        return ""
+    folder = cache_folder("datasets") / "phantom" / data["preset"]
+    return f" The phantom has changed with its version: the earlier ones made here are in {folder}."
 
 
 def _other_length(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

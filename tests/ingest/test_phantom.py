@@ -12,7 +12,7 @@ import pytest
 
 from awcl_jax.data.anatomy import FETAL_PLANES_14, UNLABELLED
 from awcl_jax.ingest.phantom import Frame, Phantom, Scan, heart, planes
-from awcl_jax.ingest.phantom.acoustics import FWHM, Receiver, Transducer, compress, point_spread, transmission
+from awcl_jax.ingest.phantom.acoustics import FWHM, Receiver, Transducer, compress, penumbra, point_spread, transmission
 from awcl_jax.ingest.phantom.biometry import draw_biometry, ellipse_circumference
 from awcl_jax.ingest.phantom.builder import records
 from awcl_jax.ingest.phantom.display import Field
@@ -90,7 +90,7 @@ def test_a_surface_mirrors_only_at_a_right_angle() -> None:
     assert side == pytest.approx(0.0, abs=0.05)
 
 
-def test_a_point_is_narrowest_at_the_focus() -> None:
+def test_a_point_is_as_wide_as_the_beam_at_its_depth() -> None:
     # Three points; their width across the beams is the transducer's formula at their depth.
     points = np.zeros((1, 240, 201), complex)
     depths = [15, 105, 225]  # the middles of zones
@@ -100,7 +100,29 @@ def test_a_point_is_narrowest_at_the_focus() -> None:
     widths = [FWHM * math.sqrt((row * at**2).sum() / row.sum()) for row in spread[depths]]
     expected = [PROBE.lateral_fwhm_mm(0.5 * depth, shown_mm=120.0) for depth in depths]
     assert widths == pytest.approx(expected, rel=0.06)
-    assert widths[1] < 0.75 * min(widths[0], widths[2])
+    assert widths[2] > 1.5 * widths[1]
+
+
+def test_the_beam_is_the_product_of_what_is_sent_and_received() -> None:
+    # By hand, in wavelengths of 0.385 mm: F = 4, focus 60 mm, r_F = 3.5 x 16 = 56 wavelengths = 21.56 mm.
+    # At the focus both are sqrt(2) 4 wide, the product 4.
+    assert PROBE.lateral_fwhm_mm(60.0, shown_mm=120.0) == pytest.approx(0.385 * 4)
+    # At r_F below it what is sent is sqrt(2) times wider, 8, and what is received sqrt(2) 81.56 / 15 = 7.690.
+    assert PROBE.lateral_fwhm_mm(81.56, shown_mm=120.0) == pytest.approx(0.385 / math.hypot(1 / 8, 1 / 7.690), rel=1e-3)
+    # At r_F above it 8 again, and sqrt(2) 3 = 4.243: no aperture receives from nearer than three times its width.
+    assert PROBE.lateral_fwhm_mm(38.44, shown_mm=120.0) == pytest.approx(0.385 / math.hypot(1 / 8, 1 / 4.243), rel=1e-3)
+
+
+def test_a_shadow_has_soft_edges_and_a_dark_middle() -> None:
+    back = np.ones((1, 40, 81))
+    back[:, 20:, 30:51] = 0  # 21 beams, 1 mm apart
+    soft = penumbra(back, aperture_mm=18.0, beam_mm=np.ones(40))
+    assert soft[0, :20] == pytest.approx(1.0)
+    assert soft[0, 30, 40] < 1e-3
+    # An edge blurred by a Gaussian, here of 18 mm / 3, is its integral: half at the edge, an error function beside it.
+    for off, share in ((0.5, 0.5), (3.5, 0.5 * (1 + math.erf(3 * FWHM / 6 / math.sqrt(2))))):
+        at = 51 - 0.5 + off - 0.5
+        assert np.interp(at, np.arange(81), soft[0, 30]) == pytest.approx(share, abs=0.03)
 
 
 def test_time_gain_that_matches_the_tissue_leaves_it_even() -> None:
@@ -393,7 +415,7 @@ def test_pixels_are_the_same_on_every_machine() -> None:
     digest = hashlib.sha256()
     for frame in Scan(0, 0, 0, 18, 96).frames():
         digest.update(frame.image.tobytes() + frame.mask.tobytes())
-    assert digest.hexdigest()[:16] == "66c29816ba5c7ed9"
+    assert digest.hexdigest()[:16] == "14e7cbfc3f93bd41"
 
 
 def test_pixels_of_a_heart_are_the_same_on_every_machine() -> None:
@@ -401,4 +423,4 @@ def test_pixels_of_a_heart_are_the_same_on_every_machine() -> None:
     digest = hashlib.sha256()
     for frame in Scan(0, 0, 0, 9, 96, HEART).frames():
         digest.update(frame.image.tobytes() + frame.mask.tobytes())
-    assert digest.hexdigest()[:16] == "e0aeb39eaf8f0584"
+    assert digest.hexdigest()[:16] == "fd43c1b7b8d36b4c"

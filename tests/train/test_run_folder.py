@@ -62,6 +62,17 @@ def test_other_pictures_are_refused_if_the_run_recorded_its_own(tmp_path):
     open_run(tmp_path / "old", config=config_of(), fingerprint="f00d", pixels="a+b+c")
 
 
+def test_a_run_on_an_earlier_phantom_is_told_where_those_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiny, elsewhere = config_of(data__preset="tiny"), config_of(data__path=str(tmp_path / "phantom" / "1.0.0"))
+    open_run(tmp_path / "run", config=tiny, fingerprint="f00d", pixels="a")
+    where = rf"the earlier ones made here are in {tmp_path}/cache/awcl_jax/datasets/phantom/tiny\.$"
+    with pytest.raises(InputError, match=where):
+        open_run(tmp_path / "run", config=tiny, fingerprint="f00d", pixels="b")
+    with pytest.raises(InputError, match=r"another --workdir\.$"):
+        open_run(tmp_path / "run", config=elsewhere, fingerprint="f00d", pixels="b")
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

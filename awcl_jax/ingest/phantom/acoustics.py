@@ -2,13 +2,17 @@
 
     loss(r)      = 2 f integral_0^r alpha dr'                         two-way loss in dB, alpha in dB/cm/MHz, f in MHz
     e(r, beam)   = h * [ (amplitude n + mirror) 10^(-loss / 20) ]     n complex Gaussian: fully developed speckle
-    width(r)     = width_F sqrt(1 + ((r - F) / r_F)^2)                lateral point spread about the focus F
+    width(r)^-2  = send(r)^-2 + receive(r)^-2                         lateral point spread, two Gaussians' product
+    send(r)      = sqrt(2) lambda F/D sqrt(1 + ((r - F) / r_F)^2)     focused once, at F, by an aperture D
+    receive(r)   = sqrt(2) lambda max(f, r/D)                         focused again at every depth r
     grey         = (20 log10 |e| - floor) / dynamic range             log compression
 
 The sum over many scatterers in a resolution cell is a complex Gaussian, so that |e| is Rayleigh distributed and its
-mean is 1.91 times its deviation (Wagner et al. 1983, IEEE Trans. Sonics Ultrason. 30:156). Widths at and about the
-focus are those of a Gaussian beam: full width at half maximum lambda F / D for an aperture D, depth of focus
-7 lambda (F / D)^2 (Szabo, Diagnostic Ultrasound Imaging, ch. 6).
+mean is 1.91 times its deviation (Wagner et al. 1983, IEEE Trans. Sonics Ultrason. 30:156). The beam sent is a Gaussian
+one of depth of focus 2 r_F = 7 lambda (F / D)^2; sent and received, its full width at half maximum is lambda F / D at
+the focus (Szabo, Diagnostic Ultrasound Imaging, ch. 6). The aperture that receives grows with depth, r / f, up to D, so
+that the grain of speckle is as wide at all depths down to f D, and wider in proportion to depth below the focus.
+`benchmarks/speckle.py` compares this with a simulator of wave fields.
 """
 
 import dataclasses
@@ -36,12 +40,15 @@ class Transducer:
       cycles: length of the pulse in periods.
       f_number: focal depth over aperture.
       focus: depth of the focus as a share of the depth shown.
+      receive_f_number: f, the least depth over the aperture that receives; elements look ahead, and add nothing to
+        what is far to their side.
     """
 
     frequency_mhz: float
     cycles: float
     f_number: float
     focus: float
+    receive_f_number: float = 3.0
 
     @property
     def wavelength_mm(self) -> float:
@@ -52,11 +59,17 @@ class Transducer:
         """Half the length of the pulse, because the echo travels both ways."""
         return self.cycles * self.wavelength_mm / 2
 
+    def aperture_mm(self, shown_mm: float) -> float:
+        """Return the width of the aperture that sends, where `shown_mm` is the depth of the whole picture."""
+        return self.focus * shown_mm / self.f_number
+
     def lateral_fwhm_mm(self, depth_mm: float, *, shown_mm: float) -> float:
         """Return the width of the beam at a depth, where `shown_mm` is the depth of the whole picture."""
         focus_mm = self.focus * shown_mm
         half_range_mm = 3.5 * self.wavelength_mm * self.f_number**2
-        return self.wavelength_mm * self.f_number * math.sqrt(1 + ((depth_mm - focus_mm) / half_range_mm) ** 2)
+        send = self.f_number * math.sqrt(1 + ((depth_mm - focus_mm) / half_range_mm) ** 2)
+        receive = max(self.receive_f_number, depth_mm * self.f_number / focus_mm)
+        return self.wavelength_mm * math.sqrt(2 / (send**-2 + receive**-2))
 
 
 def transmission(
@@ -75,6 +88,25 @@ def transmission(
     np.cumsum(attenuation[:, :-1], axis=1, out=loss_db[:, 1:])
     loss_db *= 2 * frequency_mhz * step_mm / 10
     return np.exp(loss_db * (-math.log(10) / 20))
+
+
+def penumbra(
+    back: Float[np.ndarray, "f depth beam"], *, aperture_mm: float, beam_mm: Float[np.ndarray, " depth"]
+) -> Float[np.ndarray, "f depth beam"]:
+    """Return the amplitude that comes back, with the soft edges of shadows.
+
+    The sound of a beam comes from the whole aperture, so that an obstacle half way to the echo takes it away gradually
+    over half the aperture. We blur by a third of it, at the distance that beams have in the middle of the picture.
+
+    Args:
+      back: of each beam, as if it had no width.
+      aperture_mm: that sends.
+      beam_mm: distance of two beams at every depth.
+    """
+    from scipy.ndimage import convolve1d
+
+    kernel = gaussian_kernel(aperture_mm / 3 / float(beam_mm[len(beam_mm) // 2]))
+    return convolve1d(back, kernel / kernel.sum(), axis=2, mode="nearest")
 
 
 def gaussian_kernel(fwhm: float) -> Float[np.ndarray, " taps"]:

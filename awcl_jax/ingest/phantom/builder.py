@@ -53,8 +53,11 @@ class PhantomConfig(tfds.core.BuilderConfig):
 class Phantom(tfds.core.GeneratorBasedBuilder):
     """Synthetic ultrasound with exact masks: fourteen planes of the fetus with frames between them, or adult hearts."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First phantom."}  # noqa: RUF012  TFDS reads a plain class attribute
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012  TFDS reads a plain class attribute
+        "1.0.0": "First phantom.",
+        "2.0.0": "Finer grain above the focus, and shadows with soft edges.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012
         PhantomConfig(
             name="default", description="84 patients, 130 scans, 2,340 frames of 96 px, made in some seconds."

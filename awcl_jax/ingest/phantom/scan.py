@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from awcl_jax.ingest.phantom import examination
-from awcl_jax.ingest.phantom.acoustics import Receiver, compress, point_spread, transmission
+from awcl_jax.ingest.phantom.acoustics import Receiver, compress, penumbra, point_spread, transmission
 from awcl_jax.ingest.phantom.display import Field, draw_overlay
 from awcl_jax.ingest.phantom.domains import FETUS, Domain
 from awcl_jax.ingest.phantom.examination import Pose, Settings, Visit, address, drift
@@ -120,6 +120,7 @@ class Scan:
         speckle = np.stack([source.standard_normal((2, *field.samples)) for source in sources]) * np.sqrt(0.5)
         clutter = np.stack([source.standard_exponential(field.samples) for source in sources])
         back = transmission(medium.attenuation, frequency_mhz=machine.transducer.frequency_mhz, step_mm=step_mm)
+        back = penumbra(back, aperture_mm=machine.transducer.aperture_mm(field.depth_mm), beam_mm=field.beam_mm)
         back *= _contact(settings, beams=field.samples[1])
         strength = medium.amplitude * _texture(rng, field)
         scattered = np.empty(back.shape, complex)
