@@ -1,6 +1,7 @@
 """The phantom: ultrasound scans from a small physical model, for trying and testing everything without a patient.
 
 biometry     how big a fetus is at its age
+unevenness   how tissue and boundaries vary from place to place
 outlines     shapes, tissues, and the medium they are painted into
 planes       the fourteen planes of the fetus as outlines
 heart        the adult heart: another domain, to learn on one and test on the other

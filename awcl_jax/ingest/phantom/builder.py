@@ -56,7 +56,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012  TFDS reads a plain class attribute
         "1.0.0": "First phantom.",
-        "2.0.0": "Finer grain above the focus, and shadows with soft edges.",
+        "2.0.0": "Uneven tissue and boundaries, narrower mirror echoes, finer grain above the focus, darker pictures.",
     }
     BUILDER_CONFIGS = [  # noqa: RUF012
         PhantomConfig(

@@ -56,11 +56,11 @@ class Machine:
 
 
 MACHINES = (
-    Machine("Curved 3.5", Transducer(3.5, 5.0, 6.0, 0.55), 60.0, 0.60, 0.3, 62.0, 1.0, "C3.5", (0.03, 0.78), "right"),
-    Machine("Curved 5", Transducer(5.0, 4.0, 7.0, 0.5), 50.0, 0.66, 0.9, 54.0, 1.15, "OB 5", (0.03, 0.05), "left"),
-    Machine("Volume 4-8", Transducer(4.5, 4.0, 5.0, 0.6), 40.0, 0.72, 0.6, 70.0, 0.9, "4D", (0.92, 0.88), "bar"),
-    Machine("Portable 3", Transducer(3.0, 6.0, 6.5, 0.45), 60.0, 0.48, 0.5, 46.0, 1.3, "P3 20", (0.92, 0.03), ""),
-    Machine("Linear 7", Transducer(6.0, 4.0, 7.5, 0.45), 0.0, 0.42, 0.0, 58.0, 1.0, "L7", (0.03, 0.45), "left"),
+    Machine("Curved 3.5", Transducer(3.5, 5.0, 6.0, 0.55), 60.0, 0.60, 0.3, 62.0, 1.2, "C3.5", (0.03, 0.78), "right"),
+    Machine("Curved 5", Transducer(5.0, 4.0, 7.0, 0.5), 50.0, 0.66, 0.9, 54.0, 1.35, "OB 5", (0.03, 0.05), "left"),
+    Machine("Volume 4-8", Transducer(4.5, 4.0, 5.0, 0.6), 40.0, 0.72, 0.6, 70.0, 1.1, "4D", (0.92, 0.88), "bar"),
+    Machine("Portable 3", Transducer(3.0, 6.0, 6.5, 0.45), 60.0, 0.48, 0.5, 46.0, 1.5, "P3 20", (0.92, 0.03), ""),
+    Machine("Linear 7", Transducer(6.0, 4.0, 7.5, 0.45), 0.0, 0.42, 0.0, 58.0, 1.2, "L7", (0.03, 0.45), "left"),
 )
 
 
@@ -115,10 +115,10 @@ def draw_settings(rng: np.random.Generator, *, machines: Sequence[Machine]) -> S
         wall_mm=uniform(8.0, 22.0),
         wall_attenuation=uniform(0.4, 0.85),
         haze_db=uniform(-38.0, -18.0),
-        gain_db=uniform(-11.0, 4.0),
+        gain_db=uniform(-11.0, 1.0),
         tgc_db_cm_mhz=uniform(0.8, 1.1),
         tgc_sliders_db=tuple(rng.uniform(-4, 4, 6).tolist()),
-        noise_db=uniform(-46.0, -28.0),
+        noise_db=uniform(-54.0, -36.0),
         fill=uniform(0.6, 1.0),
         placenta=1 if rng.random() < 0.5 else -1,
         placenta_mm=uniform(8.0, 22.0),

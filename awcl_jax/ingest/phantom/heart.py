@@ -26,8 +26,8 @@ MACHINES = (
 )
 """Phased arrays: next to no face, and a wide sector from between two ribs."""
 
-CAVITY = Tissue(-34.0, 0.15)
-MYOCARDIUM = Tissue(-9.0, 0.5, wall=1.2)
+CAVITY = Tissue(-36.0, 0.15, uneven=0.5)
+MYOCARDIUM = Tissue(-8.0, 0.5, wall=1.2, uneven=0.7)
 ENDOCARDIUM = Tissue(-4.0, 0.5, wall=3.0)
 PERICARDIUM = Tissue(6.0, 0.6, wall=4.0)
 VALVE = Tissue(0.0, 0.5, wall=2.5)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 Point = tuple[float, float]
 Distance = Float[np.ndarray, "*shape"]
 
-EDGE_MM = 0.9
+EDGE_MM = 1.1
 """Width over which one tissue gives way to the next: the thickness of the slice blurs every edge."""
 
 
@@ -170,12 +170,14 @@ class Tissue:
         Ultrasound Imaging, App. B).
       wall: amplitude of the mirror echo of its surface where the beam meets it at a right angle.
       wall_mm: half the thickness of that echo.
+      uneven: how much of the medium's texture it has; 0 is even.
     """
 
     echo_db: float
     attenuation: float = 0.5
     wall: float = 0.0
     wall_mm: float = 1.2
+    uneven: float = 1.0
 
     @property
     def amplitude(self) -> float:
@@ -191,12 +193,14 @@ class Medium:
       amplitude: scatterer strength.
       attenuation: dB/cm/MHz, one way.
       mirror: amplitude of mirror echoes.
+      texture: factor of scatterer strength by which tissue varies, about 1.
     """
 
     step_mm: float
     amplitude: Float[np.ndarray, "f depth beam"]
     attenuation: Float[np.ndarray, "f depth beam"]
     mirror: Float[np.ndarray, "f depth beam"]
+    texture: Float[np.ndarray, "f depth beam"]
 
     def paint(
         self,
@@ -208,8 +212,9 @@ class Medium:
     ) -> None:
         """Fill the inside of an outline.
 
-        The surface mirrors by the square of the cosine between its normal and the beam. The normal is the gradient of a
-        distance, and the beam runs along the depth axis: the cosine is the difference of neighbours in depth.
+        The surface mirrors into a lobe: by the fourth power of the cosine between its normal and the beam, half at 33
+        degrees. The normal is the gradient of a distance, and the beam runs along the depth axis: the cosine is the
+        difference of neighbours in depth.
 
         Args:
           distance: signed distance to the outline, in millimetres, of the samples in the window.
@@ -219,7 +224,9 @@ class Medium:
         """
         at = (slice(None), *window)
         inside = np.clip(0.5 - distance / EDGE_MM, 0, 1) * weight
-        self.amplitude[at] += inside * (tissue.amplitude - self.amplitude[at])
+        texture = self.texture[at]
+        strength = tissue.amplitude * np.maximum(1 + tissue.uneven * (texture - 1), 0.05)
+        self.amplitude[at] += inside * (strength - self.amplitude[at])
         self.attenuation[at] += inside * (tissue.attenuation - self.attenuation[at])
         self.mirror[at] *= 1 - inside
         if tissue.wall:
@@ -227,7 +234,8 @@ class Medium:
             cosine[:, 1:] = np.diff(distance, axis=1) / self.step_mm
             cosine[:, :1] = cosine[:, 1:2]
             near = np.clip(1 - (distance / tissue.wall_mm) ** 2, 0, 1)
-            self.mirror[at] += near * np.minimum(cosine * cosine, 1) * (tissue.wall * weight)
+            square = np.minimum(cosine * cosine, 1)
+            self.mirror[at] += near * (square * square) * texture * (tissue.wall * weight)
 
 
 COARSE = 8

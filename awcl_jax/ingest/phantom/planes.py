@@ -28,22 +28,22 @@ from awcl_jax.ingest.phantom.outlines import (
     window,
 )
 
-FLUID = Tissue(-58.0, 0.02)
-BLOOD = Tissue(-40.0, 0.15, wall=1.1, wall_mm=0.9)
+FLUID = Tissue(-64.0, 0.02, uneven=0.0)
+BLOOD = Tissue(-42.0, 0.15, wall=1.1, wall_mm=0.9, uneven=0.0)
 SKIN = Tissue(2.0, 0.6, wall=2.2)
 SOFT = Tissue(-3.0, 0.5, wall=1.0)
-BONE = Tissue(9.0, 14.0, wall=16.0, wall_mm=1.3)
-RIB = Tissue(7.0, 5.0, wall=10.0, wall_mm=1.2)
-SKULL = Tissue(8.0, 7.0, wall=15.0, wall_mm=1.5)
-BRAIN = Tissue(-17.0, 0.35)
-DEEP_GREY = Tissue(-22.0, 0.35)
-MEMBRANE = Tissue(4.0, 0.5, wall=3.0)
-PLEXUS = Tissue(3.0, 0.5)
-LIVER = Tissue(-4.0, 0.5)
-LUNG = Tissue(0.0, 0.6)
+BONE = Tissue(5.0, 14.0, wall=16.0, wall_mm=1.3)
+RIB = Tissue(4.0, 5.0, wall=10.0, wall_mm=1.2)
+SKULL = Tissue(0.0, 7.0, wall=14.0, wall_mm=1.5)
+BRAIN = Tissue(-17.0, 0.35, uneven=1.2)
+DEEP_GREY = Tissue(-22.0, 0.35, uneven=0.6)
+MEMBRANE = Tissue(5.0, 0.5, wall=3.0, uneven=0.5)
+PLEXUS = Tissue(4.0, 0.5, uneven=0.6)
+LIVER = Tissue(-4.0, 0.5, uneven=0.8)
+LUNG = Tissue(1.0, 0.6, uneven=0.7)
 MUSCLE = Tissue(-9.0, 0.6, wall=0.8)
-HEART = Tissue(-6.0, 0.5, wall=1.5)
-KIDNEY = Tissue(-11.0, 0.5, wall=2.5)
+HEART = Tissue(-5.0, 0.5, wall=1.5, uneven=0.7)
+KIDNEY = Tissue(-11.0, 0.5, wall=2.5, uneven=0.7)
 PLACENTA = Tissue(1.0, 0.5, wall=1.5)
 CARTILAGE = Tissue(-12.0, 0.5)
 
@@ -58,6 +58,7 @@ class View:
       v: position in the plane's coordinates.
       presence: 1 where the plane is met, falling to 0 as the slice leaves it.
       coarse_mm: largest distance of samples `COARSE` apart.
+      course: by how many millimetres boundaries stray.
     """
 
     medium: Medium
@@ -65,6 +66,7 @@ class View:
     v: Float[np.ndarray, "f depth beam"]
     presence: Float[np.ndarray, "f 1 1"]
     coarse_mm: float
+    course: Float[np.ndarray, "f depth beam"]
 
     @functools.cached_property
     def _coarse(self) -> tuple[Distance, Distance]:
@@ -84,7 +86,7 @@ class View:
         rows, columns = window(*self._coarse, shape, margin_mm=self.coarse_mm)
         if rows.stop > rows.start:
             distance = shape.distance(self.u[:, rows, columns], self.v[:, rows, columns])
-            self.medium.paint(distance, tissue, weight=weight, window=(rows, columns))
+            self.medium.paint(distance + self.course[:, rows, columns], tissue, weight=weight, window=(rows, columns))
 
 
 def disc(centre: Point, radius: float) -> Rod:

@@ -21,6 +21,7 @@ from awcl_jax.ingest.phantom.domains import FETUS, Domain
 from awcl_jax.ingest.phantom.examination import Pose, Settings, Visit, address, drift
 from awcl_jax.ingest.phantom.outlines import Medium, Outline
 from awcl_jax.ingest.phantom.planes import Plane, View
+from awcl_jax.ingest.phantom.unevenness import COURSE, ORGANS, Surface, factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,9 @@ class Scan:
         within = self.domain.bends_within
         u, v = _warped(rng, [shape for _, shape in outlines], pose, field=field, reach_mm=reach_mm, within=within)
         presence = np.array(visit.presence, np.float32)[:, None, None]
-        plane.draw(View(medium, u, v, presence, field.coarse_mm), size, rng)
+        texture, course = (Surface.draw(rng, parts, edge_mm=3.2 * reach_mm) for parts in (ORGANS, COURSE))
+        within_plane = dataclasses.replace(medium, texture=factor(texture).at(u, v))
+        plane.draw(View(within_plane, u, v, presence, field.coarse_mm, course.at(u, v)), size, rng)
         images = self._image(medium, visit, rng, settings=settings, field=field)
         masks = _masks(visit, outlines, pose, field=field)
         for number, share, image, mask in zip(visit.frames, visit.presence, images, masks, strict=True):
@@ -122,10 +125,9 @@ class Scan:
         back = transmission(medium.attenuation, frequency_mhz=machine.transducer.frequency_mhz, step_mm=step_mm)
         back = penumbra(back, aperture_mm=machine.transducer.aperture_mm(field.depth_mm), beam_mm=field.beam_mm)
         back *= _contact(settings, beams=field.samples[1])
-        strength = medium.amplitude * _texture(rng, field)
         scattered = np.empty(back.shape, complex)
-        scattered.real = (strength * speckle[:, 0] + medium.mirror) * back
-        scattered.imag = strength * speckle[:, 1] * back
+        scattered.real = (medium.amplitude * speckle[:, 0] + medium.mirror) * back
+        scattered.imag = medium.amplitude * speckle[:, 1] * back
         echoes = point_spread(scattered, transducer=machine.transducer, step_mm=step_mm, beam_mm=field.beam_mm)
         grey = compress(
             echoes,
@@ -187,11 +189,6 @@ def _warped(
         (0.06 * reach_mm * _uneven(rng, field, cell_mm=0.6 * reach_mm)).astype(np.float32) for _ in range(2)
     )
     return u + free * bend_u, v + free * bend_v
-
-
-def _texture(rng: np.random.Generator, field: Field) -> Float[np.ndarray, "depth beam"]:
-    """Draw the unevenness of tissue as a factor of amplitude: about 3 dB over cells of 12 mm and again of 4 mm."""
-    return np.exp(0.3 * _uneven(rng, field, cell_mm=12.0) + 0.4 * _uneven(rng, field, cell_mm=4.0))
 
 
 def _uneven(rng: np.random.Generator, field: Field, *, cell_mm: float) -> Float[np.ndarray, "depth beam"]:
