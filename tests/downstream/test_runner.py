@@ -25,6 +25,7 @@ from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.run_folder import open_run
 from configs import downstream_planes, downstream_segmentation, fine
 from tests.helpers.configurations import tiny as tiny_pretraining
+from tests.helpers.fans import with_fans
 from tests.helpers.frames import frame_record
 from tests.helpers.killed_runs import final_state, numbers
 
@@ -123,6 +124,18 @@ def test_a_run_that_dies_resumes_bit_for_bit(task, phantom, tmp_path, monkeypatc
     chex.assert_trees_all_equal(final_state(tmp_path / "broken", 24), final_state(tmp_path / "unbroken", 24))
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "unbroken")
     assert (results["test"], results["chosen_step"]) == (unbroken["test"], unbroken["chosen_step"])
+
+
+@pytest.mark.parametrize("task", [downstream_planes, downstream_segmentation])
+def test_fans_reach_the_batches(task, phantom, tmp_path):
+    config = tiny(with_fans(phantom, tmp_path), task, **{"augment.beams": "fan"})
+    setup = downstream.set_up(config)
+    batch = next(downstream.batches_of(config, setup))
+    expected = setup.data.train.reader.fans(setup.plan.frames(0))
+    np.testing.assert_array_equal(batch.arrays["fans"], expected)
+    assert 0 < (expected[:, 5] > 0).mean() < 1
+    with pytest.raises(InputError, match=r"beams=fan needs the fans of frames, and .* has none\."):
+        downstream.set_up(tiny(phantom, task, **{"augment.beams": "fan"}))
 
 
 @pytest.mark.slow

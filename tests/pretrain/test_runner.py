@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +16,6 @@ import pytest
 
 from awcl_jax.data import pipeline
 from awcl_jax.data.about import About, as_json
-from awcl_jax.data.beams import FANS_OF_FRAMES
-from awcl_jax.data.fan import Fan
-from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest.phantom import Phantom, PhantomConfig
 from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
@@ -28,6 +24,7 @@ from awcl_jax.train import initial_state as first_state
 from awcl_jax.train.workdir import Workdir
 from configs import fine, moco, scan, simclr
 from tests.helpers.configurations import tiny
+from tests.helpers.fans import with_fans
 from tests.helpers.frames import frame_record
 from tests.helpers.killed_runs import final_state, numbers
 
@@ -57,17 +54,6 @@ def test_overlays_are_masked_where_the_configuration_says_so(phantom, on):
     outside = data.train.reader.read(frames)[:, 0, :]  # the top row, where machines write
     assert data.test.reader.mask_overlays == on
     assert (outside.max() > 0) != on
-
-
-def with_fans(phantom: Path, folder: Path) -> Path:
-    """Copy the phantom, with a fan for every frame whose scan's number is even."""
-    dataset = Path(shutil.copytree(phantom, folder / phantom.parent.name / phantom.name))
-    index = ScanIndex.from_dataset(dataset)
-    counts = {name: int((index.scans == scan).sum()) for scan, name in enumerate(index.scan_names)}
-    fan = Fan(48.0, -20.0, -35.0, 35.0, None, None)
-    runs = {scan: [[count, fan]] for scan, count in list(counts.items())[::2]}
-    (dataset / "metadata.json").write_text(json.dumps({FANS_OF_FRAMES: runs}))
-    return dataset
 
 
 @pytest.mark.parametrize("pairs", ["frame", "cross_scan"])
