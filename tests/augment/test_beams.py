@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -45,7 +46,7 @@ def some_fans(b: int = B) -> np.ndarray:
 
 
 def draws_of(row: int) -> dict[str, float]:
-    return {name: float(value) for name, value in _draw(_keys(1, 2, np.array([row]), 0)[0]).items()}
+    return {name: float(value) for name, value in _draw(_keys(1, 2, jnp.array([row]), 0)[0]).items()}
 
 
 def slow_view(grey: float, fan: np.ndarray, draws: dict[str, float]) -> np.ndarray:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -98,7 +99,7 @@ def test_points_of_a_frame_keep_their_radius_and_beam_in_the_square(shape, aspec
         square = resize_frame(frame, 64, aspect=aspect).astype(float)
         # Pixels of the square from its corner, as a view counts them.
         y, x = ((np.indices(square.shape) + 0.5) * square).sum((1, 2)) / square.sum()
-        radius, beam = polar(np.float32(y), np.float32(x), six)
+        radius, beam = polar(jnp.float32(y), jnp.float32(x), jnp.asarray(six))
         angle = math.degrees(math.atan2(column - 70, row + 25))
         assert float(radius) == pytest.approx(math.hypot(column - 70, row + 25), abs=0.3)
         assert 100 * float(beam) - 50 == pytest.approx(angle, abs=0.2)
