@@ -14,6 +14,7 @@ from awcl_jax.models.activations import ACTIVATIONS
 from awcl_jax.models.drop_path import draw_kept
 from awcl_jax.models.parts import apply_block, kept_for_gradient
 from awcl_jax.models.positions import resample_weights
+from awcl_jax.models.rotary import turn
 from awcl_jax.runtime.errors import InputError
 
 SIZES = {"vit_tiny": (12, 3), "vit_small": (12, 6), "vit_base": (12, 12), "vit_large": (24, 16)}
@@ -41,6 +42,8 @@ class ViTOptions:
       pool: features are the class token (token), the mean of the patches (mean), or the two side by side (both).
       norm_after: the last normalisation follows the pooling (timm's `fc_norm`), instead of preceding it.
       drop_path: probability that a picture skips half of the last block in training; it grows from 0 at the first.
+      rotary: queries and keys of patches are turned by their places (DINOv3), instead of a table of positions; keys
+        have no bias.
     """
 
     patch: int = 16
@@ -52,6 +55,7 @@ class ViTOptions:
     pool: str = "token"
     norm_after: bool = False
     drop_path: float = 0.0
+    rotary: bool = False
 
 
 class Dense(nn.Module):
@@ -69,9 +73,25 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "b t d"], part: slice = slice(None)) -> Float[Array, "b t f"]:
         """Return the outputs, or a `part` of them."""
         kernel = self.param("kernel", _small, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self._bias()
         kernel, bias = kernel[:, part].astype(self.dtype), bias[part].astype(self.dtype)
         return x.astype(self.dtype) @ kernel + bias.reshape(1, 1, -1)
+
+    def _bias(self) -> Float[Array, " f"]:
+        return jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)))
+
+
+class DenseWithoutKeyBias(Dense):
+    """A linear layer to queries, keys and values side by side, without a bias for keys.
+
+    A bias of keys adds the same number to all products of a query, which the softmax ignores; with rotary positions it
+    does not.
+    """
+
+    def _bias(self) -> Float[Array, " f"]:
+        each = (self.features // 3,)
+        q, v = (self.param(name, nn.initializers.zeros, each) for name in ("q_bias", "v_bias"))
+        return jnp.concatenate([q, jnp.zeros(each), v])
 
 
 class Attention(nn.Module):
@@ -80,22 +100,26 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads.
       dtype: type of the arithmetic; the softmax is float32.
+      turned: rows and columns of the patches for rotary positions (`models.rotary`); None without them.
     """
 
     heads: int
     dtype: Any = jnp.float32
+    turned: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], first: int | None = None) -> Float[Array, "b t2 d"]:
-        """Return the tokens' mixture; of all tokens for the `first` ones, if given."""
+        """Return the tokens' mixture; of all tokens for the `first` ones, if given, which are before the patches."""
         b, _, width = x.shape
-        project = Dense(3 * width, self.dtype, name="qkv")
+        project = (DenseWithoutKeyBias if self.turned else Dense)(3 * width, self.dtype, name="qkv")
         if first is None:
             parts = jnp.split(kept_for_gradient(project(x)), 3, axis=-1)
         else:
             others = kept_for_gradient(project(x, slice(width, None)))
             parts = [project(x[:, :first], slice(width)), *jnp.split(others, 2, axis=-1)]
         q, k, v = (part.reshape(b, -1, self.heads, width // self.heads) for part in parts)
+        if self.turned:
+            q, k = (q if first is not None else turn(q, self.turned)), turn(k, self.turned)
         mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, -1, width)
         return Dense(width, self.dtype, name="proj")(kept_for_gradient(mixed))
 
@@ -136,12 +160,14 @@ class Block(nn.Module):
       options: of the network.
       dtype: type of the arithmetic.
       first: only so many tokens at the beginning are returned, and only what they need is computed; None for all.
+      turned: as of `Attention`.
     """
 
     heads: int
     options: ViTOptions
     dtype: Any = jnp.float32
     first: int | None = None
+    turned: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], kept: Float[Array, "b 2"] | None = None) -> Float[Array, "b t2 d"]:
@@ -151,7 +177,7 @@ class Block(nn.Module):
           x: tokens.
           kept: factors of each picture's two additions, 0 where it skips one; None adds both unchanged.
         """
-        y = Attention(self.heads, self.dtype, name="attn")(self._norm(1, x), self.first)
+        y = Attention(self.heads, self.dtype, self.turned, name="attn")(self._norm(1, x), self.first)
         x = kept_for_gradient(x[:, : self.first] + self._weighted(1, y, kept))
         y = Perceptron(self.options.activation, self.dtype, name="mlp")(self._norm(2, x))
         return x + self._weighted(2, y, kept)
@@ -170,12 +196,12 @@ class ViT(nn.Module):
 
     The tokens are the class token, registers and patches, in this order. The class token's parameter contains its
     position. Positions of the patches are a table that is resampled (`models.positions`, antialiased) where a frame
-    has another number of patches.
+    has another number of patches, or rotary (`models.rotary`).
 
     Attributes:
       depth: number of blocks.
       heads: of each block; the tokens have 64 features for each head.
-      grid: rows and columns of the table of positions.
+      grid: rows and columns of the table of positions; unused if positions are rotary.
       options: of the network.
       dtype: type of the arithmetic; parameters and features stay float32.
       remat: keep only the input of each block, and recompute the rest for the gradient (Chen et al. 2016). On a CPU
@@ -244,6 +270,7 @@ class ViT(nn.Module):
     def _encode(
         self, x: Float[Array, "b h w c"], *, train: bool, keys: Key[Array, " b"] | None, pooled: bool
     ) -> Float[Array, "b f"] | Float[Array, "b t d"]:
+        turned = (x.shape[1] // self.patch, x.shape[2] // self.patch) if self.options.rotary else None
         x = self._embed(x)
         if self.options.pre_norm:
             x = _norm(self.options.epsilon, self.dtype, "norm_pre")(x)
@@ -255,7 +282,8 @@ class ViT(nn.Module):
                 x = jax.lax.stop_gradient(x)
             # Features of the class token need the others only as keys and values of the last block.
             only_token = pooled and self.options.pool == "token" and i == self.depth - 1
-            block = Block(self.heads, self.options, self.dtype, 1 if only_token else None, name=f"blocks_{i}")
+            first = 1 if only_token else None
+            block = Block(self.heads, self.options, self.dtype, first, turned, name=f"blocks_{i}")
             x = apply_block(block, x, None if kept is None else kept[:, i], remat=self.remat)
         x, norm = x.astype(jnp.float32), _norm(self.options.epsilon, jnp.float32, "norm")
         if not pooled:
@@ -283,7 +311,8 @@ class ViT(nn.Module):
             x = x + bias.astype(self.dtype).reshape(1, 1, -1)
         if self.freeze_patches:
             x = jax.lax.stop_gradient(x)
-        x = x + self._positions((rows, columns)).astype(self.dtype).reshape(1, -1, width)
+        if not self.options.rotary:
+            x = x + self._positions((rows, columns)).astype(self.dtype).reshape(1, -1, width)
         first = [self.param("cls_token", _small, (width,)).reshape(1, width)]
         if self.options.registers:
             first.append(self.param("reg_token", _small, (self.options.registers, width)))
@@ -366,6 +395,7 @@ def option_problems(options: ViTOptions) -> list[tuple[str, str]]:
         ("epsilon", 0 < options.epsilon < 1, "between 0 and 1"),
         ("pool", options.pool in POOLS, f"one of {', '.join(POOLS)}"),
         ("drop_path", 0 <= options.drop_path < 1, "from 0 to below 1"),
+        ("rotary", not (options.rotary and options.pre_norm), "False with pre_norm, whose patches have no bias"),
     )
     return [(field, f"must be {rule}; got {getattr(options, field)!r}") for field, holds, rule in rules if not holds]
 

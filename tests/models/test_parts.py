@@ -20,6 +20,7 @@ def test_pictures_at_a_time_worked_out_by_hand():
 
 ENCODERS = {
     "vit": ViT(2, 1, (3, 3), ViTOptions(patch=8, drop_path=0.5, layer_scale=True)),  # 10 tokens
+    "rotary vit": ViT(2, 1, (3, 3), ViTOptions(patch=8, drop_path=0.5, rotary=True)),
     "convnext": ConvNeXt((1, 1), width=4, drop_path=0.5),  # 64 pixels and 16
 }
 
@@ -29,6 +30,7 @@ ENCODERS = {
     [
         pytest.param("vit", 24, False, marks=pytest.mark.slow),
         pytest.param("vit", 24, True, marks=pytest.mark.slow),
+        pytest.param("rotary vit", 24, False, marks=pytest.mark.slow),
         pytest.param("convnext", 32, False, marks=pytest.mark.slow),
         pytest.param("convnext", 32, True, marks=pytest.mark.slow),
     ],
@@ -49,7 +51,7 @@ def test_a_few_pictures_at_a_time_have_the_numbers_of_all_at_once(name, edge, re
         return jax.jit(jax.grad(loss, has_aux=True))(params)
 
     found = []
-    places = 10 if name == "vit" else 64
+    places = 64 if name == "convnext" else 10
     for count in (1, 2):
         monkeypatch.setattr(parts, "_TOKENS", count * places)
         found.append(numbers())

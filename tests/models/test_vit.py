@@ -11,6 +11,7 @@ from awcl_jax.models import parts
 from awcl_jax.models.positions import resample_positions, resample_weights
 from awcl_jax.models.vit import ViT, ViTOptions, make_vit
 from awcl_jax.runtime.errors import InputError
+from tests.helpers.slow_rotary import turned
 
 
 def tiny(depth=2, heads=1, grid=(3, 3), *, patch=8, **changes):
@@ -48,12 +49,16 @@ def by_hand(params, picture, patch, grid, registers):
         for column in range(grid[1]):
             patch_of = picture[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
             token = np.einsum("hwc,hwcd->d", patch_of.astype(np.float64), p["patch_kernel"]) + p["patch_bias"]
-            tokens.append(token + p["pos_embed"][row, column])
+            tokens.append(token + p["pos_embed"][row, column] if "pos_embed" in p else token)
     x = np.stack(tokens)
     erf = np.vectorize(__import__("math").erf)
     for block in (p[f"blocks_{i}"] for i in range(2)):
         y = layer_norm(x, block["norm1"])
-        q, k, v = np.split(y @ block["attn"]["qkv"]["kernel"] + block["attn"]["qkv"]["bias"], 3, axis=1)
+        bias = block["attn"]["qkv"]
+        bias = bias["bias"] if "bias" in bias else np.concatenate([bias["q_bias"], np.zeros(64), bias["v_bias"]])
+        q, k, v = np.split(y @ block["attn"]["qkv"]["kernel"] + bias, 3, axis=1)
+        if "pos_embed" not in p:
+            q, k = (turned(part[:, None], grid)[:, 0] for part in (q, k))
         weights = np.exp(q @ k.T / np.sqrt(64))
         y = weights / weights.sum(axis=1, keepdims=True) @ v
         x = x + y @ block["attn"]["proj"]["kernel"] + block["attn"]["proj"]["bias"]
@@ -64,9 +69,9 @@ def by_hand(params, picture, patch, grid, registers):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("registers", [0, 2])
-def test_tokens_are_those_of_the_formula(registers):
-    model = tiny(registers=registers)
+@pytest.mark.parametrize(("registers", "rotary"), [(0, False), (2, False), (2, True)])
+def test_tokens_are_those_of_the_formula(registers, rotary):
+    model = tiny(registers=registers, rotary=rotary)
     params = random_params(model)
     found = applied(model, params, frames(), method="tokens")
     expected = np.stack([by_hand(params, picture, 8, (3, 3), registers) for picture in np.asarray(frames())])
@@ -136,15 +141,20 @@ def gradient(model, params, keys=None):
     return jax.jit(jax.grad(loss))(params)
 
 
-def test_blocks_computed_again_have_the_same_gradient():
-    params = random_params(tiny())
-    kept, again = (gradient(tiny(remat=remat), params) for remat in (False, True))
+@pytest.mark.parametrize("rotary", [False, True])
+def test_blocks_computed_again_have_the_same_gradient(rotary):
+    params = random_params(tiny(rotary=rotary))
+    kept, again = (gradient(tiny(remat=remat, rotary=rotary), params) for remat in (False, True))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), again, kept)
 
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({}, marks=pytest.mark.slow), {"registers": 2, "layer_scale": True, "norm_after": True}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"registers": 2, "layer_scale": True, "norm_after": True},
+        {"registers": 2, "rotary": True},
+    ],
 )
 def test_the_class_token_is_that_of_all_tokens(options):
     # A call leaves out what the last block computes of other tokens; `tokens` has all of them.
@@ -160,9 +170,10 @@ def test_the_class_token_is_that_of_all_tokens(options):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
 
 
-def test_only_the_last_blocks_get_a_gradient():
-    params = random_params(tiny())
-    full, part = gradient(tiny(), params), gradient(tiny(train_blocks=1), params)
+@pytest.mark.parametrize("rotary", [False, True])
+def test_only_the_last_blocks_get_a_gradient(rotary):
+    params = random_params(tiny(rotary=rotary))
+    full, part = (gradient(tiny(rotary=rotary, train_blocks=count), params) for count in (None, 1))
     trained = {"blocks_1", "norm"}
     for name in params:
         nonzero = any(np.any(leaf) for leaf in jax.tree.leaves(part[name]))
@@ -230,6 +241,7 @@ def test_parameters_count_as_timms(arch, patch, parameters):
         ({"options": ViTOptions(pool="max")}, r"pool must be one of token, mean, both; got 'max'"),
         ({"options": ViTOptions(activation="relu")}, r"activation must be one of gelu"),
         ({"options": ViTOptions(drop_path=1.0)}, r"drop_path must be from 0 to below 1; got 1.0"),
+        ({"options": ViTOptions(rotary=True, pre_norm=True)}, r"rotary must be False with pre_norm.*; got True"),
         ({"train_blocks": 13}, r"train_blocks must be from 1 to its 12 blocks; got 13"),
         ({"width_factor": 0}, r"width factor must be above 0"),
     ],

@@ -66,6 +66,7 @@ def fine_and_coarse(batch):
 ENCODERS = {
     "resnet": ResNet(stage_sizes=(1, 1), block=BasicBlock, width=8, axis_name=sharding.AXIS),
     "vit": ViT(depth=2, heads=1, grid=(2, 2), options=ViTOptions(patch=16, registers=1, drop_path=0.3)),
+    "rotary vit": ViT(depth=2, heads=1, grid=(2, 2), options=ViTOptions(patch=16, registers=1, rotary=True)),
     "convnext": ConvNeXt((1, 1), width=4, drop_path=0.3),
 }
 
@@ -226,6 +227,8 @@ def by_encoder(in_float64):
         ("vit", 1, {"chunks": 4}),
         ("vit", 4, {"chunks": 4}),
         ("vit", 4, {"chunks": 2, "exchange": "ring", "via": "pmap"}),
+        ("rotary vit", 8, {}),
+        ("rotary vit", 1, {"chunks": 4}),
         ("convnext", 8, {}),
         ("convnext", 4, {"chunks": 2, "via": "pmap"}),
     ],
