@@ -21,7 +21,7 @@ from awcl_jax.train.workdir import fetch_run
 
 RANDOM = "random"
 
-_VIT = ("patch", "registers", "layer_scale", "pre_norm", "activation", "epsilon", "norm_after")
+_VIT = ("patch", "registers", "layer_scale", "pre_norm", "activation", "epsilon", "norm_after", "rotary")
 # Of the fields that are not of the group `model`.
 _GROUPS = {"mean": "augment", "std": "augment", **dict.fromkeys(_VIT, "model.vit")}
 

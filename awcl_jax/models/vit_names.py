@@ -1,7 +1,7 @@
 """Vision transformers by the names of several libraries: recognised, and renamed to timm's.
 
     timm (augreg, DeiT, MAE, DINO)   blocks.0.attn.qkv.weight           patch_embed.proj.weight
-    DINOv2                           blocks.0.attn.qkv.weight, or       patch_embed.proj.weight
+    DINOv2, DINOv3                   blocks.0.attn.qkv.weight, or       patch_embed.proj.weight
                                      blocks.0.0.attn... in chunks
     torchvision                      encoder.layers.encoder_layer_0.    conv_proj.weight
                                      self_attention.in_proj_weight
@@ -10,23 +10,29 @@
     transformers                     encoder.layer.0.attention.         embeddings.patch_embeddings.
                                      attention.query.weight, or           projection.weight
                                      layers.0.attention.q_proj.weight
+    DINOv3 of transformers           layer.0.attention.q_proj.weight    embeddings.patch_embeddings.weight
     CLIP of transformers             encoder.layers.0.self_attn.         embeddings.patch_embedding.weight
                                      q_proj.weight
 
 Heads, MAE's decoder, CLIP's text tower and whatever else is beside a network are left out, by name.
+
+DINOv3's positions are rotary (`models.rotary`) and its keys have no bias: timm has attn.q_bias and attn.v_bias, or
+neither, and Facebook's code multiplies attn.qkv.bias by attn.qkv.bias_mask, which is 0 for keys.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from awcl_jax.models.names import Layout, flattened, networks_by_prefix, renamed, require_one
+from awcl_jax.models.rotary import periods
+from awcl_jax.models.vit import HEAD
 from awcl_jax.runtime.errors import InputError
 
-KNOWN = "ViTs by the names of timm (augreg, DeiT, MAE, DINO), DINOv2, torchvision, open_clip and transformers"
+KNOWN = "ViTs by the names of timm (augreg, DeiT, MAE, DINO), DINOv2 and 3, torchvision, open_clip and transformers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +43,13 @@ class Family(Layout):
       way: how its library resamples positions, see `models.positions`.
       epsilon: of its normalisations.
       clip: whether its networks see pictures normalised as CLIP's, not as ImageNet's.
+      rotary: whether its positions are those of `models.rotary`.
     """
 
     way: str = "antialiased"
     epsilon: float = 1e-6
     clip: bool = False
+    rotary: bool = False
 
 
 TIMM = Family(
@@ -65,6 +73,21 @@ DINOV2 = Family(
     rules=((r"^blocks\.\d{1,4}\.(\d{1,4})\.", r"blocks.\1."), (r"^register_tokens$", "reg_token")),
     left_out=r"mask_token|(head|dino_head|ibot_head)\..*",
     way="offset",
+)
+DINOV3 = dataclasses.replace(
+    DINOV2,
+    title="DINOv3",
+    rules=(*DINOV2.rules, (r"^storage_tokens$", "reg_token")),
+    left_out=rf"{DINOV2.left_out}|rope_embed\.periods|local_cls_norm\..*",
+    epsilon=1e-5,
+    rotary=True,
+)
+TIMM_DINOV3 = dataclasses.replace(
+    TIMM,
+    title="timm DINOv3",
+    rules=(*TIMM.rules, (r"\.gamma_([12])$", r".ls\1.gamma")),
+    epsilon=1e-5,
+    rotary=True,
 )
 TORCHVISION = Family(
     "torchvision",
@@ -136,6 +159,21 @@ VIT_MODEL = Family(
 DINOV2_MODEL = dataclasses.replace(
     VIT_MODEL, title="transformers' Dinov2Model", block=r"(encoder\.)?layers?\.\d{1,4}\.norm1\.weight", epsilon=1e-6
 )
+DINOV3_MODEL = Family(
+    "transformers' DINOv3ViTModel",
+    "embeddings.patch_embeddings.weight",
+    r"(model\.)?layer\.\d{1,4}\.norm1\.weight",
+    rules=(
+        (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+        (r"^model\.", ""),  # of its version 5
+        *_TRANSFORMERS,
+        (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+        (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    ),
+    left_out=r"embeddings\.mask_token|rope_embeddings\.inv_freq",
+    epsilon=1e-5,
+    rotary=True,
+)
 CLIP_MODEL = Family(
     "transformers' CLIP",
     "embeddings.patch_embedding.weight",
@@ -156,24 +194,22 @@ CLIP_MODEL = Family(
     epsilon=1e-5,
     clip=True,
 )
-FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL, CLIP_MODEL)
+FAMILIES = (TIMM, DINOV2, TORCHVISION, OPEN_CLIP, VIT_MODEL, DINOV2_MODEL, DINOV3_MODEL, CLIP_MODEL)
 
 _GATED = "ViT with gated perceptrons (SwiGLU)"
 _VIDEO = "video transformer"
+_OTHER_ROTARY = "ViT with rotary positions other than DINOv3's (EVA-02)"
 _POSITIONS = re.compile(r"(^|[._])pos(ition|itional)?_embed")
 
 OTHERS = (
     ("Swin transformer", r"(^|\.)layers\.\d+\.blocks\.\d+\.(attn|attention)\.(.*\.)?relative_position"),
     ("Mamba", r"\.(A_log|ssm\..*|x_proj\.weight)$"),
     (_VIDEO, r"(^|[._])(time|temporal)_(embed|attn|position|fc)"),
-    ("ViT with relative positions (BEiT, SAM)", r"relative_position_bias|rel_pos_[hw]|attn\.q_bias"),
+    ("ViT with relative positions (BEiT, SAM)", r"relative_position_bias|rel_pos_[hw]"),
     ("ConvNeXt", r"(^|\.)stages\.\d+\.(blocks\.|layers\.)?\d+\.(dwconv|conv_dw|gamma)|downsample_layers\.\d"),
-    (
-        "ViT with rotary positions (DINOv3, EVA-02)",
-        r"(^|\.)(rope|rope_embed)\.|storage_tokens|embeddings\.patch_embeddings\.weight$",
-    ),
+    (_OTHER_ROTARY, r"(^|\.)rope\.|\.inner_attn_ln\."),
     ("ViT pooled by attention, without a class token (SigLIP)", r"(^|\.)(head\.probe|attn_pool\.latent)$"),
-    (_GATED, r"\.mlp\.(w12|fc1_g|weights_in|gate_proj)\."),
+    (_GATED, r"\.mlp\.(w1|w12|fc1_g|weights_in|gate_proj)\."),
     ("distilled DeiT by the names of transformers (timm's are read)", r"(^|\.)distillation_token$"),
     ("CLIP ResNet", r"(^|\.)visual\.layer1\.0\.conv1\.weight$"),
     ("ResNet", r"(^|\.)layer1\.0\.conv1\.weight$"),
@@ -201,7 +237,7 @@ class Named:
     norm_after: bool
 
 
-def find_vit(content: Mapping[Any, Any], path: object) -> Named:
+def find_vit(content: Mapping[Any, Any], path: object, *, rotary: bool = False) -> Named:
     """Find the vision transformer among the arrays of a file, at any depth and behind any prefix.
 
     Of a network and its moving average the network is used, and of a student and its teacher the teacher.
@@ -209,12 +245,15 @@ def find_vit(content: Mapping[Any, Any], path: object) -> Named:
     Args:
       content: dictionaries of arrays, and other things, which are ignored.
       path: of the file, for messages.
+      rotary: whether a network of timm's names is known to have rotary positions, whatever options it has.
 
     Raises:
-      InputError: there is none, or several; the message names what the file has.
+      InputError: there is none, or several, or its rotary positions or keys are of another kind than ours; the message
+        names what the file has.
     """
     arrays = dict(flattened(content))
     networks = networks_by_prefix(arrays, FAMILIES)
+    networks = {prefix: _refined(arrays, prefix, family, rotary=rotary) for prefix, family in networks.items()}
     if other := _other(arrays, networks):
         raise InputError(f"{path} is a {other}; known are {KNOWN}.")
     if not networks:
@@ -223,13 +262,21 @@ def find_vit(content: Mapping[Any, Any], path: object) -> Named:
             f"{path} has no vision transformer by known names (it begins with {begins}); known are {KNOWN}."
         )
     prefix, family = require_one(networks, path)
-    return _named(arrays, prefix, _refined(arrays, prefix, family))
+    named = _named(arrays, prefix, family)
+    if family.rotary:
+        _require_periods(arrays, prefix, path)
+        _separate_biases(named, path)
+    return named
 
 
-def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Family:
+def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family, *, rotary: bool) -> Family:
     """Return which of the families with timm's names a network is of."""
     if family.first != TIMM.first:
         return family
+    if f"{prefix}storage_tokens" in arrays or f"{prefix}rope_embed.periods" in arrays:
+        return DINOV3
+    if rotary or _is_timms_dinov3(arrays, prefix):
+        return TIMM_DINOV3
     if f"{prefix}decoder_embed.weight" in arrays:
         return MAE
     if f"{prefix}dist_token" in arrays:
@@ -244,6 +291,56 @@ def _refined(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> F
     ):
         return DINOV2
     return DINO if any(re.search(r"(^|\.)last_layer\.", name) for name in arrays) else TIMM
+
+
+def _is_timms_dinov3(arrays: Mapping[str, np.ndarray], prefix: str) -> bool:
+    """Return whether a network of timm's names is a DINOv3.
+
+    timm's other networks without a table of positions have no class token, or biases of keys.
+    """
+    has = ("cls_token", "reg_token", "blocks.0.gamma_1", "blocks.0.attn.qkv.weight")
+    lacks = ("pos_embed", "blocks.0.attn.qkv.bias")
+    return all(prefix + name in arrays for name in has) and not any(prefix + name in arrays for name in lacks)
+
+
+def _require_periods(arrays: Mapping[str, np.ndarray], prefix: str, path: object) -> None:
+    """Raise an InputError if rotary positions of a file have other periods than ours, up to a bfloat16's rounding."""
+    ours = periods(HEAD)
+    for name, expected in (("rope_embed.periods", ours), ("rope_embeddings.inv_freq", 1 / ours)):
+        found = np.asarray(arrays.get(prefix + name, expected), np.float64)
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=2**-8, atol=0):
+            raise InputError(
+                f"{path} has other periods of rotary positions than 100^(k / {len(ours)}) in {prefix}{name}. Only "
+                "DINOv3's are read."
+            )
+
+
+def _separate_biases(named: Named, path: object) -> None:
+    """Replace biases of queries, keys and values by those of queries and of values, in place.
+
+    Raises:
+      InputError: keys have a bias.
+    """
+    arrays, original = named.arrays, named.original
+    for name in [name for name in arrays if name.endswith(".attn.qkv.bias")]:
+        mask = arrays.get(f"{name}_mask", np.ones_like(arrays[name]))
+        if arrays[name].ndim != 1 or len(arrays[name]) % 3 or mask.shape != arrays[name].shape:
+            continue  # named with all others that do not fit
+        q, k, v = np.split(arrays.pop(name) * mask, 3)
+        arrays.pop(f"{name}_mask", None)
+        if k.any():
+            raise InputError(f"{path} has a bias of keys in {original[name]}. Only DINOv3s without one are read.")
+        arrays |= {name.replace(".qkv.bias", f".{part}_bias"): bias for part, bias in (("q", q), ("v", v))}
+        original |= {name.replace(".qkv.bias", f".{part}_bias"): original[name] for part in "qv"}
+    # Those of separate layers; and a network may have none at all.
+    for name in [name for name in arrays if re.search(r"\.attn\.[qv]\.bias$", name)]:
+        other = re.sub(r"\.bias$", "_bias", name)
+        arrays[other], original[other] = arrays.pop(name), original.pop(name)
+    if not any(re.search(r"\.attn\.[qv]_bias$", name) for name in arrays):
+        for name in [name for name in arrays if name.endswith(".attn.qkv.weight") and arrays[name].ndim == 2]:
+            for part in "qv":
+                bias = name.replace(".qkv.weight", f".{part}_bias")
+                arrays[bias], original[bias] = np.zeros(len(arrays[name]) // 3, np.float32), original[name]
 
 
 def _named(arrays: Mapping[str, np.ndarray], prefix: str, family: Family) -> Named:
@@ -262,16 +359,16 @@ def _other(arrays: Mapping[str, np.ndarray], networks: Mapping[str, Family]) -> 
     """Return what else a file is, if it is a network of a kind that is not read; "" otherwise."""
     if len(networks) > 1:
         return ""
-    prefix = next(iter(networks), "")
+    prefix, family = next(iter(networks.items()), ("", TIMM))
     names = [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
     if any("patch_embed" in name and arrays[prefix + name].ndim == 5 for name in names):
         return _VIDEO
     if title := next((title for title, pattern in OTHERS if any(re.search(pattern, name) for name in names)), ""):
         return title
-    return _other_inside(arrays, prefix, names) if networks else ""
+    return _other_inside(arrays, prefix, names, rotary=family.rotary) if networks else ""
 
 
-def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Iterable[str]) -> str:
+def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Sequence[str], *, rotary: bool) -> str:
     """Return what a network with names of a known family is, if its arrays show that it is of another; "" otherwise."""
     for name in names:
         # timm packs the gate and what it multiplies into fc1.
@@ -279,4 +376,8 @@ def _other_inside(arrays: Mapping[str, np.ndarray], prefix: str, names: Iterable
             first, second = arrays[prefix + name], arrays.get(prefix + name.replace(".fc1.", ".fc2."))
             if second is not None and first.ndim == second.ndim == 2 and len(first) == 2 * second.shape[1]:
                 return _GATED
-    return "" if any(map(_POSITIONS.search, names)) else "ViT without a table of positions (rotary ones, as DINOv3 has)"
+    if rotary:
+        return ""
+    if any(name.endswith(".attn.q_bias") for name in names):
+        return "EVA"
+    return "" if any(map(_POSITIONS.search, names)) else "ViT without a table of positions that is no DINOv3"

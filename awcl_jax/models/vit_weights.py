@@ -6,6 +6,11 @@ cls_token [1,1,d]                    cls_token [d], with its position
 pos_embed [1,1+n,d]                  pos_embed [rows,columns,d], of the patches
 blocks.0.attn.qkv.weight [3d,d]      blocks_0 / attn / qkv / kernel [d,3d]
 blocks.0.norm1.weight, bias          blocks_0 / norm1 / scale, bias
+
+and, for rotary positions, as timm's DINOv3 without pos_embed
+
+blocks.0.attn.q_bias, v_bias [d]     blocks_0 / attn / qkv / q_bias, v_bias
+blocks.0.gamma_1, gamma_2 [d]        blocks_0 / ls1, ls2 / gamma
 """
 
 import contextlib
@@ -46,7 +51,7 @@ HALF = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 NORMALISATIONS = {"imagenet": IMAGENET, "half": HALF, "openai": OPENAI}
 
-_EPSILON = "awcl_jax.epsilon"  # in the metadata of the files that we write
+_EPSILON, _ROTARY = "awcl_jax.epsilon", "awcl_jax.rotary"  # in the metadata of the files that we write
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 
 
@@ -83,7 +88,7 @@ def load_torch_vit(
       OSError: it cannot be read.
     """
     content, metadata = read_content(Path(path))
-    named = find_vit(content, path)
+    named = find_vit(content, path, rotary=_ROTARY in metadata)
     first = named.arrays["patch_embed.proj.weight"]
     if first.ndim != 4 or first.shape[2] != first.shape[3]:
         raise InputError(f"{path} must have a patch kernel [d, channels, p, p]; got {list(first.shape)}.")
@@ -106,8 +111,10 @@ def load_torch_vit(
 
 
 def at_grid(variables: Mapping[str, PyTree], grid: tuple[int, int]) -> dict[str, PyTree]:
-    """Return the variables of a vision transformer with its table of positions resampled to another grid."""
+    """Return the variables of a vision transformer with its table of positions, if any, resampled to another grid."""
     params = dict(variables["params"])
+    if "pos_embed" not in params:
+        return {**variables}
     params["pos_embed"] = resample_positions(np.asarray(params["pos_embed"]), grid, way="antialiased")
     return {**variables, "params": params}
 
@@ -130,7 +137,7 @@ def save_torch_vit(
     """
     arrays = vit_to_torch(variables, model)
     arrays["patch_embed.proj.weight"] = in_channels(arrays["patch_embed.proj.weight"], channels)
-    metadata = {_EPSILON: repr(model.options.epsilon)}
+    metadata = {_EPSILON: repr(model.options.epsilon)} | ({_ROTARY: "True"} if model.options.rotary else {})
     write_safetensors(path, arrays, mean=mean, std=std, channels=channels, metadata=metadata)
 
 
@@ -138,6 +145,7 @@ def vit_to_torch(variables: Mapping[str, PyTree], model: ViT) -> dict[str, np.nd
     """Return a vision transformer's weights under timm's names and in its layout.
 
     Without registers the class token has a position in timm's table: a row of zeros, because it is part of the token.
+    With rotary positions the names are those of timm's DINOv3.
     """
     arrays = {}
     for address, leaf in traverse_util.flatten_dict(dict(variables["params"])).items():
@@ -154,6 +162,8 @@ def vit_to_torch(variables: Mapping[str, PyTree], model: ViT) -> dict[str, np.nd
             array = array.T
         if model.options.norm_after and address[0] == "norm":
             name = f"fc_{name}"
+        if model.options.rotary:
+            name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
         arrays[name] = np.ascontiguousarray(array)
     return arrays
 
@@ -168,7 +178,7 @@ def describe_vit(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     """
     content, metadata = read_content(Path(path))
     try:
-        named = find_vit(content, path)
+        named = find_vit(content, path, rotary=_ROTARY in metadata)
     except InputError:
         return None
     if named.arrays["patch_embed.proj.weight"].ndim != 4:
@@ -201,6 +211,7 @@ def _structure(named: Named) -> dict[str, Any]:
         "layer_scale": any(re.fullmatch(r"blocks\.\d+\.ls1\.gamma", name) for name in arrays),
         "pre_norm": "norm_pre.weight" in arrays,
         "norm_after": named.norm_after,
+        "rotary": named.family.rotary,
     }
 
 
@@ -224,6 +235,7 @@ _EXTRAS = {
     "layer_scale": "layer scale",
     "pre_norm": "a normalisation before the blocks",
     "norm_after": "a normalisation after the pooling",
+    "rotary": "rotary positions",
 }
 
 
@@ -246,7 +258,7 @@ def _flags(named: Named, *, depth: int, width: int, options: ViTOptions, epsilon
     flags = []
     if (found["depth"], found["width"]) != (depth, width):
         flags += [f"model.arch={_arch(found['depth'], found['width'])}", "model.width_factor=1"]
-    fields = ("patch", "registers", "layer_scale", "pre_norm", "norm_after")
+    fields = ("patch", "registers", "layer_scale", "pre_norm", "norm_after", "rotary")
     flags += [f"model.vit.{field}={found[field]}" for field in fields if found[field] != getattr(options, field)]
     if not math.isclose(epsilon, options.epsilon):
         flags.append(f"model.vit.epsilon={epsilon:g}")
@@ -259,7 +271,7 @@ def _with_positions(arrays: Mapping[str, np.ndarray], path: object, model: ViT, 
     for name, count in (("cls_token", 1), ("reg_token", registers)):
         if name in arrays and arrays[name].size == count * width:
             arrays[name] = arrays[name].reshape(count, width)
-    if "pos_embed" not in arrays or arrays["pos_embed"].shape[-1:] != (width,):
+    if model.options.rotary or "pos_embed" not in arrays or arrays["pos_embed"].shape[-1:] != (width,):
         return arrays
     table = arrays["pos_embed"].reshape(-1, width)
     # timm's networks with registers have positions for patches only, DINOv2's for the class token, too.
@@ -292,6 +304,8 @@ def _torch_name(address: tuple[str, ...]) -> str:
     *modules, leaf = address
     if leaf.startswith("patch_"):
         return f"patch_embed.proj.{'bias' if leaf == 'patch_bias' else 'weight'}"
+    if leaf in ("q_bias", "v_bias"):
+        modules = modules[:-1]
     modules = [re.sub(r"^blocks_", "blocks.", module) for module in modules]
     return ".".join([*modules, _LEAVES.get(leaf, leaf)])
 

@@ -173,6 +173,87 @@ def transformers_vit(kind: str) -> Peer:
     return Peer(network, lambda x: network(x, **more).last_hidden_state[:, 0], options, TABLE)
 
 
+DINOV3 = {"rotary": True, "registers": 4, "layer_scale": True, "epsilon": 1e-5}
+
+
+def timm_eva(**changes: Any) -> Any:
+    """Timm's Eva with the arguments of its `vit_small_patch16_dinov3_qkvb`, but small and for any size."""
+    eva = pytest.importorskip("timm.models.eva")
+    arguments = {
+        "patch_size": PATCH,
+        "dynamic_img_size": True,
+        "embed_dim": WIDTH,
+        "depth": DEPTH,
+        "num_heads": HEADS,
+        "num_classes": 0,
+        "init_values": 1e-5,
+        "rope_type": "dinov3",
+        "rope_temperature": 100,
+        "rope_rotate_half": True,
+        "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False,
+        "num_reg_tokens": 4,
+        "use_fc_norm": False,
+        "global_pool": "token",
+        "norm_layer": functools.partial(nn.LayerNorm, eps=1e-5),
+    }
+    return eva.Eva(**arguments | changes)
+
+
+def timm_dinov3(*, biased: bool = True) -> Peer:
+    """DINOv3 of timm, whose queries and values have a bias in its variants `qkvb`."""
+    network = randomise(timm_eva(qkv_bias=biased))
+    return Peer(network, network, DINOV3, TABLE)
+
+
+def transformers_dinov3() -> Peer:
+    """DINOv3ViTModel of transformers."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        image_size=PATCH * TABLE,
+        patch_size=PATCH,
+        num_register_tokens=4,
+    )
+    network = randomise(transformers.DINOv3ViTModel(config))
+    return Peer(network, lambda x: network(x).pooler_output, DINOV3, TABLE)
+
+
+class FacebooksNames:
+    """A DINOv3 of timm by the names of Facebook's code, which is not on PyPI; timm reads these files itself."""
+
+    def __init__(self, network: Any) -> None:
+        """Take timm's network."""
+        self.network = network
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its tensors with a bias of keys, which the mask takes away, and what the files have besides."""
+        state = {
+            "mask_token": torch.full((1, WIDTH), 5.0),
+            "rope_embed.periods": self.network.rope.periods.bfloat16().float(),
+        }
+        for name, value in self.network.state_dict().items():
+            block, _, part = name.rpartition(".")
+            if part == "q_bias":
+                values = self.network.get_parameter(f"{block}.v_bias")
+                state[f"{block}.qkv.bias"] = torch.cat([value, torch.full((WIDTH,), 3.0), values])
+                state[f"{block}.qkv.bias_mask"] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(WIDTH)
+            elif part in ("gamma_1", "gamma_2"):
+                state[f"{block}.ls{part[-1]}.gamma"] = value
+            elif part != "v_bias":
+                state["storage_tokens" if name == "reg_token" else name] = value
+        return state
+
+
+def facebooks_dinov3() -> Peer:
+    """DINOv3 by the names of Facebook's code."""
+    network = timm_dinov3().network
+    return Peer(FacebooksNames(network), network, DINOV3, TABLE)
+
+
 def transformers_clip() -> Peer:
     """CLIPModel of transformers, its picture tower before the projection, with CLIP's own QuickGELU."""
     transformers = pytest.importorskip("transformers")

@@ -1,5 +1,6 @@
 """Files of other libraries against these libraries: the same features of a grey frame copied into three channels."""
 
+import dataclasses
 import functools
 import re
 
@@ -34,6 +35,10 @@ PEERS = {
     "Dinov2Model": lambda: torch_vits.transformers_vit("Dinov2Model"),
     "Dinov2WithRegistersModel": lambda: torch_vits.transformers_vit("Dinov2WithRegistersModel"),
     "CLIPModel": torch_vits.transformers_clip,
+    "timm, DINOv3": torch_vits.timm_dinov3,
+    "timm, DINOv3 without biases": lambda: torch_vits.timm_dinov3(biased=False),
+    "DINOv3ViTModel": torch_vits.transformers_dinov3,
+    "DINOv3": torch_vits.facebooks_dinov3,
 }
 
 
@@ -149,6 +154,38 @@ def test_what_we_write_is_loaded_strictly_by_timm(kind, tmp_path):
         num_classes=0,
         **changes,
     )
+    arrays = vit_to_torch(loaded.variables, model)
+    network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=True)
+    with torch.no_grad():
+        expected = network.eval()(torch.tensor(((grey - MEAN) / STD).astype(np.float32))[:, None])
+    assert_same_features(found, expected.numpy())
+
+
+def test_facebooks_names_are_those_that_timm_reads():
+    filter_weights = pytest.importorskip("timm.models.eva").checkpoint_filter_fn
+    peer = torch_vits.facebooks_dinov3()
+    network = torch_vits.timm_eva()
+    network.load_state_dict(filter_weights(peer.network.state_dict(), network), strict=True)
+    expected = peer.network.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_what_transformers_saves_of_a_dinov3_is_read(tmp_path):
+    peer = torch_vits.transformers_dinov3()
+    peer.network.save_pretrained(tmp_path)
+    grey = grey_frames(48)
+    found, _, _ = our_features(tmp_path / "model.safetensors", peer, grey)
+    assert_same_features(found, expected_features(peer, grey, IMAGENET))
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_dinov3_that_we_write_is_loaded_strictly_by_timm(pool, tmp_path):
+    peer = torch_vits.timm_dinov3()
+    peer = dataclasses.replace(peer, options=peer.options | {"pool": {"token": "token", "avg": "mean"}[pool]})
+    torch.save(peer.network.state_dict(), tmp_path / "w.pth")
+    grey = grey_frames(48)
+    found, loaded, model = our_features(tmp_path / "w.pth", peer, grey)
+    network = torch_vits.timm_eva(in_chans=1, global_pool=pool)
     arrays = vit_to_torch(loaded.variables, model)
     network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=True)
     with torch.no_grad():

@@ -251,7 +251,8 @@ def test_kernels_over_time_are_of_a_video_transformer(tmp_path):
 OTHERS = {
     "video transformer": {"patch_embed.proj.weight": np.zeros((64, 3, 2, 8, 8), np.float32)},
     r"ViT with relative positions \(BEiT, SAM\)": {"blocks.0.attn.relative_position_bias_table": HEAD},
-    r"ViT with rotary positions \(DINOv3, EVA-02\)": {"storage_tokens": HEAD},
+    r"ViT with rotary positions other than DINOv3's \(EVA-02\)": {"rope.freqs_cos": HEAD},
+    "EVA": {"blocks.0.attn.q_bias": HEAD},
     r"ViT with gated perceptrons \(SwiGLU\)": {"blocks.0.mlp.w12.weight": HEAD},
     r"ViT with gated perceptrons \(SwiGLU\)$$": {"blocks.0.mlp.gate_proj.weight": HEAD},  # of transformers
     r"ViT with gated perceptrons \(SwiGLU\)$": {  # as timm packs them
@@ -259,7 +260,7 @@ OTHERS = {
         "blocks.0.mlp.fc2.weight": np.zeros((64, 176), np.float32),
     },
     r"distilled DeiT by the names of transformers \(timm's are read\)": {"embeddings.distillation_token": HEAD},
-    r"ViT without a table of positions \(rotary ones, as DINOv3 has\)": {"pos_embed": None},
+    "ViT without a table of positions that is no DINOv3": {"pos_embed": None},
 }
 
 
