@@ -178,6 +178,40 @@ network.eval()
 ```
 """
 
+_TIMM_ROTARY = """
+The weights also fit timm's network, of a version with DINOv3; preprocess its input as in `preprocessing.json`:
+
+```python
+import functools
+
+import torch
+from safetensors.torch import load_file
+from timm.models.eva import Eva
+
+network = Eva(
+    img_size={inner},
+    in_chans={channels},
+    num_classes=0,
+    patch_size={patch},
+    embed_dim={width},
+    depth={depth},
+    num_heads={heads},
+    num_reg_tokens={registers},
+    init_values={init_values},
+    use_abs_pos_emb=False,
+    use_rot_pos_emb=True,
+    rope_type="dinov3",
+    rope_temperature=100,
+    rope_rotate_half=True,
+    global_pool="{global_pool}",
+    use_fc_norm={norm_after},
+    norm_layer=functools.partial(torch.nn.LayerNorm, eps={epsilon}),
+)
+network.load_state_dict(load_file("encoder.safetensors"), strict=True)
+network.eval()
+```
+"""
+
 _TIMM_CONVNEXT = """
 The weights also fit timm's network; preprocess its input as in `preprocessing.json`:
 
@@ -316,16 +350,19 @@ def _of_vit(values: Mapping[str, Any]) -> dict[str, str]:
         **options,
         "has_registers": options["registers"] > 0,
         "init_values": 1e-5 if options["layer_scale"] else None,
-        "global_pool": "avg" if options["norm_after"] else "token",
+        "global_pool": "avg" if options["pool"] == "mean" else "token",
     }
-    # timm averages patches before the last normalisation only.
-    theirs = options["pool"] == ("mean" if options["norm_after"] else "token")
+    if options["rotary"]:
+        code, theirs = _TIMM_ROTARY, options["pool"] != "both" and options["activation"] == "gelu"
+    else:
+        # timm averages patches before the last normalisation only.
+        code, theirs = _TIMM, options["pool"] == ("mean" if options["norm_after"] else "token")
     return {
         "title": f"ViT-{values['arch'].removeprefix('vit_')[0].upper()}/{options['patch']}",
         "pooled": {"token": token, "mean": mean, "both": f"{token} and {mean}"}[options["pool"]],
         "names": "timm",
         "awcl_jax": _OF_FOLDER.format(**values),
-        "elsewhere": _TIMM.format(**values, **more) if theirs else "",
+        "elsewhere": code.format(**values, **more) if theirs else "",
     }
 
 

@@ -27,6 +27,9 @@ KINDS = {
     "registers, both": {"registers": 2, "layer_scale": True, "pool": "both", "activation": "gelu_tanh"},
     "as CLIP": {"pre_norm": True, "epsilon": 1e-5, "activation": "quick_gelu", "patch": 8},
     "mean": {"pool": "mean", "norm_after": True},
+    "as DINOv3": {"rotary": True, "registers": 4, "layer_scale": True, "epsilon": 1e-5},
+    "rotary, mean": {"rotary": True, "pool": "mean", "activation": "gelu"},
+    "rotary, norm after": {"rotary": True, "pool": "token", "norm_after": True, "registers": 1, "layer_scale": True},
 }
 
 
@@ -58,7 +61,9 @@ def exported(folder, options, *, channels=1, formats=("safetensors", "onnx", "ja
     return encoder, images, np.asarray(jax.jit(lambda x: model.apply(variables, x, train=False))(view))
 
 
-@pytest.mark.parametrize("kind", ["registers, both", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS)])
+@pytest.mark.parametrize(
+    "kind", ["registers, both", "as DINOv3", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS)]
+)
 def test_every_format_has_the_features_of_the_encoder(kind, tmp_path):
     encoder, images, expected = exported(tmp_path, ViTOptions(**KINDS[kind]))
     assert expected.shape == (2, encoder["features"])
@@ -97,7 +102,7 @@ def card_of(encoder):
 
 @pytest.mark.peers
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "as CLIP", "mean"])
+@pytest.mark.parametrize("kind", ["plain", "as CLIP", "mean", *(kind for kind in KINDS if KINDS[kind].get("rotary"))])
 def test_the_cards_code_loads_the_weights_into_timm(kind, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("timm")
@@ -110,6 +115,22 @@ def test_the_cards_code_loads_the_weights_into_timm(kind, tmp_path, monkeypatch)
     with torch.no_grad():
         found = names["network"](torch.tensor(np.asarray(view)).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("options", "offered"),
+    [
+        ({}, "VisionTransformer("),
+        ({"rotary": True, "pool": "mean"}, "Eva("),
+        ({"rotary": True, "pool": "both"}, ""),
+        ({"rotary": True, "activation": "quick_gelu"}, ""),  # of timm's Eva it is gelu
+    ],
+)
+def test_the_card_offers_timms_network_of_the_kind(options, offered, tmp_path):
+    encoder, _, _ = exported(tmp_path, ViTOptions(**options), formats=("safetensors",))
+    said = card_of(encoder)["elsewhere"]
+    assert offered in said
+    assert bool(said) == bool(offered)
 
 
 def test_the_card_offers_timm_only_what_it_has(tmp_path):
@@ -178,3 +199,16 @@ def test_options_of_a_strangers_export_are_limited(changes, said, tmp_path):
     (tmp_path / "preprocessing.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match=said):
         load_encoder(tmp_path)
+
+
+def test_a_run_starts_from_an_export_with_rotary_positions_at_any_size(tmp_path):
+    exported(tmp_path, ViTOptions(registers=2, rotary=True), formats=("safetensors",))
+    fields = {"model.vit.registers": 2, "model.vit.rotary": True, "augment.size": 64}
+    of_folder, of_file = (
+        initial_variables(configured(path, **fields)).variables["params"]["encoder"]
+        for path in (tmp_path, tmp_path / "encoder.safetensors")
+    )
+    jax.tree.map(np.testing.assert_array_equal, of_folder, of_file)
+    assert "pos_embed" not in of_folder
+    with pytest.raises(InputError, match=r"Add --config\.model\.vit\.registers=2 --config\.model\.vit\.rotary=True"):
+        initial_variables(configured(tmp_path))
