@@ -11,7 +11,7 @@ and its query or key, of halves u and v of d / 2 features each, is turned to
     u' = u cos a - v sin a,    v' = v cos a + u sin a
 
 The product of a turned query and a turned key depends on p only by the difference of their places. Tokens before the
-patches have the angles 0: they stay.
+patches have the angles 0: they stay. DINOv3's own training scales p at random, which is not done here.
 """
 
 import jax.numpy as jnp

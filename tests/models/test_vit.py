@@ -206,9 +206,11 @@ def test_skipped_blocks_are_drawn_by_the_picture():
     np.testing.assert_allclose(still, full, rtol=1e-6)
 
 
-def test_bfloat16_is_close_and_returns_float32():
-    params = random_params(tiny())
-    exact, rounded = (applied(tiny(dtype=dtype), params, frames()) for dtype in (jnp.float32, jnp.bfloat16))
+@pytest.mark.parametrize("rotary", [False, True])
+def test_bfloat16_is_close_and_returns_float32(rotary):
+    params = random_params(tiny(rotary=rotary))
+    models = (tiny(dtype=dtype, rotary=rotary) for dtype in (jnp.float32, jnp.bfloat16))
+    exact, rounded = (applied(model, params, frames()) for model in models)
     assert rounded.dtype == jnp.float32
     apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-5 < apart < 0.05
