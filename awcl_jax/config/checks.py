@@ -75,6 +75,8 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
     }
     if wrong := [name for name, value in ranges.items() if not _is_range(value, off=name != "crop_aspect")]:
         yield f"config.augment.{wrong[0]} must be a range (least, greatest); got {shown(ranges[wrong[0]])}"
+    elif not all(map(is_number, config.augment.greys)):
+        yield f"config.augment.greys must be numbers from 0 to 1, ascending; got {shown(config.augment.greys)}"
     else:
         try:
             augmentation(config)

@@ -149,6 +149,7 @@ def test_the_variant_from_weights_is_that_of_the_dataset_with_a_resnet_50_of_ima
         ("augment.flip", 1.5, "flip .*1.5"),
         ("augment.beams", "curved", "beams .* fixed or fan; got 'curved'"),
         ("augment.greys", (0.5, 0.2, 0.9), "greys .* ascending; got"),
+        ("augment.greys", ("x",), "greys must be numbers from 0 to 1, ascending; got"),
         # What stands for "as many as fit" or "none" is not 0.
         ("sampler.anatomies", 0, "at least 1; got 0"),
         ("sampler.scans_per_anatomy", 1, "at least 2; got 1"),
