@@ -106,7 +106,7 @@ def test_help_names_the_flags():
         pytest.param((FINE, "--wrkdir=runs/a"), "Did you mean: workdir", marks=pytest.mark.slow),
         pytest.param(
             (f"{FINE}:papr",),
-            "Unknown variant 'papr'; use one of tiny, fetal_planes_db, paper, vit",
+            "Unknown variant 'papr'; use one of tiny, fetal_planes_db, from_weights, paper",
             marks=pytest.mark.slow,
         ),
         pytest.param((FINE, "--config.train.stepz=4"), 'Did you mean "steps"', marks=pytest.mark.slow),
