@@ -110,9 +110,9 @@ def public_long(paths: Mapping[str, str]) -> Study:
     Args:
       paths: as of `public`.
     """
-    return Study(
+    return dataclasses.replace(
+        public(paths),
         name="public-long",
-        variant="fetal_planes_db",
         pretraining={
             "data.size": 72,
             "augment.size": 64,
@@ -123,12 +123,7 @@ def public_long(paths: Mapping[str, str]) -> Study:
             "train.eval_every": 250,
             "train.checkpoint_every": 250,
         },
-        methods=METHODS,
-        tasks=_small_tasks(paths),
-        ratios=(0.1, 0.3, 0.5, 0.8),
-        seeds=(0, 1, 2),
-        learning_rates=(3e-4, 1e-3),
-        repeats=1,
+        variations=(),
     )
 
 
