@@ -130,6 +130,12 @@ def test_slow_imports_that_are_needed_late_are_deferred():
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if "jaxtyping" in imports_of(module)))
+def test_shapes_are_checked_while_tests_run(module, pytestconfig):
+    checked = pytestconfig.getoption("--jaxtyping-packages").split(",")[:-1]
+    assert any(module == name or module.startswith(f"{name}.") for name in checked), "see pyproject.toml"
+
+
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 

@@ -108,6 +108,7 @@ def test_the_main_command_runs_away_from_the_clone(installed, tmp_path):
         assert f"awcl_jax.{command}" in run(awcl, command, "--help", cwd=tmp_path)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_brings_what_it_is_for(extra, installed, wheel, tmp_path):
     program = "import os, sys\n" + textwrap.dedent(EXTRAS[extra])

@@ -66,7 +66,7 @@ def test_the_display_shows_the_deviation_of_a_logarithm() -> None:
 # The simulator
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("depth_mm", [25.0, 105.0])
 def test_the_simulators_tissue_has_the_same_statistics(referee: speckle.Referee, depth_mm: float) -> None:
     envelope, step_mm, beam_mm = referee.speckle(depth_mm, seed=round(depth_mm), lines=40)

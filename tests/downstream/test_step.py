@@ -114,9 +114,15 @@ def test_any_number_of_devices_gives_the_same_numbers(on_one_device, kind, devic
     assert difference(state.opt_state, expected_state.opt_state) < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["vit", "convnext"])
-@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+@pytest.mark.parametrize(
+    ("kind", "encoder"),
+    [
+        pytest.param("classification", "vit", marks=pytest.mark.slow),
+        pytest.param("classification", "convnext", marks=pytest.mark.release),
+        pytest.param("segmentation", "vit", marks=pytest.mark.release),
+        pytest.param("segmentation", "convnext", marks=pytest.mark.slow),
+    ],
+)
 def test_other_encoders_have_the_same_numbers_on_any_devices(kind, encoder):
     before, state, reports = take_steps(kind, 8, encoder=encoder)
     _, expected_state, expected_reports = take_steps(kind, encoder=encoder)
@@ -130,7 +136,7 @@ def test_other_encoders_have_the_same_numbers_on_any_devices(kind, encoder):
 @pytest.mark.parametrize(
     ("kind", "encoder"),
     [
-        ("classification", "vit"),
+        pytest.param("classification", "vit", marks=pytest.mark.slow),
         pytest.param("segmentation", "vit", marks=pytest.mark.slow),
         pytest.param("classification", "convnext", marks=pytest.mark.slow),
         pytest.param("segmentation", "convnext", marks=pytest.mark.slow),

@@ -157,6 +157,7 @@ def test_a_fault_of_dicom_names_no_path_and_leaves_the_others(exams, key, tmp_pa
     assert "mary" not in (tmp_path / "f.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_dataset_its_files_a_program_and_the_export_see_the_same_pixels(exams, key, tmp_path, run):
     index = prepared(tmp_path / "out", "dicom", exams, f"--key_file={key}", "--every=2")
     export_encoder(run, tmp_path / "export", formats=["jax"])

@@ -83,7 +83,7 @@ def many(k, n=900):
     return labels, np.where(rng.random(n) < 0.5, labels, rng.integers(0, k, n)), rng.integers(0, 300, n)
 
 
-@pytest.mark.parametrize("k", [1000, 50_000])
+@pytest.mark.parametrize("k", [1000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_memory_grows_with_the_anatomies_not_with_their_square(k):
     labels, predictions, patients = many(k)
     names = [str(c) for c in range(k)]

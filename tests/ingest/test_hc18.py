@@ -202,6 +202,7 @@ def test_an_outline_that_does_not_fit(tmp_path, outline, message):
     assert sum(map(len, records.values())) == len(ROWS) - 1
 
 
+@pytest.mark.slow
 def test_real_heads_measure_what_was_published(real_data, tmp_path):
     builder = Hc18(source=real_data / "HC18", data_dir=tmp_path)
     builder.download_and_prepare()

@@ -384,6 +384,7 @@ def test_clips_of_a_table(tmp_path, run):
     assert index.fine_names == ()
 
 
+@pytest.mark.slow
 def test_removed_parts_of_clips_are_shown_and_fans_stored(tmp_path, run):
     rows, columns = np.indices((240, 320))
     x, z = columns - 160, rows + 40
@@ -416,6 +417,7 @@ def test_removed_parts_of_clips_are_shown_and_fans_stored(tmp_path, run):
     assert read_fans(ScanIndex.from_dataset(tmp_path / "whole").path) == {}
 
 
+@pytest.mark.slow
 def test_frames_of_a_scan_have_the_fans_of_their_own_clips(tmp_path, run):
     rows, columns = np.indices((240, 320))
     lines = ["path,scan_id,patient_id"]

@@ -426,6 +426,7 @@ def test_coarse_follows_fine(tiny: Phantom) -> None:
         assert coarse[c] == FETAL_PLANES_14.coarse_of(fine[f])
 
 
+@pytest.mark.slow
 def test_making_the_set_twice_gives_the_same_records(tiny: Phantom, tmp_path: Path) -> None:
     # Of another process perhaps, and so not the same files: each writes a record's fields in an order of its own.
     again = tiny_in(tmp_path)

@@ -111,14 +111,14 @@ def gradient(**options):
 @pytest.mark.parametrize(
     ("options", "trained"),
     [
-        ({"train_blocks": 1}, {"stage1_block1", "norm"}),
+        pytest.param({"train_blocks": 1}, {"stage1_block1", "norm"}, marks=pytest.mark.slow),
         pytest.param({"train_blocks": 2}, {"stage1_block0", "stage1_block1", "norm"}, marks=pytest.mark.slow),
         pytest.param(
             {"train_blocks": 3},
             {"stage0_block0", "stage1_down_norm", "stage1_down_conv", "stage1_block0", "stage1_block1", "norm"},
             marks=pytest.mark.slow,
         ),
-        pytest.param({"freeze_patches": True}, None, marks=pytest.mark.slow),
+        ({"freeze_patches": True}, None),
     ],
 )
 def test_what_gets_a_gradient_is_what_the_optimiser_moves(options, trained):

@@ -28,10 +28,10 @@ ENCODERS = {
 @pytest.mark.parametrize(
     ("name", "edge", "remat"),
     [
-        pytest.param("vit", 24, False, marks=pytest.mark.slow),
+        pytest.param("vit", 24, False, marks=pytest.mark.release),
         pytest.param("vit", 24, True, marks=pytest.mark.slow),
         pytest.param("rotary vit", 24, False, marks=pytest.mark.slow),
-        pytest.param("convnext", 32, False, marks=pytest.mark.slow),
+        pytest.param("convnext", 32, False, marks=pytest.mark.release),
         pytest.param("convnext", 32, True, marks=pytest.mark.slow),
     ],
 )

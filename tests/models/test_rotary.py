@@ -1,6 +1,7 @@
 """Rotary positions against loops in float64."""
 
 import cmath
+import functools
 import math
 
 import jax
@@ -86,10 +87,12 @@ def test_a_bias_of_keys_would_count():
 
 def test_any_picture_that_the_patch_divides_has_features():
     model = ViT(1, 1, (2, 2), ViTOptions(patch=8, rotary=True))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
     assert "pos_embed" not in variables["params"]
     for edges in ((16, 16), (40, 24)):
-        (maps,) = model.apply(variables, jnp.ones((1, *edges, 1)), train=False, method="maps")
+        picture = jax.ShapeDtypeStruct((1, *edges, 1), jnp.float32)
+        maps_of = functools.partial(model.apply, train=False, method="maps")
+        (maps,) = jax.eval_shape(maps_of, variables, picture)
         assert maps.shape == (1, edges[0] // 8, edges[1] // 8, 64)
 
 

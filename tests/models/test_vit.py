@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_formula(registers, rotary):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm_after", [False, True])
+@pytest.mark.parametrize("norm_after", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pooling(norm_after):
     models = {pool: tiny(depth=1, pool=pool, registers=1, norm_after=norm_after) for pool in ("token", "mean", "both")}
     params = random_params(models["token"])
@@ -141,7 +141,7 @@ def gradient(model, params, keys=None):
     return jax.jit(jax.grad(loss))(params)
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_blocks_computed_again_have_the_same_gradient(rotary):
     params = random_params(tiny(rotary=rotary))
     kept, again = (gradient(tiny(remat=remat, rotary=rotary), params) for remat in (False, True))
@@ -152,7 +152,7 @@ def test_blocks_computed_again_have_the_same_gradient(rotary):
     "options",
     [
         pytest.param({}, marks=pytest.mark.slow),
-        {"registers": 2, "layer_scale": True, "norm_after": True},
+        pytest.param({"registers": 2, "layer_scale": True, "norm_after": True}, marks=pytest.mark.slow),
         {"registers": 2, "rotary": True},
     ],
 )
@@ -170,7 +170,7 @@ def test_the_class_token_is_that_of_all_tokens(options):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_only_the_last_blocks_get_a_gradient(rotary):
     params = random_params(tiny(rotary=rotary))
     full, part = (gradient(tiny(rotary=rotary, train_blocks=count), params) for count in (None, 1))
@@ -206,7 +206,7 @@ def test_skipped_blocks_are_drawn_by_the_picture():
     np.testing.assert_allclose(still, full, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_bfloat16_is_close_and_returns_float32(rotary):
     params = random_params(tiny(rotary=rotary))
     models = (tiny(dtype=dtype, rotary=rotary) for dtype in (jnp.float32, jnp.bfloat16))

@@ -30,8 +30,13 @@ def tiny(path, method):
     return config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [fine, simclr, scan, coarse, moco])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(fine, marks=pytest.mark.slow),
+        *(pytest.param(method, marks=pytest.mark.release) for method in (simclr, scan, coarse, moco)),
+    ],
+)
 def test_every_method_runs_to_its_end_and_scores_nothing(method, prepare_frames, tmp_path, capsys):
     config = tiny(one_class(prepare_frames), method)
     results = pretrain.run(config, tmp_path / "run")

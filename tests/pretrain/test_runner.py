@@ -177,6 +177,7 @@ def test_frames_without_any_label_are_trained_on_but_not_scored(prepare_frames, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")  # it computes more than it compiles
 def test_a_run_learns_anatomy(tmp_path):
     # The tiny phantom has too few patients to learn from; these are enough to classify the planes that differ most.
     patients = (("train", 24), ("val", 4), ("test", 10))
@@ -230,8 +231,14 @@ def test_the_same_command_again_only_repeats_the_results(trained, phantom, capsy
     assert "Resuming from step 60 of 60" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [simclr, scan, moco], ids=["simclr", "scan", "moco"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(moco, marks=pytest.mark.slow, id="moco"),
+        pytest.param(simclr, marks=pytest.mark.release, id="simclr"),
+        pytest.param(scan, marks=pytest.mark.release, id="scan"),
+    ],
+)
 def test_the_other_methods_run(method, phantom, tmp_path):
     results = pretrain.run(tiny(phantom, method, **{"train.steps": 3, "optim.warmup_steps": 0}), tmp_path / "run")
     assert 0 <= results["trained"]["probe/macro_f1"]["value"] <= 1

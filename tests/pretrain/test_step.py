@@ -64,6 +64,7 @@ def test_without_batch_norm_chunks_are_exact(devices, chunks):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), state.params, wanted_state.params)
 
 
+@pytest.mark.slow
 def test_beams_of_fans_are_the_same_on_any_devices():
     rng = np.random.default_rng(0)
     sides = np.sort(rng.uniform(-0.8, 0.8, (16, 2)), axis=1)

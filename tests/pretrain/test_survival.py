@@ -140,10 +140,15 @@ def test_of_two_processes_one_is_asked_both_stop_and_one_resumes(phantom, unbrok
     assert_same_to_rounding(workdir, unbroken)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "at", "number"),
-    [("batch", 5, 1), ("batch", 5, 0), ("evaluation", 6, 1), ("slow save", 6, 0), ("replace results.json", 0, 0)],
+    [
+        pytest.param("batch", 5, 0, marks=pytest.mark.slow),
+        pytest.param("evaluation", 6, 1, marks=pytest.mark.slow),
+        pytest.param("batch", 5, 1, marks=pytest.mark.release),
+        pytest.param("slow save", 6, 0, marks=pytest.mark.release),
+        pytest.param("replace results.json", 0, 0, marks=pytest.mark.release),
+    ],
 )
 def test_of_two_processes_one_is_lost_and_the_other_reports_it(phantom, unbroken, unused_port, fault, at, number):
     workdir = unbroken.with_name(f"lost-{fault}-{number}")

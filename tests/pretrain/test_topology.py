@@ -197,7 +197,7 @@ METHODS = {
         pytest.param("in chunks", 4, {}, marks=pytest.mark.slow),
         pytest.param("a queue that is not full", 4, {}, marks=pytest.mark.slow),
         pytest.param("a full queue, in chunks, of fine and coarse", 4, {"via": "pmap"}, marks=pytest.mark.slow),
-        pytest.param("a full queue, in chunks, of fine and coarse", 2, {}, marks=pytest.mark.slow),
+        pytest.param("a full queue, in chunks, of fine and coarse", 2, {}, marks=pytest.mark.release),
         pytest.param("in chunks", 2, {"via": "pmap", "exchange": "ring"}, marks=pytest.mark.slow),
     ],
 )
@@ -217,20 +217,19 @@ def by_encoder(in_float64):
     return functools.cache(lambda encoder: take_steps(1, encoder=encoder))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "devices", "more"),
     [
-        ("vit", 8, {"via": "pmap"}),
-        ("vit", 8, {}),
-        ("vit", 2, {"exchange": "ring", "block_size": 3}),
-        ("vit", 1, {"chunks": 4}),
-        ("vit", 4, {"chunks": 4}),
-        ("vit", 4, {"chunks": 2, "exchange": "ring", "via": "pmap"}),
-        ("rotary vit", 8, {}),
-        ("rotary vit", 1, {"chunks": 4}),
-        ("convnext", 8, {}),
-        ("convnext", 4, {"chunks": 2, "via": "pmap"}),
+        pytest.param("vit", 8, {}, marks=pytest.mark.slow),
+        pytest.param("vit", 1, {"chunks": 4}, marks=pytest.mark.slow),
+        pytest.param("vit", 4, {"chunks": 2, "exchange": "ring", "via": "pmap"}, marks=pytest.mark.slow),
+        pytest.param("rotary vit", 1, {"chunks": 4}, marks=pytest.mark.slow),
+        pytest.param("convnext", 4, {"chunks": 2, "via": "pmap"}, marks=pytest.mark.slow),
+        pytest.param("vit", 8, {"via": "pmap"}, marks=pytest.mark.release),
+        pytest.param("vit", 2, {"exchange": "ring", "block_size": 3}, marks=pytest.mark.release),
+        pytest.param("vit", 4, {"chunks": 4}, marks=pytest.mark.release),
+        pytest.param("rotary vit", 8, {}, marks=pytest.mark.release),
+        pytest.param("convnext", 8, {}, marks=pytest.mark.release),
     ],
 )
 def test_an_encoder_without_batch_norm_has_the_same_numbers_on_any_devices_and_in_chunks(
@@ -243,8 +242,14 @@ def test_an_encoder_without_batch_norm_has_the_same_numbers_on_any_devices_and_i
     assert difference(state.params, expected_state.params) < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("encoder", "devices"), [("vit", 1), ("vit", 4), ("convnext", 4)])
+@pytest.mark.parametrize(
+    ("encoder", "devices"),
+    [
+        pytest.param("vit", 4, marks=pytest.mark.slow),
+        pytest.param("vit", 1, marks=pytest.mark.release),
+        pytest.param("convnext", 4, marks=pytest.mark.release),
+    ],
+)
 def test_the_queue_of_an_encoder_without_batch_norm_has_the_same_numbers_on_any_devices_and_in_chunks(encoder, devices):
     expected_state, expected_reports = take_steps(1, encoder=encoder, queue=32, momentum=0.9)
     state, reports = take_steps(devices, encoder=encoder, queue=32, momentum=0.9, chunks=2)
