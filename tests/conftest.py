@@ -50,7 +50,7 @@ def optimised() -> Iterator[None]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test is not quick, though its file is, and one of a release is not slow."""
-    later = {"quick": ("slow", "release"), "slow": ("release",)}.get(config.option.markexpr, ())
+    later = {"quick": ("slow", "release"), "slow": ("release",), "peers": ("release",)}.get(config.option.markexpr, ())
     if later:
         slow = [item for item in items if any(map(item.get_closest_marker, later))]
         config.hook.pytest_deselected(items=slow)

@@ -293,9 +293,13 @@ def test_preprocessing_is_the_centre_view(frame, view):
 
 
 @pytest.mark.peers
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "strides", "frame"), [("resnet34", "v1.5", 75), ("resnet50", "v1", 36), ("resnet50", "v1.5", 128)]
+    ("arch", "strides", "frame"),
+    [
+        pytest.param("resnet50", "v1", 36, marks=pytest.mark.slow),
+        pytest.param("resnet34", "v1.5", 75, marks=pytest.mark.release),
+        pytest.param("resnet50", "v1.5", 128, marks=pytest.mark.release),
+    ],
 )
 def test_onnx_and_torch_know_every_architecture(arch, strides, frame, tmp_path):
     model = make_resnet(arch, width_factor=0.0625, strides=strides)
