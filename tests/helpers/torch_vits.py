@@ -31,6 +31,15 @@ class Peer:
 
 DEPTH, HEADS, PATCH, TABLE = 2, 2, 16, 4
 WIDTH = 64 * HEADS
+OF_TRANSFORMERS = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 4 * WIDTH,
+    "image_size": PATCH * TABLE,
+    "patch_size": PATCH,
+}
+"""The same sizes as transformers' configurations name them."""
 
 
 def randomise(network: Any, seed: int = 0) -> Any:
@@ -157,14 +166,7 @@ def open_clip_vit(*, quick: bool = False) -> Peer:
 def transformers_vit(kind: str) -> Peer:
     """ViTModel, Dinov2Model or Dinov2WithRegistersModel of transformers."""
     transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, kind.replace("Model", "Config"))(
-        hidden_size=WIDTH,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        image_size=PATCH * TABLE,
-        patch_size=PATCH,
-    )
+    config = getattr(transformers, kind.replace("Model", "Config"))(**OF_TRANSFORMERS)
     network = randomise(getattr(transformers, kind)(config))
     more = {"interpolate_pos_encoding": True} if kind == "ViTModel" else {}
     options: dict[str, Any] = {"epsilon": 1e-12} if kind == "ViTModel" else {"layer_scale": True}
@@ -209,15 +211,7 @@ def timm_dinov3(*, biased: bool = True) -> Peer:
 def transformers_dinov3() -> Peer:
     """DINOv3ViTModel of transformers."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.DINOv3ViTConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        image_size=PATCH * TABLE,
-        patch_size=PATCH,
-        num_register_tokens=4,
-    )
+    config = transformers.DINOv3ViTConfig(**OF_TRANSFORMERS, num_register_tokens=4)
     network = randomise(transformers.DINOv3ViTModel(config))
     return Peer(network, lambda x: network(x).pooler_output, DINOV3, TABLE)
 
