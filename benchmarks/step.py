@@ -19,7 +19,8 @@ disturbances of the machine affect all. The ratio is that of a turn; the table h
 machine that others use, too, core seconds change less than seconds do.
 Frames are views: a batch of 32 gives 64. The peak is that of a matrix product in the same process and type; the work is
 that of the convolutions forward and backward, as `benchmarks.scaling` counts it; of a vision transformer that of all
-tokens, though ours leaves out what its last block computes of other tokens than the class token.
+tokens, though ours leaves out what its last block computes of other tokens than the class token. Memory is the most
+that the process held up to the end of its first turn, when no product had been made yet.
 """
 
 import argparse
@@ -65,8 +66,13 @@ def main() -> None:
     parser.add_argument("--features", action="store_true", help="a call of the encoder instead of a step")
     parser.add_argument("--out", type=Path, help="folder for step.md and step.json")
     parser.add_argument("--serve", metavar="METHOD", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
+        if args.compile:
+            from awcl_jax.runtime import kept_programs  # imports JAX
+
+            kept_programs.compile_anew()
         _serve(args)
         return
     known = _OF_FEATURES if args.features else METHODS
@@ -130,7 +136,7 @@ def in_turns(
             if compiled_before and not features and not method.startswith("torch"):
                 # As for a run, whose step is compiled by another process, or was at an earlier start.
                 quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-                subprocess.run([*serve, "--warmup=0"], env=os.environ | memory, check=True, **quiet)
+                subprocess.run([*serve, "--warmup=0", "--compile"], env=os.environ | memory, check=True, **quiet)
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             servers[method] = started.enter_context(subprocess.Popen(serve, env=os.environ | memory, **pipes))
             networks[method] = _answer(servers[method])["network"]  # loaded and warm before the next one starts
@@ -181,29 +187,28 @@ def _serve(args: argparse.Namespace) -> None:
     if args.features:
         ways = {"awcl_jax": our_features, "torch": functools.partial(_torch, features=True)}
     make = ways[args.serve]
-    steps, product, memory_mb, network = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
+    steps, make_product, memory_mb, network = make(args.arch, args.width, int(args.sizes), args.batch, args.dtype)
     steps(args.warmup)
     _say({"network": network})
+    product, held_mb = None, 0.0
     for _ in sys.stdin:
         before = time.process_time()
         seconds = peak.seconds(functools.partial(steps, args.steps)) / args.steps
         core_seconds = (time.process_time() - before) / args.steps
-        _say(
-            {
-                "seconds": seconds,
-                "core_seconds": core_seconds,
-                "peak": max(product.rates(3)),
-                "memory_mb": memory_mb(),
-            }
-        )
+        if product is None:
+            # The matrices, and what compiling their product takes, are not the step's.
+            held_mb = memory_mb()
+            product = make_product()
+        rate = max(product.rates(3))
+        _say({"seconds": seconds, "core_seconds": core_seconds, "peak": rate, "memory_mb": held_mb})
 
 
 def _say(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
 
-# So many steps, matrix products that show the peak, the most megabytes held so far, and whose network it is.
-_Made = tuple[Callable[[int], object], peak.Product, Callable[[], float], str]
+# So many steps, how to make products that show the peak, the most megabytes held so far, and whose network it is.
+_Made = tuple[Callable[[int], object], Callable[[], peak.Product], Callable[[], float], str]
 
 
 def our_program(
@@ -299,7 +304,7 @@ def our_step(
                 jax.block_until_ready(metrics)  # as in a run
         jax.block_until_ready(state)
 
-    return steps, peak.jax_product(dtype), _our_memory_mb, "awcl_jax"
+    return steps, functools.partial(peak.jax_product, dtype), _our_memory_mb, "awcl_jax"
 
 
 def our_features(arch: str, width: float, size: int, batch: int, dtype: str) -> _Made:
@@ -326,7 +331,7 @@ def our_features(arch: str, width: float, size: int, batch: int, dtype: str) -> 
         for _ in range(count):
             np.asarray(encode(variables, jax.device_put(frames)))
 
-    return calls, peak.jax_product(dtype), _our_memory_mb, "awcl_jax"
+    return calls, functools.partial(peak.jax_product, dtype), _our_memory_mb, "awcl_jax"
 
 
 def _our_memory_mb() -> float:
@@ -392,7 +397,7 @@ def _torch(arch: str, width: float, size: int, batch: int, dtype: str, *, featur
         encoder.eval()
     return (
         calls if features else steps,
-        peak.torch_product(dtype, device),
+        functools.partial(peak.torch_product, dtype, device),
         memory_mb,
         f"{network}, PyTorch {torch.__version__}, {how}",
     )
