@@ -36,18 +36,20 @@ Name = Mapping[str, Any]
 _HEAD = b"awcl_jax compiled program 1\n"
 _DIGEST = hashlib.sha256().digest_size
 _MOST = 48  # files; the oldest are deleted
+_MOST_LOADED = 4  # a ResNet's step holds 170 MB
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "ml_dtypes", "numpy")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _compiles_anew = False
-_of_this_process: dict[str, jax.stages.Compiled] = {}  # of one study's runs, by key
+_of_this_process: dict[str, jax.stages.Compiled] = {}  # the last ones, of one study's runs, by key
 
 
-def load(name: Name, devices: Sequence[jax.Device]) -> jax.stages.Compiled | None:
+def load(name: Name, devices: Sequence[jax.Device], *, once: bool = False) -> jax.stages.Compiled | None:
     """Return a program that an earlier start kept, or None.
 
     Args:
       name: of the program.
       devices: that it runs on.
+      once: the caller runs it once and lets it go; otherwise this process holds it for its next call.
     """
     folder = _folder()
     if folder is None:
@@ -68,7 +70,8 @@ def load(name: Name, devices: Sequence[jax.Device]) -> jax.stages.Compiled | Non
         if stored_key != key:
             return None
         found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, execution_devices=devices)
-        _remember(key, found)
+        if not once:
+            _remember(key, found)
         return found
     except Exception:  # whatever is wrong with it, it can be compiled again
         return None
@@ -85,13 +88,14 @@ def compile_aside(name: Name, devices: Sequence[jax.Device], compile_there: Call
         compile_there()
 
 
-def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled) -> None:
-    """Keep a compiled program for later starts; does nothing where that is not possible."""
+def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled, *, once: bool = False) -> None:
+    """Keep a compiled program for later starts; does nothing where that is not possible. `once` as for `load`."""
     folder = _folder()
     if folder is None:
         return
     key = _key(name, devices)
-    _remember(key, program)
+    if not once:
+        _remember(key, program)
     # A full disk, another user's folder, or a program that XLA cannot write must not end a run.
     with contextlib.suppress(Exception):
         body = pickle.dumps((key, serialize_executable.serialize(program)))
@@ -105,17 +109,17 @@ def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled
 
 
 def load_or_compile(
-    name: Name | None, devices: Sequence[jax.Device], lower: Callable[[], jax.stages.Lowered]
+    name: Name | None, devices: Sequence[jax.Device], lower: Callable[[], jax.stages.Lowered], *, once: bool = False
 ) -> jax.stages.Compiled:
-    """Return a kept program, or lower, compile and keep it; without a name it is not kept."""
-    found = None if name is None else load(name, devices)
+    """Return a kept program, or lower, compile and keep it; without a name it is not kept. `once` as for `load`."""
+    found = None if name is None else load(name, devices, once=once)
     if found is None:
         lowered = lower()
         with _reads_of_jax_cache() as read:
             found = lowered.compile()
         # XLA writes a program that it has read without its machine code, and without an error.
         if name is not None and not read:
-            keep(name, devices, found)
+            keep(name, devices, found, once=once)
     return found
 
 
@@ -145,7 +149,7 @@ def _reads_of_jax_cache() -> Iterator[list[str]]:
 
 def _remember(key: str, program: jax.stages.Compiled) -> None:
     _of_this_process[key] = program
-    while len(_of_this_process) > _MOST:
+    while len(_of_this_process) > _MOST_LOADED:
         del _of_this_process[next(iter(_of_this_process))]
 
 

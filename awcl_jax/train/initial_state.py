@@ -92,7 +92,7 @@ class _KeptPrograms:
     def __init__(self, name: kept_programs.Name) -> None:
         self._names = [{"program": program, "of": name} for program in ("draw", "create")]
         self._devices = jax.local_devices()[:1]
-        self.create = kept_programs.load(self._names[1], self._devices) if self._on_cpu() else None
+        self.create = kept_programs.load(self._names[1], self._devices, once=True) if self._on_cpu() else None
 
     @property
     def shapes(self) -> TrainState:
@@ -103,7 +103,7 @@ class _KeptPrograms:
         if not self._on_cpu():
             return _draw(model, np.uint32(seed))
         lower = partial(_draw.lower, model, np.uint32(seed))
-        return kept_programs.load_or_compile(self._names[0], self._devices, lower)(np.uint32(seed))
+        return kept_programs.load_or_compile(self._names[0], self._devices, lower, once=True)(np.uint32(seed))
 
     def run_create(
         self, variables: dict[str, PyTree], optimiser: optax.GradientTransformation, queue: Queue | None
@@ -112,7 +112,7 @@ class _KeptPrograms:
             return _create(variables, optimiser=optimiser, queue=queue)
         if self.create is None:
             lower = partial(_create.lower, variables, optimiser=optimiser, queue=queue)
-            self.create = kept_programs.load_or_compile(self._names[1], self._devices, lower)
+            self.create = kept_programs.load_or_compile(self._names[1], self._devices, lower, once=True)
         return self.create(variables, queue=queue)
 
     def _on_cpu(self) -> bool:

@@ -155,6 +155,24 @@ def test_the_oldest_are_deleted(folder, monkeypatch):
     assert not first.exists()
 
 
+def test_a_process_holds_the_last_programs_only(folder, monkeypatch):
+    monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
+    first, *last = [
+        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
+        for number in range(3)
+    ]
+    assert [kept_programs.load({"number": number}, devices()) for number in (1, 2)] == last
+    assert kept_programs.load({"number": 0}, devices()) not in (None, first)  # read again
+
+
+def test_a_program_that_runs_once_is_let_go(folder):
+    made = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()), once=True)
+    read = kept_programs.load(NAME, devices(), once=True)
+    assert read not in (None, made)
+    assert not kept_programs._of_this_process
+    np.testing.assert_array_equal(read(arguments())["twice"], [0, 2, 4, 6])
+
+
 def test_without_a_folder_it_compiles(monkeypatch, tmp_path):
     monkeypatch.setattr(kept_programs, "_folder", lambda: None)
     program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
