@@ -57,7 +57,7 @@ def _backward(padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple
     kernels' until the end of the step.
     """
     x, kernel = kept
-    weights = _transformed(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    weights = _turned(_transformed(kernel))
 
     def add_part(total: Grid, part: tuple[Array, Array]) -> tuple[Grid, Array]:
         x, gradient = part
@@ -66,7 +66,7 @@ def _backward(padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple
             [so_far + tile.T @ of_tile for so_far, tile, of_tile in zip(*rows, strict=True)]
             for rows in zip(*grids, strict=True)
         ]
-        return total, _convolve_part(gradient, weights, 2 - padding)
+        return total, _convolve_part(gradient, weights, 2 - padding, back=True)
 
     zeros, x, gradient = sharding.varying_alike(jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype), x, gradient)
     images = _images_at_once(x, padding)
@@ -78,11 +78,11 @@ def _backward(padding: int, kept: tuple[Array, Array], gradient: Array) -> tuple
 convolve.defvjp(_forward, _backward)
 
 
-def _convolve_part(part: Array, weights: Grid, padding: int) -> Array:
-    """Convolve a few images with a transformed kernel."""
+def _convolve_part(part: Array, weights: Grid, padding: int, *, back: bool = False) -> Array:
+    """Convolve a few images with a transformed kernel [c, o], or `back` from o features to c."""
     rows, columns = _out_edges(part, padding)
     products = [
-        [tile @ weight for tile, weight in zip(*pair, strict=True)]
+        [jnp.tensordot(tile, weight, axes=(1, int(back))) for tile, weight in zip(*pair, strict=True)]
         for pair in zip(_input_tiles(part, padding), weights, strict=True)
     ]
     return _joined(_both(_OUTPUT, products), images=part.shape[0], rows=rows, columns=columns)
@@ -91,6 +91,16 @@ def _convolve_part(part: Array, weights: Grid, padding: int) -> Array:
 def _transformed(kernel: Array) -> Grid:
     """Return the 4 x 4 matrices [c, o] of G k G^T."""
     return _both(_KERNEL, [list(row) for row in kernel])
+
+
+def _turned(weights: Grid) -> Grid:
+    """Return the transform of a kernel that is turned by half from that of the kernel.
+
+    Turned, it has the rows and columns of G k G^T in the order 3, 1, 2, 0. So a gradient needs no copy of the kernel in
+    another order, which takes longer than the products where maps are small and features many.
+    """
+    order = (3, 1, 2, 0)
+    return [[weights[row][column] for column in order] for row in order]
 
 
 def _in_parts(x: Array, images: int) -> Array:
