@@ -272,6 +272,12 @@ def counts(selection: Splits) -> dict[str, dict[str, int]]:
     }
 
 
+def frames_by_machine(index: ScanIndex) -> dict[str, int]:
+    """Count the frames of each ultrasound machine, by its name."""
+    counts = np.bincount(index.machines, minlength=len(index.machine_names))
+    return {name: int(n) for name, n in zip(index.machine_names, counts, strict=True) if n}
+
+
 def count_unreadable(selection: Splits) -> dict[str, int]:
     """Count the frames left out because they cannot be read, by split, over all datasets."""
     return dict(collections.Counter(frame.split for _, frame in selection.left_out))

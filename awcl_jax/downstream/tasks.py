@@ -69,11 +69,12 @@ class Frames:
         return encode_frames(predict, variables, self.part.reader, self.positions, batch_size=batch_size)
 
     def row(self, i: int) -> dict[str, Any]:
-        """Return the id and the patient of the i-th frame."""
+        """Return id, patient and machine of the i-th frame."""
         index, position = self.part.index, self.positions[i]
         return {
             "frame": str(index.frame_ids[position]),
             "patient": index.patient_names[index.patients[position]],
+            "machine": index.machine_names[index.machines[position]],
         }
 
 

@@ -378,6 +378,7 @@ def _conclude(
         "steps": config.train.steps,
         **({} if setup.initial is None else {"initial": setup.initial.describe(config, aspect=setup.data.aspect)}),
         "frames": selection.counts(setup.data),
+        "machines": selection.frames_by_machine(setup.data.train.index),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
         "datasets": about.as_json(setup.data.datasets),
@@ -429,12 +430,13 @@ def _conclude(
 
 
 def _test_frames(setup: Setup, predictions: Int[np.ndarray, " n"]) -> list[dict[str, str]]:
-    """Return a row for each test frame: its id and patient, its anatomy, and the one that the kNN predicts."""
+    """Return a row for each test frame: its id, patient and machine, its anatomy, and the one that the kNN predicts."""
     index, test, names = setup.data.test.index, setup.evaluation.test, setup.evaluation.names
     return [
         {
             "frame": str(index.frame_ids[frame]),
             "patient": index.patient_names[index.patients[frame]],
+            "machine": index.machine_names[index.machines[frame]],
             "label": names[label],
             "prediction": names[prediction],
         }

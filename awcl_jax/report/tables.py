@@ -100,7 +100,7 @@ def score_table(runs: Sequence[Run]) -> ScoreTable:
 
     def row(title: str, name: str) -> tuple[str, list[Cell | None]]:
         share = not name.endswith("_mm")
-        return title, [_cell(scores[name], share) if name in scores else None for scores in columns]
+        return title, [as_cell(scores[name], share=share) if name in scores else None for scores in columns]
 
     return ScoreTable(
         [(run.name, [_COLUMNS.get(column, column) for column in run.scores]) for run in runs],
@@ -109,7 +109,8 @@ def score_table(runs: Sequence[Run]) -> ScoreTable:
     )
 
 
-def _cell(score: Mapping[str, Any], share: bool) -> Cell:
+def as_cell(score: Mapping[str, Any], *, share: bool = True) -> Cell:
+    """Return a score of `results.json` as displayed; `share` if it is from 0 to 1."""
     value, low, high = (score.get(key) for key in ("value", "low", "high"))
     interval = "one patient" if low is None or high is None else f"{low:.3f} to {high:.3f}"
     counts = f"{score.get('frames', 0):,} frames of {score.get('patients', 0):,} patients"

@@ -11,6 +11,7 @@ from pathlib import Path
 from awcl_jax.report import comparison, payload, tables
 from awcl_jax.report.contents import Run, read_run
 from awcl_jax.report.embedding_map import LABELS, MAP_FILE, FrameMap
+from awcl_jax.report.machines import by_machine
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import write_whole
 
@@ -102,6 +103,7 @@ def page_of(runs: Sequence[Run]) -> str:
         scores=tables.score_table(runs),
         compositions=[tables.composition(run) for run in runs],
         confusions=[tables.confusion(run) for run in runs],
+        machines=[by_machine(run) for run in runs],
         warnings=comparison.warnings(runs),
         differences=comparison.differences(runs),
         cells=cells,

@@ -277,6 +277,10 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _are_counts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
 def _are_splits(value: Any) -> bool:
     keys = {"frames", "labelled", "scans", "patients"}
     return isinstance(value, dict) and all(
@@ -328,6 +332,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "data": lambda value: isinstance(value, str),
     "datasets": are_datasets,
     "frames": _are_splits,
+    "machines": _are_counts_by_name,
     "initial": _is_initial,
     "anatomies": _are_names,
     "confusion": _is_matrix,

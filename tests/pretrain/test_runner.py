@@ -16,11 +16,13 @@ import pytest
 
 from awcl_jax.data import pipeline
 from awcl_jax.data.about import About, as_json
+from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest.phantom import Phantom, PhantomConfig
 from awcl_jax.models.weights import save_torch_resnet
 from awcl_jax.pretrain import runner as pretrain
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
+from awcl_jax.train.run_folder import read_frames
 from awcl_jax.train.workdir import Workdir
 from configs import fine, moco, scan, simclr
 from tests.helpers.configurations import tiny
@@ -200,12 +202,19 @@ def test_a_run_learns_anatomy(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_writes_the_files_that_users_look_for(trained):
+def test_a_run_writes_the_files_that_users_look_for(trained, phantom):
     workdir, results = trained
     for name in ("loss.png", "pairs.png", "views.png", "embeddings.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG"), name
     assert json.loads((workdir / "results.json").read_text()) == results
     assert results["frames"]["test"] == {"frames": 96, "labelled": 62, "scans": 6, "patients": 6}
+    assert sum(results["machines"].values()) == results["frames"]["train"]["frames"]
+    index = ScanIndex.from_dataset(phantom)
+    names = [index.machine_names[machine] for machine in index.machines]
+    machines = dict(zip(map(str, index.frame_ids), names, strict=True))
+    rows = read_frames(workdir / "test_frames.csv")
+    assert len({row["machine"] for row in rows}) > 1
+    assert [row["machine"] for row in rows] == [machines[row["frame"]] for row in rows]
     assert list((workdir / "tensorboard").glob("events.*"))
     lines = numbers(workdir)
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40, 50, 60]
