@@ -2,6 +2,7 @@
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from awcl_jax.data.about import PATIENTS, About, patients_as_json
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.private_table import private_table_of, read_private_table, write_private_table
 from awcl_jax.data.scans import ScanIndex
+from awcl_jax.data.selection import frames_by_machine
 from awcl_jax.data.stored import open_dataset
 from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.collect import Part
@@ -31,7 +33,8 @@ def add_subcommand(datasets: "argparse._SubParsersAction[argparse.ArgumentParser
         help="a prepared dataset with its splits drawn again, without decoding",
         description="Copy a prepared dataset with other splits. Patients are drawn as for your own scans: each is in\n"
         "one split, and anatomies are spread over the splits. Records are copied as they are.",
-        epilog="example: python -m awcl_jax.ingest resplit --dataset=data/own --seed=1 --out=data/own_seed1",
+        epilog="examples: python -m awcl_jax.ingest resplit --dataset=data/own --seed=1 --out=data/own_seed1\n"
+        "          python -m awcl_jax.ingest resplit --dataset=data/own --test_machine='Voluson S10' --out=data/other",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -39,6 +42,14 @@ def add_subcommand(datasets: "argparse._SubParsersAction[argparse.ArgumentParser
     add("--dataset", metavar="DIR", required=True, help="the prepared dataset")
     add("--test_share", type=float, default=0.2, metavar="S", help="test share of patients (default: %(default)s)")
     add("--val_share", type=float, default=0.1, metavar="S", help="validation share (default: %(default)s)")
+    add(
+        "--test_machine",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="test on the patients whom this ultrasound machine saw, and on no others, whatever --test_share; may be "
+        "given several times. Their frames of other machines are in the test, too",
+    )
     add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     add("--patients_confirmed", action="store_true", help="you have checked that its patient ids are patients")
     parser.set_defaults(run=run)
@@ -52,8 +63,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
       out: folder for the copy.
 
     Raises:
-      InputError: nobody knows the dataset's patients, the shares leave none for training, or the copy exists with other
-        splits.
+      InputError: nobody knows the dataset's patients, no frame is of a machine that is named, the shares leave no
+        patient for training, or the copy exists with other splits.
     """
     index = ScanIndex.from_dataset(args.dataset)
     info = open_dataset(index.path).info
@@ -65,8 +76,14 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             f"The patients of {index.path} are unknown. {about.apart} If its patient_id names patients, add "
             "--patients_confirmed."
         )
-    draw = {"val_share": args.val_share, "test_share": args.test_share, "seed": args.seed}
-    splits = draw_splits({index.patient_names[at] for at in np.unique(index.patients)}, _anatomies_of(index), **draw)
+    tested = _patients_of(index, args.test_machine)
+    draw = {"val_share": args.val_share, "test_share": 0.0 if tested else args.test_share, "seed": args.seed}
+    others = {index.patient_names[at] for at in np.unique(index.patients)} - tested
+    if not others:
+        raise InputError(f"All patients have frames of {_listed(args.test_machine)}: none is left for training.")
+    splits = draw_splits(others, _anatomies_of(index), **draw) | dict.fromkeys(tested, "test")
+    if tested:
+        draw["test_machines"] = sorted(set(args.test_machine))
     metadata = _metadata(info, index, about, draw, confirmed=args.patients_confirmed)
     target = out / info.name / str(info.version)
     if target.exists():
@@ -78,6 +95,24 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         metadata["notes"] += said
     warning = [] if about.confirmed or args.patients_confirmed else [f"warning: {about.apart}"]
     return Prepared(target, [*metadata["notes"], *warning])
+
+
+def _patients_of(index: ScanIndex, machines: Sequence[str]) -> set[str]:
+    """Return the patients with a frame of any of these machines.
+
+    Raises:
+      InputError: no frame is of one of them.
+    """
+    known = frames_by_machine(index)
+    if missing := [name for name in machines if name not in known]:
+        there = ", ".join(f"{name!r} ({count:,})" for name, count in sorted(known.items()))
+        raise InputError(f"No frame is of the machine {missing[0]!r}. The dataset has frames of {there}.")
+    of_them = np.isin(index.machines, [index.machine_names.index(name) for name in machines])
+    return {index.patient_names[at] for at in np.unique(index.patients[of_them])}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(sorted(set(names)))
 
 
 def _anatomies_of(index: ScanIndex) -> dict[str, set[Kind]]:
@@ -98,6 +133,11 @@ def _metadata(
     settings = {**metadata.get("settings", {}), **draw, "stratified": True, "resplit": index.fingerprint}
     kept = [note for note in metadata.get("notes", []) if not note.endswith(UNSPLIT)]
     said = f"Splits were drawn again by patient, with the seed {draw['seed']}."
+    if machines := draw.get("test_machines"):
+        said = (
+            f"Test patients are those with frames of {_listed(machines)}; validation patients were drawn again with "
+            f"the seed {draw['seed']}."
+        )
     metadata |= {"settings": settings, "notes": [*kept, said]}
     if confirmed and about.kind == "own":
         metadata[PATIENTS] = patients_as_json(about.patients, confirmed=True)

@@ -122,3 +122,51 @@ def test_too_few_patients(tmp_path, table, capsys):
     with pytest.raises(SystemExit):
         prepare(tmp_path / "found", "resplit", f"--dataset={tmp_path / 'was'}", "--test_share=0.88")
     assert "leave none for training" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_machines(tmp_path, table) -> ScanIndex:
+    """The frames as of three machines; patients 3 and 7 have frames of two."""
+    head, *lines = table.read_text().splitlines()
+    machines = ["A" if number % 12 < 6 else "B" for number in range(36)]
+    machines[3] = machines[7] = "C 1"
+    lines = [f"{line},{machine}" for line, machine in zip(lines, machines, strict=True)]
+    table.write_text("\n".join([f"{head},machine", *lines]) + "\n")
+    return from_table(table, tmp_path / "was", "--seed=1")
+
+
+def names_in(index: ScanIndex, split: str) -> tuple[set[str], set[str]]:
+    """The patients and machines of a split."""
+    there = index.splits == index.split_names.index(split)
+    return (
+        {index.patient_names[at] for at in index.patients[there]},
+        {index.machine_names[at] for at in index.machines[there]},
+    )
+
+
+@pytest.mark.parametrize(("machines", "patients"), [(["C 1"], 2), (["C 1", "B"], 7)])
+def test_a_machine_is_held_out_with_all_of_its_patients(tmp_path, of_machines, machines, patients):
+    flags = [f"--test_machine={machine}" for machine in machines]
+    found = prepare(tmp_path / "found", "resplit", f"--dataset={of_machines.path}", *flags, "--val_share=0.2")
+    (train, trained_on), (val, validated_on), (test, _) = (names_in(found, split) for split in ("train", "val", "test"))
+    assert len(test) == patients
+    assert not (trained_on | validated_on) & set(machines)
+    assert [len(val), len(train)] == [max(round(0.2 * (12 - patients)), 1), 12 - patients - len(val)]
+    assert len(found) == 36
+    metadata = json.loads((found.path / "metadata.json").read_text())
+    assert metadata["settings"]["test_machines"] == sorted(machines)
+    assert f"those with frames of {' or '.join(sorted(machines))};" in " ".join(metadata["notes"])
+
+
+def test_a_machine_that_no_frame_is_of_is_named_with_those_that_are(tmp_path, of_machines, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        prepare(tmp_path / "found", "resplit", f"--dataset={of_machines.path}", "--test_machine=C")
+    said = capsys.readouterr().err
+    assert "No frame is of the machine 'C'. The dataset has frames of 'A' (17), 'B' (17), 'C 1' (2)." in said
+    assert not (tmp_path / "found").exists()
+
+
+def test_machines_of_all_patients_leave_none_for_training(tmp_path, of_machines, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        prepare(tmp_path / "found", "resplit", f"--dataset={of_machines.path}", "--test_machine=A", "--test_machine=B")
+    assert "All patients have frames of A or B: none is left for training." in capsys.readouterr().err
