@@ -56,6 +56,7 @@ def load(name: Name, devices: Sequence[jax.Device], *, once: bool = False) -> ja
         return None
     key = _key(name, devices)
     if (known := _of_this_process.get(key)) is not None:
+        _remember(key, known)
         return known
     try:
         content = _read_own(folder / _file_name(key))
@@ -148,6 +149,7 @@ def _reads_of_jax_cache() -> Iterator[list[str]]:
 
 
 def _remember(key: str, program: jax.stages.Compiled) -> None:
+    _of_this_process.pop(key, None)  # so that it becomes the last
     _of_this_process[key] = program
     while len(_of_this_process) > _MOST_LOADED:
         del _of_this_process[next(iter(_of_this_process))]

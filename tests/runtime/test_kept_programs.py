@@ -165,6 +165,17 @@ def test_a_process_holds_the_last_programs_only(folder, monkeypatch):
     assert kept_programs.load({"number": 0}, devices()) not in (None, first)  # read again
 
 
+def test_a_program_that_is_loaded_again_stays(folder, monkeypatch):
+    monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
+    made = [
+        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
+        for number in range(2)
+    ]
+    assert kept_programs.load({"number": 0}, devices()) is made[0]
+    kept_programs.load_or_compile({"number": 2}, devices(), lambda: double.lower(arguments()))
+    assert kept_programs.load({"number": 0}, devices()) is made[0]
+
+
 def test_a_program_that_runs_once_is_let_go(folder):
     made = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()), once=True)
     read = kept_programs.load(NAME, devices(), once=True)
