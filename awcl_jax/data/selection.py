@@ -272,9 +272,10 @@ def counts(selection: Splits) -> dict[str, dict[str, int]]:
     }
 
 
-def frames_by_machine(index: ScanIndex) -> dict[str, int]:
-    """Count the frames of each ultrasound machine, by its name."""
-    counts = np.bincount(index.machines, minlength=len(index.machine_names))
+def frames_by_machine(index: ScanIndex, frames: Int[np.ndarray, " n"] | None = None) -> dict[str, int]:
+    """Count the frames of each ultrasound machine, by its name: all of the index, or these."""
+    machines = index.machines if frames is None else index.machines[frames]
+    counts = np.bincount(machines, minlength=len(index.machine_names))
     return {name: int(n) for name, n in zip(index.machine_names, counts, strict=True) if n}
 
 

@@ -323,7 +323,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
         "validation": {setup.task.chosen_by: history[chosen]},
         "training_frames": int(setup.task.train.positions.size),
         "frames": selection.counts(setup.data),
-        "machines": selection.frames_by_machine(setup.data.train.index),
+        "machines": selection.frames_by_machine(setup.data.train.index, setup.task.train.positions),
         "unreadable": selection.count_unreadable(setup.data),
         "data": setup.data.fingerprint,
         "datasets": about.as_json(setup.data.datasets),

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from awcl_jax.evaluate.paired import classification_differences, mean_differences
 from awcl_jax.evaluate.scores import Score
@@ -16,6 +17,15 @@ Rows = Sequence[Mapping[str, str]]
 
 _TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean": "mean Dice"}
 _SCORED_BY = ("eval.granularity", "eval.anatomies", "task.granularity", "task.anatomies", "task.empty_frames")
+
+
+def numbered(texts: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Number texts from 0 in alphabetical order, the same by the same number.
+
+    Not by NumPy, whose arrays of texts give each the length of the longest.
+    """
+    numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
+    return np.array([numbers[text] for text in texts])
 
 
 def frame_differences(rows: Rows, others: Rows) -> list[Score]:
@@ -40,7 +50,7 @@ def seed_differences(seeds: Sequence[Rows], others: Sequence[Rows]) -> list[Scor
     tables = (*seeds, *others)
     frames = [row["frame"] for row in rows]
     assert all([row["frame"] for row in table] == frames for table in tables), "the same frames in the same order"
-    patients = np.unique([row["patient"] for row in rows], return_inverse=True)[1]
+    patients = numbered([row["patient"] for row in rows])
     if "prediction" in rows[0]:
         names = sorted({row["label"] for row in rows} | {row["prediction"] for table in tables for row in table})
         numbers = {name: number for number, name in enumerate(names)}
@@ -49,7 +59,7 @@ def seed_differences(seeds: Sequence[Rows], others: Sequence[Rows]) -> list[Scor
             np.array([[numbers[row["prediction"]] for row in table] for table in method]) for method in (seeds, others)
         )
         return classification_differences(labels, one, two, patients, names=names)
-    names = _structures(rows)
+    names = structures_of(rows)
     one, two = (
         np.array(
             [[[float(row[name]) if row[name] else math.nan for name in names] for row in table] for table in method]
@@ -106,13 +116,14 @@ def _in_order_of(rows: Rows, wanted: Rows) -> Rows | None:
     ordered = [by_frame[frame] for frame in frames]
     same = all(
         (one["patient"], one.get("label")) == (other["patient"], other.get("label"))
-        and [not one[name] for name in _structures(rows)] == [not other.get(name) for name in _structures(rows)]
+        and [not one[name] for name in structures_of(rows)] == [not other.get(name) for name in structures_of(rows)]
         for one, other in zip(ordered, wanted, strict=True)
     )
-    return ordered if same and _structures(rows) == _structures(wanted) else None
+    return ordered if same and structures_of(rows) == structures_of(wanted) else None
 
 
-def _structures(rows: Rows) -> list[str]:
+def structures_of(rows: Rows) -> list[str]:
+    """Return the columns of a segmentation's Dice."""
     return [column for column in rows[0] if column.startswith("dice/")]
 
 

@@ -2,18 +2,18 @@
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
 from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, scores_as_json
-from awcl_jax.report.comparison import Rows
+from awcl_jax.report.comparison import Rows, numbered, structures_of
 from awcl_jax.report.contents import Run
 from awcl_jax.report.tables import MOST_SHOWN, Cell, as_cell
 
 _TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean": "mean Dice"}
 _UNKNOWN = "not known"
+_MOST = 50  # machines of a table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,40 +37,46 @@ class Machine:
 def by_machine(run: Run) -> list[Machine]:
     """Return a run's scores on the test frames of each machine, the commonest first.
 
-    Empty if the run has not stored its machines, or if all are the same one, or more than `MOST_SHOWN`.
+    Empty if the run has not stored its machines, if all are the same one, or if there are more than `_MOST` machines or
+    `MOST_SHOWN` anatomies or structures.
     """
     if not run.test_frames or "machine" not in run.test_frames[0]:
         return []
-    counts = Counter(row["machine"] for row in run.test_frames)
-    if not 2 <= len(counts) <= MOST_SHOWN:
+    rows_of: dict[str, list[Mapping[str, str]]] = {}
+    for row in run.test_frames:
+        rows_of.setdefault(row["machine"], []).append(row)
+    if not 2 <= len(rows_of) <= _MOST or _kinds(run.test_frames) > MOST_SHOWN:
         return []
     training = run.results.get("machines")
-    found = []
-    for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        rows = [row for row in run.test_frames if row["machine"] == name]
-        found.append(
-            Machine(
-                name or _UNKNOWN,
-                None if training is None else training.get(name, 0),
-                len(rows),
-                len({row["patient"] for row in rows}),
-                {_TITLES[score.name]: _as_cell(score) for score in _scores(rows) if score.name in _TITLES},
-            )
+    return [
+        Machine(
+            name or _UNKNOWN,
+            None if training is None else training.get(name, 0),
+            len(rows),
+            len({row["patient"] for row in rows}),
+            {_TITLES[score.name]: _as_cell(score) for score in _scores(rows) if score.name in _TITLES},
         )
-    return found
+        for name, rows in sorted(rows_of.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
 
 
-def _scores(rows: Rows) -> Iterator[Score]:
-    patients = np.unique([row["patient"] for row in rows], return_inverse=True)[1]
+def _kinds(rows: Rows) -> int:
+    """Return how many anatomies or structures have a score."""
     if "prediction" in rows[0]:
-        names, numbers = np.unique([[row["label"], row["prediction"]] for row in rows], return_inverse=True)
-        labels, predictions = numbers.reshape(-1, 2).T
-        yield from classification_scores(labels, predictions, patients, names=names.tolist())
-        return
-    structures = [column for column in rows[0] if column.startswith("dice/")]
+        return len({name for row in rows for name in (row["label"], row["prediction"])})
+    return len(structures_of(rows))
+
+
+def _scores(rows: Rows) -> list[Score]:
+    patients = numbered([row["patient"] for row in rows])
+    if "prediction" in rows[0]:
+        names = sorted({name for row in rows for name in (row["label"], row["prediction"])})
+        numbers = {name: number for number, name in enumerate(names)}
+        labels, predictions = (np.array([numbers[row[name]] for row in rows]) for name in ("label", "prediction"))
+        return classification_scores(labels, predictions, patients, names=names)
+    structures = structures_of(rows)
     values = np.array([[float(row[name]) if row[name] else math.nan for name in structures] for row in rows])
-    if np.isfinite(values).any():
-        yield from mean_scores(values, patients, names=structures, mean="mean")
+    return mean_scores(values, patients, names=structures, mean="mean") if np.isfinite(values).any() else []
 
 
 def _as_cell(score: Score) -> Cell:

@@ -73,7 +73,7 @@ def test_a_run_writes_the_files_that_users_look_for(segmented):
     assert np.mean(dice) == pytest.approx(results["test"]["dice/head"]["value"], abs=1e-5)
     assert len({row["patient"] for row in rows}) == results["test"]["dice/mean"]["patients"]
     assert len({row["machine"] for row in rows}) > 1
-    assert sum(results["machines"].values()) == results["frames"]["train"]["frames"]
+    assert sum(results["machines"].values()) == results["training_frames"]
 
 
 @pytest.mark.slow

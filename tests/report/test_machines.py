@@ -72,12 +72,21 @@ def test_dice_is_scored_by_machine_and_a_machine_without_any_is_counted():
         [],
         [{name: cell for name, cell in row.items() if name != "machine"} for row in planes()],  # of an earlier version
         [row | {"machine": "E6"} for row in planes()],
-        [row | {"machine": f"M{i}"} for i, row in enumerate(planes() * 4)],
+        [row | {"machine": f"M{i}"} for i, row in enumerate(planes())],
+        [row | {"label": f"{i}"} for i, row in enumerate(planes() * 4)],
+        [row | {f"dice/{i}": "0.5" for i in range(201)} for row in ({"machine": "a"}, {"machine": "b"})],
     ],
-    ids=["no frames", "no machines", "one machine", "too many machines"],
+    ids=["no frames", "no machines", "one machine", "many machines", "many anatomies", "many structures"],
 )
 def test_otherwise_there_is_nothing_to_show(rows):
     assert by_machine(run_of(rows)) == []
+
+
+def test_a_long_text_costs_its_own_length_only():
+    """Where each text of an array takes as much as the longest, this would be 24 GB."""
+    rows = [row | {"patient": f"P{i % 30}"} for i, row in enumerate(planes() * 1000)]
+    rows[0] |= {"patient": "P" * 100_000, "label": "L" * 100_000}
+    assert [machine.frames for machine in by_machine(run_of(rows))] == [36_000, 12_000, 12_000]
 
 
 def test_the_page_has_a_table_of_machines_with_text_as_text(tmp_path):
