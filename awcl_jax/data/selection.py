@@ -272,6 +272,15 @@ def counts(selection: Splits) -> dict[str, dict[str, int]]:
     }
 
 
+def row_of(index: ScanIndex, frame: int | np.integer) -> dict[str, str]:
+    """Return what a table of test frames says of a frame whatever the task: its id, patient and machine."""
+    return {
+        "frame": str(index.frame_ids[frame]),
+        "patient": index.patient_names[index.patients[frame]],
+        "machine": index.machine_names[index.machines[frame]],
+    }
+
+
 def frames_by_machine(index: ScanIndex, frames: Int[np.ndarray, " n"] | None = None) -> dict[str, int]:
     """Count the frames of each ultrasound machine, by its name: all of the index, or these."""
     machines = index.machines if frames is None else index.machines[frames]

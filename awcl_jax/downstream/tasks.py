@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree, UInt8
 
 from awcl_jax.data.record import HEAD_CIRCUMFERENCE
-from awcl_jax.data.selection import Split, Splits, keep_label_fraction
+from awcl_jax.data.selection import Split, Splits, keep_label_fraction, row_of
 from awcl_jax.evaluate.encode import EncodeFn, encode_frames
 from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
 from awcl_jax.evaluate.scores import (
@@ -70,12 +70,7 @@ class Frames:
 
     def row(self, i: int) -> dict[str, Any]:
         """Return id, patient and machine of the i-th frame."""
-        index, position = self.part.index, self.positions[i]
-        return {
-            "frame": str(index.frame_ids[position]),
-            "patient": index.patient_names[index.patients[position]],
-            "machine": index.machine_names[index.machines[position]],
-        }
+        return row_of(self.part.index, self.positions[i])
 
 
 # Standard planes ------------------------------------------------------------------------------------------------------

@@ -433,13 +433,7 @@ def _test_frames(setup: Setup, predictions: Int[np.ndarray, " n"]) -> list[dict[
     """Return a row for each test frame: its id, patient and machine, its anatomy, and the one that the kNN predicts."""
     index, test, names = setup.data.test.index, setup.evaluation.test, setup.evaluation.names
     return [
-        {
-            "frame": str(index.frame_ids[frame]),
-            "patient": index.patient_names[index.patients[frame]],
-            "machine": index.machine_names[index.machines[frame]],
-            "label": names[label],
-            "prediction": names[prediction],
-        }
+        selection.row_of(index, frame) | {"label": names[label], "prediction": names[prediction]}
         for frame, label, prediction in zip(test.frames, test.labels, predictions, strict=True)
     ]
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from awcl_jax.evaluate.paired import classification_differences, mean_differences
 from awcl_jax.evaluate.scores import Score
@@ -15,7 +15,7 @@ from awcl_jax.train.run_folder import FRAMES_FILE
 Rows = Sequence[Mapping[str, str]]
 """Rows of a `test_frames.csv`: `frame`, `patient`, and `label` with `prediction`, or `dice/...` by structure."""
 
-_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean": "mean Dice"}
+TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean": "mean Dice"}
 _SCORED_BY = ("eval.granularity", "eval.anatomies", "task.granularity", "task.anatomies", "task.empty_frames")
 
 
@@ -26,6 +26,16 @@ def numbered(texts: Sequence[str]) -> Int[np.ndarray, " n"]:
     """
     numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
     return np.array([numbers[text] for text in texts])
+
+
+def anatomies_of(*tables: Rows) -> list[str]:
+    """Return the anatomies that occur in tables of planes, true or predicted, in alphabetical order."""
+    return sorted({name for rows in tables for row in rows for name in (row["label"], row["prediction"])})
+
+
+def dice_of(rows: Rows, structures: Sequence[str]) -> Float[np.ndarray, "n c"]:
+    """Return the Dice of these columns, NaN where a frame does not count."""
+    return np.array([[float(row[name]) if row[name] else math.nan for name in structures] for row in rows])
 
 
 def frame_differences(rows: Rows, others: Rows) -> list[Score]:
@@ -52,7 +62,7 @@ def seed_differences(seeds: Sequence[Rows], others: Sequence[Rows]) -> list[Scor
     assert all([row["frame"] for row in table] == frames for table in tables), "the same frames in the same order"
     patients = numbered([row["patient"] for row in rows])
     if "prediction" in rows[0]:
-        names = sorted({row["label"] for row in rows} | {row["prediction"] for table in tables for row in table})
+        names = anatomies_of(*tables)
         numbers = {name: number for number, name in enumerate(names)}
         labels = np.array([numbers[row["label"]] for row in rows])
         one, two = (
@@ -60,12 +70,7 @@ def seed_differences(seeds: Sequence[Rows], others: Sequence[Rows]) -> list[Scor
         )
         return classification_differences(labels, one, two, patients, names=names)
     names = structures_of(rows)
-    one, two = (
-        np.array(
-            [[[float(row[name]) if row[name] else math.nan for name in names] for row in table] for table in method]
-        )
-        for method in (seeds, others)
-    )
+    one, two = (np.array([dice_of(table, names) for table in method]) for method in (seeds, others))
     return mean_differences(one, two, patients, names=names, mean="mean")
 
 
@@ -102,9 +107,9 @@ def _difference(run: Run, first: Run) -> Difference:
     rows = _in_order_of(run.test_frames, first.test_frames)
     if rows is None:
         return Difference(run.name, {}, f"its test frames or their labels are not those of {first.name}")
-    scores = [score for score in frame_differences(rows, first.test_frames) if score.name in _TITLES]
+    scores = [score for score in frame_differences(rows, first.test_frames) if score.name in TITLES]
     counts = f"{scores[0].frames:,} frames of {scores[0].patients:,} patients"
-    return Difference(run.name, {_TITLES[score.name]: _in_words(score) for score in scores}, counts=counts)
+    return Difference(run.name, {TITLES[score.name]: _in_words(score) for score in scores}, counts=counts)
 
 
 def _in_order_of(rows: Rows, wanted: Rows) -> Rows | None:

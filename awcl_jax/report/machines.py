@@ -1,17 +1,15 @@
 """A run's scores by ultrasound machine, from its `test_frames.csv`."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from awcl_jax.evaluate.scores import Score, classification_scores, mean_scores, scores_as_json
-from awcl_jax.report.comparison import Rows, numbered, structures_of
+from awcl_jax.report.comparison import TITLES, Rows, anatomies_of, dice_of, numbered, structures_of
 from awcl_jax.report.contents import Run
 from awcl_jax.report.tables import MOST_SHOWN, Cell, as_cell
 
-_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean": "mean Dice"}
 _UNKNOWN = "not known"
 _MOST = 50  # machines of a table
 
@@ -54,7 +52,7 @@ def by_machine(run: Run) -> list[Machine]:
             None if training is None else training.get(name, 0),
             len(rows),
             len({row["patient"] for row in rows}),
-            {_TITLES[score.name]: _as_cell(score) for score in _scores(rows) if score.name in _TITLES},
+            {TITLES[score.name]: _as_cell(score) for score in _scores(rows) if score.name in TITLES},
         )
         for name, rows in sorted(rows_of.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
@@ -63,19 +61,19 @@ def by_machine(run: Run) -> list[Machine]:
 def _kinds(rows: Rows) -> int:
     """Return how many anatomies or structures have a score."""
     if "prediction" in rows[0]:
-        return len({name for row in rows for name in (row["label"], row["prediction"])})
+        return len(anatomies_of(rows))
     return len(structures_of(rows))
 
 
 def _scores(rows: Rows) -> list[Score]:
     patients = numbered([row["patient"] for row in rows])
     if "prediction" in rows[0]:
-        names = sorted({name for row in rows for name in (row["label"], row["prediction"])})
+        names = anatomies_of(rows)
         numbers = {name: number for number, name in enumerate(names)}
         labels, predictions = (np.array([numbers[row[name]] for row in rows]) for name in ("label", "prediction"))
         return classification_scores(labels, predictions, patients, names=names)
     structures = structures_of(rows)
-    values = np.array([[float(row[name]) if row[name] else math.nan for name in structures] for row in rows])
+    values = dice_of(rows, structures)
     return mean_scores(values, patients, names=structures, mean="mean") if np.isfinite(values).any() else []
 
 

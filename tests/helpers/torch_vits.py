@@ -251,16 +251,10 @@ def facebooks_dinov3() -> Peer:
 def transformers_clip() -> Peer:
     """CLIPModel of transformers, its picture tower before the projection, with CLIP's own QuickGELU."""
     transformers = pytest.importorskip("transformers")
-    vision = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS,
-        "intermediate_size": 4 * WIDTH,
-        "image_size": PATCH * TABLE,
-        "patch_size": PATCH,
-    }
     text = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64}
-    network = randomise(transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text)))
+    network = randomise(
+        transformers.CLIPModel(transformers.CLIPConfig(vision_config=dict(OF_TRANSFORMERS), text_config=text))
+    )
     return Peer(
         network,
         lambda x: network.vision_model(x, interpolate_pos_encoding=True).pooler_output,
