@@ -39,6 +39,7 @@ _MOST = 48  # files; the oldest are deleted
 _MOST_LOADED = 4  # a ResNet's step holds 170 MB
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "ml_dtypes", "numpy")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_COMPILED, _READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_hits"
 _compiles_anew = False
 _of_this_process: dict[str, jax.stages.Compiled] = {}  # the last ones, of one study's runs, by key
 
@@ -116,10 +117,11 @@ def load_or_compile(
     found = None if name is None else load(name, devices, once=once)
     if found is None:
         lowered = lower()
-        with _reads_of_jax_cache() as read:
+        with _work_of_jax() as done:
             found = lowered.compile()
-        # XLA writes a program that it has read without its machine code, and without an error.
-        if name is not None and not read:
+        # XLA writes a program that it has read without its machine code, and without an error. One that JAX has held
+        # since an earlier call may have been read then.
+        if name is not None and _COMPILED in done and _READ not in done:
             keep(name, devices, found, once=once)
     return found
 
@@ -132,20 +134,28 @@ def compile_anew() -> None:
 
 
 @contextlib.contextmanager
-def _reads_of_jax_cache() -> Iterator[list[str]]:
-    """Yield a list to which each program is added that this thread reads from JAX's cache in this block."""
-    read: list[str] = []
+def _work_of_jax() -> Iterator[list[str]]:
+    """Yield a list to which each program is added that this thread compiles or reads from JAX's cache in this block.
+
+    One that is read counts as compiled as well; one that JAX holds in memory counts as neither.
+    """
+    done: list[str] = []
     thread = threading.get_ident()
 
     def note(event: str, **details: str | int) -> None:
-        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == thread:
-            read.append(event)
+        if event in (_COMPILED, _READ) and threading.get_ident() == thread:
+            done.append(event)
+
+    def note_timed(event: str, duration_secs: float, **details: str | int) -> None:
+        note(event)
 
     jax.monitoring.register_event_listener(note)
+    jax.monitoring.register_event_duration_secs_listener(note_timed)
     try:
-        yield read
+        yield done
     finally:
         jax.monitoring.unregister_event_listener(note)
+        jax.monitoring.unregister_event_duration_listener(note_timed)
 
 
 def _remember(key: str, program: jax.stages.Compiled) -> None:

@@ -1,6 +1,5 @@
 """Programs kept between runs: found again, and never another's, a changed or a damaged one."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -30,7 +29,6 @@ def devices():
     return jax.devices()[:1]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
 def double(tree):
     return {"twice": 2 * tree["x"], "rows": tree["rows"] + 1}
 
@@ -39,9 +37,14 @@ def arguments():
     return {"x": jnp.arange(4.0), "rows": jnp.arange(3)}
 
 
+def lowered():
+    """The program, of a function that JAX has not seen: it is compiled, not found in this process's memory."""
+    return jax.jit(lambda tree: double(tree), donate_argnums=0).lower(arguments())
+
+
 def kept(name=NAME):
     """Compile and keep a program, and forget it in this process; return its file."""
-    kept_programs.load_or_compile(name, devices(), lambda: double.lower(arguments()))
+    kept_programs.load_or_compile(name, devices(), lowered)
     kept_programs._of_this_process.clear()
     (file,) = kept_programs._folder().iterdir()
     return file
@@ -150,34 +153,28 @@ def test_the_oldest_are_deleted(folder, monkeypatch):
     monkeypatch.setattr(kept_programs, "_MOST", 2)
     for number in range(2):
         os.utime(first, (number, number))
-        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
+        kept_programs.load_or_compile({"number": number}, devices(), lowered)
     assert len(list(folder.iterdir())) == 2
     assert not first.exists()
 
 
 def test_a_process_holds_the_last_programs_only(folder, monkeypatch):
     monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
-    first, *last = [
-        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
-        for number in range(3)
-    ]
+    first, *last = [kept_programs.load_or_compile({"number": number}, devices(), lowered) for number in range(3)]
     assert [kept_programs.load({"number": number}, devices()) for number in (1, 2)] == last
     assert kept_programs.load({"number": 0}, devices()) not in (None, first)  # read again
 
 
 def test_a_program_that_is_loaded_again_stays(folder, monkeypatch):
     monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
-    made = [
-        kept_programs.load_or_compile({"number": number}, devices(), lambda: double.lower(arguments()))
-        for number in range(2)
-    ]
+    made = [kept_programs.load_or_compile({"number": number}, devices(), lowered) for number in range(2)]
     assert kept_programs.load({"number": 0}, devices()) is made[0]
-    kept_programs.load_or_compile({"number": 2}, devices(), lambda: double.lower(arguments()))
+    kept_programs.load_or_compile({"number": 2}, devices(), lowered)
     assert kept_programs.load({"number": 0}, devices()) is made[0]
 
 
 def test_a_program_that_runs_once_is_let_go(folder):
-    made = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()), once=True)
+    made = kept_programs.load_or_compile(NAME, devices(), lowered, once=True)
     read = kept_programs.load(NAME, devices(), once=True)
     assert read not in (None, made)
     assert not kept_programs._of_this_process
@@ -186,7 +183,7 @@ def test_a_program_that_runs_once_is_let_go(folder):
 
 def test_without_a_folder_it_compiles(monkeypatch, tmp_path):
     monkeypatch.setattr(kept_programs, "_folder", lambda: None)
-    program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
+    program = kept_programs.load_or_compile(NAME, devices(), lowered)
     assert program(arguments())["rows"].tolist() == [1, 2, 3]
 
 
@@ -195,7 +192,7 @@ def test_a_full_disk_does_not_end_a_run(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kept_programs.Path, "write_bytes", full)
-    program = kept_programs.load_or_compile(NAME, devices(), lambda: double.lower(arguments()))
+    program = kept_programs.load_or_compile(NAME, devices(), lowered)
     assert program(arguments())["rows"].tolist() == [1, 2, 3]
     assert not list(folder.iterdir())
 
@@ -206,29 +203,42 @@ def test_a_program_that_jax_read_from_its_cache_is_not_kept(folder, monkeypatch)
     class Read:
         def compile(self):
             jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
-            return double.lower(arguments()).compile()
+            return lowered().compile()
 
     program = kept_programs.load_or_compile(NAME, devices(), Read)
     assert program(arguments())["rows"].tolist() == [1, 2, 3]
     assert not folder.exists()
 
 
-def test_jax_reports_the_programs_that_it_reads(tmp_path):
-    """In a new process, whose cache is empty at first; a program with kernels of its own, as above."""
+def test_a_program_that_jax_holds_in_memory_is_not_kept(folder):
+    """It may have been read when it came there; nothing tells, then, that it was."""
+    program = lowered()
+    program.compile()
+    kept_programs.load_or_compile(NAME, devices(), lambda: program)
+    assert not folder.exists()
+
+
+def test_programs_that_jax_has_read_are_not_kept_or_run(tmp_path):
+    """Each process asks for one program by two names; JAX reads it for the first name, and holds it for the second.
+
+    The cache is empty at first. The program has kernels of its own, without which it fails when it runs.
+    """
     program = """
 import jax, jax.numpy as jnp, sys
 from awcl_jax.runtime import kept_programs
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-name = {"number": int(sys.argv[2])}
-lower = lambda: jax.jit(lambda x: jnp.sort(jnp.tanh(x) + x[::-1])).lower(jnp.arange(64.0))
-kept_programs.load_or_compile(name, jax.devices(), lower)(jnp.arange(64.0)).block_until_ready()
+run = jax.jit(lambda x: jnp.cumsum(jnp.tanh(x) + x[::-1]))
+for number in sys.argv[2:] * 2:
+    name = {"number": number}
+    made = kept_programs.load_or_compile(name, jax.devices(), lambda: run.lower(jnp.arange(64.0)), once=True)
+    made(jnp.arange(64.0)).block_until_ready()
 print(len(list(kept_programs._folder().glob("*"))))
 """
     counts = []
-    for number in (0, 1):  # the second is the same program under another name
-        command = [sys.executable, "-c", program, str(tmp_path), str(number)]
+    for names in (["first"], ["second", "third"]):
+        command = [sys.executable, "-c", program, str(tmp_path), *names]
         counts.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     assert counts == [1, 1]
 
