@@ -1,4 +1,4 @@
-"""Clips that were cut short: all frames, or a fault, wherever the file ends."""
+"""Clips that were cut short or have a hole: all frames, or a fault, wherever the file ends or the hole is."""
 
 import io
 import re
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from awcl_jax.ingest.own.containers import is_cut
+from awcl_jax.ingest.own.containers import is_broken
 from awcl_jax.ingest.own.items import BadFileError, Reading
 from awcl_jax.ingest.own.videos import decode
 from tests.helpers.own_files import moving_disc
@@ -27,6 +27,7 @@ MADE = {
     "mov": ("mov", "mjpeg", {}),
     "avi": ("avi", "mpeg4", {}),
     "avi, raw": ("avi", "rawvideo", {}),
+    "avi, jpeg": ("avi", "mjpeg", {}),
     "mpeg": ("mpeg", "mpeg1video", {}),
     "vob": ("vob", "mpeg2video", {}),
     "wmv": ("asf", "wmv2", {}),
@@ -75,7 +76,7 @@ def read(data):
 def test_a_clip_that_is_cut_has_all_frames_or_is_a_fault(name, whole):
     data = whole[name]
     assert read(data) == len(FRAMES)
-    assert not is_cut(io.BytesIO(data))
+    assert not is_broken(io.BytesIO(data))
     places = {*np.linspace(1, len(data) - 1, 40).astype(int).tolist(), *(len(data) - n for n in (1, 2, 3, 7, 12, 40))}
     # A live recording that ends between two of its parts is a shorter one that is whole. So is one that ends in the
     # first bytes of a fragment's length, which are zeros and so padding.
@@ -94,7 +95,7 @@ def test_a_clip_that_is_cut_has_all_frames_or_is_a_fault(name, whole):
 def test_a_fragment_without_its_samples_is_cut(whole):
     data = whole["mp4, fragments"]
     for samples in [m.start() - 4 for m in re.finditer(b"mdat", data)]:
-        assert is_cut(io.BytesIO(data[:samples]))
+        assert is_broken(io.BytesIO(data[:samples]))
         assert read(data[:samples]) == "cut_short"
 
 
@@ -102,7 +103,7 @@ def test_a_fragment_without_its_samples_is_cut(whole):
 def test_the_lengths_alone_tell_a_cut(name, whole):
     # Within the frames, which begin in the first fifth and end before the last of every kind.
     data = whole[name]
-    told = [is_cut(io.BytesIO(data[:place])) for place in range(len(data) // 5, len(data) * 4 // 5)]
+    told = [is_broken(io.BytesIO(data[:place])) for place in range(len(data) // 5, len(data) * 4 // 5)]
     # But for a cut between two parts of what has no length of its own.
     assert np.mean(told) > 0.98
 
@@ -111,6 +112,38 @@ def test_the_lengths_alone_tell_a_cut(name, whole):
 def test_zeros_at_the_end_are_padding(name, whole):
     assert read(whole[name] + bytes(1)) == len(FRAMES)
     assert read(whole[name] + bytes(64)) == len(FRAMES)
+
+
+# A hole in what has no lengths inside: the lines of a picture's values, or the one packet of a short recording.
+WITHOUT_PARTS = ("tiff", "mpeg", "vob", "wmv")
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name not in WITHOUT_PARTS])
+def test_frames_that_a_hole_takes_are_missed(name, whole):
+    data, length = whole[name], 600
+    # Behind what describes the format, and before the tables at the end.
+    places = np.linspace(len(data) * 0.35, len(data) * 0.85 - length, 60).astype(int)
+    found = {place: read(data[:place] + bytes(length) + data[place + length :]) for place in sorted(set(places))}
+    assert set(found.values()) <= {len(FRAMES), "cut_short"}, found
+    assert "cut_short" in found.values()
+
+
+def chunk(name, body, *, even=True):
+    return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2 and even)
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_an_avi_has_its_frames_in_lists_and_of_odd_lengths(even):
+    """Some recorders leave out the byte that makes a length even."""
+    frames = [chunk(b"00dc", bytes([number] * 101), even=even) for number in range(1, 5)]
+    records = b"".join(chunk(b"LIST", b"rec " + b"".join(frames[n : n + 2])) for n in (0, 2))
+    data = chunk(b"RIFF", b"AVI " + chunk(b"LIST", b"movi" + records) + chunk(b"idx1", bytes(64)))
+    assert not is_broken(io.BytesIO(data))
+    for frame in frames[1:]:
+        begin = data.index(frame)
+        assert is_broken(io.BytesIO(data[:begin] + bytes(20) + data[begin + 20 :]))
+        # Within a frame is no length.
+        assert not is_broken(io.BytesIO(data[: begin + 10] + bytes(20) + data[begin + 30 :]))
 
 
 def test_an_avi_whose_recorder_never_wrote_its_length_is_whole(whole):
@@ -124,14 +157,26 @@ def test_the_packets_of_a_transport_stream_are_of_one_length():
     assert read(data) == len(FRAMES)
     assert len(data) % 188 == 0
     assert read(data[:-100]) == "cut_short"
+    padding = bytes(3 * 188)
+    assert read(data + padding) == len(FRAMES)
+    middle = len(data) // 376 * 188
+    assert read(data[:middle] + padding + data[middle + len(padding) :]) == "cut_short"
+
+
+def test_the_packets_of_a_wmv_are_of_one_size():
+    data = write("asf", "mjpeg", {})
+    second = data.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50 + 3200
+    assert read(data) == len(FRAMES)
+    assert is_broken(io.BytesIO(data[: second - 20] + bytes(40) + data[second + 20 :]))
+    assert not is_broken(io.BytesIO(data[: second - 60] + bytes(40) + data[second - 20 :]))
 
 
 def test_what_is_no_container_is_not_cut():
     for data in (b"", b"x", b"text " * 100, bytes(100), b"\xff\xd8\xff" + bytes(50)):
-        assert not is_cut(io.BytesIO(data))
+        assert not is_broken(io.BytesIO(data))
     # Matroska of an unknown element that goes on to the end, and a number that is none.
-    assert not is_cut(io.BytesIO(bytes.fromhex("1a45dfa380 ec ff") + bytes(9)))
-    assert is_cut(io.BytesIO(bytes.fromhex("1a45dfa380 18538067 01ffffffffffffff ec 8f")))
+    assert not is_broken(io.BytesIO(bytes.fromhex("1a45dfa380 ec ff") + bytes(9)))
+    assert is_broken(io.BytesIO(bytes.fromhex("1a45dfa380 18538067 01ffffffffffffff ec 8f")))
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -141,4 +186,4 @@ def test_any_bytes_are_walked_to_an_end(name, whole):
     for _ in range(30):
         broken = data.copy()
         broken[rng.integers(16, len(data), 20)] = rng.integers(0, 256, 20)
-        assert is_cut(io.BytesIO(broken.tobytes())) in (True, False)
+        assert is_broken(io.BytesIO(broken.tobytes())) in (True, False)

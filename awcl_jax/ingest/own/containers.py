@@ -1,39 +1,42 @@
-"""Check by headers alone whether a clip's file is as long as its container says.
+"""Check by headers alone whether a clip's file is whole: as long as its container says, and without a hole.
 
-FFmpeg plays what is left of a truncated file, for most containers without a warning. The check uses the length that
-each part of a file states:
+FFmpeg plays what is left of a truncated file, and skips what a disk or a copy has filled with zeros, for most
+containers without a warning. The check follows the length that each part of a file states to where the next begins:
 
-    Matroska, WebM   the size of every element; if the recorder left it open (live), of those inside
-    MP4, MOV         the size of every box
-    AVI, WebP        the size of every RIFF chunk
-    WMV (ASF)        the size of the objects, and of the data packets if the recorder left that of the data open
+    Matroska, WebM   the size of every element, of those inside of the recording, too
+    MP4, MOV         the size of every box, and of those inside a fragment's table
+    AVI, WebP        the size of every RIFF chunk, and of an AVI's frames
+    WMV (ASF)        the size of the objects, and the first byte of the data packets, which are of one size
     MPEG             the length of every packet of a program stream
-    MPEG-TS          packets of one length
+    MPEG-TS          packets of one length, each with its first byte
     FLV              the size of every tag
     GIF              the blocks, and the byte that ends them
 
 Zeros after the end are padding. A file truncated between two parts of a live recording, or between two packets of
-MPEG-TS, cannot be distinguished from a complete one.
+MPEG-TS, cannot be distinguished from a complete one; nor can a hole within the data of one frame, here.
 """
 
 import io
 import os
+import re
 from typing import BinaryIO
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # elements of Matroska that may be of unknown size
-_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_AVI_FRAME = re.compile(rb"\d\d[a-z]{2}|LIST|JUNK|idx1|ix\d\d")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _TS_LENGTHS = {0: 188, 4: 192}  # offset of the first synchronisation byte -> length of a packet
-_TS_SYNC = 0x47
+_TS_SYNC = b"\x47"
 _PACK, _END = 0xBA, 0xB9  # start codes of a program stream
+_AT_ONCE = 1 << 20  # bytes
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 
-def is_cut(file: BinaryIO | io.BytesIO) -> bool:
-    """Return whether a file ends before its container does; False for containers without lengths.
+def is_broken(file: BinaryIO | io.BytesIO) -> bool:
+    """Return whether a file ends before its container does or has a hole; False for containers without lengths.
 
     The file is left at its beginning.
     """
@@ -43,7 +46,7 @@ def is_cut(file: BinaryIO | io.BytesIO) -> bool:
     walk = None
     if head.startswith(_EBML):
         walk = _matroska
-    elif head[4:8] in _BOXES:
+    elif head[4:8] in _FIRST_BOXES:
         walk = _boxes
     elif head.startswith(b"RIFF"):
         walk = _riff
@@ -55,32 +58,47 @@ def is_cut(file: BinaryIO | io.BytesIO) -> bool:
         walk = _flv
     elif head.startswith((b"GIF87a", b"GIF89a")):
         walk = _gif
-    elif length := next((n for at, n in _TS_LENGTHS.items() if head[at : at + 1] == bytes([_TS_SYNC])), None):
-        file.seek(length)
-        synchronised = bytes([_TS_SYNC]) in file.read(5)
-        file.seek(size - size % length)
-        rest = file.read()
-        file.seek(0)
-        return synchronised and any(rest)
+    elif _TS_SYNC in head[:5]:
+        walk = _transport_stream
     file.seek(0)
-    cut = walk(file, size) if walk else False
+    broken = walk(file, size) if walk else False
     file.seek(0)
-    return cut
+    return broken
+
+
+def _read_at(file: BinaryIO | io.BytesIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _has_bytes(file: BinaryIO | io.BytesIO, start: int, end: int) -> bool:
+    """Return whether anything but zeros lies between two places."""
+    file.seek(start)
+    while start < end:
+        part = file.read(min(end - start, _AT_ONCE))
+        if not part:
+            return False
+        if part.strip(b"\0"):
+            return True
+        start += len(part)
+    return False
 
 
 def _matroska(file: BinaryIO | io.BytesIO, size: int) -> bool:
     at = 0
     while at < size:
         file.seek(at)
-        if file.read(1) == b"\0":
-            return False  # no element begins like this: padding
+        if file.read(1) == b"\0":  # no element begins like this: padding, or a hole
+            return _has_bytes(file, at, size)
         file.seek(at)
         identifier, length = _variable(file, keep_marker=True), _variable(file, keep_marker=False)
         if identifier is None or length is None:
             return True
         at = file.tell()
         unknown = length[0] == (1 << 7 * length[1]) - 1
-        if unknown and identifier[0] in (_SEGMENT, _CLUSTER):
+        if identifier[0] in (_SEGMENT, _CLUSTER):
+            if not unknown and at + length[0] > size:
+                return True
             continue  # its elements follow
         if unknown:
             return False
@@ -102,19 +120,21 @@ def _variable(file: BinaryIO | io.BytesIO, *, keep_marker: bool) -> tuple[int, i
 
 
 def _boxes(file: BinaryIO | io.BytesIO, size: int) -> bool:
-    at, kind = 0, b""
+    at, in_fragment = 0, False
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4]), head[4:8]
+        if length == 0 and any(kind):
+            return False  # up to the end of the file
         if length == 1:
             length = int.from_bytes(head[8:16])
         if length < 8:
-            return False  # 0: up to the end of the file; others are padding
-        at += length
-    file.seek(min(at, size))
-    # A fragment's table is followed by its samples.
-    return at > size or kind == b"moof" or any(file.read())
+            return _has_bytes(file, at, size)
+        if kind in (b"moof", b"mdat"):  # a fragment's table is followed by its samples
+            in_fragment = kind == b"moof"
+        at += 8 if kind in (b"moof", b"traf") else length
+    return at > size or in_fragment or _has_bytes(file, at, size)
 
 
 def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
@@ -125,9 +145,25 @@ def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
         length = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or length in (0, 2**32 - 1):
             return False  # what follows is not a chunk, or was never filled in
+        if head[8:] in (b"AVI ", b"AVIX") and _avi_has_hole(file, at + 12, min(at + 8 + length, size)):
+            return True
         at += 8 + length
     # A last byte of padding, which no one reads, may be missing.
     return at > size + 1
+
+
+def _avi_has_hole(file: BinaryIO | io.BytesIO, at: int, end: int) -> bool:
+    length = 0
+    while at + 8 <= end:
+        if length % 2 and _AVI_FRAME.match(_read_at(file, at - 1, 4)):
+            at -= 1  # some recorders leave out the byte that makes a length even
+        head = _read_at(file, at, 12)
+        name, form = head[:4], head[8:] if head[:4] == b"LIST" else b""
+        if not all(32 <= letter < 127 for letter in name + form):
+            return _has_bytes(file, at, end)
+        length = int.from_bytes(head[4:8], "little")
+        at += 12 if form in (b"movi", b"rec ") else 8 + length + length % 2
+    return False
 
 
 def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
@@ -140,6 +176,12 @@ def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
             if (found := header.find(_ASF_FILE)) >= 0:
                 # Of its properties the smallest packet size, which equals the largest.
                 packet = int.from_bytes(header[found + 92 : found + 96], "little")
+        if (
+            kind == _ASF_DATA
+            and packet > 0
+            and _loses_step(file, at + 50, min(at + length, size) if length > 50 else size, packet)
+        ):
+            return True
         if kind == _ASF_DATA and length <= 50:  # never filled in: packets to the end
             return packet > 0 and (size - at - 50) % packet != 0
         if length < 24:
@@ -148,13 +190,32 @@ def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
     return at > size
 
 
+def _transport_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
+    head = file.read(5)
+    for sync, length in _TS_LENGTHS.items():
+        if head[sync : sync + 1] == _TS_SYNC == _read_at(file, sync + length, 1):
+            return _loses_step(file, sync, size, length) or _has_bytes(file, size - size % length, size)
+    return False
+
+
+def _loses_step(file: BinaryIO | io.BytesIO, start: int, end: int, length: int) -> bool:
+    """Return whether packets of one length stop to begin with the byte of the first one; False if zeros follow."""
+    first = _read_at(file, start, 1)
+    at_once = length * max(1, _AT_ONCE // length)
+    for at in range(start, end, at_once):
+        begins = _read_at(file, at, min(at_once, end - at))[::length]
+        if others := begins.lstrip(first):
+            return _has_bytes(file, at + length * (len(begins) - len(others)), end)
+    return False
+
+
 def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
     at = 0
     while at + 4 <= size:
         file.seek(at)
         head = file.read(14)
         if head[:3] != b"\0\0\1":
-            return False  # padding, or another format
+            return _has_bytes(file, at, size)
         code = head[3]
         if code == _END:
             return False
@@ -170,8 +231,7 @@ def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
         if len(head) < 6:
             return True
         at += 6 + length
-    file.seek(min(at, size))
-    return at > size or any(file.read())
+    return at > size or _has_bytes(file, at, size)
 
 
 def _flv(file: BinaryIO | io.BytesIO, size: int) -> bool:
@@ -200,8 +260,8 @@ def _gif(file: BinaryIO | io.BytesIO, size: int) -> bool:
             file.seek(_colours(head[8]) + 1, os.SEEK_CUR)
         elif kind == _GIF_EXTENSION:
             file.seek(1, os.SEEK_CUR)
-        elif kind:
-            return False  # another format; 0 is padding between blocks
+        elif kind:  # 0 is padding between blocks
+            return True
         if kind:
             while length := (file.read(1) or b"\0")[0]:
                 file.seek(length, os.SEEK_CUR)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from awcl_jax.data.images import BadImageError, Grey, read_pages
 from awcl_jax.data.upright import AS_STORED, orientation_of_matrix, square_width, upright, with_square_pixels
-from awcl_jax.ingest.own.containers import is_cut
+from awcl_jax.ingest.own.containers import is_broken
 from awcl_jax.ingest.own.images import apply_window
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.paths import opened
@@ -61,7 +61,7 @@ def decode(file: BinaryIO | io.BytesIO, reading: Reading) -> Iterator[Picture]:
         or it has more than 8 bits without a window.
     """
     start = file.read(4)
-    if is_cut(file):
+    if is_broken(file):
         raise BadFileError("cut_short")
     frames = _pages(file, reading) if start in _PAGED_HEADS else _video(file, reading)
     number = -1
