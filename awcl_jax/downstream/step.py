@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from awcl_jax.augment.views import Augmentation, augment, augment_with_masks, view_keys
+from awcl_jax.augment.draws import view_keys
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import augment, augment_with_masks
 from awcl_jax.downstream.losses import cross_entropy, dice_loss, overlap_sums
 from awcl_jax.runtime import sharding
 from awcl_jax.train.optim import global_norm

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
-from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import centre_view
 from awcl_jax.data.pipeline import Reader
 from awcl_jax.data.square import Square
 from awcl_jax.runtime import sharding

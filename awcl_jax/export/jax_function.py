@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import centre_view
 from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models.encoders import Encoder
 

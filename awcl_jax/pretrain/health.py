@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import two_views
 from awcl_jax.data.selection import Split
 from awcl_jax.pretrain.monitors import effective_rank
 from awcl_jax.runtime import sharding

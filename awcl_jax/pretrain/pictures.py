@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import two_views
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import two_views
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan, composition
 from awcl_jax.data.scans import ScanIndex

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from awcl_jax.augment.views import Augmentation, two_views, view_keys
+from awcl_jax.augment.draws import view_keys
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import two_views
 from awcl_jax.losses.awcl import LossOptions, awcl_loss, groups_from_labels
 from awcl_jax.losses.ring import ring_awcl_loss
 from awcl_jax.pretrain import monitors

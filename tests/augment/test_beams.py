@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from awcl_jax.augment.draws import draw_all, keys_of
 from awcl_jax.augment.options import Augmentation
-from awcl_jax.augment.views import _draw, _keys, augment, augment_with_masks, two_views
+from awcl_jax.augment.views import augment, augment_with_masks, two_views
 from awcl_jax.data.beams import UNKNOWN, in_square
 from awcl_jax.data.fan import Fan
 from awcl_jax.data.square import ASPECTS, resize_frame
@@ -46,7 +47,7 @@ def some_fans(b: int = B) -> np.ndarray:
 
 
 def draws_of(row: int) -> dict[str, float]:
-    return {name: float(value) for name, value in _draw(_keys(1, 2, jnp.array([row]), 0)[0]).items()}
+    return {name: float(value) for name, value in draw_all(keys_of(1, 2, jnp.array([row]), 0)[0]).items()}
 
 
 def slow_view(grey: float, fan: np.ndarray, draws: dict[str, float]) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from awcl_jax.augment.draws import DRAWS
 from awcl_jax.augment.options import Augmentation
-from awcl_jax.augment.views import _DRAWS, augment
+from awcl_jax.augment.views import augment
 from awcl_jax.runtime.errors import InputError
 
 SIZE = 48
@@ -134,9 +135,9 @@ def test_each_has_its_probability(name: str):
 
 def test_draws_of_earlier_versions_keep_their_places():
     # 32 numbers were drawn before there was haze. More of them leave the first as they are.
-    assert (_DRAWS.index("crop_area"), _DRAWS.index("speckle"), _DRAWS.index("erase_x")) == (0, 8, 31)
+    assert (DRAWS.index("crop_area"), DRAWS.index("speckle"), DRAWS.index("erase_x")) == (0, 8, 31)
     key = jax.random.key(5)
-    more = jax.random.uniform(key, (len(_DRAWS),))
+    more = jax.random.uniform(key, (len(DRAWS),))
     np.testing.assert_array_equal(more[:32], jax.random.uniform(key, (32,)))
 
 

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import centre_view
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
 from awcl_jax.data.about import About, as_json

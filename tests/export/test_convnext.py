@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from awcl_jax.augment.views import Augmentation, centre_view
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import centre_view
 from awcl_jax.config.initial import initial_variables
 from awcl_jax.config.pretraining import default_config
 from awcl_jax.embed.command import load_encoder

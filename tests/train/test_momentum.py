@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from awcl_jax.augment.views import Augmentation, two_views
+from awcl_jax.augment.options import Augmentation
+from awcl_jax.augment.views import two_views
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.losses.awcl import ABSENT, LossOptions, awcl_loss, groups_from_labels
 from awcl_jax.pretrain.step import make_step
