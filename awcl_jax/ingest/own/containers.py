@@ -12,8 +12,9 @@ containers without a warning. The check follows the length that each part of a f
     FLV              the size of every tag
     GIF              the blocks, and the byte that ends them
 
-Zeros after the end are padding. A file truncated between two parts of a live recording, or between two packets of
-MPEG-TS, cannot be distinguished from a complete one; nor can a hole within the data of one frame, here.
+Zeros after the end are padding, and so are a few between two parts, as VLC and Video CDs have them. A file truncated
+between two parts of a live recording, or between two packets of MPEG-TS, cannot be distinguished from a complete one;
+nor can a hole within the data of one frame, here.
 """
 
 import io
@@ -28,10 +29,12 @@ _AVI_FRAME = re.compile(rb"\d\d[a-z]{2}|LIST|JUNK|idx1|ix\d\d")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_CORRECTION = b"\x82"  # the first byte of a packet with the data for error correction
 _TS_LENGTHS = {0: 188, 4: 192}  # offset of the first synchronisation byte -> length of a packet
 _TS_SYNC = b"\x47"
 _PACK, _END = 0xBA, 0xB9  # start codes of a program stream
 _AT_ONCE = 1 << 20  # bytes
+_MOST_PADDING = 64  # bytes between two parts
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 
@@ -82,6 +85,12 @@ def _has_bytes(file: BinaryIO | io.BytesIO, start: int, end: int) -> bool:
             return True
         start += len(part)
     return False
+
+
+def _after_padding(file: BinaryIO | io.BytesIO, at: int) -> int:
+    """Return the place after a few zeros; the same if there are none, or too many."""
+    zeros = _read_at(file, at, _MOST_PADDING + 1)
+    return at + (len(zeros) - len(zeros.lstrip(b"\0"))) % (_MOST_PADDING + 1)
 
 
 def _matroska(file: BinaryIO | io.BytesIO, size: int) -> bool:
@@ -148,20 +157,27 @@ def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
         if head[8:] in (b"AVI ", b"AVIX") and _avi_has_hole(file, at + 12, min(at + 8 + length, size)):
             return True
         at += 8 + length
-    # A last byte of padding, which no one reads, may be missing.
-    return at > size + 1
+    # A last byte of padding, which no one reads, may be missing, and some recorders count the header's eight, too.
+    return at > size + 9
 
 
 def _avi_has_hole(file: BinaryIO | io.BytesIO, at: int, end: int) -> bool:
-    length = 0
+    length, in_frames = 0, False
     while at + 8 <= end:
         if length % 2 and _AVI_FRAME.match(_read_at(file, at - 1, 4)):
             at -= 1  # some recorders leave out the byte that makes a length even
         head = _read_at(file, at, 12)
         name, form = head[:4], head[8:] if head[:4] == b"LIST" else b""
         if not all(32 <= letter < 127 for letter in name + form):
-            return _has_bytes(file, at, end)
+            following = _after_padding(file, at)
+            known = _AVI_FRAME.match(_read_at(file, following, 4))
+            # A frame before the list of frames: the head of that list is gone.
+            if following == at or known is None or (known[0][:1].isdigit() and not in_frames):
+                return _has_bytes(file, at, end)
+            at, length = following, 0
+            continue
         length = int.from_bytes(head[4:8], "little")
+        in_frames |= form == b"movi"
         at += 12 if form in (b"movi", b"rec ") else 8 + length + length % 2
     return False
 
@@ -176,12 +192,11 @@ def _asf(file: BinaryIO | io.BytesIO, size: int) -> bool:
             if (found := header.find(_ASF_FILE)) >= 0:
                 # Of its properties the smallest packet size, which equals the largest.
                 packet = int.from_bytes(header[found + 92 : found + 96], "little")
-        if (
-            kind == _ASF_DATA
-            and packet > 0
-            and _loses_step(file, at + 50, min(at + length, size) if length > 50 else size, packet)
-        ):
-            return True
+        if kind == _ASF_DATA and packet > 0 and _read_at(file, at + 50, 1) == _ASF_CORRECTION:
+            # Without the data for error correction, packets begin in many ways.
+            end = min(at + length, size) if length > 50 else size
+            if _loses_step(file, at + 50, end, packet):
+                return True
         if kind == _ASF_DATA and length <= 50:  # never filled in: packets to the end
             return packet > 0 and (size - at - 50) % packet != 0
         if length < 24:
@@ -215,7 +230,11 @@ def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
         file.seek(at)
         head = file.read(14)
         if head[:3] != b"\0\0\1":
-            return _has_bytes(file, at, size)
+            following = _after_padding(file, at)
+            if following < at + 3 or _read_at(file, following, 1) != b"\1":
+                return _has_bytes(file, at, size)
+            at = following - 2
+            continue
         code = head[3]
         if code == _END:
             return False
@@ -238,9 +257,11 @@ def _flv(file: BinaryIO | io.BytesIO, size: int) -> bool:
     file.seek(5)
     at = int.from_bytes(file.read(4)) + 4
     while at + 11 <= size:
-        file.seek(at + 1)
-        at += 11 + int.from_bytes(file.read(3)) + 4
-    return at != size
+        head = _read_at(file, at, 4)
+        if not head[0]:  # no tag
+            break
+        at += 11 + int.from_bytes(head[1:]) + 4
+    return at > size or _has_bytes(file, at, size)
 
 
 def _gif(file: BinaryIO | io.BytesIO, size: int) -> bool:
