@@ -193,3 +193,9 @@ def test_the_page_of_fields_lists_all_of_both_kinds(hooks):
     expected = [field.name for kind in reference.KINDS for field in reference.describe_fields(kind)]
     assert sorted(rows) == sorted(expected)
     assert "<!--" not in page
+
+
+def test_every_extra_is_in_the_table_of_installation():
+    table = TEXTS["docs/installation.md"].partition("| extra | adds |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert named | {"gpu", "tpu"} == set(metadata.metadata("awcl_jax").get_all("Provides-Extra"))

@@ -45,7 +45,7 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
             "non-empty and without a /, because it is part of a folder's name",
         ),
         ("seed", lambda x: x >= 0, "0 or more"),
-        ("seed", lambda x: x < 2**32, f"below {2**32}, because JAX uses only the lower 32 bits"),
+        ("seed", lambda x: x < 2**31, f"below {2**31}, because a step takes it as a whole number of 32 bits"),
         ("data.size", lambda x: x >= 1, "at least 1 pixel"),
         ("data.size", lambda x: x <= LARGEST_FRAME, f"at most {LARGEST_FRAME} pixels"),
         ("data.val_share", lambda x: 0 < x < 1, "between 0 and 1"),

@@ -19,7 +19,7 @@ KINDS = {
 }
 """Kind of a dataset -> what a page or card calls it."""
 
-_PUBLIC = {
+PUBLIC = {
     "fetal_planes_db": "the publisher's patient numbers",
     "fetal_head_biometry": "the patient numbers of FETAL_PLANES_DB",
     "camus": "the publisher's patient folders",
@@ -70,11 +70,11 @@ class About:
             return cls(name, "", "own", str(stated.get("from", "")), stated.get("confirmed") is True)
         if name == "phantom":
             return cls(name, preset, "simulated", "the simulation", confirmed=True)
-        if name in _PUBLIC and PATIENTS in metadata:  # sets that differ in who names their patients
+        if name in PUBLIC and PATIENTS in metadata:  # sets that differ in who names their patients
             stated = _object(metadata[PATIENTS])
             return cls(name, preset, "public", str(stated.get("from", "")), stated.get("confirmed") is True)
-        if name in _PUBLIC:
-            return cls(name, "", "public", _PUBLIC[name] or _UNNAMED, confirmed=bool(_PUBLIC[name]))
+        if name in PUBLIC:
+            return cls(name, "", "public", PUBLIC[name] or _UNNAMED, confirmed=bool(PUBLIC[name]))
         return cls(name, "", "other", "", confirmed=False)
 
     @property

@@ -130,6 +130,9 @@ def positive_labels(
       granularity: of the anatomy: `fine`, `coarse` or `both`.
       anatomy_ratio: share of the labelled frames whose anatomy may be used.
       seed: of their draw.
+
+    Raises:
+      InputError: `positives` is none of the three.
     """
     if positives == "anatomy" and granularity == "both":
         return _both(index, anatomy_ratio, seed)
@@ -235,7 +238,7 @@ def make_plan(
 
 
 def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> dict[str, Any]:
-    """Count how often each anatomy appears in batches, and in the training frames.
+    """Count how often each fine anatomy appears in batches, and in the training frames.
 
     Args:
       index: the training frames.
@@ -259,12 +262,12 @@ def anatomies_in_batches(index: ScanIndex, plan: BatchPlan, *, steps: int) -> di
 
 
 def counts(selection: Splits) -> dict[str, dict[str, int]]:
-    """Count frames, labelled frames, scans and patients by purpose."""
+    """Count frames, frames with a fine or coarse label, scans and patients by purpose."""
     parts: dict[str, ScanIndex] = {name: getattr(selection, name).index for name in ("train", "val", "test")}
     return {
         name: {
             "frames": len(index),
-            "labelled": int((index.fine != UNLABELLED).sum()),
+            "labelled": int(((index.fine != UNLABELLED) | (index.coarse != UNLABELLED)).sum()),
             "scans": len(np.unique(index.scans)),
             "patients": len(np.unique(index.patients)),
         }

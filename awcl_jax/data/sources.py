@@ -66,7 +66,7 @@ def open_source(path: str | os.PathLike[str], *, split: str | None = None) -> Fr
 
     Args:
       path: folder of a prepared dataset, or a parent folder; a folder with pictures in it and below; a picture; or a
-        CSV or Parquet table with a column `path`, relative to the table's folder, and any others.
+        table (CSV, Parquet or Excel) with a column `path`, relative to the table's folder, and any others.
       split: of a prepared dataset; by default all its frames.
 
     Raises:

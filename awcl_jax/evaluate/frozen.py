@@ -71,7 +71,7 @@ class Evaluation:
         """The reason why nothing is scored, in one sentence; empty if something is."""
         shown = np.unique(self.train.labels)
         if not shown.size:
-            return "No frame has a label, so nothing is scored."
+            return "No frame has a label of the anatomies to score, so nothing is scored."
         if shown.size == 1:
             return (
                 f"All {self.train.labels.size:,} labelled training frames show {self.names[shown[0]]!r}, so "

@@ -209,6 +209,7 @@ def _check_settings(temperature: float, block_size: int | None) -> None:
 
 
 def as_columns(groups: Array) -> Array:
+    """Return groups [n, m]; those of one grouping, [n], as a column [n, 1]."""
     return groups[:, None] if groups.ndim == 1 else groups
 
 
@@ -221,6 +222,15 @@ def _check_lengths(name: str, rows: Array, ids: Array, groups: Array) -> None:
 
 
 def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> Float[Array, " m"]:
+    """Return the weight of each of the m groupings, 1 if none are given.
+
+    Args:
+      group_weights: m numbers of at least 0, not all 0.
+      groups: those of the anchors and of the contrast rows, [n, m] each.
+
+    Raises:
+      InputError: the numbers of groupings differ, or a weight is below 0, or all are 0.
+    """
     (m, other) = (columns.shape[1] for columns in groups)
     weights = (1.0,) * m if group_weights is None else tuple(group_weights)
     if not m == other == len(weights):

@@ -110,6 +110,9 @@ class Study:
 
         Args:
           out: the study's folder.
+
+        Raises:
+          InputError: the results of one of these runs have no score on validation patients.
         """
         scores = {}
         for rate, folder in self.tried(task, method).items():

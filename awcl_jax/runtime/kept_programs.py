@@ -27,19 +27,20 @@ import jax
 import jax.monitoring
 from jax.experimental import serialize_executable
 
-import awcl_jax
 from awcl_jax.runtime.files import atomic_write
+from awcl_jax.runtime.source_digest import source_digest
 
 Name = Mapping[str, Any]
 """What decides a program besides sources, libraries, settings and processor; of JSON's types."""
 
 _HEAD = b"awcl_jax compiled program 1\n"
 _DIGEST = hashlib.sha256().digest_size
-_MOST = 48  # files; the oldest are deleted
+_MOST = 48  # files; those not used for longest are deleted
 _MOST_LOADED = 4  # a ResNet's step holds 170 MB
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "ml_dtypes", "numpy")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _COMPILED, _READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_hits"
+_SOURCES = source_digest()  # while they are imported, not when a program is kept, minutes later
 _compiles_anew = False
 _of_this_process: dict[str, jax.stages.Compiled] = {}  # the last ones, of one study's runs, by key
 
@@ -72,6 +73,8 @@ def load(name: Name, devices: Sequence[jax.Device], *, once: bool = False) -> ja
         if stored_key != key:
             return None
         found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, execution_devices=devices)
+        with contextlib.suppress(OSError):
+            os.utime(folder / _file_name(key))  # those used last are the last to be deleted
         if not once:
             _remember(key, found)
         return found
@@ -98,6 +101,8 @@ def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled
     key = _key(name, devices)
     if not once:
         _remember(key, program)
+    if source_digest() != _SOURCES:
+        return  # edited since this process read them
     # A full disk, another user's folder, or a program that XLA cannot write must not end a run.
     with contextlib.suppress(Exception):
         body = pickle.dumps((key, serialize_executable.serialize(program)))
@@ -196,12 +201,7 @@ def _key(name: Name, devices: Sequence[jax.Device]) -> str:
 @functools.cache
 def _this_installation() -> tuple[str, str, dict[str, str]]:
     """Return Python, a digest of this package's sources, and the versions of the libraries that trace and compile."""
-    digest = hashlib.sha256()
-    root = Path(awcl_jax.__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        source = file.read_bytes()
-        digest.update(f"{file.relative_to(root)} {len(source)}\n".encode() + source)
-    return sys.version, digest.hexdigest(), {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return sys.version, _SOURCES, {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def _processor() -> tuple[str, list[str], int]:

@@ -5,7 +5,6 @@ The only module that starts `jax.distributed`.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from awcl_jax.runtime import child_process
 from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.source_digest import source_digest
 
 _PATIENCE = 290  # seconds until a process that waits for the others gives up; after 300 JAX would abort it
 _HEARTBEAT = 100  # seconds, as in JAX
@@ -160,7 +159,7 @@ def require_same(values: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    values = {**values, "awcl_jax": _code(), "jax": jax.__version__}
+    values = {**values, "awcl_jax": source_digest()[:8], "jax": jax.__version__}
     own = np.frombuffer(json.dumps(values, sort_keys=True).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([own.size])).reshape(-1)
     padded = np.pad(own, (0, int(sizes.max()) - own.size))
@@ -246,14 +245,6 @@ def _join_by_launcher(heartbeat: int) -> None:
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):
                 raise
-
-
-def _code() -> str:
-    """Return a hash of this package's source, which differs between any two versions, released or not."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from awcl_jax.runtime.errors import InputError
@@ -80,11 +79,6 @@ class MetricsWriter:
         with self._trouble_in_words():
             os.fsync(self._lines.fileno())
             self._board.flush()
-
-    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w channels"]) -> None:
-        """Add a picture, grey [h, w] or colour [h, w, 3], to TensorBoard."""
-        with self._trouble_in_words():
-            self._board.add(step, summary.image(name, pixels, dataformats="HW" if pixels.ndim == 2 else "HWC"))
 
     def close(self) -> None:
         """Write what is pending and close both files; the writer cannot be used afterwards."""

@@ -17,7 +17,11 @@ _TABLES = ("pos_embed", "reg_token")  # of a vision transformer: of two or more 
 
 
 def learning_rate_schedule(*, peak: float, steps: int, warmup_steps: int, schedule: str = "cosine") -> optax.Schedule:
-    """Return a linear warm-up to `peak`, then a cosine to 0 at `steps` (Loshchilov & Hutter 2017), or constant."""
+    """Return a linear warm-up to `peak`, then a cosine to 0 at `steps` (Loshchilov & Hutter 2017), or constant.
+
+    Raises:
+      InputError: the warm-up is as long as the run, or the schedule is none of `SCHEDULES`.
+    """
     if warmup_steps >= steps and warmup_steps > 0:
         raise InputError(f"Warm-up takes {warmup_steps} steps of a run of {steps}. Shorten it or train longer.")
     if schedule == "cosine":

@@ -25,6 +25,7 @@ _LEVELS = 8  # of nesting, more than any of these files has
 # Fields that may change when a run resumes: none of them affects the numbers.
 FREE_ON_RESUME = (
     "data.path",
+    "data.unlabelled",  # what is in them is part of the data's fingerprint
     "data.cache_mb",
     "data.disk_cache_gb",
     "data.threads",
@@ -376,7 +377,6 @@ def deciding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def shared_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that affect a run's numbers for others to read: of a path only its last part, no folders."""
     fields = deciding_fields(values)
-    fields.pop("data.unlabelled", None)
     for name in ("model.init", "encoder.init"):
         if name in fields and not str(fields[name]).startswith("hf://"):
             fields[name] = PurePath(fields[name]).name

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from awcl_jax.data.about import About, are_datasets, as_json, of_run
+from awcl_jax.data.about import PUBLIC, About, are_datasets, as_json, of_run
+from awcl_jax.ingest.prepare import BUILDERS
 from awcl_jax.runtime.errors import InputError
 
 pytestmark = pytest.mark.quick
@@ -18,6 +19,10 @@ def described(folder, *, metadata=None, **info):
     if metadata is not None:
         (folder / "metadata.json").write_text(json.dumps(metadata))
     return About.read(folder)
+
+
+def test_every_public_dataset_says_who_names_its_patients():
+    assert {*PUBLIC} == {*BUILDERS} - {"phantom"}
 
 
 @pytest.mark.parametrize(

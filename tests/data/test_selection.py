@@ -1,5 +1,6 @@
 """The frames that a run trains on, and the labels of its loss."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import (
+    Split,
+    Splits,
     anatomies_in_batches,
+    counts,
     describe,
     keep_label_fraction,
     make_plan,
@@ -69,6 +73,13 @@ def test_positives_are_an_anatomy_a_scan_or_the_frame_itself(index):
     np.testing.assert_array_equal(labels_of(index, "frame"), np.full(40, UNLABELLED))
 
 
+def test_frames_with_a_coarse_label_alone_count_as_labelled(index):
+    coarse = np.where(np.arange(40) < 36, 0, UNLABELLED).astype(np.int32)
+    part = Split(dataclasses.replace(index, coarse=coarse), FrameReader.__new__(FrameReader))  # not read
+    found = counts(Splits("", train=part, val=part, test=part))
+    assert found["train"] == {"frames": 40, "labelled": 36, "scans": 10, "patients": 5}
+
+
 @pytest.mark.parametrize(("ratio", "count"), [(0.0, 0), (0.25, 8), (0.5, 16), (1.0, 32)])
 def test_the_anatomy_ratio_is_a_share_of_the_labelled_frames(index, ratio, count):
     labels = labels_of(index, anatomy_ratio=ratio)
@@ -106,14 +117,14 @@ def test_anatomies_in_batches_are_counted(index):
     plan = make_plan(index, labels_of(index), "anatomy", **SAMPLER)
     told = anatomies_in_batches(index, plan, steps=3)
     assert told["anatomies"] == [*index.fine_names, "unlabelled"]
-    for counts, frames in (
+    for found, frames in (
         (told["training_frames"], range(len(index))),
         (told["drawn"], [frame for step in range(3) for frame in plan.frames(step)]),
     ):
         expected = dict.fromkeys(told["anatomies"], 0)
         for frame in frames:
             expected[index.fine_names[index.fine[frame]] if index.fine[frame] >= 0 else "unlabelled"] += 1
-        assert dict(zip(told["anatomies"], counts, strict=True)) == expected
+        assert dict(zip(told["anatomies"], found, strict=True)) == expected
 
 
 def test_batches_by_scan_hold_distinct_frames_of_each(index):

@@ -31,10 +31,10 @@ def test_first_and_second_start_have_the_numbers_of_a_run_without_a_cache(tmp_pa
     without = metrics_of(tmp_path / "without", cache, JAX_ENABLE_COMPILATION_CACHE="false")
     assert not (cache / "whole").exists()
     first = metrics_of(tmp_path / "first", cache)
-    kept = {file.name: file.stat().st_mtime_ns for file in (cache / "whole").iterdir()}
+    kept = {file.name: file.stat().st_ino for file in (cache / "whole").iterdir()}
     assert len(kept) == 3  # the step, and two for its first state
     second = metrics_of(tmp_path / "second", cache)
-    assert {file.name: file.stat().st_mtime_ns for file in (cache / "whole").iterdir()} == kept
+    assert {file.name: file.stat().st_ino for file in (cache / "whole").iterdir()} == kept
     assert without == first == second
 
 

@@ -167,7 +167,7 @@ def test_frames_without_any_label_are_trained_on_but_not_scored(prepare_frames, 
     results = pretrain.run(config, tmp_path / "run")
     assert results["trained"] == results["untrained"] == {}
     said = capsys.readouterr().out
-    assert "No frame has a label, so nothing is scored." in said
+    assert "No frame has a label of the anatomies to score, so nothing is scored." in said
     assert "Scoring pixels" not in said
     assert not any(name.startswith("val/") for line in numbers(tmp_path / "run") for name in line)
     assert (tmp_path / "run" / "embeddings.png").is_file()

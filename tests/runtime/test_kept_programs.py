@@ -158,6 +158,20 @@ def test_the_oldest_are_deleted(folder, monkeypatch):
     assert not first.exists()
 
 
+def test_a_program_that_is_used_is_not_old(folder):
+    file = kept()
+    os.utime(file, (1, 1))
+    assert kept_programs.load(NAME, devices(), once=True) is not None
+    assert file.stat().st_mtime > 1e9
+
+
+def test_sources_that_were_edited_since_they_were_read_keep_nothing(folder, monkeypatch):
+    """The program is of what this process imported, and would be found by what is on disk."""
+    monkeypatch.setattr(kept_programs, "source_digest", lambda: "of an edited file")
+    kept_programs.load_or_compile(NAME, devices(), lowered)
+    assert not folder.exists()
+
+
 def test_a_process_holds_the_last_programs_only(folder, monkeypatch):
     monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
     first, *last = [kept_programs.load_or_compile({"number": number}, devices(), lowered) for number in range(3)]

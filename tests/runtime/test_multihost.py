@@ -226,7 +226,7 @@ for values in ({"config.seed": 0}, {"config.seed": me, "config.name": "fine"}, {
         report.append("alike")
     except InputError as error:
         report.append(str(error))
-multihost._code = lambda: f"version {me}"
+multihost.source_digest = lambda: f"code {me}"
 try:
     multihost.require_same({})
 except InputError as error:
@@ -254,7 +254,7 @@ def test_two_processes_agree_and_stop_as_one(unused_port):
         "alike",
         f"Process 1 differs from process 0 (config.seed 1 and not 0{end}",
         f"Process 1 differs from process 0 (x None and not 1, xx 1 and not None{end}",
-        f"Process 1 differs from process 0 (awcl_jax 'version 1' and not 'version 0'{end}",
+        f"Process 1 differs from process 0 (awcl_jax 'code 1' and not 'code 0'{end}",
     ]
 
 

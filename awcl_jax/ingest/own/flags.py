@@ -27,7 +27,7 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
         datasets,
         "manifest",
         "images listed in a table, with their scans and labels",
-        "Each row of the table (.csv or .parquet) is an image (png, jpg, bmp, tif, webp). Columns:\n"
+        "Each row of the table (.csv, .parquet or .xlsx) is an image (png, jpg, bmp, tif, webp). Columns:\n"
         "  path, scan_id                      required; paths are relative to the table's folder, or to --root\n"
         "  patient_id                         without it, each scan counts as a separate patient\n"
         "  anatomy                            empty if unknown or none\n"

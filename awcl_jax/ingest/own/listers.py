@@ -25,6 +25,11 @@ _PATIENTS_FROM = {
 
 
 def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    """Return the images that a table lists.
+
+    Raises:
+      InputError: the table is damaged, or has masks without names of their values, or names without masks.
+    """
     del pseudonyms
     listing = read_manifest(args.source, root=args.root, required=("path", "scan_id"), names=args.columns)
     has_masks = any(row.mask for row in listing.rows)
@@ -37,6 +42,11 @@ def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
 
 
 def list_folder(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    """Return the images in a folder and below, with the labels of `--labels`.
+
+    Raises:
+      InputError: there are none, or `--pattern` or the table of labels does not fit their names.
+    """
     table = _labels(args)
     classes = table is None or "anatomy" not in table.columns
     listing = folder.list_images(args.source, IMAGES, scan_from=args.scan_from, pattern=args.pattern, classes=classes)
@@ -46,6 +56,11 @@ def list_folder(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
 
 
 def list_videos(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    """Return the clips in a folder and below, with the labels of `--labels`, or those that a table lists.
+
+    Raises:
+      InputError: PyAV is not installed, there are no clips, or `--pattern` or the table does not fit.
+    """
     videos.require_av()
     table = _labels(args)
     if args.source.is_dir():
@@ -60,6 +75,11 @@ def list_videos(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
 
 
 def list_dicom(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
+    """Return the DICOM files in a folder and below, or those that a table lists.
+
+    Raises:
+      InputError: pydicom is not installed, there is no key for ids, or no DICOM file.
+    """
     dicom.require_pydicom()
     if not pseudonyms.keyed:
         raise InputError(
