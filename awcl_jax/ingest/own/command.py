@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,25 +109,11 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         _say(listing, faults, collection.falls, naming)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or all(fault.kind in HARMLESS for fault in faults))
-        advice = [listing.advice] if listing.advice else []
-        said = [
-            *listing.notes,
-            *notes(faults, collection),
-            *_said_of_unread(listing),
-            *([] if args.taxonomy else _said_of_case(listing)),
-            *advice,
-            *_said_of_ids(args, pseudonyms),
-        ]
+        said = _said_of_scans(args, listing, faults, collection, pseudonyms)
         shown = copies_of_others(listing, collection, naming)  # but not stored
         if prepared:
-            metadata = (
-                {"settings": settings, "notes": [*said, *copies_of_others(listing, collection)]}
-                | patients_metadata(listing)
-                | {FILES: collection.files}
-                | ({FANS: collection.fans} if collection.fans else {})
-                | ({FANS_OF_FRAMES: collection.fans_of_frames} if collection.fans_of_frames else {})
-                | ({} if aspect is None else {ASPECT: aspect})
-            )
+            stored = [*said, *copies_of_others(listing, collection)]
+            metadata = _metadata(settings, stored, listing, collection, aspect)
             prepare(_builder(args, out, taxonomy, reading, collection, metadata), out)
             # Names of DICOM files often name the patient.
             wanted = args.command != "dicom" if args.keep_paths is None else args.keep_paths
@@ -162,6 +148,38 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             describe_patients(listing, items, index, command=args.command, show=not naming.hidden),
             f"Check {out / MONTAGE} for burnt-in text. {report} lists the rest.",
         ],
+    )
+
+
+def _said_of_scans(
+    args: argparse.Namespace,
+    listing: Listing,
+    faults: Sequence[Fault],
+    collection: Collection,
+    pseudonyms: Pseudonyms,
+) -> list[str]:
+    """Return sentences on what was left out, and on what to look at, to be stored with the dataset."""
+    return [
+        *listing.notes,
+        *notes(faults, collection),
+        *_said_of_unread(listing),
+        *([] if args.taxonomy else _said_of_case(listing)),
+        *([listing.advice] if listing.advice else []),
+        *_said_of_ids(args, pseudonyms),
+    ]
+
+
+def _metadata(
+    settings: Mapping[str, Any], sentences: list[str], listing: Listing, collection: Collection, aspect: str | None
+) -> dict[str, Any]:
+    """Return what is stored beside the records: how they were made, of what, and where their fans are."""
+    return (
+        {"settings": settings, "notes": sentences}
+        | patients_metadata(listing)
+        | {FILES: collection.files}
+        | ({FANS: collection.fans} if collection.fans else {})
+        | ({FANS_OF_FRAMES: collection.fans_of_frames} if collection.fans_of_frames else {})
+        | ({} if aspect is None else {ASPECT: aspect})
     )
 
 
