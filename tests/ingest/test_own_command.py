@@ -264,7 +264,9 @@ def test_what_cannot_be_used_at_all(tmp_path, run):
     args = ("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--test_share=0", "--val_share=0")
     status, _, said = run(*args, "--skip_bad")
     assert status == 1
-    assert said[-1].startswith("error: None of 1 file(s) can be used; the reasons are listed above")
+    assert said[-1].startswith("error: None of 1 file(s) can be used, all for one reason: the file is empty.")
+    (tmp_path / "in/head/p/y.png").write_bytes(b"text")
+    assert run(*args)[2][-1].startswith("error: None of 2 file(s) can be used; the reasons are listed above")
 
 
 @pytest.mark.parametrize(

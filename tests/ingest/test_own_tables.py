@@ -135,6 +135,33 @@ def test_unusable_tables(source, lines, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("anatmy", "anatomy"),
+        ("anatomie", "anatomy"),
+        (" Anatomy", "anatomy"),
+        ("patient", "patient_id"),
+        ("PatientID", "patient_id"),
+        ("splt", "split"),
+        ("machines", "machine"),
+    ],
+)
+def test_a_misspelt_column_is_not_ignored(source, column, meant):
+    path = table(source, f"path,scan_id,{column}", "a.png,s1,x")
+    with pytest.raises(InputError, match=f"no column '{meant}', but '{column}'.*--columns={meant}={column}"):
+        read_manifest(path)
+    assert read_manifest(table(source, f"path,scan_id,{column},{meant}", "a.png,s1,x,")).remarks == [
+        f"{path}: column(s) not used: {column}."
+    ]
+
+
+def test_columns_that_are_not_used_are_named(source):
+    path = table(source, "path,age,scan_id,plane", "a.png,31,s1,head")
+    assert read_manifest(path).remarks == [f"{path}: column(s) not used: age, plane."]
+    assert read_manifest(path, names={"anatomy": "plane"}).remarks == [f"{path}: column(s) not used: age."]
+
+
 def test_no_table(tmp_path):
     (tmp_path / "scans.txt").write_text("path,scan_id\na.png,s\n")
     for name in ("scans.csv", "scans.txt"):
@@ -195,7 +222,7 @@ def test_folders_that_say_nothing(tmp_path):
         folder.list_images(tmp_path, (".png",))
     listing = folder.list_images(tmp_path, (".png",), scan_from="folder")
     assert said(listing) == [("a", "p", "p")]
-    assert faults(listing) == [(2, "no_scan"), (3, "no_scan")]
+    assert faults(listing) == [(2, "no_scan"), (3, "no_class")]
     for pattern, message in (("(", "must be a regular expression"), (r"\d+", r"must have a group \(\?P<scan>")):
         with pytest.raises(InputError, match=message):
             folder.list_images(tmp_path, (".png",), pattern=pattern)

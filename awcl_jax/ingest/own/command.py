@@ -410,6 +410,9 @@ def _refuse(listing: Listing, faults: list[Fault], usable: bool, report: Path) -
     all_there_are = {fault.number or fault.path for fault in faults} | {row.number for row in listing.rows}
     at_fault = {fault.number or fault.path for fault in faults if fault.kind not in HARMLESS}
     reasons = f"the reasons are listed above and counted in {report}"
+    if not usable and len({fault.kind for fault in faults}) == 1:
+        why = Fault(0, faults[0].kind).rule
+        raise InputError(f"None of {len(all_there_are):,} {listing.unit}(s) can be used, all for one reason: {why}.")
     if not usable:
         raise InputError(f"None of {len(all_there_are):,} {listing.unit}(s) can be used; {reasons}.")
     raise InputError(

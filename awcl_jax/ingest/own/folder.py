@@ -52,7 +52,7 @@ def list_images(
         anatomy, folders = (folders[0] if folders else "", folders[1:]) if classes else ("", folders)
         anatomy = unicodedata.normalize("NFC", anatomy)  # macOS decomposes the accents of a name
         if classes and not anatomy:
-            listing.faults.append(Fault(row.number, "no_scan", "it is not in a folder of a class", row.shown))
+            listing.faults.append(Fault(row.number, "no_class", "", row.shown))
             continue
         if by_folder:
             scan, patient = "/".join(folders), "".join(folders[:1])

@@ -28,6 +28,7 @@ WHY = {
     "no_decoder": "no installed package decodes its transfer syntax",
     "no_patient": "it has no patient id",
     "no_scan": "it has no examination id",
+    "no_class": "it is not in a folder of a class",
     "no_region": "it does not say where its ultrasound region is, so burnt-in text cannot be masked",
     "no_motion": "too little moves in it to separate the sector from burnt-in text",
     "no_sector": "no sector is found in its first frame",
@@ -53,11 +54,13 @@ HARMLESS = frozenset({"duplicate"})
 """Kinds that do not stop an ingest: nothing is lost with what is left out."""
 
 REMEDIES = {
+    "missing": "--root=DIR sets the folder that paths of a table are relative to",
     "outside": "--root=DIR sets another folder",
     "no_image": "supported: PNG, JPEG, BMP, TIFF and WebP; `ingest video` also reads GIF",
     "no_video": "supported: FFmpeg's formats, animated GIF and multi-page TIFF",
     "several_pages": "save each in a separate file, or read them as a clip with `ingest video`",
     "no_decoder": "pip install 'awcl_jax[dicom]'",
+    "no_class": "put it into a folder with the name of its anatomy, or list them with --labels=TABLE",
     "no_patient": "--patient_from=study or folder uses another id",
     "no_region": "--region=tag,sector (clips), tag,sector,frame or X0,Y0,X1,Y1 masks; --region=whole keeps the whole "
     "picture",

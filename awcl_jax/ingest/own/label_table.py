@@ -12,7 +12,7 @@ from typing import Any
 from awcl_jax.data.images import IMAGES, ColumnError
 from awcl_jax.ingest.own import dicom, videos
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing
-from awcl_jax.ingest.own.manifest import parse_labels, read_columns, rows_of
+from awcl_jax.ingest.own.manifest import parse_labels, read_columns, rows_of, said_of_unused
 from awcl_jax.ingest.own.privacy import Naming
 from awcl_jax.runtime.errors import InputError
 
@@ -33,11 +33,13 @@ class LabelTable:
       path: of the table.
       columns: of `COLUMNS` that it has.
       rows: number from 1, name of its file, and the other cells as text.
+      unused: other columns that it has.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: list[tuple[int, str, dict[str, str]]]
+    unused: Sequence[str] = ()
 
     @classmethod
     def read(cls, path: Path, names: Mapping[str, str]) -> "LabelTable":
@@ -46,7 +48,7 @@ class LabelTable:
         Raises:
           InputError: it cannot be read, or has no column `path`, or nothing else.
         """
-        table = read_columns(path, columns=COLUMNS, names=names, flag="--labels")
+        table, unused = read_columns(path, columns=COLUMNS, names=names, flag="--labels")
         if table.column_names == ["path"]:
             raise ColumnError(
                 f"--labels={path} must have at least one of the columns {', '.join(COLUMNS[1:])}; it has only path. "
@@ -54,7 +56,7 @@ class LabelTable:
                 headed=True,
             )
         rows = [(number, cells.pop("path"), cells) for number, cells in rows_of(table)]
-        return cls(path, tuple(table.column_names), rows)
+        return cls(path, tuple(table.column_names), rows, unused)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +141,14 @@ def add_labels(
       skip_bad: leave files without a label whose row fits several, instead of refusing them.
 
     Raises:
-      InputError: no row names a file, or some fit several and `skip_bad` is not set.
+      InputError: there is no file to label, no row names one, or some fit several and `skip_bad` is not set.
     """
+    listing.remarks += said_of_unused(table.path, table.unused)
+    if not listing.rows and listing.faults:
+        raise InputError(
+            f"None of {len(listing.faults):,} file(s) in {root} can be labelled by --labels={table.path}, the first "
+            f"because {listing.faults[0].rule}."
+        )
     found = match(table, [row.shown for row in listing.rows], root, instances)
     rows = f"row(s) of {table.path} (numbered from 1 below the heading)"  # a spreadsheet shows one more
     unmatched, ambiguous = (

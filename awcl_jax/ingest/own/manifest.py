@@ -1,5 +1,6 @@
 """Tables that list files: CSV, Parquet or Excel."""
 
+import difflib
 import math
 import re
 import unicodedata
@@ -40,17 +41,17 @@ def read_manifest(
     Args:
       path: of the table; its rows are numbered from 1.
       root: folder that paths are relative to and must be in; by default the table's.
-      columns: to read; others are ignored.
+      columns: to read; others are named in a remark.
       required: columns that must exist.
       names: name of a column here -> its name in the table, if that is another.
 
     Raises:
-      InputError: the table cannot be read, lacks columns, or lists nothing.
+      InputError: the table cannot be read, lacks columns, has one that seems to be another misspelt, or lists nothing.
     """
     root = path.parent if root is None else root
-    table = read_columns(path, columns=columns, required=required, names=names, flag="--source")
+    table, unused = read_columns(path, columns=columns, required=required, names=names, flag="--source")
     wanted = table.column_names
-    listing = Listing(unit="row", named=True)
+    listing = Listing(unit="row", named=True, remarks=said_of_unused(path, unused))
     if "patient_id" in wanted:
         listing.patients_from, listing.patients_confirmed = "the column patient_id", True
     else:
@@ -84,8 +85,12 @@ def read_columns(
     required: Sequence[str] = ("path",),
     names: Mapping[str, str] | None = None,
     flag: str,
-) -> pa.Table:
-    """Read columns of a table; `flag` named the table. Other arguments and errors are those of `read_manifest`."""
+) -> tuple[pa.Table, list[str]]:
+    """Read columns of a table; `flag` named the table. Other arguments and errors are those of `read_manifest`.
+
+    Returns:
+      the columns, and the names of those that are not read.
+    """
     if not path.is_file() or path.suffix.lower() not in images.TABLES:
         raise InputError(f"{flag} must be an existing table ({', '.join(images.TABLES)}); got {path}.")
     if foreign := [name for name in names or {} if name not in columns]:
@@ -99,7 +104,28 @@ def read_columns(
             f"{', '.join(columns)}; --columns={absent[0]}=NAME uses another name.",
             headed=True,
         )
-    return table.select([name for name in columns if name in table.column_names])
+    unused = [name for name in table.column_names if name not in columns]
+    for name in unused:
+        if meant := _meant(name, [known for known in columns if known not in table.column_names]):
+            raise images.ColumnError(
+                f"{path} has no column {meant!r}, but {name!r}. If that is meant, rename it or set "
+                f"--columns={meant}={name}; if it is something else, give it another name.",
+                headed=True,
+            )
+    return table.select([name for name in columns if name in table.column_names]), unused
+
+
+def _meant(name: str, absent: Sequence[str]) -> str | None:
+    """Return the known column that a name seems to be meant for: `Patient`, `anatmy`."""
+    plain = "_".join(re.findall(r"[^\W_]+", name.casefold()))
+    if f"{plain}_id" in absent:
+        return f"{plain}_id"
+    return next(iter(difflib.get_close_matches(plain, absent, n=1, cutoff=0.8)), None)
+
+
+def said_of_unused(path: Path, unused: Sequence[str]) -> list[str]:
+    """Return a sentence on the columns of a table that are not read, if there are any."""
+    return [f"{path}: column(s) not used: {', '.join(unused)}."] if unused else []
 
 
 def _parse(number: int, given: Mapping[str, str], root: Path) -> Row:
