@@ -173,6 +173,7 @@ def _run(
 ) -> int | None:
     """Run a part in its time limit and complete its file. Return its exit status, None if it was stopped."""
     file.unlink(missing_ok=True)
+    environment = environment | {"PYTHONUNBUFFERED": "1"}  # else what was printed first would come after an error
     # A session of its own, so that the processes which it has started end with it.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)

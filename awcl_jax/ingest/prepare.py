@@ -4,12 +4,13 @@ import contextlib
 import importlib
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.cache import cache_folder
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import locked
@@ -66,9 +67,10 @@ def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False)
             if _is_prepared(builder):
                 return
             _remove_leftovers(folder)
-            print(f"Preparing {folder}")
-            # TFDS always prints on stdout that it downloads an unknown size; its progress bars are on stderr.
-            with contextlib.redirect_stdout(io.StringIO()):
+            frames = getattr(builder, "frames", None)
+            print(f"Preparing {folder}" + (f": {frames:,} simulated frames, made once" if frames else ""))
+            # TFDS always prints on stdout that it downloads an unknown size.
+            with _one_bar(builder, frames), contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     except RuntimeError as error:
         # array_record raises this when the disk is full.
@@ -80,6 +82,36 @@ def prepare(builder: tfds.core.DatasetBuilder, out: Path, *, wait: bool = False)
         for empty in (out / "downloads" / "extracted", out / "downloads", *_parents(folder, out), *made):
             with contextlib.suppress(OSError):
                 empty.rmdir()
+
+
+@contextlib.contextmanager
+def _one_bar(builder: tfds.core.DatasetBuilder, total: int | None) -> Iterator[None]:
+    """Show on a terminal how many frames are written, instead of TFDS's bars of splits, examples and shards.
+
+    Frames of the user's own are decoded before, with a bar of their own.
+    """
+    generates = isinstance(builder, tfds.core.GeneratorBasedBuilder)
+
+    def counted(frames: Iterable[Any]) -> Iterator[Any]:
+        for frame in frames:
+            yield frame
+            bar.update()
+
+    def counted_splits(dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
+        return {
+            split: counted(frames) for split, frames in type(builder)._split_generators(builder, dl_manager).items()
+        }
+
+    tfds.disable_progress_bar()
+    try:
+        with Bar(total=total, desc="Writing", unit=" frames", disable=None if generates else True) as bar:
+            if generates:
+                builder._split_generators = counted_splits
+            yield
+    finally:
+        if generates:
+            del builder._split_generators  # that of its class is left
+        tfds.enable_progress_bar()
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

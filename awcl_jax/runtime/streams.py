@@ -9,7 +9,9 @@ import sys
 
 
 def keep_printing() -> None:
-    """Make `sys.stdout` and `sys.stderr` drop what cannot be written; call it before anything is opened.
+    """Make `sys.stdout` and `sys.stderr` drop what cannot be written, and show each line at once.
+
+    Call it before anything is opened.
 
     A stream that is closed goes to the null device, because the next file that is opened would otherwise get its
     number, and with it what libraries print. A reader that has gone (`| head`) still raises `BrokenPipeError`. Streams
@@ -27,8 +29,7 @@ def keep_printing() -> None:
                 io.BufferedWriter(_Dropping(stream.fileno(), "w", closefd=False)),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                line_buffering=stream.line_buffering,
-                write_through=stream.write_through,
+                line_buffering=True,  # a log of a run that lasts for hours is read while it grows
             )
             setattr(sys, name, kept)
 

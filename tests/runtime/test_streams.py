@@ -1,5 +1,6 @@
 """Commands whose output is closed, or on a full disk."""
 
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,21 @@ def test_a_full_disk_under_the_output_drops_it(tmp_path, stream):
             check=False,
         )
     assert (done.returncode, (tmp_path / "out").read_text()) == (0, "saved")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_each_line_is_there_at_once(monkeypatch, unbuffered):
+    """Also where Python is told to buffer nothing, as in many containers."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    command = """
+import sys
+from awcl_jax.runtime.cli import exit_on_bad_input
+with exit_on_bad_input():
+    print("first")
+    sys.stdin.read()
+    print("last")
+"""
+    with subprocess.Popen([sys.executable, "-c", command], stdin=-1, stdout=-1, text=True) as child:
+        assert select.select([child.stdout], [], [], 60)[0]
+        assert child.stdout.readline() == "first\n"
+        assert child.communicate(timeout=60)[0] == "last\n"

@@ -89,6 +89,12 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
         ),
     ]
 
+    @property
+    def frames(self) -> int:
+        """The number of frames of all splits."""
+        config = self.builder_config
+        return config.frames_per_scan * sum(1 for split, _ in config.patients for _ in config.scans(split))
+
     def _info(self) -> tfds.core.DatasetInfo:
         domain = DOMAINS[self.builder_config.domain]
         return tfds.core.DatasetInfo(
