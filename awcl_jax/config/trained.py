@@ -43,6 +43,11 @@ def read_config(run: Path) -> Any:
     return config
 
 
+def _no_run(folder: Path) -> str:
+    why = f"{run_folder.CONFIG_FILE} not found" if folder.is_dir() else "it does not exist"
+    return f"{folder} is not a run folder: {why}. Use the --workdir of a run."
+
+
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     """Return the folder of a run and the step of its checkpoint.
 
@@ -55,7 +60,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> tuple[Path, int]:
     """
     run, step = run_folder.split_checkpoint(fetch_run(checkpoint))
     if not (run / run_folder.CONFIG_FILE).is_file():
-        raise InputError(f"{run} is not a run folder: {run_folder.CONFIG_FILE} not found.")
+        raise InputError(_no_run(run))
     # What is made of a run is passed on: a link could add any file of this machine.
     require_plain_tree(run, links=False)
     with Checkpoints(run, read_only=True) as checkpoints:

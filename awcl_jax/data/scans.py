@@ -162,7 +162,10 @@ class ScanIndex:
           InputError: there is no such split.
         """
         if name not in self.split_names:
-            raise InputError(f"{self.path} has no split {name!r}; it has {', '.join(self.split_names)}.")
+            raise InputError(
+                f"{self.path} has no split {name!r}; it has {', '.join(self.split_names)}. Prepare scans again with "
+                "--val_share and --test_share above 0, or with a column `split`."
+            )
         return self.take(self.splits == self.split_names.index(name))
 
     def take(self, frames: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "ScanIndex":
@@ -339,7 +342,10 @@ def find_dataset(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"There is no folder {root}. To prepare a dataset, see `python -m awcl_jax.ingest --help`.")
     found = sorted(prepared_folders(root))
     if not found:
-        raise InputError(f"{root} has no prepared dataset. To prepare one, see `python -m awcl_jax.ingest --help`.")
+        run = " It is the folder of a run." if (root / "config.json").is_file() else ""
+        raise InputError(
+            f"{root} has no prepared dataset.{run} To prepare one, see `python -m awcl_jax.ingest --help`."
+        )
     if len(found) > 1:
         raise InputError(f"{root} has {len(found)} datasets. Use the folder of one: {', '.join(map(str, found))}.")
     return found[0].absolute()

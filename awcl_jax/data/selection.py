@@ -154,16 +154,19 @@ def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, 
 
 
 def nothing_apart(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> str:
-    """Return one sentence where all frames have one label, so that the loss pushes no two apart; else nothing.
+    """Return one sentence where all frames with a label have the same, so that it tells none apart; else nothing.
 
-    Such a loss is least where every frame has the same embedding.
+    Without other frames, such a loss is least where every frame has the same embedding.
     """
-    if labels.size and (labels == labels.flat[0]).all() and labels.flat[0] != UNLABELLED:
-        return (
-            f"all {len(labels):,} training frames have one label, so the loss pulls all of them together and pushes "
-            "none apart; configs/simclr.py and configs/scan.py need no labels"
-        )
-    return ""
+    labelled = labels[labels != UNLABELLED]
+    if not labelled.size or (labelled != labelled[0]).any():
+        return ""
+    others = labels.size - labelled.size
+    pushed = f"apart from the {others:,} without a label alone" if others else "pushes none apart"
+    return (
+        f"all {labelled.size:,} training frames with a label have the same, so the loss pulls all of them together "
+        f"{'and ' * (not others)}{pushed}; configs/simclr.py and configs/scan.py need no labels"
+    )
 
 
 def keep_label_fraction(strata: Int[np.ndarray, " n"], fraction: float, *, seed: int) -> Int[np.ndarray, " m"]:

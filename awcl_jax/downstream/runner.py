@@ -30,6 +30,7 @@ from awcl_jax.downstream import tasks as downstream_tasks
 from awcl_jax.evaluate.encode import EncodeFn
 from awcl_jax.evaluate.scores import scores_as_json
 from awcl_jax.evaluate.table import TASK_ROWS, results_table
+from awcl_jax.evaluate.verdict import said_of_few
 from awcl_jax.models.decoder import UNetDecoder
 from awcl_jax.models.supervised import Classifier, Segmenter
 from awcl_jax.models.vit import ViT
@@ -330,6 +331,7 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "test": scores_as_json(outcome.scores),
         "baseline": scores_as_json(outcome.baseline),
+        "verdict": said_of_few(len({frame["patient"] for frame in outcome.frames})),
         **outcome.details,
     }
     if not multihost.first():
@@ -338,8 +340,8 @@ def _conclude(config: ConfigDict, setup: Setup, history: History, first: FirstSt
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     columns = {"baseline": outcome.baseline, f"chosen (step {chosen})": outcome.scores}
     say(f"\n{results_table(columns, rows=TASK_ROWS[config.task.kind])}")
-    if outcome.left_out:
-        say(outcome.left_out)
+    for line in [*results["verdict"], *([outcome.left_out] if outcome.left_out else [])]:
+        say(line)
     if config.report.pictures:
         from awcl_jax.report import drawing
 

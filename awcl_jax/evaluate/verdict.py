@@ -48,9 +48,14 @@ def verdict(
     lines += [_compared(other, score) for other, score in differences.items()]
     if health.keys() >= {"untrained", "trained"}:
         lines.append(_found(health))
-    if differences and patients < _FEW_PATIENTS:
-        lines.append(f"BAD: only {patients} test patient(s), too few to rely on any score or interval.")
-    return lines
+    return lines + (said_of_few(patients) if differences else [])
+
+
+def said_of_few(patients: int) -> list[str]:
+    """Return a sentence if an encoder was tested on too few patients."""
+    if patients >= _FEW_PATIENTS:
+        return []
+    return [f"BAD: only {patients} test patient(s), too few to rely on any score or interval."]
 
 
 def _compared(other: str, score: Score) -> str:

@@ -24,6 +24,7 @@ from awcl_jax.runtime import figures
 # Okabe & Ito 2008, distinguishable with every kind of colour blindness; beyond seven the marker changes too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _MARKERS = ("o", "^", "s", "D")
+_TITLE = 42  # letters of a title that fit over a panel
 _GREY = "#999999"
 _ONE_SCAN, _TWO_SCANS = "#0072B2", "#E69F00"
 
@@ -67,7 +68,7 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, (panel, names) in zip(axes, panels.items(), strict=False):
             _draw_series(ax, {name: series[name] for name in names})
-            ax.set_title(curves.title_of(panel))
+            ax.set_title(textwrap.fill(curves.title_of(panel), _TITLE))
             if panel == "loss" and collapsed is not None:
                 ax.set_title("Contrastive loss")
                 ax.plot(*collapsed.T, color=COLOURS[3], linestyle="--", label="collapsed encoder")
@@ -78,6 +79,7 @@ def plot_loss(metrics_path: Path, out: Path) -> None:
 
 
 def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) -> None:
+    smoothed = 0
     for i, (name, points) in enumerate(series.items()):
         colour, marker = COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS) % len(_MARKERS)]
         label = curves.label_of(name)
@@ -86,20 +88,21 @@ def _draw_series(ax: Axes, series: Mapping[str, Float[np.ndarray, "points 2"]]) 
             ax.text(0.5, 0.5, f"{label}: never finite", ha="center", transform=ax.transAxes)
         elif len(values) <= 60:
             ax.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=label)
-        elif np.abs(np.diff(values)).mean() < 0.02 * np.ptp(values):
+        elif np.abs(np.diff(values)).mean() <= 0.02 * np.ptp(values):
             # A moving mean helps with noise; it would only blur a schedule.
             ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
         else:
-            width = len(values) // 30
+            width = smoothed = len(values) // 30
             smooth = np.convolve(values, np.full(width, 1 / width), mode="valid")
             ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             middle = steps[(width - 1) // 2 :][: len(smooth)]
-            ax.plot(middle, smooth, color=colour, linewidth=1.8, label=f"{label} (mean of {width})")
+            ax.plot(middle, smooth, color=colour, linewidth=1.8, label=label)
     if len(series) > 3:
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        # Below the axes: beside them, it would take the width from every panel of its column.
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     elif len(series) > 1:
         ax.legend(fontsize=8)
-    ax.set_xlabel("step")
+    ax.set_xlabel("step" + (f" (bold: mean of {smoothed} values)" if smoothed > 1 else ""))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

@@ -159,7 +159,10 @@ def test_a_folder_above_the_dataset(prepare_frames):
 def test_no_or_several_datasets(prepare_frames, tmp_path):
     with pytest.raises(InputError, match="There is no folder"):
         ScanIndex.from_dataset(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="has no prepared dataset"):
+    with pytest.raises(InputError, match=r"has no prepared dataset\. To"):
+        ScanIndex.from_dataset(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has no prepared dataset\. It is the folder of a run\. To"):
         ScanIndex.from_dataset(tmp_path)
     paths = [prepare_frames(name, train=TRAIN, test=TEST) for name in ("one", "two")]
     with pytest.raises(InputError, match=f"has 2 datasets. Use the folder of one: {paths[0]}, {paths[1]}"):

@@ -18,6 +18,7 @@ from awcl_jax.data.selection import (
     describe,
     keep_label_fraction,
     make_plan,
+    nothing_apart,
     positive_labels,
     select,
 )
@@ -71,6 +72,16 @@ def test_positives_are_an_anatomy_a_scan_or_the_frame_itself(index):
     np.testing.assert_array_equal(labels_of(index, granularity="coarse"), index.coarse)
     np.testing.assert_array_equal(labels_of(index, "scan"), index.scans)
     np.testing.assert_array_equal(labels_of(index, "frame"), np.full(40, UNLABELLED))
+
+
+def test_one_label_tells_no_frames_apart():
+    one, none = np.zeros(7, np.int32), np.full(3, UNLABELLED)
+    assert nothing_apart(one).startswith(
+        "all 7 training frames with a label have the same, so the loss pulls all of them"
+    )
+    assert "and pushes none apart" in nothing_apart(one)
+    assert "together apart from the 3 without a label alone" in nothing_apart(np.concatenate([none, one]))
+    assert nothing_apart(none) == nothing_apart(np.concatenate([one, one + 1])) == ""
 
 
 def test_frames_with_a_coarse_label_alone_count_as_labelled(index):

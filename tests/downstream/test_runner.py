@@ -17,6 +17,7 @@ from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.downstream import runner as downstream
 from awcl_jax.evaluate.head_circumference import agreement_scores, head_circumference
+from awcl_jax.evaluate.verdict import said_of_few
 from awcl_jax.ingest.public.hc18 import Hc18
 from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.weights import save_torch_resnet
@@ -74,6 +75,8 @@ def test_a_run_writes_the_files_that_users_look_for(segmented):
     assert len({row["patient"] for row in rows}) == results["test"]["dice/mean"]["patients"]
     assert len({row["machine"] for row in rows}) > 1
     assert sum(results["machines"].values()) == results["training_frames"]
+    assert results["verdict"] == said_of_few(results["test"]["dice/mean"]["patients"])
+    assert len(results["verdict"]) == 1
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from awcl_jax.evaluate.scores import Score
-from awcl_jax.evaluate.verdict import verdict
+from awcl_jax.evaluate.verdict import said_of_few, verdict
 
 pytestmark = pytest.mark.quick
 
@@ -56,3 +56,8 @@ def test_what_is_bad(changes, sentence):
 def test_nothing_scored_says_nothing_of_test_patients():
     assert not any("test patient" in line for line in verdict(**{**GOOD, "differences": {}, "patients": 0}))
     assert verdict(losses=[], differences={}, health={}, patients=0) == []
+
+
+def test_ten_patients_are_enough_to_say_nothing():
+    assert said_of_few(10) == []
+    assert said_of_few(1) == ["BAD: only 1 test patient(s), too few to rely on any score or interval."]

@@ -454,7 +454,7 @@ def test_the_cards_torchvision_code_loads_the_weights(tmp_path, monkeypatch):
         (["RUN", "--out=OUT", "--formats=onnx,tflite"], "got 'tflite'"),
         (["RUN", "--out=OUT", "--formats="], "got none"),
         (["RUN", "--out=OUT", "--channels=2"], "got 2"),
-        (["none", "--out=OUT"], "none is not a run folder: config.json not found"),
+        (["none", "--out=OUT"], "none is not a run folder: it does not exist"),
         (["RUN/checkpoints/30", "--out=OUT"], "no checkpoint of step 30"),
         (["RUN", "--out=RUN"], "already exists and is not an empty folder"),
         (["RUN", "--out=RUN/config.json"], "already exists and is not an empty folder"),

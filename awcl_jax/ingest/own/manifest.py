@@ -92,7 +92,8 @@ def read_columns(
       the columns, and the names of those that are not read.
     """
     if not path.is_file() or path.suffix.lower() not in images.TABLES:
-        raise InputError(f"{flag} must be an existing table ({', '.join(images.TABLES)}); got {path}.")
+        others = "; `video` and `dicom` also take a folder" if flag == "--source" else ""
+        raise InputError(f"{flag} must be an existing table ({', '.join(images.TABLES)}){others}; got {path}.")
     if foreign := [name for name in names or {} if name not in columns]:
         raise images.ColumnError(
             f"--columns must be NAME=COLUMN with NAME of {', '.join(columns)}; got {', '.join(foreign)}.", headed=True
