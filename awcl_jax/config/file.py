@@ -5,6 +5,7 @@ as `{"granularity": "coarse", "train": {"steps": 500}}`; the others keep their d
 folder is also such a file, and repeats the run.
 """
 
+import difflib
 import json
 import runpy
 import sys
@@ -62,8 +63,8 @@ class _Parser(flags.ArgumentParser):
                 "or FILE.json"
             )
         if not Path(file).is_file():
-            name = Path(file).stem
-            hint = f"; the shipped configuration is --config={name}" if name in shipped_names() else ""
+            near = difflib.get_close_matches(Path(file).stem, shipped_names(), n=1)
+            hint = f"; the shipped configuration is --config={near[0]}" if near else ""
             raise InputError(f"{file} does not exist{hint}")
         try:
             config = self._python.parse(file + colon + variant)
@@ -178,9 +179,24 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
         reason: object = error
         while isinstance(reason, Exception):
             reason = reason.args[0]
-        raise InputError(f"The configuration has no field {_one_line(str(reason))}") from None
+        said = _one_line(str(reason)).replace("' Did you mean", "'. Did you mean")
+        raise InputError(f"The configuration has no field {said}") from None
     except flags.Error as error:
-        raise InputError(_one_line(str(error).strip())) from None
+        raise InputError(_in_words(_one_line(str(error).strip()))) from None
+
+
+_KINDS = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument": "true or false",
+}
+"""What Python or absl says of a value of the wrong kind -> the right kind."""
+
+
+def _in_words(said: str) -> str:
+    """Return what absl says of a flag, with the kind of value that it needs."""
+    flag, _, why = said.partition(": ")
+    return next((f"{flag}: must be {kind}" for begin, kind in _KINDS.items() if why.startswith(begin)), said)
 
 
 def _one_line(text: str) -> str:

@@ -192,3 +192,22 @@ def test_an_unknown_variant_is_one_short_line(file):
     with pytest.raises(InputError, match=r"Unknown variant 'nope'; use one of tiny") as caught:
         parse_flags(argv, values)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.train.steps=abc", r"--config\.train\.steps=abc: must be a whole number$"),
+        ("--config.optim.learning_rate=fast", r"--config\.optim\.learning_rate=fast: must be a number$"),
+        ("--config.report.pictures=maybe", r"--config\.report\.pictures=maybe: must be true or false$"),
+        ("--config.train.stpes=40", r"no field 'stpes'\. Did you mean"),
+    ],
+)
+def test_a_flag_of_the_wrong_kind_or_name_says_what_is_right(flag, said):
+    with pytest.raises(InputError, match=said):
+        command_line(f"--config={CONFIGS / 'fine.py'}", flag)
+
+
+def test_a_file_that_is_not_there_names_the_nearest():
+    with pytest.raises(InputError, match=r"fin\.py does not exist; the shipped configuration is --config=fine$"):
+        command_line("--config=configs/fin.py")
