@@ -61,7 +61,8 @@ def load(name: Name, devices: Sequence[jax.Device], *, once: bool = False) -> ja
         _remember(key, known)
         return known
     try:
-        content = _read_own(folder / _file_name(key))
+        file = folder / _file_name(key)
+        content = _read_own(file)
         if content is None or not content.startswith(_HEAD):
             return None
         # Views, not copies: a process with a small step takes most memory while XLA reads its program.
@@ -74,7 +75,7 @@ def load(name: Name, devices: Sequence[jax.Device], *, once: bool = False) -> ja
             return None
         found = serialize_executable.deserialize_and_load(executable, in_tree, out_tree, execution_devices=devices)
         with contextlib.suppress(OSError):
-            os.utime(folder / _file_name(key))  # those used last are the last to be deleted
+            os.utime(file)  # those used last are the last to be deleted
         if not once:
             _remember(key, found)
         return found
@@ -101,10 +102,11 @@ def keep(name: Name, devices: Sequence[jax.Device], program: jax.stages.Compiled
     key = _key(name, devices)
     if not once:
         _remember(key, program)
-    if source_digest() != _SOURCES:
-        return  # edited since this process read them
-    # A full disk, another user's folder, or a program that XLA cannot write must not end a run.
+    # A full disk, another user's folder, or a program that XLA cannot write must not end a run; nor must sources that
+    # are gone by now.
     with contextlib.suppress(Exception):
+        if source_digest() != _SOURCES:
+            return  # edited since this process read them
         body = pickle.dumps((key, serialize_executable.serialize(program)))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(folder.stat()):

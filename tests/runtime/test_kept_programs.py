@@ -172,6 +172,16 @@ def test_sources_that_were_edited_since_they_were_read_keep_nothing(folder, monk
     assert not folder.exists()
 
 
+def test_sources_that_are_gone_do_not_end_a_run(folder, monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(kept_programs, "source_digest", gone)
+    program = kept_programs.load_or_compile(NAME, devices(), lowered)
+    assert program(arguments())["rows"].tolist() == [1, 2, 3]
+    assert not folder.exists()
+
+
 def test_a_process_holds_the_last_programs_only(folder, monkeypatch):
     monkeypatch.setattr(kept_programs, "_MOST_LOADED", 2)
     first, *last = [kept_programs.load_or_compile({"number": number}, devices(), lowered) for number in range(3)]

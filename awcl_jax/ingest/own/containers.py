@@ -131,8 +131,7 @@ def _variable(file: BinaryIO | io.BytesIO, *, keep_marker: bool) -> tuple[int, i
 def _boxes(file: BinaryIO | io.BytesIO, size: int) -> bool:
     at, in_fragment = 0, False
     while at + 8 <= size:
-        file.seek(at)
-        head = file.read(16)
+        head = _read_at(file, at, 16)
         length, kind = int.from_bytes(head[:4]), head[4:8]
         if length == 0 and any(kind):
             return False  # up to the end of the file
@@ -149,8 +148,7 @@ def _boxes(file: BinaryIO | io.BytesIO, size: int) -> bool:
 def _riff(file: BinaryIO | io.BytesIO, size: int) -> bool:
     at = 0
     while at + 12 <= size:
-        file.seek(at)
-        head = file.read(12)
+        head = _read_at(file, at, 12)
         length = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or length in (0, 2**32 - 1):
             return False  # what follows is not a chunk, or was never filled in
@@ -227,8 +225,7 @@ def _loses_step(file: BinaryIO | io.BytesIO, start: int, end: int, length: int) 
 def _program_stream(file: BinaryIO | io.BytesIO, size: int) -> bool:
     at = 0
     while at + 4 <= size:
-        file.seek(at)
-        head = file.read(14)
+        head = _read_at(file, at, 14)
         if head[:3] != b"\0\0\1":
             following = _after_padding(file, at)
             if following < at + 3 or _read_at(file, following, 1) != b"\1":
