@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from awcl_jax.models.activations import gelu
+from awcl_jax.models.dense import Dense, small
 from awcl_jax.models.depthwise import convolve_depthwise
 from awcl_jax.models.drop_path import draw_kept
 from awcl_jax.models.parts import apply_block, kept_for_gradient
@@ -25,7 +26,6 @@ EPSILON = 1e-6  # added to the variance in each normalisation
 
 _SCALE = 1e-6  # of what a block adds, at first
 _GROUP = 3  # blocks with one learning rate, where it falls by layer
-_small = nn.initializers.truncated_normal(0.02)
 
 
 class Patches(nn.Module):
@@ -46,11 +46,12 @@ class Patches(nn.Module):
         """Return the maps; rows and columns beyond the last whole patch are left out, as in PyTorch."""
         b, h, w, c = x.shape
         rows, columns, p = h // self.size, w // self.size, self.size
-        kernel = jnp.asarray(self.param("kernel", _small, (p, p, c, self.features)), self.dtype)
+        kernel = jnp.asarray(self.param("kernel", small, (p, p, c, self.features)), self.dtype)
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)), self.dtype)
         x = x[:, : rows * p, : columns * p].astype(self.dtype)
-        x = x.reshape(b, rows, p, columns, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, p * p * c)
-        return x @ kernel.reshape(-1, self.features) + bias.reshape(1, 1, 1, -1)
+        x = x.reshape(b, rows, p, columns, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, p * p * c)
+        x = x @ kernel.reshape(-1, self.features) + bias.reshape(1, -1)
+        return x.reshape(b, rows, columns, self.features)
 
 
 class Depthwise(nn.Module):
@@ -65,7 +66,7 @@ class Depthwise(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Return the maps."""
-        kernel = jnp.asarray(self.param("kernel", _small, (7, 7, 1, x.shape[-1])), self.dtype)
+        kernel = jnp.asarray(self.param("kernel", small, (7, 7, 1, x.shape[-1])), self.dtype)
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (x.shape[-1],)), self.dtype)
         y = convolve_depthwise(x.astype(self.dtype), kernel)
         return kept_for_gradient(y + bias.reshape(1, 1, 1, -1))
@@ -112,10 +113,10 @@ class Block(nn.Module):
         """
         c = x.shape[-1]
         y = _norm(self.dtype, "norm")(Depthwise(self.dtype, name="conv_dw")(x))
-        y = gelu(kept_for_gradient(nn.Dense(4 * c, dtype=self.dtype, kernel_init=_small, name="fc1")(y)))
+        y = gelu(kept_for_gradient(Dense(4 * c, self.dtype, name="fc1")(y)))
         if self.second:
             y = ResponseNorm(name="grn")(y)
-        y = nn.Dense(c, dtype=self.dtype, kernel_init=_small, name="fc2")(y)
+        y = Dense(c, self.dtype, name="fc2")(y)
         if not self.second:
             gamma = jnp.asarray(self.param("gamma", nn.initializers.constant(_SCALE), (c,)), y.dtype)
             y = kept_for_gradient(y) * gamma.reshape(1, 1, 1, -1)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from awcl_jax.models.activations import ACTIVATIONS
+from awcl_jax.models.attention import attend
+from awcl_jax.models.dense import Dense, small
 from awcl_jax.models.drop_path import draw_kept
 from awcl_jax.models.parts import apply_block, kept_for_gradient
 from awcl_jax.models.positions import resample_weights
@@ -24,8 +26,6 @@ PATCHES = (8, 14, 16)
 POOLS = ("token", "mean", "both")
 HEAD = 64  # features of a head, in all of these networks
 WIDEST = 16  # times the width of the paper
-
-_small = nn.initializers.truncated_normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +56,6 @@ class ViTOptions:
     norm_after: bool = False
     drop_path: float = 0.0
     rotary: bool = False
-
-
-class Dense(nn.Module):
-    """A linear layer of every token, or only some of its features.
-
-    Attributes:
-      features: number of outputs.
-      dtype: type of the arithmetic.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], part: slice = slice(None)) -> Float[Array, "b t f"]:
-        """Return the outputs, or a `part` of them."""
-        kernel = self.param("kernel", _small, (x.shape[-1], self.features))
-        bias = self._bias()
-        kernel, bias = kernel[:, part].astype(self.dtype), bias[part].astype(self.dtype)
-        return x.astype(self.dtype) @ kernel + bias.reshape(1, 1, -1)
-
-    def _bias(self) -> Float[Array, " f"]:
-        return jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class DenseWithoutKeyBias(Dense):
@@ -120,7 +97,7 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(b, -1, self.heads, width // self.heads) for part in parts)
         if self.turned:
             q, k = (q if first is not None else turn(q, self.turned)), turn(k, self.turned)
-        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, -1, width)
+        mixed = attend(q, k, v).reshape(b, -1, width)
         return Dense(width, self.dtype, name="proj")(kept_for_gradient(mixed))
 
 
@@ -305,7 +282,8 @@ class ViT(nn.Module):
         rows, columns = h // p, w // p
         # A convolution whose stride is its kernel's size is a matrix product over patches.
         patches = x.astype(self.dtype).reshape(b, rows, p, columns, p, c).transpose(0, 1, 3, 2, 4, 5)
-        x = patches.reshape(b, rows * columns, p * p * c) @ kernel.astype(self.dtype).reshape(-1, width)
+        x = patches.reshape(-1, p * p * c) @ kernel.astype(self.dtype).reshape(-1, width)
+        x = x.reshape(b, rows * columns, width)
         if not self.options.pre_norm:
             bias = self.param("patch_bias", nn.initializers.zeros, (width,))
             x = x + bias.astype(self.dtype).reshape(1, 1, -1)
@@ -313,14 +291,14 @@ class ViT(nn.Module):
             x = jax.lax.stop_gradient(x)
         if not self.options.rotary:
             x = x + self._positions((rows, columns)).astype(self.dtype).reshape(1, -1, width)
-        first = [self.param("cls_token", _small, (width,)).reshape(1, width)]
+        first = [self.param("cls_token", small, (width,)).reshape(1, width)]
         if self.options.registers:
-            first.append(self.param("reg_token", _small, (self.options.registers, width)))
+            first.append(self.param("reg_token", small, (self.options.registers, width)))
         before = jnp.concatenate(first).astype(self.dtype)[None]
         return jnp.concatenate([jnp.broadcast_to(before, (b, *before.shape[1:])), x], axis=1)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "rows columns d"]:
-        table = jnp.asarray(self.param("pos_embed", _small, (*self.grid, self.width)))
+        table = jnp.asarray(self.param("pos_embed", small, (*self.grid, self.width)))
         if grid == self.grid:
             return table
         down, across = (

@@ -38,3 +38,11 @@ def test_value_and_gradient_by_hand_on_any_devices(name):
         found, gradient = jax.jit(of_devices)(jnp.asarray(points, jnp.float32))
         np.testing.assert_allclose(found, value, rtol=2e-6, atol=1e-6)
         np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=5e-6)  # tanh cancels far below 0
+
+
+def test_gelu_in_bfloat16_is_right_to_its_rounding():
+    points = np.asarray([-3.0, -2.5, -1.0, 0.5, 2.0])
+    found = ACTIVATIONS["gelu"](jnp.asarray(points, jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
+    expected = [by_hand("gelu", x) for x in points]
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-8)
