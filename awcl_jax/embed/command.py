@@ -4,7 +4,6 @@ The frames are those of a prepared dataset, or of files that `awcl_jax.ingest` r
 folder, listed in a table, or one alone.
 """
 
-import argparse
 import dataclasses
 import os
 import time
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from awcl_jax.embed.check import SUFFIXES, require_encoder
 from awcl_jax.embed.options import FileOptions
 from awcl_jax.ingest.own.reading_flags import add_clips, add_pictures, path_of, region_of
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.bucket import on_bucket
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
@@ -219,8 +219,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{left_out} and were left out.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m awcl_jax.embed",
         description="Write the features of frames from a trained encoder, with the labels of each frame. Frames are\n"
         "made square as in training. Files are read as by awcl_jax.ingest: use the flags that the dataset of the\n"
@@ -231,8 +231,6 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m awcl_jax.embed exported clips --region=sector --out=features.npz\n"
         "  python -m awcl_jax.embed exported exams --key_file=KEY --out=features.parquet --neighbours=5 "
         "--picture=alike.png",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

@@ -5,7 +5,6 @@ This writes, by `--formats`, `encoder.safetensors` (names of torchvision, or of 
 input; and a model card, `README.md`.
 """
 
-import argparse
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from awcl_jax import __version__
 from awcl_jax.runtime import hub
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.runtime.files import atomic_folder
@@ -152,8 +152,8 @@ def _validation(run: Path, step: int) -> dict[str, float]:
     return {k: v for line in lines if line["step"] == step for k, v in line.items() if k.startswith("val/")}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m awcl_jax.export",
         description="Export the encoder of a run, without its projection, with its preprocessing and a model card.\n\n"
         "  safetensors  weights under the names of torchvision (ResNet) or timm (ViT, ConvNeXt), and the\n"
@@ -164,8 +164,6 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported\n"
         "  python -m awcl_jax.export runs/20260101-120000-fine/checkpoints/500 --out=exported --formats=onnx\n"
         "  python -m awcl_jax.export runs/20260101-120000-fine --out=exported --push=lab/ultrasound-encoder",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "run",

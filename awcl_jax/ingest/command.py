@@ -20,6 +20,7 @@ from awcl_jax.ingest.own import flags as ingest_own_flags
 from awcl_jax.ingest.prepare import make_builder, prepare
 from awcl_jax.ingest.public.fetal_planes_db import CSV_NAME
 from awcl_jax.ingest.public.folder import FolderBuilder
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
@@ -239,8 +240,8 @@ _LAYOUTS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m awcl_jax.ingest",
         description="Prepare a dataset for training: frames, their scans, patients, anatomy and masks, from your\n"
         "images, videos or DICOM files, from a public dataset, or from a simulated phantom.",
@@ -249,8 +250,6 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m awcl_jax.ingest dicom --source=scans --key_file=KEY --out=data/own\n"
         "  python -m awcl_jax.ingest phantom --out=data/phantom\n\n"
         "`python -m awcl_jax.ingest DATASET --help` describes each.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
     ingest_own_flags.add_subcommands(datasets)
@@ -262,8 +261,6 @@ def _parser() -> argparse.ArgumentParser:
         help="simulated scans of fetuses or hearts, with masks; nothing to download",
         description="Make the phantom: simulated scans of fourteen fetal planes, or of adult hearts, with masks.",
         epilog="example: python -m awcl_jax.ingest phantom --out=data/phantom",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.add_argument(
         "--preset", default="default", help="default, tiny, heart or heart_tiny (default: %(default)s)"
@@ -274,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, layout: _Layout) -> None:
+def _add_layout(datasets: "argparse._SubParsersAction[Parser]", name: str, layout: _Layout) -> None:
     download = f", or download it ({layout.download})" if layout.download else ""
     more = " --masks=MASKS" if layout.masks else ""
     folder = "pocus_v1.0.1" if layout.split else name.upper()
@@ -283,8 +280,6 @@ def _add_layout(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
         help=layout.help,
         description=f"Prepare {name.upper()} from a folder in the publisher's layout{download}.",
         epilog=f"example: python -m awcl_jax.ingest {name} --source={folder}{more} --out=data/{name}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     otherwise = " (default: download)" if layout.download else ""
     parser.add_argument("--source", metavar="DIR", help=f"folder with {layout.holds}{otherwise}")

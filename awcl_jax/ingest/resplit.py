@@ -23,10 +23,11 @@ from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.plan import UNSPLIT, draw_splits
 from awcl_jax.ingest.own.stratify import Kind
 from awcl_jax.ingest.prepare import prepare
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.errors import InputError, first_line, in_words
 
 
-def add_subcommand(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_subcommand(datasets: "argparse._SubParsersAction[Parser]") -> None:
     """Add `resplit` to the subcommands of `python -m awcl_jax.ingest`."""
     parser = datasets.add_parser(
         "resplit",
@@ -35,8 +36,6 @@ def add_subcommand(datasets: "argparse._SubParsersAction[argparse.ArgumentParser
         "one split, and anatomies are spread over the splits. Records are copied as they are.",
         epilog="examples: python -m awcl_jax.ingest resplit --dataset=data/own --seed=1 --out=data/own_seed1\n"
         "          python -m awcl_jax.ingest resplit --dataset=data/own --test_machine='Voluson S10' --out=data/other",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--dataset", metavar="DIR", required=True, help="the prepared dataset")

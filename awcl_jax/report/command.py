@@ -4,11 +4,11 @@ A run writes its page, `report.html`, when it ends. This command writes it again
 that has not ended yet.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from awcl_jax.runtime import bucket
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name
 from awcl_jax.runtime.errors import InputError
 
@@ -66,16 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{written}  {page.stat().st_size / 1e6:.2f} MB")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m awcl_jax.report",
         description="Write the page of a run, finished or not, or of several runs side by side: one file for any "
         "browser. Several are compared with the first: differences of their scores, paired by test frame.",
         epilog="examples:\n"
         "  python -m awcl_jax.report runs/20260101-120000-fine\n"
         "  python -m awcl_jax.report runs/simclr runs/coarse runs/fine --out=methods.html",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "runs",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from awcl_jax.runtime import memory
+from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.cache import keep_compiled_programs
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
@@ -208,15 +209,13 @@ def _ratio(text: str) -> float:
     return ratio
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m awcl_jax.reproduce",
         description=__doc__.partition("\n\n")[2],
         epilog="example: python -m awcl_jax.reproduce --out=runs/study\n"
         "example: python -m awcl_jax.reproduce --preset=public --data=fetal_planes_db=DIR --data=hc18=DIR "
         "--data=usgra=DIR --out=runs/public",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the study")
     parser.add_argument(

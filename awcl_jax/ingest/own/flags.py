@@ -12,6 +12,7 @@ from awcl_jax.ingest.own.items import REGIONS, Listing
 from awcl_jax.ingest.own.labels import BUILT_IN
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms
 from awcl_jax.ingest.own.reading_flags import add_clips, add_pictures, count_of, path_of, region_of
+from awcl_jax.runtime.arguments import Parser
 
 _LONG = {"scan": "scan_id", "patient": "patient_id"}
 """Short names of columns in `--columns`."""
@@ -21,7 +22,7 @@ _SEVERAL = {"image": "frame,whole", "video": "sector,frame", "dicom": "tag,secto
 """Kind of a file -> an example of regions in `--region`."""
 
 
-def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_subcommands(datasets: "argparse._SubParsersAction[Parser]") -> None:
     """Add `manifest`, `folder`, `video` and `dicom` to the datasets that can be prepared."""
     parser = _add(
         datasets,
@@ -119,20 +120,18 @@ def add_subcommands(datasets: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _add(
-    datasets: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    datasets: "argparse._SubParsersAction[Parser]",
     name: str,
     text: str,
     more: str,
     example: str,
     lister: Callable[[argparse.Namespace, Pseudonyms], Listing],
-) -> argparse.ArgumentParser:
+) -> Parser:
     parser = datasets.add_parser(
         name,
         help=f"your {text}",
         description=f"Prepare {text}.\n\n{more}",
         epilog=f"example: python -m awcl_jax.ingest {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--source", type=path_of, required=True, metavar="PATH", help="folder or table")
@@ -182,7 +181,7 @@ def _add(
     return parser
 
 
-def _add_labels(parser: argparse.ArgumentParser) -> None:
+def _add_labels(parser: Parser) -> None:
     parser.add_argument(
         "--labels",
         type=path_of,
@@ -192,7 +191,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_columns(parser: argparse.ArgumentParser) -> None:
+def _add_columns(parser: Parser) -> None:
     parser.add_argument(
         "--columns",
         type=_columns,
@@ -202,12 +201,12 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_table(parser: argparse.ArgumentParser) -> None:
+def _add_table(parser: Parser) -> None:
     _add_root(parser)
     parser.add_argument("--keep_ids", action="store_true", help="store scan_id and patient_id unchanged")
 
 
-def _add_root(parser: argparse.ArgumentParser) -> None:
+def _add_root(parser: Parser) -> None:
     _add_columns(parser)
     parser.add_argument("--root", type=path_of, metavar="DIR", help="folder of a table's paths (default: the table's)")
 
