@@ -105,7 +105,7 @@ def public(paths: Mapping[str, str], *, imagenet: str | None = None) -> Study:
 def public_long(paths: Mapping[str, str]) -> Study:
     """Return `public` with ten times the steps, of twice the frames, on FETAL_PLANES_DB alone.
 
-    A pretraining takes 25 to 40 minutes of one core. Further datasets are not used: all methods see the same frames.
+    A pretraining takes 20 to 70 minutes of one core. Further datasets are not used: all methods see the same frames.
 
     Args:
       paths: as of `public`.
@@ -130,7 +130,7 @@ def public_long(paths: Mapping[str, str]) -> Study:
 def public_weights(paths: Mapping[str, str], *, imagenet: str) -> Study:
     """Return a study of what pretraining adds to ImageNet's weights, at 112 pixels, with all masks and with few.
 
-    A pretraining is that of the variant `from_weights` of the configurations: 600 steps, an hour of one core.
+    A pretraining is that of the variant `from_weights` of the configurations: 600 steps, an hour or more of one core.
 
     Args:
       paths: as of `public`.
