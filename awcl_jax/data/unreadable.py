@@ -72,7 +72,7 @@ def find_unreadable(path: str | os.PathLike[str], *, threads: int | None = None)
 
 def write_list(found: Sequence[tuple[Path, Unreadable]], path: Path) -> None:
     """Write frames that cannot be read, each with the folder of its dataset, as CSV without formulas."""
-    with atomic_write(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["dataset", *(field.name for field in dataclasses.fields(Unreadable))])
         for dataset, frame in found:
@@ -127,7 +127,7 @@ def _fault(records: Records, split: str, position: int) -> tuple[str, str]:
 def _from_cache(path: Path, key: str) -> tuple[Unreadable, ...] | None:
     """Return the cached result, or None if this dataset has not been checked yet."""
     try:
-        stored = json.loads((path / _CACHE).read_text())
+        stored = json.loads((path / _CACHE).read_text("utf-8"))
         return tuple(Unreadable(**frame) for frame in stored["frames"]) if stored["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

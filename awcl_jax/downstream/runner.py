@@ -300,10 +300,10 @@ def best_step(history: History) -> int:
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:
-    """Return whether at least `patience` validations followed the best one."""
+    """Return whether at least `patience` validations followed the best one, the first among equals."""
     if patience is None or not history:
         return False
-    best = best_step(history)
+    best = max(history, key=lambda step: (history[step], -step))
     return sum(step > best for step in history) >= patience
 
 

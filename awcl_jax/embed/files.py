@@ -104,15 +104,31 @@ class FileSource:
         """
         kind, row = self.files[file]
         try:
-            clip, labels = self._open(file)
+            clip, made = self._open(file)
             kept = list(self._frames(clip, file, square))
         except BadFileError as error:
             hidden = f"file {row.number}, id {self.pseudonyms.digest('file', row.shown)}"
             place = hidden if kind == "dicom" else row.shown or f"row {row.number}"
             raise InputError(f"{place}: {Fault(row.number, error.kind, error.detail).rule}.") from None
-        rows = [labels | {"id": self._id(kind, row, labels, f), FRAME_NUMBER: f.number} for f in kept]
-        table = pa.Table.from_pylist(rows, schema=self._schema)
-        return FileFrames(table, [frame.number for frame in kept], [frame.image for frame in kept])
+        numbers, ids = [frame.number for frame in kept], [self._id(kind, row, file, frame) for frame in kept]
+        columns = {name: [value] * len(kept) for name, value in made.items()} | {"id": ids, FRAME_NUMBER: numbers}
+        table = pa.table([self._column(field, columns, file) for field in self._schema], schema=self._schema)
+        return FileFrames(table, numbers, [frame.image for frame in kept])
+
+    def _column(self, field: pa.Field, made: Mapping[str, list[Any]], file: int) -> pa.Array | pa.ChunkedArray:
+        """Return a column of a file's rows: what the user's table says, if it may be shown, else what is made here."""
+        rows = len(made["id"])
+        theirs = [] if self.labels is None or self.pseudonyms.keyed else self.labels.column_names
+        if self.labels is not None and field.name in theirs and field.name != "id":
+            # Not by way of Python, which lacks some of Arrow's types.
+            return self.labels[field.name].take(pa.array([file] * rows, pa.int64()))
+        return pa.array(made.get(field.name, [None] * rows), field.type)
+
+    def _cell(self, name: str, file: int) -> Any:
+        """Return what the user's table says of a file; None without such a column."""
+        if self.labels is None or name not in self.labels.column_names:
+            return None
+        return self.labels[name][file].as_py()
 
     def picture(self, file: int, number: int, square: Square) -> UInt8[np.ndarray, "size size"]:
         """Read one of the frames of a file again."""
@@ -121,11 +137,10 @@ class FileSource:
         return next(frame.image for frame in frames if frame.number == number)
 
     def _open(self, file: int) -> tuple[Clip, dict[str, Any]]:
-        """Open a file, and return its labels."""
+        """Open a file, and return it with the columns that are made here."""
         kind, row = self.files[file]
         if not row.shown:
             raise BadFileError("bad_cell", "path is empty")
-        labels = {} if self.labels is None else self.labels.slice(file, 1).to_pylist()[0]
         scan, patient = row.scan or (row.shown if kind == "video" else ""), row.patient
         if kind == "dicom":
             named = dicom.read_ids(row.path)
@@ -135,17 +150,17 @@ class FileSource:
         clip = _OPENERS[kind](row.path, self.options.reading(kind))
         machine = row.machine or clip.machine or None
         if not self.pseudonyms.keyed:
-            return clip, {"scan_id": scan or None, "machine": machine} | labels
+            return clip, {"scan_id": scan or None, "machine": machine}
         hashes = {
             f"{of}_id": self.pseudonyms.digest(of, name) if name else None
             for of, name in (("scan", scan), ("patient", patient))
         }
-        return clip, {name: labels.get(name) for name in ("anatomy", "split")} | hashes | {"machine": machine}
+        return clip, {name: self._cell(name, file) for name in ("anatomy", "split")} | hashes | {"machine": machine}
 
-    def _id(self, kind: str, row: Row, labels: Mapping[str, Any], frame: "_Frame") -> str:
+    def _id(self, kind: str, row: Row, file: int, frame: "_Frame") -> str:
         if self.pseudonyms.keyed:
             return frame.frame_id
-        named = labels.get("id") or row.shown
+        named = self._cell("id", file) or row.shown
         return str(named) if kind == "image" else f"{named}#{frame.number}"
 
     def _region(self, file: int) -> Rectangle | None:

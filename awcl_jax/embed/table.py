@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Shaped
+from pyarrow import compute as pc
 from pyarrow import csv, parquet
 
 from awcl_jax.embed.check import SUFFIXES
@@ -119,10 +120,9 @@ def _flat(table: pa.Table) -> pa.Table:
     columns: list[tuple[str, pa.Array]] = []
     for name in table.column_names:
         column = table[name].combine_chunks()
-        # A list that is null has no values; such a column becomes text.
-        if pa.types.is_fixed_size_list(column.type) and not column.null_count:
-            values, k = column.flatten(), column.type.list_size
-            columns.extend((f"{name}_{i}", _cells(values.take(pa.array(range(i, len(values), k))))) for i in range(k))
+        if pa.types.is_fixed_size_list(column.type):  # its nulls, too: all tables must have the same columns
+            places = range(column.type.list_size)
+            columns.extend((f"{name}_{i}", _cells(pc.list_element(column, i))) for i in places)
         else:
             columns.append((name, _cells(column)))
     names = [name for name, _ in columns]
@@ -134,8 +134,7 @@ def _flat(table: pa.Table) -> pa.Table:
 def _cells(column: pa.Array) -> pa.Array:
     if pa.types.is_primitive(column.type) and not pa.types.is_float16(column.type):
         return column
-    texts = (None if value is None else without_formula(str(value)) for value in column.to_pylist())
-    return pa.array(texts, pa.string())
+    return pa.array([None if text is None else without_formula(text) for text in _texts(column)], pa.string())
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
@@ -148,6 +147,15 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 def _plain(values: pa.Array) -> np.ndarray:
     """Keep numbers and dates, turn all else to text and null to "": objects in an NPZ would be pickled."""
-    if pa.types.is_floating(values.type) or (pa.types.is_primitive(values.type) and not values.null_count):
+    whole = pa.types.is_primitive(values.type) and not values.null_count
+    if pa.types.is_floating(values.type) or (whole and not pa.types.is_time(values.type)):
         return values.to_numpy(zero_copy_only=False)
-    return np.array(["" if value is None else str(value) for value in values.to_pylist()], np.str_)
+    return np.array([text or "" for text in _texts(values)], np.str_)
+
+
+def _texts(values: pa.Array) -> list[str | None]:
+    try:
+        return [None if value is None else str(value) for value in values.to_pylist()]
+    except ValueError:  # Python's times have no nanoseconds
+        texts: list[str | None] = values.cast(pa.string()).to_pylist()
+        return texts

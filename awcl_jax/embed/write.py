@@ -79,6 +79,8 @@ def embed(
     if viewed is not None:
         tables = viewed.passing(tables)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, FileSource) and source.pseudonyms.keyed:
+        origin = source.pseudonyms.digest("file", origin)  # a folder or a file may have a patient's name
     provenance = {"encoder": encoder.origin, "source": origin, "version": __version__}
     first = next(tables)
     features = first.schema.field("features").type.list_size

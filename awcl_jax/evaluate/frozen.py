@@ -15,6 +15,8 @@ from awcl_jax.evaluate.linear_probe import LinearProbe
 from awcl_jax.evaluate.paired import classification_differences
 from awcl_jax.evaluate.scores import MOST_ANATOMIES, Score, prefixed
 
+_READ = 256  # frames in memory at a time
+
 PIXELS = 24  # edge of the downsampled frame used in place of features
 
 
@@ -164,6 +166,8 @@ def cached_features(features: Features) -> Features:
 
 def downsampled_pixels(reader: FrameReader, frames: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n f"]:
     """Return frames of 24 x 24 pixels as features, the baseline without an encoder."""
-    images = reader.read(frames)
-    small = [cv2.resize(image, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA).reshape(-1) for image in images]
-    return np.stack(small).astype(np.float32) / 255
+    small = np.zeros((frames.size, PIXELS * PIXELS), np.uint8)
+    for start in range(0, frames.size, _READ):
+        for row, image in enumerate(reader.read(frames[start : start + _READ]), start):
+            small[row] = cv2.resize(image, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA).reshape(-1)
+    return small.astype(np.float32) / 255

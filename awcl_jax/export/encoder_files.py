@@ -67,7 +67,7 @@ def write(
         else:
             save_torch_resnet(path, variables, **normalised)
         code = Path(__file__).with_name(_TORCH_CODE_OF.get(type(model), _TORCH_CODE))
-        (folder / _TORCH_CODE).write_text(code.read_text())
+        (folder / _TORCH_CODE).write_text(code.read_text("utf-8"), encoding="utf-8")
     if "onnx" in formats:
         from awcl_jax.export.onnx_graph import write_onnx
 

@@ -20,7 +20,7 @@ _ACTIVATIONS = {
 
 def load(folder: str | Path = Path(__file__).parent) -> "Encoder":
     """Load the encoder with its weights, ready for inference."""
-    made_of = json.loads((Path(folder) / "preprocessing.json").read_text())
+    made_of = json.loads((Path(folder) / "preprocessing.json").read_text("utf-8"))
     encoder = Encoder(made_of["encoder"], made_of["input"], frame_size=made_of["frames"]["size"])
     encoder.load_state_dict(load_file(Path(folder) / "encoder.safetensors"))
     return encoder.eval()

@@ -52,7 +52,10 @@ def write_pictures(
 
 
 def _pairs(train: Split, plan: BatchPlan, out: Path) -> None:
-    """Draw positive pairs of the first batch: of two scans first, then the two views of one frame."""
+    """Draw positive pairs of the first batch: of two scans first, then the two views of one frame.
+
+    Where no two of its frames attract each other, the two views of each frame are its only pair.
+    """
     rows, partners = plan.frames(0), plan.partners(0)
     scans = train.index.scans
     pairs: list[tuple[int, int]] = []
@@ -65,6 +68,7 @@ def _pairs(train: Split, plan: BatchPlan, out: Path) -> None:
             pairs.append((waiting.pop(label), frame))
         else:
             waiting[label] = frame
+    pairs = pairs or [(frame, frame) for frame in rows.tolist()]
     pairs.sort(key=lambda pair: scans[pair[0]] == scans[pair[1]])
     shown = np.array(pairs[:_PAIRS])
     images = np.stack([train.reader.read(shown[:, side]) for side in (0, 1)], axis=1)

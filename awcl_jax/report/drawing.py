@@ -30,6 +30,7 @@ _ONE_SCAN, _TWO_SCANS = "#0072B2", "#E69F00"
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
+    "text.parse_math": False,  # names of anatomies and scans may have a $
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "figure.titlesize": 14,
@@ -252,7 +253,7 @@ def _draw_row(row: np.ndarray, shown: Sequence[tuple[np.ndarray, float, float]],
     for ax, (image, black, white), text in zip(row, shown, texts, strict=False):
         ax.imshow(image, cmap="gray", vmin=black, vmax=white)
         # A title, unlike a caption, does not make the picture narrower.
-        lines = textwrap.wrap(text.replace("$", r"\$"), 28, break_on_hyphens=False)
+        lines = textwrap.wrap(text, 28, break_on_hyphens=False)
         ax.set_title("\n".join(lines), fontsize=8, fontweight="normal")
         _frame(ax, colour="#FFFFFF", linestyle="-")
     _frame(row[0], colour=COLOURS[0], linestyle="-")

@@ -146,7 +146,8 @@ MOST_SHOWN = 200  # anatomies of a confusion matrix on the page
 def confusion(run: Run) -> Confusion | None:
     """Return the confusion matrix of a run, without anatomies that are neither true nor predicted anywhere.
 
-    None if the run has none, or if more than `MOST_SHOWN` anatomies remain: a browser shows no table of that size well.
+    None if the run has none, if no frame was scored, or if more than `MOST_SHOWN` anatomies remain: a browser shows no
+    table of that size well.
     """
     names = run.results.get("anatomies")
     by, counts = "the model", run.results.get("confusion")
@@ -156,7 +157,7 @@ def confusion(run: Run) -> Confusion | None:
         return None
     predicted = [sum(column) for column in zip(*counts, strict=True)]
     present = [c for c in range(len(names)) if sum(counts[c]) or predicted[c]]
-    if len(present) > MOST_SHOWN:
+    if not present or len(present) > MOST_SHOWN:
         return None
     rows = []
     for c in present:

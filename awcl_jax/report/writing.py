@@ -70,13 +70,12 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _with_unique_names(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
-    """Add the parent folder to the names of runs that have the same name."""
-    if len({run.name for run in runs}) == len(runs):
-        return list(runs)
-    return [
-        dataclasses.replace(run, name=f"{folder.resolve().parent.name}/{run.name}")
-        for run, folder in zip(runs, folders, strict=True)
-    ]
+    """Add parent folders to the names of runs until no two have the same name."""
+    names, above = [run.name for run in runs], [folder.resolve().parent for folder in folders]
+    while len(set(names)) < len(names) and any(folder.name for folder in above):
+        names = [f"{folder.name}/{name}" if folder.name else name for folder, name in zip(above, names, strict=True)]
+        above = [folder.parent for folder in above]
+    return [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def page_of(runs: Sequence[Run]) -> str:

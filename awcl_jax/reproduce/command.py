@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif not any((out / run.folder).is_dir() for run in runs):
         raise InputError(f"{out} has no run of this study: --only_tables needs one. Check --out and --preset.")
     study_tables.write(plan, out)
-    print(f"\n{(out / study_tables.TABLES_FILE).read_text()}\nTables, figures and runs are in {out}")
+    print(f"\n{(out / study_tables.TABLES_FILE).read_text('utf-8')}\nTables, figures and runs are in {out}")
 
 
 def run_all(runs: Sequence["Run"], out: Path, kept: Path | None = None) -> None:
@@ -128,7 +128,7 @@ def _require_datasets(todo: Sequence["Run"]) -> None:
 def _into(log: Path) -> Iterator[None]:
     """Append what is printed meanwhile to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 

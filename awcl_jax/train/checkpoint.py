@@ -34,6 +34,7 @@ WHOLE = "_CHECKPOINT_METADATA"
 _LATEST_KEPT = 2
 _CHECKSUMS = "crc32"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG)
+_NOT_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore
 _FILES = 64  # of a checkpoint, a generous estimate
 _OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, a generous estimate
@@ -153,6 +154,7 @@ class Checkpoints:
 
         Raises:
           InputError: the checkpoint is damaged, or of another kind of state.
+          OSError, MemoryError, RuntimeError: it may not be read, or there is no room for it; it may be whole.
         """
         # Without a target that names devices, Orbax would look for those that wrote the checkpoint.
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
@@ -173,6 +175,8 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.Composite(state=how))["state"]
             metadata = self._manager.metadata(step)
         except Exception as error:  # of Orbax, TensorStore or JSON, which raise many kinds
+            if _lacks(error):
+                raise
             raise self._damage(step, f"it cannot be read: {first_line(error)[:200]}") from error
         custom = metadata.custom_metadata or {}
         if not custom and metadata.commit_timestamp_nsecs is not None:
@@ -276,3 +280,10 @@ def checksums(state: PyTree) -> dict[str, int]:
         jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.asarray(leaf).tobytes())
         for path, leaf in leaves
     }
+
+
+def _lacks(error: Exception) -> bool:
+    """Return whether the process lacks memory, files or a permission, which says nothing of what it reads."""
+    if isinstance(error, OSError):
+        return error.errno in _NOT_OF_THE_FILE
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")

@@ -194,7 +194,7 @@ def write_frames(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Spreadsheets run a cell that begins like a formula, and ids and labels may be a stranger's: such a text gets an
     apostrophe, by which spreadsheets show it as it is.
     """
-    with atomic_write(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         for row in rows:
@@ -208,7 +208,7 @@ def read_frames(path: Path) -> list[dict[str, str]]:
       InputError: the file is not a table with a cell for each column.
       OSError: it cannot be read.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         try:
             rows = list(csv.DictReader(file))
         except (csv.Error, UnicodeDecodeError) as error:

@@ -200,7 +200,14 @@ def test_circumferences_of_hc18s_masks_are_the_published_ones(real_data, tmp_pat
 
 @pytest.mark.parametrize(
     ("scores", "best", "out"),
-    [((0.1,), 1, False), ((0.3, 0.2), 1, False), ((0.3, 0.2, 0.1), 1, True), ((0.3, 0.2, 0.3), 3, False)],
+    [
+        ((0.1,), 1, False),
+        ((0.3, 0.2), 1, False),
+        ((0.3, 0.2, 0.1), 1, True),
+        ((0.3, 0.2, 0.3), 3, True),
+        ((0.0, 0.0, 0.0), 3, True),
+        ((0.2, 0.1, 0.3), 3, False),
+    ],
 )
 def test_patience_counts_validations_since_the_best(scores, best, out):
     history = dict(enumerate(scores, start=1))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import jax
@@ -189,6 +190,25 @@ def test_a_picture_of_neighbours_needs_no_scans(run, tmp_path):
     picture = tmp_path / "alike.png"
     embed_frames(run, tmp_path / "in", tmp_path / "f.parquet", neighbours=2, picture=picture)
     assert cv2.imread(str(picture)).shape[1] > 300
+
+
+def test_a_column_of_nanoseconds_is_kept(clips, tmp_path):
+    changed = pa.array([1_600_000_000_000_000_001, None], pa.timestamp("ns"))
+    paths = [f"{clips}/p{number}/a.mp4" for number in range(2)]
+    parquet.write_table(pa.table({"path": paths, "changed": changed}), tmp_path / "clips.parquet")
+    labels, _ = read_all(open_files(tmp_path / "clips.parquet", split=None, options=FileOptions(every=8)))
+    assert labels["changed"].cast(pa.int64()).to_pylist() == [1_600_000_000_000_000_001] * 2 + [None] * 2
+    assert labels["id"].to_pylist() == [f"{path}#{number}" for path in paths for number in (0, 8)]
+
+
+def test_with_a_key_the_name_of_the_source_is_hidden_too(exams, key, tmp_path, run):
+    source = tmp_path / "Mueller_Anna_1980"
+    shutil.copytree(exams, source)
+    out = tmp_path / "f.parquet"
+    main([str(run), str(source), f"--key_file={key}", f"--out={out}", "--every=4"])
+    assert b"Mueller" not in out.read_bytes()
+    made_of = json.loads(parquet.read_schema(out).metadata[b"awcl_jax"])
+    assert re.fullmatch("[0-9a-f]{20}", made_of["source"])
 
 
 def test_pictures_with_a_region_are_cut(tmp_path, run):

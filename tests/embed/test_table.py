@@ -120,3 +120,36 @@ def test_a_column_that_the_csv_also_makes_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="column 'features_1', which the CSV of features also has"):
         write_table(tmp_path / "f.csv", [taken], provenance=MADE)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_list_without_values_in_a_later_table_is_empty_cells(tmp_path):
+    boxes = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, 3, 4]), 2)
+    nothing = pa.array([None, [5, 6]], boxes.type)
+    parts = [pa.table({"id": ["a", "b"], "box": boxes}), pa.table({"id": ["c", "d"], "box": nothing})]
+    assert write_table(tmp_path / "f.csv", iter(parts), provenance=MADE) == 4
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = [(row["box_0"], row["box_1"]) for row in csv.DictReader(file)]
+    assert rows == [("1", "2"), ("3", "4"), ("", ""), ("5", "6")]
+
+
+@pytest.mark.parametrize("end", ["npz", "csv"])
+def test_times_of_every_resolution_can_be_written(end, tmp_path):
+    at = datetime.time(9, 30, 15)
+    columns = {
+        "second": pa.array([at, None], pa.time32("s")),
+        "whole": pa.array([at, at], pa.time64("us")),
+        "nano": pa.array([1_600_000_000_000_000_001, None], pa.timestamp("ns")),
+        "nano_of_day": pa.array([1, 2], pa.time64("ns")),
+    }
+    write_table(tmp_path / f"f.{end}", [pa.table(columns)], provenance=MADE)
+    if end == "npz":
+        with np.load(tmp_path / "f.npz", allow_pickle=False) as arrays:
+            found = {name: arrays[name].tolist() for name in columns}
+        assert found["second"] == ["09:30:15", ""]
+    else:
+        with (tmp_path / "f.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        found = {name: [row[name] for row in rows] for name in columns}
+    assert found["whole"][1].startswith("09:30:15")
+    assert found["nano"][0].endswith("000000001")
+    assert found["nano_of_day"][1] == "00:00:00.000000002"

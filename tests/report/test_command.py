@@ -1,5 +1,6 @@
 """The page of a run: what goes into it, what it refuses, and that no name can break out of it."""
 
+import dataclasses
 import html.parser
 import itertools
 import json
@@ -193,6 +194,12 @@ def test_two_runs_of_one_name_are_told_apart(tmp_path):
     assert data_in(page)["runs"] == ["a/fine", "b/fine"]
 
 
+def test_runs_of_two_studies_of_one_layout_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / study / "pretrain" / "fine-0") for study in ("one", "two")]
+    page = Elements(report.write_report(runs, tmp_path / "two.html").read_text())
+    assert data_in(page)["runs"] == ["one/pretrain/fine-0", "two/pretrain/fine-0"]
+
+
 def test_scores_of_all_runs_share_a_table():
     def scores(*given):
         return scores_as_json([Score(name, *values, frames=9, patients=3) for name, *values in given])
@@ -219,6 +226,12 @@ def test_confusion_leaves_out_what_does_not_occur(run):
     assert found.names == ["4CH", "BG"]
     assert found.rows == [("4CH", 3, [(2, 7), (1, 3)]), ("BG", 1, [(0, 0), (1, 10)])]
     assert (found.right, found.frames) == (3, 4)
+
+
+def test_a_run_that_scored_no_frame_has_no_confusion_matrix(run):
+    read = read_run(run)
+    nothing = {"anatomies": ["4CH"], "knn_confusion": [[0]]}
+    assert tables.confusion(dataclasses.replace(read, results=nothing)) is None
 
 
 def test_an_anatomy_that_is_rare_in_the_data_and_common_in_batches_is_named(run):

@@ -203,3 +203,17 @@ def test_confusion_picture_counts(tmp_path, drawn):
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["abdomen (3)", "thorax (1)"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
     assert ax.get_title() == "Confusion: 3 of 4 frames right"
+
+
+def test_a_name_with_dollars_is_shown_as_it_is(tmp_path, drawn):
+    names = ("$a_$", "b$ and $^", "c")
+    drawing.confusion_picture(np.array([0, 1]), np.array([1, 1]), names, tmp_path / "confusion.png")
+    assert [tick.get_text() for tick in drawn[0].axes[0].get_yticklabels()] == ["$a_$ (1)", "b$ and $^ (1)"]
+    images = np.zeros((1, 2, 24, 24), np.uint8)
+    drawing.montage_pairs(images, [names[:2]], tmp_path / "pairs.png", cross_scan=np.ones(1, bool))
+    assert [text.get_text() for text in drawn[1].axes[0].texts] == list(names[:2])
+    drawing.montage_views(images[:, 0], images, names[:1], tmp_path / "views.png")
+    places = np.zeros((3, 2))
+    both = {"untrained": places, "trained": places}
+    drawing.embedding_map(both, np.arange(3), names, np.arange(3), tmp_path / "map.png", seed=0)
+    assert (tmp_path / "map.png").is_file()

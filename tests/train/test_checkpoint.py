@@ -369,6 +369,29 @@ def test_without_an_intact_checkpoint_nothing_is_moved(two_checkpoints, tmp_path
     assert kept(tmp_path / "run") == [3, 5]
 
 
+@pytest.mark.parametrize(
+    "lack",
+    [
+        MemoryError("of this process"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+    ids=lambda lack: type(lack).__name__,
+)
+def test_a_lack_of_memory_or_permission_is_no_damage(lack, two_checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+
+    def lacking(*_, **__):
+        raise lack
+
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", lacking)
+        with pytest.raises(type(lack), match=re.escape(str(lack))):
+            checkpoints.newest(state_of(0), warn=pytest.fail)
+    assert kept(tmp_path / "run") == [3, 5]
+
+
 def test_a_checkpoint_without_checksums_is_accepted(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "5" / "_CHECKPOINT_METADATA"

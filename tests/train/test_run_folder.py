@@ -1,6 +1,9 @@
 """The folder of a run."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -209,3 +212,15 @@ def test_texts_that_begin_like_a_formula_are_written_as_text_and_read_back(tmp_p
     read = read_frames(tmp_path / "test_frames.csv")
     assert [(row["frame"], row["patient"]) for row in read] == [("=1+2", "@p"), ("-a", "'=")]
     assert [row["hc"] for row in read] == ["-1.5", "2"]
+
+
+def test_names_in_any_script_are_written_and_read_in_any_locale(tmp_path):
+    rows = [{"frame": "a", "label": "Schädel", "prediction": "心臓"}]
+    code = (
+        "import sys; from pathlib import Path; from awcl_jax.train.run_folder import read_frames, write_frames;"
+        "file = Path(sys.argv[1]); rows = read_frames(file); file.unlink(); write_frames(file, rows)"
+    )
+    write_frames(tmp_path / "frames.csv", rows)
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "frames.csv"], env=plain, check=True)
+    assert read_frames(tmp_path / "frames.csv") == rows

@@ -134,7 +134,7 @@ def _read_splits(source: Path) -> dict[str, str]:
         path = folder / f"subgroup_{subgroup}.txt"
         if not path.is_file():
             raise InputError(f"{folder} has no {path.name}. The publisher's split has three files.")
-        for patient in path.read_text().split():
+        for patient in path.read_text("utf-8").split():
             if splits.setdefault(patient, split) != split:
                 raise InputError(
                     f"{folder} lists {patient} in {splits[patient]} and {split}. A patient must have one split."
