@@ -118,10 +118,10 @@ class FileSource:
     def _column(self, field: pa.Field, made: Mapping[str, list[Any]], file: int) -> pa.Array | pa.ChunkedArray:
         """Return a column of a file's rows: what the user's table says, if it may be shown, else what is made here."""
         rows = len(made["id"])
-        theirs = [] if self.labels is None or self.pseudonyms.keyed else self.labels.column_names
-        if self.labels is not None and field.name in theirs and field.name != "id":
+        shown = None if self.pseudonyms.keyed else self.labels
+        if shown is not None and field.name in shown.column_names and field.name != "id":
             # Not by way of Python, which lacks some of Arrow's types.
-            return self.labels[field.name].take(pa.array([file] * rows, pa.int64()))
+            return shown[field.name].take(pa.array([file] * rows, pa.int64()))
         return pa.array(made.get(field.name, [None] * rows), field.type)
 
     def _cell(self, name: str, file: int) -> Any:
@@ -165,9 +165,7 @@ class FileSource:
 
     def _region(self, file: int) -> Rectangle | None:
         """Return the rectangle that the table names for a file."""
-        if self.labels is None or _REGION not in self.labels.column_names:
-            return None
-        region: Rectangle | None = parse_labels(texts_of({_REGION: self.labels[_REGION][file].as_py()}))["region"]
+        region: Rectangle | None = parse_labels(texts_of({_REGION: self._cell(_REGION, file)}))["region"]
         return region
 
     def _frames(self, clip: Clip, file: int, square: Square) -> Iterator["_Frame"]:

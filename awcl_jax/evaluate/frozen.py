@@ -15,9 +15,8 @@ from awcl_jax.evaluate.linear_probe import LinearProbe
 from awcl_jax.evaluate.paired import classification_differences
 from awcl_jax.evaluate.scores import MOST_ANATOMIES, Score, prefixed
 
-_READ = 256  # frames in memory at a time
-
 PIXELS = 24  # edge of the downsampled frame used in place of features
+_READ = 256  # frames in memory at a time
 
 
 Features = Callable[[FrameReader, Int[np.ndarray, " n"]], Float[np.ndarray, "n f"]]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from awcl_jax.runtime.errors import InputError, RunStopped, first_line, in_words
+from awcl_jax.runtime.errors import InputError, RunStopped, first_line, in_words, of_device_memory
 from awcl_jax.runtime.streams import keep_printing
 
 SAVED = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command
@@ -57,7 +57,7 @@ def exit_on_bad_input() -> Iterator[None]:
     except MemoryError as error:
         _leave(f"error: Not enough memory ({first_line(error)}). {_MORE_MEMORY}", 1)
     except RuntimeError as error:
-        if str(error).startswith("RESOURCE_EXHAUSTED"):  # of XLA, from a device
+        if of_device_memory(error):
             _leave(f"error: Not enough memory ({first_line(error)[:200]}). {_MORE_MEMORY}", 1)
         if str(error).startswith("can't start new thread"):
             # Libraries wait at the end of Python for threads that never began.

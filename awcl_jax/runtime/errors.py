@@ -23,6 +23,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def of_device_memory(error: BaseException) -> bool:
+    """Return whether XLA says by it that the memory of a device is full."""
+    return isinstance(error, RuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED")
+
+
 def in_words(error: Exception) -> str:
     """Return an error as one line; of an `OSError` the reason, then the file: `No space left on device: /data/out`."""
     if not isinstance(error, OSError) or error.strerror is None:

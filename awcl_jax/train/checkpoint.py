@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from awcl_jax.runtime import multihost
-from awcl_jax.runtime.errors import InputError, first_line
+from awcl_jax.runtime.errors import InputError, first_line, of_device_memory
 from awcl_jax.runtime.files import lack_of_room
 
 FOLDER = "checkpoints"
@@ -286,4 +286,4 @@ def _lacks(error: Exception) -> bool:
     """Return whether the process lacks memory, files or a permission, which says nothing of what it reads."""
     if isinstance(error, OSError):
         return error.errno in _NOT_OF_THE_FILE
-    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+    return isinstance(error, MemoryError) or of_device_memory(error)

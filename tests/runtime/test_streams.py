@@ -56,7 +56,7 @@ def test_a_full_disk_under_the_output_drops_it(tmp_path, stream):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_each_line_is_there_at_once(monkeypatch, unbuffered):
-    """Also where Python is told to buffer nothing, as in many containers."""
+    """With PYTHONUNBUFFERED set, too, as in many containers."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = """
 import sys

@@ -38,7 +38,7 @@ def write_contact_sheet(index: ScanIndex, out: Path, *, seed: int = 0) -> None:
             ax.set_axis_off()
         for ax, image in zip(line, reader.read(frames), strict=False):
             ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        line[0].set_title(name.replace("$", r"\$"), loc="left", fontsize=8)
+        line[0].set_title(name, loc="left", fontsize=8, parse_math=False)
     figures.save(figure, out, dpi=120)
 
 
