@@ -292,6 +292,10 @@ def test_a_key_that_every_user_can_read_is_warned_of(tmp_path, capsys, mode, war
     assert ("can be read by every user: chmod 600" in capsys.readouterr().err) == warned
 
 
-def test_a_key_without_an_end_is_refused():
-    with pytest.raises(InputError, match="must have at most 65,536 bytes"):
-        read_key(Path("/dev/urandom"))
+def test_a_key_without_an_end_is_refused_whatever_its_last_byte(tmp_path):
+    endless = tmp_path / "key"
+    endless.write_bytes(b"k" * 65_536 + b"\n")
+    endless.chmod(0o600)
+    for path in (endless, Path("/dev/urandom")):
+        with pytest.raises(InputError, match="must have at most 65,536 bytes"):
+            read_key(path)

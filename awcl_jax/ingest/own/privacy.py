@@ -103,19 +103,20 @@ def read_key(key_file: Path | None) -> bytes | None:
     if key_file is not None:
         try:
             with key_file.open("rb") as file:
-                key = file.read(_LONGEST_KEY + 1).strip()
+                key = file.read(_LONGEST_KEY + 1)
         except OSError as error:
             raise InputError(f"The key file {key_file} cannot be read ({error.strerror}).") from error
         origin = f"The key in {key_file}"
         if key_file.stat().st_mode & stat.S_IROTH:
             print(f"warning: {key_file} can be read by every user: chmod 600 {key_file}", file=sys.stderr)
     else:
-        key = os.environb.get(KEY_VARIABLE.encode(), b"").strip()
+        key = os.environb.get(KEY_VARIABLE.encode(), b"")
         origin = f"The key in ${KEY_VARIABLE}"
-        if not key:
+        if not key.strip():
             return None
-    if len(key) > _LONGEST_KEY:
+    if len(key) > _LONGEST_KEY:  # with what is around it: a file without an end may have a blank at this place
         raise InputError(f"{origin} must have at most {_LONGEST_KEY:,} bytes. Make one with `openssl rand -hex 32`.")
+    key = key.strip()
     if len(key) < _LEAST_KEY:
         raise InputError(
             f"{origin} must have at least {_LEAST_KEY} bytes, otherwise ids could be guessed; got {len(key)}. Make one "
