@@ -17,12 +17,18 @@ kind=${1:-}
 case $kind in
   gpu) variables=(GPUS) ;;
   tpu) variables=(CHIPS ACCELERATOR TOPOLOGY) ;;
-  *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  '' | help | -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  *)
+    echo "error: unknown kind $kind. One of gpu and tpu; \`help\` explains them" >&2
+    exit 1
+    ;;
 esac
 shift
 variables+=(NAME NODES CLAIM REPOSITORY IMAGE ARGUMENTS)
 IMAGE=${IMAGE:-python:3.11}
-if [[ $* != *--config=* || $* != *--workdir=/mnt/awcl/* ]]; then
+arguments="$*"
+arguments=${arguments//-workdir /-workdir=}
+if [[ $arguments != *-config[=\ ]* || $arguments != *-workdir=/mnt/awcl/* ]]; then
   echo "error: pass --config=..., and --workdir=/mnt/awcl/... on the volume that all nodes share" >&2
   exit 1
 fi

@@ -36,9 +36,15 @@ on_hosts() { # WORKER|all COMMAND
   tpu ssh --worker="$1" --command="$2"
 }
 
-state() { # READY, CREATING, PREEMPTED, ...; nothing if the TPU does not exist
+state() { # READY, CREATING, PREEMPTED, ...; nothing if the TPU does not exist; UNKNOWN if that could not be asked
   if [[ -n ${DRY_RUN:-} ]]; then return; fi
-  tpu describe --format='value(state)' 2>/dev/null || true
+  local errors
+  errors=$(mktemp)
+  if ! tpu describe --format='value(state)' 2> "$errors" && ! grep -q NOT_FOUND "$errors"; then
+    cat "$errors" >&2
+    echo UNKNOWN
+  fi
+  rm -f "$errors"
 }
 
 create() {
@@ -63,12 +69,13 @@ wait_until_ready() {
 setup() {
   : "${REPOSITORY:?set an address that git can clone}"
   # The images' Python is too old; uv installs another.
-  local steps="set -e; cd ~; python3 -m pip install --quiet --user uv; [ -d awcl ] || git clone --depth 1 $REPOSITORY awcl"
+  local steps="set -e; cd ~; python3 -m pip install --quiet --user uv; [ -d awcl ] || git clone --depth 1"
+  steps+=" $(printf %q "$REPOSITORY") awcl"
   steps+="; cd awcl; ~/.local/bin/uv venv --quiet --allow-existing --python 3.11"
   steps+="; ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu,gcs]'"
   if [[ -n ${NFS:-} ]]; then
     steps+="; sudo apt-get install -y -qq nfs-common; sudo mkdir -p $SHARED"
-    steps+="; mountpoint -q $SHARED || sudo mount $NFS $SHARED; sudo chmod a+rwx $SHARED"
+    steps+="; mountpoint -q $SHARED || sudo mount $(printf %q "$NFS") $SHARED; sudo chmod a+rwx $SHARED"
   fi
   on_hosts all "$steps"
 }
@@ -94,16 +101,26 @@ delete() {
 }
 
 keep() {
-  if [[ $* != *--workdir=gs://* ]]; then
+  local arguments="$*" ended tries=0
+  arguments=${arguments//-workdir /-workdir=}
+  if [[ $arguments != *-workdir=gs://* ]]; then
     : "${NFS:?set the shared disk, HOST:/SHARE, unless the run is in a bucket: the disks of the hosts are deleted with them}"
-    if [[ $* != *--workdir=$SHARED/* ]]; then
+    if [[ $arguments != *-workdir=$SHARED/* ]]; then
       echo "error: pass --workdir=$SHARED/..., on the disk that outlives the hosts, or --workdir=gs://..." >&2
       exit 1
     fi
   fi
+  if [[ $(state) == UNKNOWN ]]; then
+    echo "error: gcloud cannot tell of $TPU_NAME. Check its account, project and ZONE" >&2
+    exit 1
+  fi
   while true; do
     case $(state) in
       READY) ;;
+      UNKNOWN)
+        sleep "${POLL:-60}"
+        continue
+        ;;
       CREATING | STARTING | RESTARTING | REPAIRING) wait_until_ready ;;
       '') create ;;
       *) # PREEMPTED, TERMINATED
@@ -111,25 +128,36 @@ keep() {
         create
         ;;
     esac
+    ended=''
     if setup && run "$@"; then
+      tries=0
       if [[ -n ${DRY_RUN:-} ]]; then return; fi
       follow && return
+    else
+      tries=$((tries + 1)) # hosts that were just made may not answer yet
     fi
     # A failure while the hosts exist would repeat; a host that is taken away ends the others, too.
     sleep "${POLL:-60}"
-    if [[ $(state) == READY && ! $(status) =~ ^(75|134)$ ]]; then # asked to stop, and saved; lost another host
+    if [[ $(state) != READY ]]; then continue; fi
+    if [[ $tries -ge 3 ]]; then
+      echo "error: the hosts exist and could not be set up, $tries times. See above" >&2
+      exit 1
+    fi
+    if [[ -n $ended && ! $ended =~ ^(75|134)$ ]]; then # asked to stop, and saved; lost another host
       echo "error: the training failed, though its hosts exist. See $0 logs 0" >&2
       exit 1
     fi
   done
 }
 
-follow() { # 0 once the training has ended well; 1 if it failed or the hosts are gone
-  local ended=''
+follow() { # 0 once the training has ended well; 1 if it failed, with its status in `ended`, or the hosts are gone
   while [[ -z $ended ]]; do
     sleep "${POLL:-60}"
-    if [[ $(state) != READY ]]; then return 1; fi
-    ended=$(status)
+    case $(state) in
+      READY) ended=$(status || true) ;;
+      UNKNOWN) ;;
+      *) return 1 ;;
+    esac
   done
   [[ $ended == 0 ]]
 }
@@ -137,7 +165,11 @@ follow() { # 0 once the training has ended well; 1 if it failed or the hosts are
 verb=${1:-help}
 case $verb in
   create | setup | run | status | keep | delete | logs) shift ;;
-  *) usage && exit 0 ;;
+  help | -h | --help) usage && exit 0 ;;
+  *)
+    echo "error: unknown verb $verb. One of create, setup, run, status, keep, delete, logs; \`help\` explains them" >&2
+    exit 1
+    ;;
 esac
 : "${TPU_NAME:?set a name of your choice}" "${ZONE:?set a zone that has the accelerator}"
 case $verb in

@@ -95,6 +95,8 @@ def test_a_missing_variable_is_named_before_anything_starts(name, arguments, var
     ("name", "arguments", "variables", "said"),
     [
         ("tpu_vm.sh", ("run",), TPU, "--config=configs/fine.py"),
+        ("tpu_vm.sh", ("setpu",), TPU, "unknown verb setpu"),
+        ("kubernetes.sh", ("gpuu", *RUN), GPUS, "unknown kind gpuu"),
         ("tpu_vm.sh", ("keep", "--config=a", "--workdir=runs/a"), TPU | {"NFS": "h:/s"}, "--workdir=/mnt/awcl/..."),
         ("kubernetes.sh", ("gpu", "--config=a", "--workdir=runs/a"), GPUS, "--workdir=/mnt/awcl/..."),
         ("slurm.sbatch", (), {}, "--config=configs/fine.py"),
@@ -109,9 +111,27 @@ def test_arguments_that_cannot_work_are_refused(name, arguments, variables, said
     assert done.stdout == ""
 
 
+def test_a_run_is_named_with_a_blank_as_well_as_with_a_sign():
+    given = ("--config", "configs/fine.py", "--workdir", "/mnt/awcl/runs/fine")
+    training = commands(dry("tpu_vm.sh", "keep", *given, **TPU, NFS="h:/s"))[-1]
+    assert any("awcl_jax.main --config configs/fine.py --workdir /mnt/awcl/runs/fine" in word for word in training)
+    dry("kubernetes.sh", "gpu", *given, **GPUS)
+
+
+def test_an_address_reaches_git_as_it_is(tmp_path):
+    (line,) = commands(dry("tpu_vm.sh", "setup", **TPU | {"REPOSITORY": "https://x/y?a&b c"}))
+    (steps,) = (word.removeprefix("--command=") for word in line if word.startswith("--command="))
+    program(tmp_path, "git", '#!/bin/sh\nprintf "%s\\n" "$@" > ~/given; exit 1')
+    program(tmp_path, "python3", "#!/bin/sh\n")
+    here = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    subprocess.run(["bash", "-c", steps], env=here, cwd=tmp_path, check=False, timeout=60)
+    assert (tmp_path / "given").read_text().splitlines() == ["clone", "--depth", "1", "https://x/y?a&b c", "awcl"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
 @pytest.mark.parametrize("name", ["tpu_vm.sh", "kubernetes.sh"])
-def test_without_arguments_a_script_explains_itself(name):
-    done = script(name)
+def test_without_arguments_a_script_explains_itself(name, arguments):
+    done = script(name, *arguments)
     assert done.returncode == 0
     assert f"launch/{name}" in done.stdout
     assert "set -euo" not in done.stdout
@@ -159,7 +179,9 @@ echo "$4" >> calls
 case $4 in
   create) echo READY > state ;;
   delete) rm state ;;
-  describe) cat state ;;
+  describe)
+    [[ $(grep -c describe calls) != ${UNANSWERED:-0} ]] || { echo "ERROR: UNAVAILABLE: try again" >&2; exit 1; }
+    cat state 2> /dev/null || { echo "ERROR: NOT_FOUND: it was not found" >&2; exit 1; } ;;
   ssh) for word; do case $word in --command=*)
          export HOME=$PWD/host; [[ $word == *'pip install'* ]] || bash -c "${word#--command=}" ;; esac; done ;;
 esac
@@ -173,14 +195,26 @@ touch ~/began; echo $$ > ~/lost; echo PREEMPTED > ../../state; exec sleep 600
 """
 
 
-@pytest.mark.parametrize("ends_with", [0, 1])
-def test_a_lost_tpu_is_replaced_and_a_failed_training_is_not(ends_with, tmp_path):
+@pytest.mark.parametrize(("ends_with", "unanswered"), [(0, 0), (1, 0), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (0, 7)])
+def test_a_lost_tpu_is_replaced_and_a_failed_training_is_not(ends_with, unanswered, tmp_path):
+    """Also where gcloud gives no answer at one of the calls after the first."""
     path = program(tmp_path / "bin", "gcloud", _GCLOUD)
     program(tmp_path / "host" / "awcl" / ".venv" / "bin", "python", _TRAINING.replace("${ENDS_WITH}", str(ends_with)))
     text = '--config.name=it\'s $HOME "a" & b'
     # The training that lost its TPU holds on to the host's lock; a host that is gone does not.
     program(path, "flock", '#!/bin/sh\n[ "$1" = -n ] && exit 0; shift; exec "$@"')
-    done = script("tpu_vm.sh", "keep", *RUN, text, cwd=tmp_path, path=path, **TPU, NFS="h:/s", POLL="0.2")
+    done = script(
+        "tpu_vm.sh",
+        "keep",
+        *RUN,
+        text,
+        cwd=tmp_path,
+        path=path,
+        **TPU,
+        NFS="h:/s",
+        POLL="0.2",
+        UNANSWERED=f"{unanswered}",
+    )
     os.kill(int((tmp_path / "host" / "lost").read_text()), signal.SIGKILL)
     calls = (tmp_path / "calls").read_text().split()
     assert [call for call in calls if call in ("create", "delete")] == ["create", "delete", "create"]
@@ -188,6 +222,21 @@ def test_a_lost_tpu_is_replaced_and_a_failed_training_is_not(ends_with, tmp_path
     assert (tmp_path / "host" / "arguments").read_text().splitlines() == ["-m", "awcl_jax.main", *RUN, text]
     assert (tmp_path / "host" / "awcl.log").read_text() == "trained\n"
     assert ("the training failed, though its hosts exist" in done.stderr) == bool(ends_with)
+
+
+@pytest.mark.parametrize(
+    ("gcloud", "said"),
+    [
+        (_GCLOUD.replace("${UNANSWERED:-0}", "1"), "gcloud cannot tell of awcl. Check its account, project and ZONE"),
+        (_GCLOUD.replace("  ssh) ", "  ssh) exit 255; "), "the hosts exist and could not be set up, 3 times"),
+    ],
+    ids=["no answer", "no host"],
+)
+def test_keeping_ends_where_nothing_can_be_kept(gcloud, said, tmp_path):
+    path = program(tmp_path / "bin", "gcloud", gcloud)
+    done = script("tpu_vm.sh", "keep", *RUN, cwd=tmp_path, path=path, **TPU, NFS="h:/s", POLL="0.01")
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]
 
 
 def test_a_training_that_runs_is_not_started_again(tmp_path):
@@ -203,9 +252,11 @@ def test_a_training_that_runs_is_not_started_again(tmp_path):
 def test_slurm_uses_a_folder_that_outlives_a_requeue():
     (words,) = commands(dry("slurm.sbatch", "--config=configs/fine.py", SLURM_JOB_ID="17"))
     assert words[0] == "srun"
-    assert words[-4:] == ["-m", "awcl_jax.main", "--config=configs/fine.py", "--workdir=runs/slurm-17"]
-    (words,) = commands(dry("slurm.sbatch", *RUN, SLURM_JOB_ID="17", VENV="/env"))
-    assert words[-5:] == ["/env/bin/python", "-m", "awcl_jax.main", *RUN]
+    assert words[-4:] == ["-m", "awcl_jax.main", "--workdir=runs/slurm-17", "--config=configs/fine.py"]
+    # Whichever way it is written, the last one counts: the user's.
+    for given in (RUN, ("--workdir", "runs/mine", "--config", "configs/fine.py")):
+        (words,) = commands(dry("slurm.sbatch", *given, SLURM_JOB_ID="17", VENV="/env"))
+        assert words[-4 - len(given) :] == ["/env/bin/python", "-m", "awcl_jax.main", "--workdir=runs/slurm-17", *given]
 
 
 @pytest.mark.parametrize(("per_node", "gpus", "seen"), [("1", "4", "0,1,2,3"), ("4", "4", None), ("1", "1", None)])

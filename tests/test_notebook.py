@@ -53,6 +53,12 @@ def test_no_address_is_made_up(notebook):
     assert "https://" not in NOTEBOOK.read_text()
 
 
+@pytest.mark.parametrize("address", ["", "git@host:lab/awcl.git"])
+def test_an_address_that_pip_does_not_take_is_said(notebook, address):
+    with pytest.raises(AssertionError, match="an address with ://"):
+        exec(code_of(notebook)["install"], {"REPOSITORY": address, "DEVICE": "cpu"})
+
+
 def draw_pictures(folder: Path) -> None:
     """Two anatomies of 16 patients, as PICTURES/ANATOMY/PATIENT/picture.png."""
     rng = np.random.default_rng(0)
@@ -95,7 +101,11 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(awcl_jax.pretrain, "run", run_small)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    filled_in = {'REPOSITORY = ""': 'REPOSITORY = "ADDRESS"', 'VARIANT = ""': 'VARIANT = "tiny"', "= False": "= True"}
+    filled_in = {
+        'REPOSITORY = ""': 'REPOSITORY = "ssh://ADDRESS"',
+        'VARIANT = ""': 'VARIANT = "tiny"',
+        "= False": "= True",
+    }
     filled_in["SOURCE = None"] = 'SOURCE = "planes"'
     filled_in["PICTURES = None"] = 'PICTURES = "pictures"'
     draw_pictures(tmp_path / "pictures")
@@ -106,7 +116,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
                 text = text.replace(empty, filled)
         exec(compile(text, f"cell {name}", "exec"), names)
 
-    assert installed == [[sys.executable, "-m", "pip", "install", "--quiet", "awcl_jax @ git+ADDRESS"]]
+    assert installed == [[sys.executable, "-m", "pip", "install", "--quiet", "awcl_jax @ git+ssh://ADDRESS"]]
     assert [str(path) for path in shown[:4]] == [
         f"runs/fine/{name}.png" for name in ("loss", "pairs", "views", "embeddings")
     ]
@@ -126,7 +136,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch, capsys):
 def test_the_extra_of_the_device_is_installed(notebook, monkeypatch, device, extra):
     installed: list = []
     monkeypatch.setattr(subprocess, "check_call", installed.append)
-    exec(code_of(notebook)["install"], {"REPOSITORY": "ADDRESS", "DEVICE": device})
-    assert installed[0][-1] == f"awcl_jax{extra} @ git+ADDRESS"
+    exec(code_of(notebook)["install"], {"REPOSITORY": "ssh://ADDRESS", "DEVICE": device})
+    assert installed[0][-1] == f"awcl_jax{extra} @ git+ssh://ADDRESS"
     if extra:
         assert f'"{extra[1:-1]}": ["jax[' in (NOTEBOOK.parents[1] / "setup.py").read_text()
