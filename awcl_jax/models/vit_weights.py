@@ -29,7 +29,7 @@ from jaxtyping import PyTree
 
 from awcl_jax.models.names import grouped
 from awcl_jax.models.positions import resample_positions
-from awcl_jax.models.vit import HEAD, SIZES, ViT, ViTOptions
+from awcl_jax.models.vit import HEAD, PATCHES, SIZES, ViT, ViTOptions
 from awcl_jax.models.vit_names import Named, find_vit
 from awcl_jax.models.weights import (
     IMAGENET,
@@ -79,7 +79,7 @@ def load_torch_vit(
       mean: of grey from 0 to 1, subtracted from the encoder's frames (`config.augment.mean`).
       std: likewise, divided by.
       trained: normalisation that the file's network was trained with. By default that stored by `awcl_jax.export`;
-        CLIP's for open_clip, ImageNet's for other networks of three channels, `mean` and `std` for one.
+        CLIP's for open_clip and timm's CLIP, ImageNet's for other networks of three channels, `mean` and `std` for one.
 
     Raises:
       InputError: the file does not exist, is damaged, or has another kind of network (the message names it); the model
@@ -98,7 +98,7 @@ def load_torch_vit(
     if problems := list(_problems(arrays, named, model, first.shape[1])):
         raise InputError(f"{path} does not fit the encoder: {'; '.join(problems)}.")
     params = {address: _from_torch(arrays[_torch_name(address)], address) for address in _shapes(model, 1)}
-    by_family = OPENAI if named.family.clip else IMAGENET
+    by_family = OPENAI if named.family.clip or _of_timms_clip(named) else IMAGENET
     if folded := normalisation_of(
         path, metadata, trained, channels=first.shape[1], mean=mean, std=std, usual=by_family
     ):
@@ -184,7 +184,7 @@ def describe_vit(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     if named.arrays["patch_embed.proj.weight"].ndim != 4:
         return None
     found = _structure(named)
-    known = _arch(found["depth"], found["width"])
+    known = _arch(found["depth"], found["width"]) and found["patch"] in PATCHES
     flags = _flags(named, depth=0, width=0, options=ViTOptions(), epsilon=_epsilon(named, metadata)) if known else ""
     return f"{named.family.title} {_title(named)}", flags
 
@@ -193,8 +193,12 @@ def _epsilon(named: Named, metadata: Mapping[str, Any]) -> float:
     with contextlib.suppress(ValueError):
         if _EPSILON in metadata:
             return float(metadata[_EPSILON])
-    # timm's CLIP networks, which alone have a normalisation before the blocks, keep CLIP's.
-    return 1e-5 if "norm_pre.weight" in named.arrays else named.family.epsilon
+    return 1e-5 if _of_timms_clip(named) else named.family.epsilon  # these keep CLIP's
+
+
+def _of_timms_clip(named: Named) -> bool:
+    """Return whether this is one of timm's CLIP networks, which alone have a normalisation before the blocks."""
+    return "norm_pre.weight" in named.arrays
 
 
 def _structure(named: Named) -> dict[str, Any]:
@@ -248,6 +252,9 @@ def _require_fit(path: object, named: Named, model: ViT, epsilon: float) -> None
             f"{path} is a {title}, which is none of {', '.join(SIZES)}; the encoder has {model.depth} blocks of "
             f"{model.width} features."
         )
+    if found["patch"] not in PATCHES:
+        known = ", ".join(map(str, PATCHES))
+        raise InputError(f"{path} is a {title}; patches of {found['patch']} pixels are not read, only of {known}.")
     if flags := _flags(named, depth=model.depth, width=model.width, options=model.options, epsilon=epsilon):
         raise InputError(f"{path} is a {title}; the encoder is another. Add {flags}.")
 

@@ -325,8 +325,8 @@ def _read_safetensors(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
             metadata: dict[str, Any] = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         normalisation = metadata.pop(NORMALISATION, None)
-        fields = {} if normalisation is None else json.loads(normalisation)
-        trained = Normalisation(**{k: tuple(v) for k, v in fields.items()}) if fields else None
+        fields = None if normalisation is None else dict(json.loads(normalisation))
+        trained = Normalisation(**{k: tuple(map(float, v)) for k, v in fields.items()}) if fields else None
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not a safetensors file, or is damaged: {error}. Download it again.") from None
     return arrays, metadata | ({NORMALISATION: trained} if trained else {})

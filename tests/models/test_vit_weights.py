@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from awcl_jax.models import encoders, weights
+from awcl_jax.models.resnet import make_resnet
 from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.models.vit_weights import OPENAI, at_grid, load_torch_vit, save_torch_vit, vit_to_torch
 from awcl_jax.models.weights import IMAGENET
@@ -75,6 +76,25 @@ def test_without_a_bias_the_means_go_to_the_positions(tmp_path):
     sums = arrays["patch_embed.proj.weight"].astype(np.float64).sum(axis=(2, 3))
     expected = sums @ ((0.17 - np.array(OPENAI.mean)) / OPENAI.std)
     np.testing.assert_allclose(shift, np.tile(expected, (9, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_timms_clip_was_trained_with_clips_normalisation(tmp_path):
+    model = small(pre_norm=True, epsilon=1e-5)
+    arrays = arrays_of(model)
+    as_given, by_itself = (read(arrays, tmp_path, model, trained=given).variables for given in (OPENAI, None))
+    assert_same_bits(by_itself, as_given)
+
+
+def test_patches_of_another_size_are_named_and_no_flag_is_advised(tmp_path):
+    arrays = arrays_of(small()) | {"patch_embed.proj.weight": np.zeros((64, 3, 32, 32), np.float32)}
+    save_file(arrays, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"patches of 32 pixels are not read, only of 8, 14, 16\.$"):
+        read(arrays, tmp_path)
+    with pytest.raises(InputError, match="the encoder is a resnet18") as told:
+        encoders.load_torch(
+            tmp_path / "w.safetensors", make_resnet("resnet18"), arch="resnet18", width_factor=1, mean=0.17, std=0.18
+        )
+    assert "patch=32" not in str(told.value)
 
 
 @pytest.mark.parametrize(

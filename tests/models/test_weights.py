@@ -221,6 +221,22 @@ def test_a_file_of_ours_remembers_its_normalisation(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "stated",
+    [
+        "[0.17, 0.18]",
+        "0.17",
+        '{"mean": ["a", "b", "c"], "std": [1, 1, 1]}',
+        '{"mean": [0.17]}',
+        '{"mean": 1, "std": 1}',
+    ],
+)
+def test_a_normalisation_that_is_none_is_one_line(stated, tmp_path):
+    save_file(small_arrays(), tmp_path / "w.safetensors", {"awcl_jax.normalisation": stated})
+    with pytest.raises(InputError, match=r"w.safetensors is not a safetensors file, or is damaged: .* again\.$"):
+        read_torch_resnet(tmp_path / "w.safetensors", "resnet18", width_factor=NARROW)
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"bn1.bias": None, "layer4.1.conv2.weight": None}, ["missing", "bn1.bias", "layer4.1.conv2.weight"]),
