@@ -15,7 +15,7 @@ from awcl_jax.runtime import hub
 from awcl_jax.runtime.arguments import Parser
 from awcl_jax.runtime.cli import exit_on_bad_input, require_name, silence_libraries
 from awcl_jax.runtime.errors import InputError
-from awcl_jax.runtime.files import atomic_folder
+from awcl_jax.runtime.files import atomic_folder, vacant
 
 FORMATS = ("safetensors", "onnx", "jax")
 
@@ -61,7 +61,7 @@ def export_encoder(
     Args:
       checkpoint: folder of a run (its latest checkpoint), or of one of its checkpoints (`RUN/checkpoints/1000`);
         also on a bucket (`gs://BUCKET/FOLDER`).
-      out: output folder; it may exist if it is empty. It appears when all files are complete.
+      out: output folder; it may exist if it is empty. Its files appear when all are complete.
       formats: any of `FORMATS`.
       channels: input channels of the first kernel in the safetensors: 1, or 3 for programs that need 3.
 
@@ -72,7 +72,7 @@ def export_encoder(
     formats = list(dict.fromkeys(formats))
     _check(formats, channels)
     out = Path(out).resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not vacant(out):
         raise InputError(f"{out} already exists and is not an empty folder. Choose another --out.")
     # Imported here, so that --help and bad arguments do not wait for JAX.
     from awcl_jax.config.trained import find_checkpoint

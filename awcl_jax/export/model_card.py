@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ tags:
 A {title} (width {width_factor:g}, {millions:.2f} M parameters) from grey ultrasound frames to {features} features,
 pretrained with awcl_jax {version}.
 
-{resize}
+{masking}{resize}
 All later steps are in `preprocessing.json` and, except for
 `encoder.safetensors`, inside the files.
 
@@ -52,6 +53,12 @@ All later steps are in `preprocessing.json` and, except for
 Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
 [b, {features}]: {pooled}, not of unit length. The arithmetic is float32; accelerators may round products
 further."""
+
+_MASKING = """\
+Before all else, what is outside of a frame's sector (text, marks) is set to 0, by a search that only awcl_jax has:
+`awcl_jax.data.sector.mask_overlays(frame)` for a grey frame, uint8 [h, w]. Without it the features are others.
+
+"""
 
 _RESIZE = {
     SQUASH: """\
@@ -249,7 +256,7 @@ fine-tuning. It is not a medical device, and nothing here was validated for clin
 
 - It was trained on {dataset} alone. Features may be poor for other machines, presets, probes, body regions and
   populations: test them on your own patients before you rely on them.{simulated}
-- Frames have burnt-in text and marks, which an encoder may use instead of the anatomy.
+- {overlays}
 - The network sees {inner} x {inner} pixels of a frame: smaller details are lost.
 - The scores above are for one split and one seed. Their intervals cover the test patients, not other seeds or
   hospitals.
@@ -263,6 +270,11 @@ fine-tuning. It is not a medical device, and nothing here was validated for clin
 Method: Fu, Jiao, Yasrab, Drukker, Papageorghiou, Noble: Anatomy-Aware Contrastive Representation Learning for Fetal
 Ultrasound. ECCV 2022 workshops."""
 
+_OVERLAYS = {
+    False: "Frames have burnt-in text and marks, which an encoder may use instead of the anatomy.",
+    True: "Text and marks outside of a frame's sector were masked; what is inside, an encoder may use instead of the "
+    "anatomy.",
+}
 _SIMULATED = "\n- Its training frames are simulated: expect little of these features on real frames."
 
 
@@ -315,6 +327,8 @@ def model_card(
         "dataset": _names(made_of.datasets),
         "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
+    values["overlays"] = textwrap.fill(_OVERLAYS[preprocessing.mask_overlays], 118, subsequent_indent="  ")
+    values["masking"] = _MASKING if preprocessing.mask_overlays else ""
     values["resize"] = _RESIZE[preprocessing.aspect].format(**values)
     of_kind = _of_vit if "vit" in encoder else _of_convnext if "stages" in encoder else _of_resnet
     values |= of_kind(values)

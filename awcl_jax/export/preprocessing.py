@@ -22,6 +22,9 @@ _RESIZE = {
     "(size - columns) // 2 columns to the left, the rest below and to the right",
 }
 """Aspect -> how a frame is made square."""
+_MASKING = (
+    "what is outside of the sector is set to 0 by awcl_jax.data.sector.mask_overlays, before the frame is resized"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Preprocessing:
             "frames": {
                 "layout": "[batch, height, width], grey, uint8 from 0 to 255",
                 "size": self.frame_size,
-                "mask_overlays": self.mask_overlays,  # by awcl_jax.data.sector.mask_overlays, before they are resized
+                "mask_overlays": self.mask_overlays,
+                **({"masking": _MASKING} if self.mask_overlays else {}),
                 ASPECT: self.aspect,
                 "resize": _RESIZE[self.aspect],
             },

@@ -38,22 +38,39 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, as `atomic_write` does a file; `path` must not exist or be an empty folder.
+    """Yield an empty folder beside `path`, as `atomic_write` does a file; `path` must not exist, or be `vacant`.
+
+    A folder that exists is filled rather than replaced, from a folder in it: a shell may be in it, a volume mounted at
+    it, or its parent not be writable. Its entries then appear one after the other, in the order of their writing.
 
     Raises:
-      OSError: `path` cannot be replaced.
+      OSError: `path` cannot be written.
     """
-    with _new_part(path, folder=True) as part:
+    if not path.is_dir():
+        with _new_part(path, folder=True) as part:
+            yield part
+            part.replace(path)
+        return
+    with _new_part(path / path.name, folder=True, known_as=path) as part:
         yield part
-        part.replace(path)
+        for entry in sorted(part.iterdir(), key=lambda entry: entry.stat().st_mtime_ns):
+            entry.replace(path / entry.name)
+
+
+def vacant(path: Path) -> bool:
+    """Return whether `atomic_folder` may write there: nothing exists, or a folder with at most what it left, killed."""
+    if not path.is_dir():
+        return not path.exists()
+    return all(_parts_of(path).fullmatch(entry.name) for entry in path.iterdir())
 
 
 @contextlib.contextmanager
-def _new_part(path: Path, *, folder: bool) -> Iterator[Path]:
+def _new_part(path: Path, *, folder: bool, known_as: Path | None = None) -> Iterator[Path]:
     """Make a file or folder beside `path` and lock it in this block, which shows others that its writer lives.
 
-    Errors name `path`: users know the file by this name.
+    Errors name it `known_as`, by default `path`: users know the file by this name.
     """
+    known_as = known_as or path
     try:
         _remove_leftovers(path)
         while (made := _make_locked(path, folder=folder)) is None:
@@ -66,9 +83,9 @@ def _new_part(path: Path, *, folder: bool) -> Iterator[Path]:
             os.close(handle)
     except OSError as error:
         if error.filename is None and error.errno in _WRITING:  # of a write, which knows no name
-            error.filename = str(path)
+            error.filename = str(known_as)
         elif error.filename is not None:
-            _name_whole(error, path)
+            _name_whole(error, known_as)
         raise
 
 

@@ -21,6 +21,7 @@ SCHEME = "hf://"
 
 _NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 _FILES = ("preprocessing.json", "encoder.safetensors", "encoder.jax")
+_OF_AN_EXPORT = (*_FILES, "encoder.onnx", "encoder_torch.py")
 
 
 def on_hub(path: str | os.PathLike[str]) -> bool:
@@ -87,6 +88,9 @@ def require_push(name: str) -> None:
 def push(folder: Path, name: str, *, public: bool, message: str) -> str:
     """Upload a folder to a model on the hub, which is created if it does not exist.
 
+    Files of an earlier export that this one lacks are deleted there: they are of another encoder than the new card, and
+    readers might take them. Other files stay.
+
     Args:
       folder: its files; the card is `README.md`.
       name: USER/NAME.
@@ -107,7 +111,7 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
         api.create_repo(name, private=not public, exist_ok=True)
         if not public and not api.model_info(name).private:
             raise InputError(f"{name} is public on the hub. Add --public to push there, or choose another name.")
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, delete_patterns=list(_OF_AN_EXPORT))
     return f"{api.endpoint}/{name}"
 
 

@@ -68,13 +68,13 @@ def provenance(settings, *datasets, results=None):
     )
 
 
-def card_of(*datasets, results=None):
+def card_of(*datasets, results=None, mask_overlays=False):
     settings = to_dict(fine.get_config("tiny"))
     encoder = {"arch": "resnet18", "strides": "v1.5", "width_factor": 1.0, "width": 64, "channels": 1}
     return model_card(
         provenance(settings, *datasets, results=results),
         encoder=encoder | {"features": 512, "parameters": 11_000_000},
-        preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18),
+        preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18, mask_overlays=mask_overlays),
         formats=["jax"],
     )
 
@@ -92,6 +92,18 @@ def test_the_card_of_a_run_without_labels_has_its_verdict(steps):
     card = card_of(OWN, results=results)
     assert ("- BAD: it learned nothing." in card) == (steps == 1)
     assert "no scores on test patients" in card
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_card_and_the_description_tell_of_masked_overlays(masked):
+    card = card_of(OWN, mask_overlays=masked)
+    steps = card[: card.index("## Files")]
+    assert ("`awcl_jax.data.sector.mask_overlays(frame)`" in steps) == masked
+    assert steps.index("resized") > steps.index("mask_overlays") if masked else "sector" not in card
+    assert ("- Frames have burnt-in text" in card) != masked
+    assert ("- Text and marks outside of a frame's sector were masked" in card) == masked
+    frames = Preprocessing(48, 32, mean=0.17, std=0.18, mask_overlays=masked).describe()["frames"]
+    assert ("before the frame is resized" in frames.get("masking", "")) == frames["mask_overlays"] == masked
 
 
 @pytest.mark.parametrize(("datasets", "warned"), [((PHANTOM,), True), ((OWN,), False), ((OWN, PHANTOM), False)])

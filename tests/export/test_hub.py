@@ -103,6 +103,14 @@ def test_a_pushed_export_is_private_and_loads_as_the_folder_does(server, folder,
     np.testing.assert_array_equal(load_encoder("hf://lab/encoder")(frames), load_encoder(folder)(frames))
 
 
+def test_a_push_deletes_what_an_earlier_export_left_and_nothing_else(server, folder):
+    earlier = dict.fromkeys(("encoder.jax", "encoder.onnx", "encoder.safetensors"), b"of another encoder")
+    server.commit("lab/encoder", earlier | {"notes.md": b"mine", "figures/a.png": b"mine"}, private=True)
+    hub.push(folder, "lab/encoder", public=False, message="a test")
+    new = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert server.models["lab/encoder"]["commits"][-1] == new | {"notes.md": b"mine", "figures/a.png": b"mine"}
+
+
 @pytest.mark.parametrize(("flags", "private"), [([], True), (["--public"], False)])
 def test_the_command_pushes_what_it_exports(server, folder, tmp_path, monkeypatch, capsys, flags, private):
     monkeypatch.setattr(export, "export_encoder", lambda run, out, **options: shutil.copytree(folder, out))

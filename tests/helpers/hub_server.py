@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_of_the_owner"
@@ -26,10 +26,13 @@ class Hub:
         self.asked: list[tuple[str, str]] = []
         self.url = ""
 
-    def commit(self, name: str, files: dict[str, bytes], *, private: bool = False) -> str:
-        """Add a commit of more files to a model, which is created if it does not exist; return its id."""
+    def commit(
+        self, name: str, files: dict[str, bytes], *, deleted: Collection[str] = (), private: bool = False
+    ) -> str:
+        """Add a commit of more and of fewer files to a model, created if it does not exist; return its id."""
         model = self.models.setdefault(name, {"private": private, "commits": [{}]})
-        model["commits"].append(model["commits"][-1] | files)
+        kept = {file: content for file, content in model["commits"][-1].items() if file not in deleted}
+        model["commits"].append(kept | files)
         return sha(len(model["commits"]) - 1)
 
     @contextlib.contextmanager
@@ -147,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             values = [line["value"] for line in lines if line["key"] == "file"]
             new = {value["path"]: base64.b64decode(value["content"]) for value in values}
-            oid = self.hub.commit(match[1], new)
+            deleted = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+            oid = self.hub.commit(match[1], new, deleted=deleted)
             self._answer(200, {"commitUrl": f"{self.hub.url}/{match[1]}/commit/{oid}", "commitOid": oid})
         else:
             self._refuse(404, "NotFound")

@@ -150,6 +150,32 @@ def test_what_a_killed_writer_leaves_goes_with_the_next_one(tmp_path, kind):
     assert (path if kind == "file" else path / "inside").read_text() == "whole"
 
 
+def test_a_folder_that_exists_is_filled_and_not_replaced(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    identity = folder.stat().st_ino
+    monkeypatch.chdir(folder)
+    with atomic_folder(folder) as part:
+        (part / "b.txt").write_text("first")
+        (part / "a").mkdir()
+        (part / "a" / "c.txt").write_text("second")
+        assert files.vacant(folder)  # to another: what is begun counts as nothing
+    assert names(Path()) == ["a", "b.txt"]  # as seen from within
+    assert (folder / "a" / "c.txt").read_text() == "second"
+    assert folder.stat().st_ino == identity
+    assert names(tmp_path) == ["out"]
+    assert not files.vacant(folder)
+    assert not files.vacant(folder / "b.txt")
+    assert files.vacant(tmp_path / "new")
+
+
+def test_an_error_in_a_folder_that_exists_names_the_file_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught, atomic_folder(tmp_path) as part:
+        (part / "none" / "README.md").write_text("x")
+    assert caught.value.filename == str(tmp_path / "none" / "README.md")
+    assert names(tmp_path) == []
+
+
 def test_a_writer_at_work_keeps_its_part(tmp_path):
     path = tmp_path / "out.txt"
     with atomic_write(path) as first:
