@@ -23,14 +23,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
 from awcl_jax.models.convnext import SMALLEST, STAGES, WIDTH, ConvNeXt, is_second
 from awcl_jax.models.names import Layout, flattened, grouped, networks_by_prefix, renamed, require_one
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit_names import OTHERS
 from awcl_jax.models.weights import (
     Loaded,
@@ -301,9 +300,8 @@ def _require_fit(path: object, named: Named, model: ConvNeXt) -> None:
 
 
 def _shapes(model: ConvNeXt, channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
-    frame = jnp.zeros((1, SMALLEST, SMALLEST, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
-    return {address: leaf.shape for address, leaf in traverse_util.flatten_dict(shapes["params"]).items()}
+    params = traverse_util.flatten_dict(variable_shapes(model, SMALLEST, channels)["params"])
+    return {address: leaf.shape for address, leaf in params.items()}
 
 
 def _torch_name(address: tuple[str, ...]) -> str:

@@ -21,14 +21,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
 from awcl_jax.models.names import grouped
 from awcl_jax.models.positions import resample_positions
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import HEAD, PATCHES, SIZES, ViT, ViTOptions
 from awcl_jax.models.vit_names import Named, find_vit
 from awcl_jax.models.weights import (
@@ -302,9 +301,8 @@ def _with_positions(arrays: Mapping[str, np.ndarray], path: object, model: ViT, 
 
 
 def _shapes(model: ViT, channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
-    frame = jnp.zeros((1, model.patch, model.patch, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
-    return {address: leaf.shape for address, leaf in traverse_util.flatten_dict(shapes["params"]).items()}
+    params = traverse_util.flatten_dict(variable_shapes(model, model.patch, channels)["params"])
+    return {address: leaf.shape for address, leaf in params.items()}
 
 
 def _torch_name(address: tuple[str, ...]) -> str:

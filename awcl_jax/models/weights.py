@@ -23,8 +23,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from flax import traverse_util
@@ -32,6 +30,7 @@ from jaxtyping import Float, PyTree
 from safetensors.numpy import save
 
 from awcl_jax.models.resnet import STAGES, make_resnet
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.torch_zip import read_torch_zip
 from awcl_jax.runtime.errors import InputError
 
@@ -391,9 +390,8 @@ def _to_flax(arrays: Mapping[str, np.ndarray], path: Path, arch: str, width_fact
             f"{model.width} (width_factor {width_factor:g}). Use the width_factor of the file."
         )
     channels = 1 if first.shape[1:2] == (1,) else 3
-    frame = jnp.zeros((1, 64, 64, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
-    wanted = {address: leaf.shape for address, leaf in traverse_util.flatten_dict(shapes).items()}
+    shapes = traverse_util.flatten_dict(variable_shapes(model, 64, channels))
+    wanted = {address: leaf.shape for address, leaf in shapes.items()}
     if problems := list(_problems(arrays, {_torch_name(address): shape for address, shape in wanted.items()})):
         raise InputError(f"{path} does not fit a {arch}: {'; '.join(problems)}.")
     return traverse_util.unflatten_dict({address: _from_torch(arrays[_torch_name(address)]) for address in wanted})

@@ -31,6 +31,7 @@ from awcl_jax.export.command import export_encoder, main
 from awcl_jax.export.model_card import Provenance, model_card
 from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.weights import load_torch_resnet, save_torch_resnet
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train import initial_state as first_state
@@ -437,7 +438,7 @@ def test_the_cards_torchvision_code_loads_the_weights(tmp_path, monkeypatch):
     stub.models.resnet18 = Theirs
     monkeypatch.setitem(sys.modules, "torchvision", stub)
     model = make_resnet("resnet18")
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False))
+    shapes = variable_shapes(model, 32, 1)
     variables = randomised(jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), 0)
     save_torch_resnet(tmp_path / "encoder.safetensors", variables, mean=0.17, std=0.18)
     card = model_card(

@@ -5,7 +5,6 @@ import json
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +19,7 @@ from awcl_jax.export import encoder_files, model_card
 from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models import convnext
 from awcl_jax.models.convnext import make_convnext
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.runtime.errors import InputError
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -37,7 +37,7 @@ def shallow(monkeypatch):
 def exported(folder, arch="convnext_tiny", *, channels=1, formats=("safetensors", "onnx", "jax")):
     """Write a random encoder of four features; return its entry, frames and their features."""
     model = make_convnext(arch, size=40, width_factor=FACTOR)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False))
+    shapes = variable_shapes(model, 40, 1)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), dict(shapes))
     encoder = encoder_files.write(

@@ -5,7 +5,6 @@ import json
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,6 +18,7 @@ from awcl_jax.embed.command import load_encoder
 from awcl_jax.export import encoder_files, model_card
 from awcl_jax.export.preprocessing import Preprocessing
 from awcl_jax.models import vit
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import ViTOptions, make_vit
 from awcl_jax.runtime.errors import InputError
 
@@ -43,7 +43,7 @@ def shallow(monkeypatch):
 def exported(folder, options, *, channels=1, formats=("safetensors", "onnx", "jax")):
     """Write a random encoder of one head; return its entry, frames and their features."""
     model = make_vit("vit_tiny", size=32, options=options, width_factor=0.34)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False))
+    shapes = variable_shapes(model, 32, 1)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), dict(shapes))
     encoder = encoder_files.write(

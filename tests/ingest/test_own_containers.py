@@ -103,7 +103,8 @@ def test_a_fragment_without_its_samples_is_cut(whole):
 def test_the_lengths_alone_tell_a_cut(name, whole):
     # Within the frames, which begin in the first fifth and end before the last of every kind.
     data = whole[name]
-    told = [is_broken(io.BytesIO(data[:place])) for place in range(len(data) // 5, len(data) * 4 // 5)]
+    places = np.unique(np.linspace(len(data) // 5, len(data) * 4 // 5, 5000).astype(int)).tolist()
+    told = [is_broken(io.BytesIO(data[:place])) for place in places]
     # But for a cut between two parts of what has no length of its own.
     assert np.mean(told) > 0.98
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from awcl_jax.models.convnext import ConvNeXt, frozen_parameters, layer_count, layer_of, make_convnext
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.runtime.errors import InputError
 
 
@@ -18,7 +19,7 @@ def tiny(stages=(1, 2), **changes):
 
 def random_params(model, seed=0):
     """All parameters random, also those that begin as zeros or ones."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False))
+    shapes = variable_shapes(model, 32, 1)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes["params"])
 
@@ -118,7 +119,7 @@ def gradient(**options):
             {"stage0_block0", "stage1_down_norm", "stage1_down_conv", "stage1_block0", "stage1_block1", "norm"},
             marks=pytest.mark.slow,
         ),
-        ({"freeze_patches": True}, None),
+        pytest.param({"freeze_patches": True}, None, marks=pytest.mark.slow),
     ],
 )
 def test_what_gets_a_gradient_is_what_the_optimiser_moves(options, trained):
@@ -176,7 +177,7 @@ def test_bfloat16_is_close_and_returns_float32():
 def test_parameters_count_as_timms(arch, parameters):
     # timm 1.0: sum(p.numel()) of {arch} with num_classes=0, which has 3 channels.
     model = make_convnext(arch, size=224)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    shapes = variable_shapes(model, 64, 3)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 
 

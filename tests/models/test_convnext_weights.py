@@ -1,7 +1,6 @@
 """Files of ConvNeXts by their names, made with NumPy; test_convnext_peers.py has them from the libraries."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -12,6 +11,7 @@ from awcl_jax.models.convnext import ConvNeXt
 from awcl_jax.models.convnext_weights import LAYOUTS as LIBRARIES
 from awcl_jax.models.convnext_weights import convnext_to_torch, load_torch_convnext, save_torch_convnext
 from awcl_jax.models.names import networks_by_prefix, renamed
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import ViTOptions
 from awcl_jax.models.weights import IMAGENET
 from awcl_jax.runtime.errors import InputError
@@ -24,8 +24,7 @@ def small(stages=(1, 2), width=4, **more):
 
 
 def random_variables(model, channels=1, seed=0):
-    frame = jnp.zeros((1, 32, 32, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
+    shapes = variable_shapes(model, 32, channels)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), dict(shapes))
 

@@ -12,13 +12,14 @@ from scipy.signal import correlate
 from awcl_jax.models.pooling import max_pool
 from awcl_jax.models.pretraining import ContrastiveModel, Projection
 from awcl_jax.models.resnet import BasicBlock, Bottleneck, Conv, ResNet, make_resnet
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.runtime.errors import InputError
 from awcl_jax.train.state import parameter_count
 
 
 def shapes_of(model, channels=1):
     """Shapes of a ResNet's variables; nothing is computed."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, channels)), train=False))
+    return variable_shapes(model, 64, channels)
 
 
 def init(model, frames, **options):

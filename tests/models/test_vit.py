@@ -9,6 +9,7 @@ import pytest
 
 from awcl_jax.models import parts
 from awcl_jax.models.positions import resample_positions, resample_weights
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import ViT, ViTOptions, make_vit
 from awcl_jax.runtime.errors import InputError
 from tests.helpers.slow_rotary import turned
@@ -23,7 +24,7 @@ def tiny(depth=2, heads=1, grid=(3, 3), *, patch=8, **changes):
 def random_params(model, seed=0):
     """All parameters random, also those that begin as zeros or ones."""
     edge = model.patch
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, edge, edge, 1)), train=False))
+    shapes = variable_shapes(model, edge, 1)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes["params"])
 
@@ -229,7 +230,7 @@ def test_parameters_count_as_timms(arch, patch, parameters):
     # timm 1.0: sum(p.numel()) of {arch}_patch{patch}_224 with num_classes=0, which has 3 channels and a position of the
     # class token.
     model = make_vit(arch, size=224, options=ViTOptions(patch=patch))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
+    shapes = variable_shapes(model, 224, 3)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) + model.width == parameters
 
 

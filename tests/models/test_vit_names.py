@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from awcl_jax.models import encoders
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.models.vit_weights import at_grid, load_torch_vit, save_torch_vit, vit_to_torch
 from awcl_jax.runtime.errors import InputError
@@ -22,8 +23,7 @@ def small(depth=2, heads=1, grid=(3, 3), **options):
 
 
 def random_variables(model, channels=1):
-    frame = jnp.zeros((1, model.patch, model.patch, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
+    shapes = variable_shapes(model, model.patch, channels)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), dict(shapes))
 

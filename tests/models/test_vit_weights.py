@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -11,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from awcl_jax.models import encoders, weights
 from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.vit import ViT, ViTOptions
 from awcl_jax.models.vit_weights import OPENAI, at_grid, load_torch_vit, save_torch_vit, vit_to_torch
 from awcl_jax.models.weights import IMAGENET
@@ -24,8 +24,7 @@ def small(depth=2, heads=1, grid=GRID, **options):
 
 
 def random_variables(model, channels=1, seed=0):
-    frame = jnp.zeros((1, model.patch, model.patch, channels))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), frame, train=False))
+    shapes = variable_shapes(model, model.patch, channels)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), dict(shapes))
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from awcl_jax.models import weights
 from awcl_jax.models.resnet import make_resnet
+from awcl_jax.models.shapes import variable_shapes
 from awcl_jax.models.weights import (
     IMAGENET,
     Normalisation,
@@ -32,7 +33,7 @@ def features_of(model, variables, frames):
 def random_variables(arch="resnet18", channels=1, seed=0):
     """Variables of a small encoder, all of them random."""
     model = make_resnet(arch, width_factor=NARROW)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels)), train=False))
+    shapes = variable_shapes(model, 32, channels)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
 
