@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from awcl_jax.augment.options import Augmentation
 from awcl_jax.config.export_files import DESCRIPTION, FORMAT, WEIGHTS
+from awcl_jax.data.about import as_region
 from awcl_jax.data.reader import LARGEST_FRAME
 from awcl_jax.data.square import ASPECT, Square, require_aspect
 from awcl_jax.models import encoders
@@ -29,6 +30,7 @@ class Described:
       arch, width_factor, strides, vit: of the encoder, as in `config.model`.
       options: how a frame becomes the encoder's input.
       jax: version of JAX that wrote `encoder.jax`; empty if the file names none.
+      region: part of pictures that its training frames are, as `data.about.About.region`.
     """
 
     square: Square
@@ -38,6 +40,7 @@ class Described:
     options: Augmentation
     jax: str
     vit: ViTOptions
+    region: str = ""
 
     def make_encoder(self) -> encoders.Encoder:
         """Return the encoder, without parameters."""
@@ -83,7 +86,8 @@ def read_description(folder: Path) -> Described:
         raise InputError(f"{' '.join(vit_problems[0])} in {file}.")
     written_by = described.get("jax")
     jax = written_by if isinstance(written_by, str) else ""
-    return Described(Square(size, aspect, mask_overlays), arch, width, strides, options, jax, vit)
+    region = as_region(described["frames"].get("region"))
+    return Described(Square(size, aspect, mask_overlays), arch, width, strides, options, jax, vit, region)
 
 
 def read_weights(folder: Path, described: Described) -> dict[str, PyTree]:

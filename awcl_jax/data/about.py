@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class About:
       patients: what its patients were taken from; empty if unknown.
       confirmed: whether someone who knows named the patients: the user, the publisher, a tag or a simulation. False if
         they were guessed from names of files or folders, or if nothing is known.
+      region: part of the user's pictures that its frames are, as `awcl_jax.ingest --region`; empty if that is unknown.
     """
 
     name: str
@@ -52,6 +54,7 @@ class About:
     kind: str
     patients: str
     confirmed: bool
+    region: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "About":
@@ -65,9 +68,9 @@ class About:
         """
         info, metadata = _read(path / "dataset_info.json"), read_metadata(path)
         name, preset = str(info.get("name", "")), str(info.get("configName", ""))
-        if "command" in _object(metadata.get("settings")):  # only `ingest` of own scans stores one
-            stated = _object(metadata.get(PATIENTS))
-            return cls(name, "", "own", str(stated.get("from", "")), stated.get("confirmed") is True)
+        if "command" in (settings := _object(metadata.get("settings"))):  # only `ingest` of own scans stores one
+            stated, region = _object(metadata.get(PATIENTS)), as_region(settings.get("region"))
+            return cls(name, "", "own", str(stated.get("from", "")), stated.get("confirmed") is True, region)
         if name == "phantom":
             return cls(name, preset, "simulated", "the simulation", confirmed=True)
         if name in PUBLIC and PATIENTS in metadata:  # sets that differ in who names their patients
@@ -119,9 +122,16 @@ def patients_as_json(source: str, *, confirmed: bool) -> dict[str, Any]:
     return {"from": source, "confirmed": confirmed}
 
 
+def as_region(stored: Any) -> str:
+    """Return a region as it is written on a command line; empty if this is none."""
+    text = ",".join(map(str, stored)) if isinstance(stored, list) else stored
+    return text if isinstance(text, str) and re.fullmatch("[a-z0-9,]{1,100}", text) else ""
+
+
 def as_json(datasets: Sequence[About]) -> list[dict[str, Any]]:
-    """Return datasets as a run stores them under `datasets`, the labelled one first."""
-    return [dataclasses.asdict(dataset) for dataset in datasets]
+    """Return datasets as a run stores them under `datasets`, the labelled one first; without an unknown region."""
+    fields = [dataclasses.asdict(dataset) for dataset in datasets]
+    return [{name: value for name, value in one.items() if name != "region" or value} for one in fields]
 
 
 def are_datasets(stored: Any) -> bool:
@@ -132,7 +142,7 @@ def are_datasets(stored: Any) -> bool:
         and bool(stored)
         and all(
             isinstance(one, dict)
-            and one.keys() == types.keys()
+            and one.keys() | {"region"} == types.keys()
             and all(isinstance(value, types[name]) for name, value in one.items())
             and one["kind"] in KINDS
             for one in stored

@@ -64,7 +64,8 @@ def load_encoder(checkpoint: str | os.PathLike[str], *, colours: str | None = No
     Returns:
       A function from frames to features [b, f] in float32. Frames are an array [b, h, w] or [b, h, w, c] with 1 or 3
       channels, one frame without b, or a list of frames of any sizes; as uint8 from 0 to 255 or floats from 0 to 1.
-      They are made square, and overlays masked, as in training.
+      They are made square, and overlays masked, as in training; frames of your own scans you cut yourself, as with
+      `awcl_jax.ingest --region`.
 
     Raises:
       InputError: there is no such run or checkpoint; raised by the function if frames have another shape, type or
@@ -129,14 +130,18 @@ def embed_frames(
     if projector is not None:
         _check_projector(projector, out, picture)
     require_encoder(encoder)
-    from awcl_jax.embed.files import FileSource, open_files
+    from awcl_jax.embed.files import FileSource, cut_as_trained, open_files
 
-    frames = open_files(source, split=split, options=options or FileOptions(), paths=paths)
+    options = options or FileOptions()
+    frames = open_files(source, split=split, options=options, paths=paths)
     from awcl_jax.embed import load, write
+
+    frozen = load.open_encoder(encoder)
+    frames = cut_as_trained(source, frames, options=options, region=frozen.region)
 
     origin = os.fspath(source) if on_bucket(source) else str(Path(source).expanduser().resolve())
     rows, features, faults = write.embed(
-        load.open_encoder(encoder),
+        frozen,
         frames,
         out,
         origin=origin,
@@ -224,7 +229,7 @@ def _parser() -> Parser:
         prog="python -m awcl_jax.embed",
         description="Write the features of frames from a trained encoder, with the labels of each frame. Frames are\n"
         "made square as in training. Files are read as by awcl_jax.ingest: use the flags that the dataset of the\n"
-        "encoder was prepared with.",
+        "encoder was prepared with; of these, --region is known of the user's own scans.",
         epilog="examples:\n"
         "  python -m awcl_jax.embed runs/20260101-120000-fine data/fpdb --split=test --out=test.parquet\n"
         "  python -m awcl_jax.embed exported pictures --out=features.csv\n"
@@ -285,8 +290,8 @@ def _parser() -> Parser:
         type=region_of,
         metavar="REGION",
         help="part of a picture to keep, and to cut it to: whole, frame (the sector of each frame), sector (clips: "
-        "what moves), tag (DICOM: its regions) or X0,Y0,X1,Y1 in pixels; several are tried in order (default: tag of "
-        "DICOM, else whole)",
+        "what moves), tag (DICOM: its regions) or X0,Y0,X1,Y1 in pixels; several are tried in order (default: as the "
+        "encoder's training frames, if they are of your own scans; else tag of DICOM, and whole)",
     )
     add_pictures(parser)
     add_clips(parser)

@@ -60,7 +60,7 @@ def read_export(folder: Path) -> FrozenEncoder:
             assert isinstance(features, jax.Array)
             return features
 
-        return FrozenEncoder(encode, variables, square, str(weights))
+        return FrozenEncoder(encode, variables, square, str(weights), described.region)
     if function.is_file():
         try:
             exported = export.deserialize(bytearray(function.read_bytes()))
@@ -70,7 +70,7 @@ def read_export(folder: Path) -> FrozenEncoder:
         if forbidden:
             raise InputError(f"{function} has {forbidden}, which no export of an encoder has; nothing of it was run.")
         call = jax.jit(lambda _, frames: exported.call(frames))
-        return FrozenEncoder(call, {}, square, str(function))
+        return FrozenEncoder(call, {}, square, str(function), described.region)
     raise InputError(
         f"{folder} has neither {weights.name} nor {function.name}. Export as safetensors, or use the run itself."
     )

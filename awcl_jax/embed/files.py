@@ -7,8 +7,10 @@ Nothing here imports JAX, so that a source without frames is refused at once.
   them: the same regions (of all files, or of one in the column `region` of a table), limits, near duplicates and names.
 """
 
+import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +31,7 @@ from awcl_jax.ingest.own import images as own_images
 from awcl_jax.ingest.own.items import REGIONS, BadFileError, Clip, Fault, Reading, Rectangle, Row, steps_of
 from awcl_jax.ingest.own.manifest import parse_labels, texts_of, to_text
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
+from awcl_jax.ingest.own.reading_flags import region_of
 from awcl_jax.runtime import bucket
 from awcl_jax.runtime.errors import InputError
 
@@ -233,6 +236,39 @@ def open_files(
             "`(umask 077; openssl rand -hex 32 > KEY_FILE)`."
         )
     return FileSource(files, labels, options, pseudonyms)
+
+
+def cut_as_trained(
+    path: str | os.PathLike[str], frames: "FileSource | FrameSource", *, options: FileOptions, region: str
+) -> "FileSource | FrameSource":
+    """Return a source with its files cut as the training frames of an encoder were, if the user does not say how.
+
+    What is done is said on stderr. A prepared dataset stays as it is.
+
+    Args:
+      path: of the source.
+      frames: the source, as `open_files` opened it.
+      options: likewise.
+      region: of the encoder's training frames, as `--region`; empty if it is unknown.
+    """
+    known = region not in ("", "whole")
+    if options.region is not None or not known or holds_dataset(bucket.local_dataset(path)):
+        return frames
+    kinds = {kind for kind, _ in frames.files} if isinstance(frames, FileSource) else {"image"}
+    try:
+        again = dataclasses.replace(options, region=region_of(region))
+        _require(kinds, again)
+    except (InputError, argparse.ArgumentTypeError):
+        print(
+            f"warning: the encoder's training frames were cut with --region={region}, which is none of "
+            f"{' and '.join(_NAMES[kind] for kind in sorted(kinds))}: set --region, or features are not comparable.",
+            file=sys.stderr,
+        )
+        return frames
+    print(
+        f"Cut with --region={region}, as the encoder's training frames; --region=whole changes that.", file=sys.stderr
+    )
+    return open_files(path, split=None, options=again)
 
 
 def _plain(path: Path, split: str | None) -> "FrameSource":

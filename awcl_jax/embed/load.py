@@ -13,6 +13,7 @@ from awcl_jax.config import build
 from awcl_jax.config.export_files import is_export
 from awcl_jax.config.fields import augmentation
 from awcl_jax.config.trained import find_checkpoint, read_config, read_variables
+from awcl_jax.data import about
 from awcl_jax.data.square import Square
 from awcl_jax.embed.exported import read_export
 from awcl_jax.embed.frames import Frames, as_grey, require_colours
@@ -54,4 +55,5 @@ def _of_run(folder: Path) -> FrozenEncoder:
     encode = make_encode(build.make_model(config), augmentation(config))
     square = Square(config.data.size, run_folder.read_aspect(run), config.data.mask_overlays)
     origin = str((run / "checkpoints" / str(step)).resolve())
-    return FrozenEncoder(encode, read_variables(run, step, config), square, origin)
+    labelled, *_ = about.of_run({}, run_folder.read_run_config(run).get("datasets"))
+    return FrozenEncoder(encode, read_variables(run, step, config), square, origin, labelled.region)

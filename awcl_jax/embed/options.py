@@ -11,7 +11,8 @@ class FileOptions:
     """How files are read; each is as of `awcl_jax.ingest`.
 
     Attributes:
-      region: part of a picture to keep, and to cut it to; by default `tag` of DICOM, else `whole`.
+      region: part of a picture to keep, and to cut it to; by default as the encoder's training frames, if that is
+        known, else `tag` of DICOM, and `whole`.
       every: keep every n-th frame of a clip.
       near_duplicate: drop frames of a clip that differ less from the last one kept.
       window: values for black and white, for more than 8 bits.

@@ -27,12 +27,14 @@ class FrozenEncoder:
       variables: of the encoder.
       square: how its frames are made.
       origin: text that names the encoder.
+      region: part of pictures that its training frames are, as `data.about.About.region`.
     """
 
     encode: EncodeFn
     variables: PyTree
     square: Square
     origin: str
+    region: str = ""
 
 
 @lru_cache(maxsize=8)

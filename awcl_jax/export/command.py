@@ -107,6 +107,9 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
 
     config = read_config(run)
     variables = read_variables(run, step, config)
+    stored, results = run_folder.read_run_config(run), run_folder.read_results(run)
+    flat = dict(run_folder.flattened(to_dict(config)))
+    datasets = about.of_run(flat, stored.get("datasets"), results.get("datasets"))
     preprocessing = Preprocessing(
         config.data.size,
         config.augment.size,
@@ -114,6 +117,7 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         config.augment.std,
         mask_overlays=config.data.mask_overlays,
         aspect=run_folder.read_aspect(run),
+        region=datasets[0].region,
     )
     encoder = encoder_files.write(
         folder,
@@ -127,12 +131,10 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         vit=ViTOptions(**config.model.vit.to_dict()),
     )
     settings = to_dict(config)
-    stored, results = run_folder.read_run_config(run), run_folder.read_results(run)
-    flat = dict(run_folder.flattened(settings))
     made_of = model_card.Provenance(
         settings=settings,
         fields=about.recorded_fields(flat, run_folder.shared_fields(settings)),
-        datasets=about.of_run(flat, stored.get("datasets"), results.get("datasets")),
+        datasets=datasets,
         fingerprint=stored["data"],
         step=step,
         results=results,

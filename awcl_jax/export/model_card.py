@@ -39,7 +39,7 @@ tags:
 A {title} (width {width_factor:g}, {millions:.2f} M parameters) from grey ultrasound frames to {features} features,
 pretrained with awcl_jax {version}.
 
-{masking}{resize}
+{cut}{masking}{resize}
 All later steps are in `preprocessing.json` and, except for
 `encoder.safetensors`, inside the files.
 
@@ -53,6 +53,12 @@ All later steps are in `preprocessing.json` and, except for
 Frames are grey, uint8 [b, {size}, {size}], from 0 to 255, any number b of them. Features are float32
 [b, {features}]: {pooled}, not of unit length. The arithmetic is float32; accelerators may round products
 further."""
+
+_CUT = """\
+Its training frames are a part of their pictures, by `--region={region}` of `awcl_jax.ingest`. Cut yours in the same
+way: features of whole pictures are others. `python -m awcl_jax.embed` does so by itself.
+
+"""
 
 _MASKING = """\
 Before all else, what is outside of a frame's sector (text, marks) is set to 0, by a search that only awcl_jax has:
@@ -272,8 +278,7 @@ Ultrasound. ECCV 2022 workshops."""
 
 _OVERLAYS = {
     False: "Frames have burnt-in text and marks, which an encoder may use instead of the anatomy.",
-    True: "Text and marks outside of a frame's sector were masked; what is inside, an encoder may use instead of the "
-    "anatomy.",
+    True: "Text and marks outside of the sector were removed; an encoder may use those inside instead of the anatomy.",
 }
 _SIMULATED = "\n- Its training frames are simulated: expect little of these features on real frames."
 
@@ -327,7 +332,9 @@ def model_card(
         "dataset": _names(made_of.datasets),
         "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
-    values["overlays"] = textwrap.fill(_OVERLAYS[preprocessing.mask_overlays], 118, subsequent_indent="  ")
+    cut = preprocessing.region not in ("", "whole")
+    values["overlays"] = textwrap.fill(_OVERLAYS[cut or preprocessing.mask_overlays], 118, subsequent_indent="  ")
+    values["cut"] = _CUT.format(region=preprocessing.region) if cut else ""
     values["masking"] = _MASKING if preprocessing.mask_overlays else ""
     values["resize"] = _RESIZE[preprocessing.aspect].format(**values)
     of_kind = _of_vit if "vit" in encoder else _of_convnext if "stages" in encoder else _of_resnet

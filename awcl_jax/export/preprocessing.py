@@ -38,6 +38,7 @@ class Preprocessing:
       std: standard deviation of grey, divided by.
       mask_overlays: whether pixels outside of the sector are 0.
       aspect: how frames are made square, see `data.square`.
+      region: part of pictures that frames are, as `data.about.About.region`; empty if that is unknown.
     """
 
     frame_size: int
@@ -46,6 +47,7 @@ class Preprocessing:
     std: float
     mask_overlays: bool = False
     aspect: str = SQUASH
+    region: str = ""
 
     @property
     def halvings(self) -> int:
@@ -68,6 +70,7 @@ class Preprocessing:
             "frames": {
                 "layout": "[batch, height, width], grey, uint8 from 0 to 255",
                 "size": self.frame_size,
+                **({"region": self.region} if self.region else {}),  # as `awcl_jax.ingest --region`, before all else
                 "mask_overlays": self.mask_overlays,
                 **({"masking": _MASKING} if self.mask_overlays else {}),
                 ASPECT: self.aspect,

@@ -38,6 +38,21 @@ def test_every_public_dataset_says_who_names_its_patients():
             About("lab", "", "own", "the tag", confirmed=True),
         ),
         ({"name": "lab"}, OWN | {"patients": ["the tag"]}, About("lab", "", "own", "", confirmed=False)),
+        (
+            {"name": "lab"},
+            {"settings": {"command": "dicom", "region": "tag,frame"}},
+            About("lab", "", "own", "", confirmed=False, region="tag,frame"),
+        ),
+        (
+            {"name": "lab"},
+            {"settings": {"command": "folder", "region": [0, 5, 30, 40]}},
+            About("lab", "", "own", "", confirmed=False, region="0,5,30,40"),
+        ),
+        (
+            {"name": "lab"},
+            {"settings": {"command": "folder", "region": "\x1b[31m"}},
+            About("lab", "", "own", "", confirmed=False),
+        ),
         ({"name": "frame_set"}, ["no object"], About("frame_set", "", "other", "", confirmed=False)),
     ],
 )

@@ -13,13 +13,14 @@ from pyarrow import csv, parquet
 
 from awcl_jax.config import build
 from awcl_jax.config.fields import to_dict
+from awcl_jax.data.about import About, as_json
 from awcl_jax.data.reader import FrameReader
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.square import LETTERBOX, SQUASH, Square
 from awcl_jax.embed import load
 from awcl_jax.embed.command import embed_frames, load_encoder, main
 from awcl_jax.embed.exported import read_export
-from awcl_jax.embed.files import FileSource, open_files
+from awcl_jax.embed.files import FileSource, cut_as_trained, open_files
 from awcl_jax.embed.options import FileOptions
 from awcl_jax.export.command import export_encoder
 from awcl_jax.ingest import command as ingest
@@ -90,6 +91,43 @@ def read_all(source):
     read = [source.read(file, SQUARE) for file in range(len(source))]
     labels = pa.concat_tables([frames.labels for frames in read])
     return labels, np.concatenate([frames.images for frames in read])
+
+
+def test_files_are_cut_as_the_training_frames_were(run, tmp_path, capsys):
+    """Unless the user says how; of a run, and of its export."""
+    (tmp_path / "pictures").mkdir()
+    whole = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    cv2.imwrite(str(tmp_path / "pictures" / "a.png"), whole)
+    trained = tmp_path / "cut"
+    shutil.copytree(run, trained)
+    stored = json.loads((trained / "config.json").read_text())
+    own = About("lab", "", "own", "a column", confirmed=True, region="4,2,30,22")
+    (trained / "config.json").write_text(json.dumps(stored | {"datasets": as_json([own])}))
+    export_encoder(trained, tmp_path / "e", formats=["safetensors"])
+    features = {}
+    for number, (encoder, *flags) in enumerate(
+        [(trained,), (tmp_path / "e",), (trained, "--region=4,2,30,22"), (trained, "--region=whole"), (run,)]
+    ):
+        out = tmp_path / f"{number}.parquet"
+        main([str(encoder), str(tmp_path / "pictures"), f"--out={out}", *flags])
+        said = "Cut with --region=4,2,30,22, as the encoder's training frames"
+        assert (said in capsys.readouterr().err) == (number < 2)
+        features[number] = np.asarray(parquet.read_table(out)["features"].to_pylist())
+    np.testing.assert_allclose(features[1], features[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(features[2], features[0])
+    np.testing.assert_array_equal(features[4], features[3])
+    assert np.abs(features[3] - features[0]).max() > 1e-3
+
+
+def test_a_cut_that_a_kind_of_file_lacks_is_warned_of(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60), 9, np.uint8))
+    options = FileOptions()
+    frames = open_files(tmp_path, split=None, options=options)
+    assert cut_as_trained(tmp_path, frames, options=options, region="tag") is frames
+    assert "cut with --region=tag, which is none of pictures: set --region" in capsys.readouterr().err
+    for region in ("", "whole"):
+        assert cut_as_trained(tmp_path, frames, options=options, region=region) is frames
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,13 @@ def provenance(settings, *datasets, results=None):
     )
 
 
-def card_of(*datasets, results=None, mask_overlays=False):
+def card_of(*datasets, results=None, **frames):
     settings = to_dict(fine.get_config("tiny"))
     encoder = {"arch": "resnet18", "strides": "v1.5", "width_factor": 1.0, "width": 64, "channels": 1}
     return model_card(
         provenance(settings, *datasets, results=results),
         encoder=encoder | {"features": 512, "parameters": 11_000_000},
-        preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18, mask_overlays=mask_overlays),
+        preprocessing=Preprocessing(224, 224, mean=0.17, std=0.18, **frames),
         formats=["jax"],
     )
 
@@ -100,11 +100,20 @@ def test_the_card_and_the_description_tell_of_masked_overlays(masked):
     card = card_of(OWN, mask_overlays=masked)
     steps = card[: card.index("## Files")]
     assert ("`awcl_jax.data.sector.mask_overlays(frame)`" in steps) == masked
-    assert steps.index("resized") > steps.index("mask_overlays") if masked else "sector" not in card
+    assert not masked or steps.index("mask_overlays") < steps.index("is read as grey and resized")
     assert ("- Frames have burnt-in text" in card) != masked
-    assert ("- Text and marks outside of a frame's sector were masked" in card) == masked
+    assert ("- Text and marks outside of the sector were removed" in card) == masked
     frames = Preprocessing(48, 32, mean=0.17, std=0.18, mask_overlays=masked).describe()["frames"]
     assert ("before the frame is resized" in frames.get("masking", "")) == frames["mask_overlays"] == masked
+
+
+@pytest.mark.parametrize("region", ["", "whole", "tag,frame"])
+def test_the_card_and_the_description_tell_of_what_frames_were_cut_to(region):
+    card = card_of(OWN, region=region)
+    assert ("by `--region=tag,frame` of `awcl_jax.ingest`" in card[: card.index("## Files")]) == (region == "tag,frame")
+    assert ("- Frames have burnt-in text" in card) == (region != "tag,frame")
+    frames = Preprocessing(48, 32, mean=0.17, std=0.18, region=region).describe()["frames"]
+    assert frames.get("region", "") == region
 
 
 @pytest.mark.parametrize(("datasets", "warned"), [((PHANTOM,), True), ((OWN,), False), ((OWN, PHANTOM), False)])
