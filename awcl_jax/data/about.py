@@ -97,6 +97,18 @@ class About:
         return "The dataset does not record where its patients come from: one patient may be in two splits."
 
 
+def apart(datasets: Sequence[About]) -> str:
+    """Return what `About.apart` says of the labelled dataset of a run, and what that does not cover."""
+    first, *others = datasets
+    if not others:
+        return first.apart
+    them = ", ".join(other.name for other in others)
+    return (
+        f"{first.apart} Its patients are not compared with those of {them}, whose frames were added without labels: a "
+        "test patient may be among them."
+    )
+
+
 def read_metadata(dataset: Path) -> dict[str, Any]:
     """Return the metadata of a prepared dataset; empty if it has none.
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from awcl_jax.data import anatomy
-from awcl_jax.data.about import About
+from awcl_jax.data.about import About, apart
 from awcl_jax.data.anatomy import UNLABELLED, keep_anatomy_ratio
 from awcl_jax.data.reader import FrameReader, JoinedReader
 from awcl_jax.data.sampler import BatchPlan
@@ -308,7 +308,7 @@ def describe(selection: Splits) -> str:
         f"{n['patients']:4} patients"
         for name, n in counts(selection).items()
     ]
-    lines += [f"  {dataset.apart}" for dataset in selection.datasets[:1]]
+    lines += [f"  {apart(selection.datasets)}"] if selection.datasets else []
     if unreadable := count_unreadable(selection):
         lines.append(f"  skipped as unreadable: {', '.join(f'{n} of {s}' for s, n in unreadable.items())}")
     return "\n".join(lines)

@@ -94,6 +94,11 @@ class Evaluation:
             f"single anatomies and the confusion matrix are left out above {MOST_ANATOMIES:,}."
         )
 
+    def test_patients_by_anatomy(self) -> dict[str, int]:
+        """Count the test patients with frames of each anatomy, where there are some."""
+        pairs = np.unique(np.stack([self.test.labels, self.test.patients]), axis=1)
+        return {self.names[label]: int(n) for label, n in zip(*np.unique(pairs[0], return_counts=True), strict=True)}
+
     def encoder(self, variables: PyTree) -> Features:
         """Return the features of an encoder with these variables."""
         return lambda reader, frames: encode_frames(self.encode, variables, reader, frames, batch_size=self.batch_size)

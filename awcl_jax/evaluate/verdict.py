@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import FEATURE_ROWS
 
 _COLLAPSED = 0.98  # share of a collapsed encoder's loss, from which on a loss counts as that
 _FEW_PATIENTS = 10  # below this an interval over patients is hardly more than a guess
+_RARE = 3  # below this number of patients the score of an anatomy is one
+_LISTED = 5
 
 _TITLES = {name: title for title, name in FEATURE_ROWS.items()}
 _COLLAPSE = "an encoder that maps all frames to one point"
@@ -23,6 +26,7 @@ def verdict(
     differences: Mapping[str, Score],
     health: Mapping[str, Mapping[str, float]],
     patients: int,
+    shown_by: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
     """Return sentences on a pretraining run that has ended.
 
@@ -32,6 +36,7 @@ def verdict(
         scored.
       health: `untrained` and `trained` -> measurements without labels; empty if there are none.
       patients: that it was tested on.
+      shown_by: anatomy -> number of test patients with labelled frames of it, where that is not 0.
     """
     lines = []
     if losses:
@@ -48,7 +53,7 @@ def verdict(
     lines += [_compared(other, score) for other, score in differences.items()]
     if health.keys() >= {"untrained", "trained"}:
         lines.append(_found(health))
-    return lines + (said_of_few(patients) if differences else [])
+    return lines + (said_of_few(patients) + _said_of_rare(shown_by) if differences else [])
 
 
 def said_of_few(patients: int) -> list[str]:
@@ -56,6 +61,16 @@ def said_of_few(patients: int) -> list[str]:
     if patients >= _FEW_PATIENTS:
         return []
     return [f"BAD: only {patients} test patient(s), too few to rely on any score or interval."]
+
+
+def _said_of_rare(shown_by: Mapping[str, int]) -> list[str]:
+    rare = sorted((count, name) for name, count in shown_by.items() if count < _RARE)
+    if not rare:
+        return []
+    listed = [f"{name} ({count} test patient{'s' * (count > 1)})" for count, name in rare[:_LISTED]]
+    more = [f"{len(rare) - _LISTED} more"] * (len(rare) > _LISTED)
+    text = f"Macro-F1 and its interval rest as much on {', '.join([*listed, *more])} as on the other anatomies."
+    return [f"{text} config.eval.anatomies names those to score."]
 
 
 def _compared(other: str, score: Score) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from awcl_jax.data.about import About
+from awcl_jax.data.about import About, apart
 from awcl_jax.data.square import LETTERBOX, SQUASH
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import results_table
@@ -415,7 +415,7 @@ def _training(made_of: Provenance) -> str:
         rows["labels used"] = f"{settings['anatomy_ratio']:.0%} of the labelled frames"
     rows |= {
         "data": f"{_names(made_of.datasets)}, fingerprint `{made_of.fingerprint}`",
-        "patients": made_of.datasets[0].apart,
+        "patients": apart(made_of.datasets),
         **{f"{part} frames": _count(**counts) for part, counts in made_of.results.get("frames", {}).items()},
         "steps": f"{made_of.step:,} of {settings['train']['steps']:,}",
         "batch": f"{settings['sampler']['batch_size']} frames, each in two views",

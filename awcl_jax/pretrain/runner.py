@@ -399,6 +399,7 @@ def _conclude(
         differences=differences,
         health=health,
         patients=len(np.unique(evaluation.test.patients)),
+        shown_by=evaluation.test_patients_by_anatomy(),
     )
     run_folder.write_json(folder.files / run_folder.RESULTS_FILE, results)
     if not evaluation.unscored:

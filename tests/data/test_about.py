@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from awcl_jax.data.about import PUBLIC, About, are_datasets, as_json, of_run
+from awcl_jax.data.about import PUBLIC, About, apart, are_datasets, as_json, of_run
 from awcl_jax.ingest.prepare import BUILDERS
 from awcl_jax.runtime.errors import InputError
 
@@ -64,6 +64,14 @@ def test_kind_and_patients_of_what_is_stored(tmp_path, info, metadata, expected)
 def test_public_patients_are_confirmed_where_published(tmp_path, name, confirmed):
     found = described(tmp_path, name=name, metadata={"settings": {"files": 3}})
     assert (found.kind, found.confirmed) == ("public", confirmed)
+
+
+def test_of_added_frames_nothing_is_claimed():
+    named, other = (About(name, "", "own", "a column", confirmed=True) for name in ("lab", "ward"))
+    assert apart([named]) == named.apart
+    assert apart([named, other]).startswith(named.apart)
+    assert "not compared with those of ward" in apart([named, other])
+    assert "a test patient may be among them" in apart([named, other])
 
 
 @pytest.mark.parametrize("patients", ["", "the names of files"])

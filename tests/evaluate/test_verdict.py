@@ -53,6 +53,21 @@ def test_what_is_bad(changes, sentence):
     assert sentence in bad
 
 
+@pytest.mark.parametrize(
+    ("shown_by", "listed"),
+    [
+        ({"heart": 3, "spine": 40}, None),
+        ({"heart": 30, "cervix": 1}, "rest as much on cervix (1 test patient) as on"),
+        ({"femur": 2, "cervix": 1}, "rest as much on cervix (1 test patient), femur (2 test patients) as on"),
+        ({f"{n}": 1 for n in range(7)}, "4 (1 test patient), 2 more as on"),
+    ],
+)
+def test_anatomies_of_few_test_patients_are_named(shown_by, listed):
+    found = [line for line in verdict(**GOOD, shown_by=shown_by) if "Macro-F1 and its interval" in line]
+    assert [listed in line for line in found] == ([] if listed is None else [True])
+    assert verdict(losses=[], differences={}, health={}, patients=0, shown_by=shown_by) == []
+
+
 def test_nothing_scored_says_nothing_of_test_patients():
     assert not any("test patient" in line for line in verdict(**{**GOOD, "differences": {}, "patients": 0}))
     assert verdict(losses=[], differences={}, health={}, patients=0) == []
