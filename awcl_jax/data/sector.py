@@ -50,12 +50,18 @@ def find_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     Returns:
       True in the sector; everywhere, where none is found.
     """
+    sector = search_sector(frame)
+    return np.ones(frame.shape, bool) if sector is None else sector
+
+
+def search_sector(frame: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"] | None:
+    """Return the sector of `find_sector`; None where none is found, as in a frame of a lifted probe."""
     small = shrink(frame)
     sector = _above(small, _ABOVE[0])
     if np.count_nonzero(sector) >= _FULL * sector.size:
         sector = _above(small, _ABOVE[1])
     if np.count_nonzero(sector) < _LEAST * sector.size:
-        return np.ones(frame.shape, bool)
+        return None
     return enlarge(sector, frame.shape)
 
 

@@ -13,7 +13,7 @@ from awcl_jax.data.images import IMAGES
 from awcl_jax.ingest.own.images import apply_window, open_image, read_image, read_mask
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
 from awcl_jax.ingest.own.near import difference, thumbnail
-from awcl_jax.ingest.own.region import Kept, blacken, kept_part, moving_sector, part_in
+from awcl_jax.ingest.own.region import Kept, Parts, blacken, kept_part, moving_sector
 from awcl_jax.ingest.own.videos import open_video
 from tests.helpers.frames import speckle
 from tests.helpers.own_files import moving_disc, write_video
@@ -218,7 +218,7 @@ def clip_of(frames: np.ndarray, *region: tuple[int, int, int, int]) -> Clip:
 
 
 def keep(image: np.ndarray, kept: Kept) -> np.ndarray:
-    return blacken(image, part_in(image, kept))
+    return blacken(image, Parts(clip_of(image[None]), kept).of(image))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ from awcl_jax.data.private_table import read_private_table
 from awcl_jax.data.records import Records
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own import chunks
+from awcl_jax.ingest.own.chunks import Outcome, kept_frames
+from awcl_jax.ingest.own.items import Clip, Picture, Reading
 from awcl_jax.ingest.own.region import steps_of
+from awcl_jax.ingest.own.removed import show_removed
 from tests.helpers.own_files import write_dicom
 
 SIZE = (240, 320)
@@ -108,6 +112,49 @@ def test_orders_that_make_no_sense(mixed, tmp_path, capsys, region, status, mess
     assert left.value.code == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def lifted(at: int, seed: int = 0) -> list[np.ndarray]:
+    """A clip with a frame of a lifted probe, with echoes near its face alone and so without a sector."""
+    clip = frames(13, seed)
+    clip[at][TEXT_ROWS + 20 :] = 0
+    return clip
+
+
+@pytest.mark.parametrize(("region", "tagged"), [("tag", "whole"), ("frame", None), ("tag,frame", None)])
+def test_writing_does_not_come_back_when_the_probe_is_lifted(tmp_path, monkeypatch, capsys, region, tagged):
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    for number in range(2):
+        clip = lifted(12, number)
+        write_dicom(tmp_path / f"in/{number}.dcm", clip, patient=f"p{number}", study=f"1.{number}", region=tagged)
+    found, said = run(capsys, tmp_path / "in", tmp_path / "out", region, "--near_duplicate=0")
+    assert sorted(found[0]) == [0, 4, 8, 12]
+    for pictures in found.values():
+        assert all(picture.shape[0] < SIZE[0] - TEXT_ROWS for picture in pictures.values()), "writing is cut away"
+        assert pictures[12].shape == pictures[8].shape, "cut to the sector of the frame before it"
+    assert "Cut 8 frame(s)" in said
+
+
+def test_a_clip_that_begins_with_a_lifted_probe_has_the_first_sector(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    write_dicom(tmp_path / "in/0.dcm", lifted(0))
+    write_dicom(tmp_path / "in/1.dcm", lifted(0, seed=1)[:1], patient="p2", study="1.2")
+    found, said = run(capsys, tmp_path / "in", tmp_path / "out", "tag", "--test_share=0", "--near_duplicate=0")
+    assert found[0][0].shape == found[0][4].shape
+    np.testing.assert_array_equal(found[1][0], lifted(0, seed=1)[0])  # no frame of that file shows a sector
+    assert "Cut 4 frame(s)" in said, "and it is not among those that are cut"
+
+
+def test_a_frame_with_the_sector_of_another_is_drawn_among_what_was_removed(tmp_path, monkeypatch, capsys):
+    clip = Clip(frames=lambda: iter(map(Picture, lifted(12))))
+    found = list(kept_frames(clip, "frame", Reading(near_duplicate=0), Outcome(0)))
+    assert [frame.borrowed for frame in found] == [False] * 12 + [True]
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(chunks, "show_removed", lambda *pictures: drawn.append(pictures[0]) or show_removed(*pictures))
+    write_dicom(tmp_path / "in/0.dcm", lifted(12))
+    run(capsys, tmp_path / "in", tmp_path / "out", "tag", "--test_share=0", "--near_duplicate=0")
+    np.testing.assert_array_equal(drawn, [lifted(12)[0], lifted(12)[12]])
 
 
 def test_steps():

@@ -35,7 +35,7 @@ from awcl_jax.ingest.own import dicom, images, videos
 from awcl_jax.ingest.own.items import BadFileError, Clip, Item, Picture, Reading, Rectangle
 from awcl_jax.ingest.own.near import difference, thumbnail
 from awcl_jax.ingest.own.plan import Job
-from awcl_jax.ingest.own.region import Box, blacken, box_of, fans_in, kept_part, part_in
+from awcl_jax.ingest.own.region import Box, Parts, blacken, box_of, fans_in, kept_part
 from awcl_jax.ingest.own.removed import SIZE, show_removed
 from awcl_jax.runtime.errors import InputError
 
@@ -409,12 +409,15 @@ def _records(
 ) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]]:
     """Yield the records of a file (see `frame_features`) without `image`, and their images.
 
-    What was removed is noted for its first frame.
+    What was removed is noted for its first frame, and for the first that has the sector of another one.
     """
+    borrowed = False
     pixel_mm = clip.pixel_mm if math.isnan(item.pixel_mm) else item.pixel_mm
     for place, frame in enumerate(kept_frames(clip, item.region or reading.region, reading, outcome)):
         picture, image = frame.picture, frame.image
-        if not place and outcome.region != "whole" and len(removed) < _EXAMPLES:
+        noted = not place or (frame.borrowed and not borrowed)
+        borrowed |= frame.borrowed
+        if noted and outcome.region != "whole" and len(removed) < _EXAMPLES:
             removed.append(show_removed(picture.image, frame.blackened))
         outcome.numbers.append(frame.number * reading.every)
         outcome.coloured += picture.colour
@@ -443,6 +446,7 @@ class KeptFrame:
       blackened: its picture, black outside the part to keep.
       image: what is stored.
       box: where in the picture `image` is.
+      borrowed: whether no sector is found in it, so that it is cut to that of another frame.
       frame_id: made from `image` only: it reveals nothing of the file, and equal images have equal ids.
     """
 
@@ -451,19 +455,21 @@ class KeptFrame:
     blackened: UInt8[np.ndarray, "h w"]
     image: UInt8[np.ndarray, "h2 w2"]
     box: Box
+    borrowed: bool
     frame_id: str
 
 
 def kept_frames(clip: Clip, region: str | Rectangle, reading: Reading, outcome: Outcome) -> Iterator[KeptFrame]:
     """Yield the frames of a clip, without blank ones, repeated ones and near duplicates, which are counted."""
-    kept, last = None, None
+    parts, last = None, None
     seen: set[str] = set()
     for number, picture in enumerate(clip.frames()):
-        if kept is None:
+        if parts is None:
             kept = kept_part(clip, region, picture.image.shape)
+            parts = Parts(clip, kept)
             outcome.fans = fans_in(kept, box_of(kept.part if reading.crop else None))
             outcome.region, outcome.falls = kept.step, kept.falls
-        part = part_in(picture.image, kept)
+        part = parts.of(picture.image)
         blackened, box = blacken(picture.image, part), box_of(part if reading.crop else None)
         image = np.ascontiguousarray(blackened[box])
         if image.min() == image.max():
@@ -476,12 +482,12 @@ def kept_frames(clip: Clip, region: str | Rectangle, reading: Reading, outcome: 
                 outcome.near += 1
                 continue
             last = small
-        outcome.masked += outcome.region != "whole"
+        outcome.masked += part is not None and not part.all()
         if (frame_id := _frame_id(image)) in seen:
             outcome.near += 1
             continue
         seen.add(frame_id)
-        yield KeptFrame(number, picture, blackened, image, box, frame_id)
+        yield KeptFrame(number, picture, blackened, image, box, parts.borrowed, frame_id)
 
 
 def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:

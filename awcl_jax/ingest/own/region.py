@@ -5,12 +5,16 @@ earlier versions kept the whole picture.
 
 - `whole`: all of it.
 - `tag`: the ultrasound rectangles in the file's tags, and in each frame the sector (see `awcl_jax.data.sector`) within
-  them. A rectangle without a sector is kept whole. A file without rectangles is refused.
+  them. A rectangle is kept whole only if no frame of the file shows a sector in it. A file without rectangles is
+  refused.
 - `sector`: for clips without rectangles. The sector is found by what moves, which burnt-in text does not, joined with
   what is brighter than the background; see `motion.py`. If nothing moves, or no sector is found, the file is refused.
 - `frame`: the sector found in each frame alone. It is less safe than the others, because it may include large writing.
   A file is refused if none is found in its first frame.
 - a rectangle from the user.
+
+Where `tag` or `frame` finds no sector in a frame, as when the probe is lifted, the frame gets that of an earlier one:
+otherwise the writing around it would be stored.
 
 Several of these, such as `tag,sector,frame`, are tried in order for each file.
 """
@@ -22,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from awcl_jax.data.fan import Fan, fit_fan
-from awcl_jax.data.sector import find_sector
+from awcl_jax.data.sector import find_sector, search_sector
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Rectangle, steps_of
 from awcl_jax.ingest.own.motion import Motion
 
@@ -99,23 +103,72 @@ def _kept_by(step: str | Rectangle, clip: Clip, size: tuple[int, int]) -> Kept:
     return Kept(part, rectangles if isinstance(step, str) else ())
 
 
-def part_in(image: UInt8[np.ndarray, "h w"], kept: Kept) -> Bool[np.ndarray, "h w"] | None:
-    """Return the part of a picture that is kept; None for all.
+class Parts:
+    """The part of each frame of a clip to keep, for its frames in order.
 
-    Raises:
-      BadFileError: its size differs from the clip's first.
+    A frame without a sector has that of the last frame with one, or of the first if there was none yet.
+
+    Args:
+      clip: the file.
+      kept: from `kept_part`.
+
+    Attributes:
+      borrowed: whether the last frame's part is from the sector of another.
     """
-    if kept.part is None:
-        return None
-    if image.shape != kept.part.shape:
-        raise BadFileError("cut_short", "its frames differ in size")
-    if not kept.rectangles:
-        return kept.part
-    part = np.zeros_like(kept.part)
-    for x0, y0, x1, y1 in kept.rectangles:
-        if (inside := image[y0:y1, x0:x1]).size:
-            part[y0:y1, x0:x1] |= find_sector(inside)
-    return part
+
+    def __init__(self, clip: Clip, kept: Kept) -> None:
+        self._clip, self._kept = clip, kept
+        self._last: dict[Rectangle, Bool[np.ndarray, "_ _"]] = {}
+        self.borrowed = False
+
+    def of(self, image: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"] | None:
+        """Return the part of the next frame that is kept; None for all.
+
+        Raises:
+          BadFileError: its size differs from the clip's first.
+        """
+        kept, self.borrowed = self._kept, False
+        if kept.part is None:
+            return None
+        self._require_size(image)
+        if not kept.rectangles:
+            return kept.part
+        part = np.zeros_like(kept.part)
+        for rectangle in kept.rectangles:
+            x0, y0, x1, y1 = rectangle
+            if image[y0:y1, x0:x1].size:
+                part[y0:y1, x0:x1] |= self._sector(image, rectangle)
+        return part
+
+    def _sector(self, image: UInt8[np.ndarray, "h w"], rectangle: Rectangle) -> Bool[np.ndarray, "_ _"]:
+        if (sector := self._found(image, rectangle)) is not None:
+            self._last[rectangle] = sector
+            return sector
+        if rectangle not in self._last:
+            self._last[rectangle] = self._first(rectangle)
+        self.borrowed |= not self._last[rectangle].all()
+        return self._last[rectangle]
+
+    def _found(self, image: UInt8[np.ndarray, "h w"], rectangle: Rectangle) -> Bool[np.ndarray, "_ _"] | None:
+        x0, y0, x1, y1 = rectangle
+        sector = search_sector(image[y0:y1, x0:x1])
+        # A sector may fill the rectangle of a tag. One that fills the whole picture is not told from writing.
+        return None if sector is not None and self._kept.step == "frame" and sector.all() else sector
+
+    def _first(self, rectangle: Rectangle) -> Bool[np.ndarray, "_ _"]:
+        """Return the first sector in a rectangle; all of the rectangle if no frame shows one."""
+        x0, y0, x1, y1 = rectangle
+        whole = np.ones((0, 0), bool)
+        for frame in self._clip.frames():
+            self._require_size(frame.image)
+            if (sector := self._found(frame.image, rectangle)) is not None:
+                return sector
+            whole = np.ones(frame.image[y0:y1, x0:x1].shape, bool)
+        return whole
+
+    def _require_size(self, image: UInt8[np.ndarray, "h w"]) -> None:
+        if self._kept.part is not None and image.shape != self._kept.part.shape:
+            raise BadFileError("cut_short", "its frames differ in size")
 
 
 def blacken(image: UInt8[np.ndarray, "h w"], part: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "h w"]:
