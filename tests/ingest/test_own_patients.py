@@ -52,6 +52,13 @@ FOLDERS = [f"A/p{number // 2}/{number}.png" for number in range(8)]
             False,
         ),
         (FOLDERS, (), 4, "the first folder below the class, such as 'p0', 'p1', 'p2'.", False),
+        (  # not the folders, which are dates
+            [f"A/2021-0{number % 4 + 1}/p{number // 2}_{number}.png" for number in range(8)],
+            (r"--pattern=(?P<patient>p\d)_(?P<scan>\d)",),
+            4,
+            "the group (?P<patient>...) of --pattern, such as 'p0', 'p2', 'p1'",
+            True,
+        ),
         (FOLDERS, ("--scan_from=folder",), 4, "the first folder below the class, such as", True),
     ],
 )
@@ -65,6 +72,14 @@ def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
     assert ("each patient is in one split only" in about.apart.lower()) == confirmed
     metadata = next((tmp_path / "out").glob("*/*/metadata.json")).read_text()
     assert not re.search(r"frame0|IMG|'p0'", metadata)  # examples name files
+
+
+def test_a_pattern_is_never_ignored(tmp_path, capsys):
+    folder = draw_files(tmp_path / "in", *FOLDERS)
+    args = ("folder", f"--source={folder}", f"--out={tmp_path / 'out'}")
+    with pytest.raises(SystemExit):
+        ingest.main([*args, "--scan_from=folder", r"--pattern=(?P<patient>\d)"])
+    assert "--scan_from=folder takes scans from folders. Omit one of them." in capsys.readouterr().err
 
 
 def test_one_patient_for_all_is_refused_with_its_cause(tmp_path, capsys):

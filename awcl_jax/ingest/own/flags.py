@@ -61,14 +61,14 @@ def add_subcommands(datasets: "argparse._SubParsersAction[Parser]") -> None:
         choices=folder.SCAN_FROM,
         default="auto",
         help="where the scan's name comes from: the folders under the class (the first is the patient), or the stem of "
-        "the file name; auto: folders if every image has some, stems if none has (default: %(default)s)",
+        "the file name; auto: stems with --pattern, else folders if every image has some, stems if none has (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--pattern",
-        default=folder.PATTERN,
         metavar="REGEX",
-        help="regular expression for the stem, with groups (?P<scan>) and (?P<patient>) (default: %(default)s, up to "
-        "the first - or _)",
+        help="regular expression for the stem, with groups (?P<scan>) and (?P<patient>); folders then say nothing of "
+        f"scans and patients (default: {folder.PATTERN}, up to the first - or _)",
     )
 
     _add_labels(parser)

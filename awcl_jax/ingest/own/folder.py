@@ -14,7 +14,12 @@ PATTERN = r"(?P<scan>[^_-]+)"
 
 
 def list_images(
-    root: Path, suffixes: tuple[str, ...], *, scan_from: str = "auto", pattern: str = PATTERN, classes: bool = True
+    root: Path,
+    suffixes: tuple[str, ...],
+    *,
+    scan_from: str = "auto",
+    pattern: str | None = None,
+    classes: bool = True,
 ) -> Listing:
     """List images below folders of classes: `root/class/.../image`.
 
@@ -24,14 +29,22 @@ def list_images(
       under it are the scan (a single folder is both);
     - `stem`: `pattern` is matched against the beginning of the file name; its group `scan` is the scan and its group
       `patient`, if it has one, the patient. By default the scan is the text before the first `_` or `-`;
-    - `auto`: `folder` if every image is in a folder below its class, `stem` if none is.
+    - `auto`: `stem` with a `pattern`; without one `folder` if every image is in a folder below its class, `stem` if
+      none is.
 
     Without `classes` (a table names them) there is no folder of the class: `root/patient/scan/image`, or `root/image`.
 
     Raises:
-      InputError: the folder does not exist or has no image, `pattern` is invalid, or `auto` is ambiguous.
+      InputError: the folder does not exist or has no image, `pattern` is invalid or would not be used, or `auto` is
+        ambiguous.
     """
-    expression = _compile(pattern)
+    if pattern is not None and scan_from == "folder":
+        raise InputError(
+            "--pattern reads names of files, but --scan_from=folder takes scans from folders. Omit one of them."
+        )
+    expression = _compile(PATTERN if pattern is None else pattern)
+    if pattern is not None:
+        scan_from = "stem"
     listing = _find(root, suffixes)
     deep = {row.shown.count("/") > classes for row in listing.rows}
     below = "the folder of their class" if classes else "it"
