@@ -710,10 +710,12 @@ def test_one_id_for_all_examinations_is_noted(tmp_path, ingest):
 def test_what_is_counted_and_named_in_the_report(tmp_path, ingest):
     write_dicom(tmp_path / "in" / "1.dcm", moving_disc(5), NumberOfFrames=1)
     unlike = two_regions(PhysicalDeltaX=0.1, PhysicalDeltaY=0.1)
-    write_dicom(tmp_path / "in" / "2.dcm", moving_disc(2, seed=1), patient="p2", SequenceOfUltrasoundRegions=unlike)
-    write_dicom(tmp_path / "in" / "3.dcm", moving_disc(1), patient="p3", region=(0, 0, 99, 99))
-    write_dicom(tmp_path / "in" / "4.dcm", moving_disc(1), patient="p4", BitsAllocated=12)
-    write_dicom(tmp_path / "in" / "5.dcm", moving_disc(1), patient="p5", PhotometricInterpretation="RGB")
+    write_dicom(
+        tmp_path / "in" / "2.dcm", moving_disc(2, seed=1), patient="p2", study="1.2", SequenceOfUltrasoundRegions=unlike
+    )
+    write_dicom(tmp_path / "in" / "3.dcm", moving_disc(1), patient="p3", study="1.3", region=(0, 0, 99, 99))
+    write_dicom(tmp_path / "in" / "4.dcm", moving_disc(1), patient="p4", study="1.4", BitsAllocated=12)
+    write_dicom(tmp_path / "in" / "5.dcm", moving_disc(1), patient="p5", study="1.5", PhotometricInterpretation="RGB")
     flags = ("--every=1", "--near_duplicate=0", "--test_share=0", "--val_share=0", "--skip_bad", "--show_paths")
     status, printed, said = ingest(*flags)
     assert status == 0, said

@@ -74,6 +74,48 @@ def test_pictures(tmp_path, capsys, names, flags, patients, source, confirmed):
     assert not re.search(r"frame0|IMG|'p0'", metadata)  # examples name files
 
 
+def test_scan_ids_that_begin_anew_for_each_patient(tmp_path, capsys):
+    source = draw_files(tmp_path / "in", *(f"p{patient}/{scan}.png" for patient in range(6) for scan in (1, 2)))
+    rows = [f"p{patient}/{scan}.png,4CH,{scan}" for patient in range(6) for scan in (1, 2)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,anatomy,scan_id", *rows]))
+    args = ("folder", f"--source={source}", f"--labels={tmp_path / 't.csv'}", f"--out={tmp_path / 'out'}")
+    with pytest.raises(SystemExit):
+        ingest.main([*args, "--workers=1"])
+    said = capsys.readouterr().err
+    assert "left out file 3, 'p1/1.png': its scan is also one of another patient: see file 1 (a table can give " in said
+    assert "10 file(s) cannot be used, as listed above." in said.splitlines()[-1]
+
+
+def test_an_examination_with_two_patient_ids(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    for number in range(8):  # two files of each examination, the last with two ids
+        patient = f"p{number // 2}" + "b" * (number == 7)
+        clip = moving_disc(1, seed=number)
+        write_dicom(tmp_path / f"in/{number}.dcm", clip, patient=patient, study=f"1.{number // 2}")
+    args = ("dicom", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--region=whole")
+    with pytest.raises(SystemExit):
+        ingest.main([*args, "--workers=1"])
+    said = capsys.readouterr().err
+    assert re.search(r"left out file 8, id \w+: its scan is also one of another patient: see file 7 ", said)
+    assert "p3" not in said
+    assert prepared(capsys, *args, "--skip_bad")[1] == 4
+    # A table says whose it is.
+    (tmp_path / "t.csv").write_text("path,patient_id\n6.dcm,p3\n")
+    assert prepared(capsys, *args, f"--labels={tmp_path / 't.csv'}", f"--out={tmp_path / 'other'}")[1] == 4
+
+
+@pytest.mark.parametrize("skip", [(), ("--skip_bad",)])
+def test_what_was_left_out_is_listed_before_patients_that_cannot_be_split(tmp_path, capsys, skip):
+    draw_files(tmp_path, "0.png")
+    (tmp_path / "t.csv").write_text("\n".join(["path,scan_id", *(f"{number}.png,s{number}" for number in range(4))]))
+    with pytest.raises(SystemExit):
+        ingest.main(["manifest", f"--source={tmp_path / 't.csv'}", f"--out={tmp_path / 'out'}", *skip])
+    *listed, error = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0] for line in listed] == [f"left out row {n + 1}, '{n}.png'" for n in (1, 2, 3)]
+    assert error.startswith("error: 1 patient(s) cannot be split")
+    assert "3 row(s) cannot be used, as listed above." in error
+
+
 def test_a_pattern_is_never_ignored(tmp_path, capsys):
     folder = draw_files(tmp_path / "in", *FOLDERS)
     args = ("folder", f"--source={folder}", f"--out={tmp_path / 'out'}")

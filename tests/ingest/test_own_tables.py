@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from awcl_jax.data.anatomy import FETAL_PLANES_14
+from awcl_jax.ingest import command as ingest
 from awcl_jax.ingest.own import folder, labels, paths
 from awcl_jax.ingest.own.items import BadFileError, Listing
 from awcl_jax.ingest.own.manifest import read_manifest
@@ -432,3 +433,12 @@ def test_accents_are_the_same_however_they_are_composed(source):
 def test_names_that_differ_in_case_are_noticed():
     assert labels.same_but_for_case(["head", "Head", "HEAD", "heart", "", "head"]) == [["HEAD", "Head", "head"]]
     assert labels.same_but_for_case(["head", "heart"]) == []
+
+
+def test_masks_that_do_not_exist_are_masks_all_the_same(source, capsys):
+    path = table(source, "path,scan_id,mask", "a.png,s1,a_mask.png", "b.png,s2,b_mask.png")
+    with pytest.raises(SystemExit):
+        ingest.main(["manifest", f"--source={path}", f"--out={source / 'out'}", "--mask_names=other,head"])
+    said = capsys.readouterr().err
+    assert "left out row 1, 'a.png': its mask cannot be used: the file does not exist" in said
+    assert "names without masks" not in said

@@ -28,6 +28,7 @@ from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed
 from awcl_jax.ingest.own.items import HARMLESS, REGIONS, WHY, Fault, Listing, Reading
 from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
+from awcl_jax.ingest.own.owners import leave_out_second_patients
 from awcl_jax.ingest.own.patients import (
     FILES,
     copies_of_others,
@@ -82,13 +83,18 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         **{f.name: getattr(args, f.name) for f in dataclasses.fields(Reading) if hasattr(args, f.name)}, crop=cropped
     )
     listing = args.list_source(args, pseudonyms)
+    leave_out_second_patients(listing)
     listing.patients_confirmed |= args.patients_confirmed
     naming = Naming(pseudonyms, args.command == "dicom" and not args.show_paths, listing.unit)
     listing.cause = taken_for_patients(listing, command=args.command, show=not naming.hidden)
     for line in [*listing.remarks, *_said_of_links(listing, naming)]:
         print(line, file=sys.stderr)
     stratified = not _is_from_before(target, "stratified")
-    taxonomy, items = _plan(args, listing, pseudonyms, stratified=stratified)
+    try:
+        taxonomy, items = _plan(args, listing, pseudonyms, stratified=stratified)
+    except InputError:
+        _say(listing, sorted(listing.faults, key=lambda fault: fault.number), {}, naming)  # of which this may come
+        raise
     jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
     settings = _settings(args, reading, listing, jobs, pseudonyms, stratified=stratified, aspect=aspect)
     work = out / f".{args.name}.chunks"
@@ -359,7 +365,7 @@ def _require_same(target: Path, settings: Mapping[str, Any]) -> list[str]:
     return list(said)
 
 
-def _say(listing: Listing, faults: list[Fault], falls: Mapping[tuple[str, ...], list[int]], naming: Naming) -> None:
+def _say(listing: Listing, faults: Sequence[Fault], falls: Mapping[tuple[str, ...], list[int]], naming: Naming) -> None:
     """List what cannot be used on stderr, one per line; for DICOM without paths, which often name the patient.
 
     Before that, list which regions had to be tried after which.

@@ -44,6 +44,7 @@ WHY = {
     "conflict": "it repeats a frame that has another label or patient, so none of these can be trusted",
     "same_row": "its file or frame number is listed twice",
     "two_splits": "its patient is in two splits",
+    "two_patients": "its scan is also one of another patient",
     "bad_cell": "a cell of its row is empty or invalid",
     "bad_mask": "its mask cannot be used",
     "crash": "decoding it crashed the process",
@@ -67,6 +68,7 @@ REMEDIES = {
     "no_motion": "--region=X0,Y0,X1,Y1 masks, and frame, less safely, after sector; --region=whole keeps the whole "
     "picture",
     "no_sector": "--region=X0,Y0,X1,Y1 masks; --region=whole keeps the whole picture",
+    "two_patients": "a table can give each scan its own scan_id, such as P07/1, and all of its files one patient_id",
     "conflict": "correct the labels or remove the copies; --skip_bad leaves all of them out",
     "too_large": "--max_pixels=N allows more",
     "bit_depth": "--window=LOW,HIGH sets it",
@@ -179,6 +181,7 @@ class Listing:
       unread: file endings of pictures and clips among these -> number of files.
       unit: what a row is: `file` (by sorted path) or `row` (of a table).
       has_splits: whether the rows name their splits.
+      has_masks: whether the rows name masks, which need not exist.
       named: whether the user gave the ids of scans and patients; otherwise they come from file names.
       advice: what may be wrong with the patients, and the fix; empty if nothing is.
       patients_from: what was taken for the patient; it names no file and no patient.
@@ -195,6 +198,7 @@ class Listing:
     unread: Counter[str] = dataclasses.field(default_factory=Counter)
     unit: str = "file"
     has_splits: bool = False
+    has_masks: bool = False
     named: bool = False
     advice: str = ""
     patients_from: str = ""

@@ -32,11 +32,10 @@ def list_manifest(args: argparse.Namespace, pseudonyms: Pseudonyms) -> Listing:
     """
     del pseudonyms
     listing = read_manifest(args.source, root=args.root, required=("path", "scan_id"), names=args.columns)
-    has_masks = any(row.mask for row in listing.rows)
-    if has_masks != bool(args.mask_names):
+    if listing.has_masks != bool(args.mask_names):
         raise InputError(
             "--mask_names=NAME,NAME,... must name the values 0, 1, ... of the masks, which are in the column `mask` of "
-            f"{args.source}; got {'masks' if has_masks else 'names'} without {'names' if has_masks else 'masks'}."
+            f"{args.source}; got {'masks without names' if listing.has_masks else 'names without masks'}."
         )
     return listing
 

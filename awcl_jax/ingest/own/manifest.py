@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from awcl_jax.data import images
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Rectangle, Row
+from awcl_jax.ingest.own.owners import Owners
 from awcl_jax.ingest.own.paths import resolve
 from awcl_jax.runtime.errors import InputError
 
@@ -57,8 +58,9 @@ def read_manifest(
     else:
         listing.patients_from = "each scan (scan_id)" if "scan_id" in wanted else "each file"
     seen: dict[Any, int] = {}
-    owners: dict[str, str] = {}
+    owners = Owners()
     for number, given in rows_of(table):
+        listing.has_masks |= bool(given.get("mask"))
         try:
             row = _parse(number, given, root)
             keys: dict[Any, str] = {str(row.path): "the same file is in"}
@@ -67,7 +69,7 @@ def read_manifest(
             for key, what in keys.items():
                 if key in seen:
                     raise BadFileError("same_row", f"{what} row {seen[key]}")
-            if row.scan and owners.setdefault(row.scan, row.patient) != row.patient:
+            if owners.of_another(row) is not None:
                 raise BadFileError("bad_cell", "an earlier row has its scan_id with another patient_id")
             seen |= dict.fromkeys(keys, number)
         except BadFileError as error:

@@ -92,7 +92,10 @@ def make_items(
     if listing.has_splits:
         splits = _given_splits(rows, listing)
     else:
-        advice = " ".join(filter(None, (listing.cause, listing.advice)))
+        left_out = (
+            f"{len(listing.faults):,} {listing.unit}(s) cannot be used, as listed above." if listing.faults else ""
+        )
+        advice = " ".join(filter(None, (left_out, listing.cause, listing.advice)))
         names = {patient for _, _, patient in rows}
         shown = _anatomies_of(rows, labels) if stratified else {}
         splits = draw_splits(names, shown, val_share=val_share, test_share=test_share, seed=seed, advice=advice)
