@@ -501,6 +501,40 @@ def test_white_is_zero_with_a_window(tmp_path):
     np.testing.assert_array_equal(frames_of(path, Reading(every=1, window=(0, 4080)))[0], 255 - moving_disc(1, SIZE)[0])
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1", "RGB"])
+def test_a_window_leaves_eight_bits_as_they_are(tmp_path, photometric):
+    frame = moving_disc(1, SIZE)[0] if photometric != "RGB" else STORED
+    path = write_dicom(tmp_path / "x.dcm", [frame], photometric=photometric)
+    np.testing.assert_array_equal(frames_of(path, Reading(every=1, window=(0, 4095))), frames_of(path))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7])
+def test_fewer_than_eight_bits_are_spread_over_all_greys(tmp_path, bits):
+    frame = moving_disc(1, SIZE)[0] >> (8 - bits)
+    path = write_dicom(tmp_path / "x.dcm", [frame], BitsStored=bits, HighBit=bits - 1)
+    expected = np.rint(frame.astype(int) * 255 / (2**bits - 1))
+    np.testing.assert_array_equal(frames_of(path)[0], expected)
+    path = write_dicom(tmp_path / "x.dcm", [frame], photometric="MONOCHROME1", BitsStored=bits, HighBit=bits - 1)
+    np.testing.assert_array_equal(frames_of(path)[0], 255 - expected)
+    path = write_dicom(tmp_path / "x.dcm", [STORED >> (8 - bits)], photometric="RGB", BitsStored=bits, HighBit=bits - 1)
+    expected = grey_of(STORED >> (8 - bits) << (8 - bits), "rgb")
+    np.testing.assert_allclose(frames_of(path)[0], expected, atol=1)
+    # A palette has greys of its own.
+    table = np.linspace(0, 200, 2**bits).astype(np.uint8)
+    tags = palette(table, 8) | {"BitsStored": bits, "HighBit": bits - 1}
+    path = write_dicom(tmp_path / "x.dcm", [frame], photometric="PALETTE COLOR", **tags)
+    np.testing.assert_array_equal(frames_of(path)[0], table[frame])
+
+
+def test_a_bit_for_each_pixel_is_black_or_white(tmp_path):
+    frame = moving_disc(1, SIZE)[0] > 128
+    ds = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", [frame.astype(np.uint8)]))
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 1, 0
+    ds.PixelData = np.packbits(frame, bitorder="little").tobytes()
+    ds.save_as(tmp_path / "x.dcm")
+    np.testing.assert_array_equal(frames_of(tmp_path / "x.dcm")[0], 255 * frame)
+
+
 def test_overlays_above_the_stored_bits_are_left_out(tmp_path):
     frame = moving_disc(1, SIZE)[0]
     overlaid = frame.astype(np.uint16) | (np.indices(SIZE).sum(0) % 2 << 8).astype(np.uint16)

@@ -18,9 +18,10 @@ Colours. Three components are RGB or YCbCr, decided once per file, by the first 
 
 A stream of one component is grey, or indices of a palette, whatever the tag says of colours.
 
-Depth. Grey values of more than 8 bits: first the modality's slope and intercept or its table; then the user's window,
-else the file's first window, else its first table (VOI LUT), else the range of storable values becomes 0 to 255. If a
-picture's values span less than an eighth of that range, fewer than 32 greys would be left, and it is refused.
+Depth. Fewer than 8 bits are spread over 0 to 255, and 8 bits stay as they are. Grey values of more than 8 bits: first
+the modality's slope and intercept or its table; then the user's window, else the file's first window, else its first
+table (VOI LUT), else the range of storable values becomes 0 to 255. If a picture's values span less than an eighth of
+that range, fewer than 32 greys would be left, and it is refused.
 """
 
 import dataclasses
@@ -122,8 +123,9 @@ class Greys:
         return any(tag.group in range(0x6000, 0x6020, 2) for tag in self._tags.keys())  # noqa: SIM118  values stay unread
 
     def _to_eight(self, values: Shaped[np.ndarray, "h w 3"], bits: int) -> UInt8[np.ndarray, "h w 3"]:
-        if values.dtype == np.uint8:
-            return values
+        if bits <= 8 or values.dtype == np.uint8:
+            spare = self._spare(bits)  # shifted, YCbCr's middle stays in the middle
+            return (values << spare if spare else values).astype(np.uint8, copy=False)
         if bits > 8 and self._reading.window is not None:
             return np.stack([apply_window(channel, self._reading.window) for channel in np.moveaxis(values, -1, 0)], -1)
         self._require_spread(values, bits)
@@ -166,12 +168,15 @@ class Greys:
     def _to_grey(self, values: Shaped[np.ndarray, "h w"], bits: int) -> UInt8[np.ndarray, "h w"]:
         """Convert values x to 8 bits: y = slope x + intercept, then the window (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
-        Unsigned values of 8 bits stay as they are unless the user gives a window.
+        Unsigned values of 8 bits stay as they are. The user's window is only for more than 8 bits, so that one command
+        can read files of both kinds.
         """
-        signed, window = self._layout.signed, self._reading.window
+        signed = self._layout.signed
         slope, intercept, modality = self._modality
-        if window is None and bits <= 8 and not signed and (slope, intercept) == (1, 0) and modality is None:
-            return values.astype(np.uint8)
+        window = self._reading.window if max(bits, modality.bits if modality else 0) > 8 else None
+        if bits <= 8 and not signed and (slope, intercept) == (1, 0) and modality is None:
+            spare = self._spare(bits)
+            return apply_window(values, (0, 2 ** (8 - spare) - 1)) if spare else values.astype(np.uint8)
         if modality is not None:
             scaled, ends = modality.look_up(values), (0.0, float(2**modality.bits - 1))
         else:
@@ -188,6 +193,10 @@ class Greys:
         if bits > 8:
             self._require_spread(scaled / abs(slope or 1), bits if modality is None else modality.bits)
         return apply_window(scaled, ends)
+
+    def _spare(self, bits: int) -> int:
+        """Return how many of 8 bits values lack. A stream may need fewer than BitsStored, whose greys they are."""
+        return max(8 - max(bits, self._layout.stored), 0)
 
     def _require_spread(self, values: Shaped[np.ndarray, "..."], bits: int) -> None:
         """Refuse values without a window that would leave few greys."""
