@@ -119,6 +119,21 @@ def test_classes_stay_if_the_table_has_no_anatomy(tmp_path, capsys):
     assert About.read(index.path).confirmed
 
 
+def test_a_gap_that_is_spelt_out_is_no_anatomy_but_a_folder_of_that_name_is(tmp_path, capsys):
+    draw_files(tmp_path / "in", *(f"NA/{n}.png" for n in range(8)))
+    cells = ["head", "nan", "NA", "N/A", "None", "null", "<NA>", "NaN"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,anatomy", *(f"{n}.png,{cell}" for n, cell in enumerate(cells))]))
+    args = ("folder", f"--source={tmp_path / 'in'}", f"--labels={tmp_path / 't.csv'}", "--test_share=0")
+    args += ("--val_share=0", "--scan_from=stem")
+    index, said = run(capsys, *args, f"--out={tmp_path / 'out'}")
+    assert index.fine_names == ("head",)
+    assert "differ only in case" not in said  # as nan and NaN do
+    assert labelled(index) == {f"{n}.png": "head" if n == 0 else "" for n in range(8)}
+    (tmp_path / "t.csv").write_text("\n".join(["path,machine", *(f"{n}.png,GE" for n in range(8))]))
+    index, _ = run(capsys, *args, f"--out={tmp_path / 'classes'}")
+    assert index.fine_names == ("NA",)
+
+
 def test_names_that_fit_several_files(tmp_path, capsys):
     draw_files(tmp_path / "in", *(f"p{n % 4}/{n // 4}.png" for n in range(8)))
     (tmp_path / "t.csv").write_text("path,anatomy\np0/0.png,head\n1.png,femur\n")

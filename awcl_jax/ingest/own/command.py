@@ -233,8 +233,13 @@ def _said_of_case(listing: Listing) -> list[str]:
     return [
         f"Anatomies differ only in case and are different ones: {', '.join(map(repr, group))}. Use one spelling, or "
         "aliases in --taxonomy."
-        for group in same_but_for_case(row.anatomy for row in listing.rows)
+        for group in same_but_for_case({row.anatomy for row in listing.rows} - _gaps(listing))
     ]
+
+
+def _gaps(listing: Listing) -> frozenset[str]:
+    """Return the names that are no anatomy: a table may spell out an empty cell; a folder of that name is a class."""
+    return frozenset() if listing.has_classes else GAPS
 
 
 def _said_of_ids(args: argparse.Namespace, pseudonyms: Pseudonyms) -> list[str]:
@@ -250,8 +255,7 @@ def _plan(
 ) -> tuple[Taxonomy, list[Any]]:
     names = [row.anatomy for row in listing.rows]
     unlabelled: frozenset[str] = frozenset()
-    # A table may spell out an empty cell; a folder of that name is a class.
-    gaps = GAPS if listing.unit == "row" else frozenset()
+    gaps = _gaps(listing)
     if args.taxonomy is None:
         taxonomy = found_taxonomy(names, gaps)
     else:

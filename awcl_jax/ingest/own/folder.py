@@ -46,6 +46,7 @@ def list_images(
     if pattern is not None:
         scan_from = "stem"
     listing = _find(root, suffixes)
+    listing.has_classes = classes
     deep = {row.shown.count("/") > classes for row in listing.rows}
     below = "the folder of their class" if classes else "it"
     if scan_from == "auto" and len(deep) > 1:

@@ -180,6 +180,7 @@ class Listing:
       dangling: paths of links to files that do not exist, which are among these.
       unread: file endings of pictures and clips among these -> number of files.
       unit: what a row is: `file` (by sorted path) or `row` (of a table).
+      has_classes: whether anatomies are names of folders, not cells of a table.
       has_splits: whether the rows name their splits.
       has_masks: whether the rows name masks, which need not exist.
       named: whether the user gave the ids of scans and patients; otherwise they come from file names.
@@ -197,6 +198,7 @@ class Listing:
     dangling: list[str] = dataclasses.field(default_factory=list)
     unread: Counter[str] = dataclasses.field(default_factory=Counter)
     unit: str = "file"
+    has_classes: bool = False
     has_splits: bool = False
     has_masks: bool = False
     named: bool = False
