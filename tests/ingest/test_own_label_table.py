@@ -51,7 +51,7 @@ def test_a_row_names_a_file_by_its_path_or_by_what_only_one_file_has():
         "1": "...",
         "b/1": "b/1.PNG",
         "b/2.png": None,  # 2.png is in a
-        "export/a/2.png": "a/2.png",
+        "export/a/2.png": None,  # others have paths below the source
         "export/2.png": None,
         "GRÖßE.png": "c d/größe.png",
         "gro\u0308ße": "c d/größe.png",
@@ -61,6 +61,25 @@ def test_a_row_names_a_file_by_its_path_or_by_what_only_one_file_has():
         "": None,
     }
     assert names(*expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "why"),
+    [
+        ({"D:\\export\\a\\2.png": "a/2.png", "D:\\export\\b\\1.PNG": "b/1.PNG"}, "all begin alike"),
+        (
+            {"x/a/2.png": "a/2.png", "x/a/1.2.840.77": None},
+            "the second lacks its file, which is in a",
+        ),
+        ({"x/a/1.2.840.77": "1.2.840.77"}, "it may be"),
+        ({"a/1.PNG": "a/1.PNG", "a/1.2.840.77": None}, "the first has its whole path"),
+        ({"x/1.2.840.77": None, "y/1.2.840.77": None}, "they begin differently"),
+        ({"a/1.PNG": "a/1.PNG", "study/in/b/1.PNG": "b/1.PNG"}, "the source is `in`"),
+        ({"in/b/1.PNG": "b/1.PNG", "other/b/1.PNG": None}, "the other is of another source"),
+    ],
+)
+def test_a_path_may_begin_above_the_source(expected, why):
+    assert names(*expected) == expected, why
 
 
 def test_names_of_columns():
@@ -117,6 +136,22 @@ def test_classes_stay_if_the_table_has_no_anatomy(tmp_path, capsys):
     assert labelled(index) == {f"x_{n}.png": "head" if n % 2 else "femur" for n in range(8)}
     assert len(index.patient_names) == 4
     assert About.read(index.path).confirmed
+
+
+def test_a_row_whose_file_is_absent_gives_no_other_file_its_patient(tmp_path, capsys):
+    draw_files(tmp_path / "in", *(f"P0{n}/1.png" for n in range(4)), "9.png")
+    rows = [*(f"P0{n}/1.png,head,A{n}" for n in range(4)), "P07/9.png,femur,A7"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,anatomy,patient_id", *rows]))
+    args = ("folder", f"--source={tmp_path / 'in'}", f"--labels={tmp_path / 't.csv'}", f"--out={tmp_path / 'out'}")
+    index, said = run(capsys, *args, "--scan_from=stem")
+    assert labelled(index)["9.png"] == ""
+    assert index.fine_names == ("head",)
+    assert "name(s) no file, such as row 5 'P07/9.png'." in said
+    # All rows begin above the source, which is said.
+    (tmp_path / "t.csv").write_text("\n".join(["path,anatomy,patient_id", *(f"x/in/{row}" for row in rows)]))
+    index, said = run(capsys, *args[:-1], f"--out={tmp_path / 'above'}", "--scan_from=stem")
+    assert labelled(index) == {"1.png": "head", "9.png": ""}
+    assert "Labels: some paths begin above --source; 'x/in/' at their beginning is left out." in said
 
 
 def test_a_gap_that_is_spelt_out_is_no_anatomy_but_a_folder_of_that_name_is(tmp_path, capsys):

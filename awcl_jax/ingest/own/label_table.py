@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +68,22 @@ class Match:
       unmatched: number and name of the rows that name no file.
       ambiguous: likewise of those that name several.
       by_name: number of rows matched by the end of a path, a file name or a stem, not by the whole path.
+      above: folders at the beginning of paths that were taken for those above `root`; empty if none were.
     """
 
     files: Mapping[int, Sequence[tuple[int, dict[str, str]]]]
     unmatched: list[tuple[int, str]]
     ambiguous: list[tuple[int, str]]
     by_name: int
+    above: str = ""
 
 
 def match(table: LabelTable, shown: Sequence[str], root: Path, instances: Callable[[], Mapping[str, int]]) -> Match:
     """Find the file that each row names.
 
     A row names a file by its path below `root`; else, if exactly one file fits, by the end of that path (the file name,
-    with folders or without), by the same without the ending of a picture, clip or DICOM file, or by a path that ends in
-    the file's. Upper and lower case do not matter there.
+    with folders or without), or by the same without the ending of a picture, clip or DICOM file. Upper and lower case
+    do not matter there. Of paths that begin above `root`, the beginning is left out, see `_folders_above`.
 
     Args:
       table: the rows.
@@ -98,15 +100,18 @@ def match(table: LabelTable, shown: Sequence[str], root: Path, instances: Callab
     files: dict[int, list[tuple[int, dict[str, str]]]] = defaultdict(list)
     unmatched: list[tuple[int, str]] = []
     ambiguous: list[tuple[int, str]] = []
-    by_name = 0
+    longer: list[tuple[int, str, dict[str, str]]] = []
+    by_name, whole = 0, False
     uids: Mapping[str, int] | None = None
     for number, name, cells in table.rows:
         wanted = _relative(name, root)
         found = [exact[wanted]] if wanted in exact else None
+        whole |= found is not None
         if found is None:
-            found = ends.get(wanted.casefold()) or stems.get(_stem(wanted.casefold()))
-            longer = (exact.get(end) for end in _ends(wanted))
-            found = found or [place for place in longer if place is not None][:1]
+            found = ends.get(wanted.casefold()) or stems.get(_stem(wanted.casefold()), [])
+            if not found and any(end in exact for end in _ends(wanted)):
+                longer.append((number, name, cells))
+                continue
             if not found and _UID.fullmatch(_stem(wanted)):
                 uids = instances() if uids is None else uids
                 found = [uids[_stem(wanted)]] if _stem(wanted) in uids else []
@@ -115,7 +120,36 @@ def match(table: LabelTable, shown: Sequence[str], root: Path, instances: Callab
             files[found[0]].append((number, cells))
         else:
             (ambiguous if found else unmatched).append((number, name))
-    return Match(files, unmatched, ambiguous, by_name)
+    paths = [_relative(name, root) for _, name, _ in longer]
+    above = _folders_above(paths, exact, root, whole=whole)
+    for (number, name, cells), path in zip(longer, paths, strict=True):
+        if above and (own := path.removeprefix(above)) in exact:
+            files[exact[own]].append((number, cells))
+            by_name += 1
+        else:
+            unmatched.append((number, name))
+    return Match(files, sorted(unmatched), ambiguous, by_name, above)
+
+
+def _folders_above(paths: Sequence[str], exact: Collection[str], root: Path, *, whole: bool) -> str:
+    """Return the folders, with a slash at the end, that paths of a table have before those below the source.
+
+    A row `P01/0.png` may mean the file `0.png` if the table was made above the source, but not if it merely lacks its
+    own file. So the folders must end with the source's name, or else be the same in all of the paths, while no other
+    row has the whole path of a file.
+
+    Args:
+      paths: of the table, which name a file only without their beginning.
+      exact: paths of the files below the source.
+      root: the source.
+      whole: whether another row has the whole path of a file.
+    """
+    beginnings = {path.removesuffix(end) for path in paths for end in _ends(path) if end in exact}
+    own = [above for above in beginnings if f"/{above}".endswith(f"/{_plain(root.absolute().name)}/")]
+    if len(own) == 1:
+        return own[0]
+    common = [above for above in beginnings if all(path.startswith(above) for path in paths)]
+    return "" if whole else min(common, key=len, default="")
 
 
 def add_labels(
@@ -171,6 +205,9 @@ def add_labels(
         f"Labels: {used:,} of {len(table.rows):,} row(s) name one of {len(listing.rows):,} file(s), {found.by_name:,} "
         "by less than its path."
     )
+    if found.above:
+        above = "their first folders are" if naming.hidden else f"{found.above!r} at their beginning is"
+        listing.remarks.append(f"Labels: some paths begin above --source; {above} left out.")
     if unmatched:
         listing.remarks.append(f"Labels: {len(unmatched):,} {rows} name(s) no file{examples(unmatched)}.")
     if without := [row for place, row in enumerate(listing.rows) if place not in found.files]:
