@@ -8,6 +8,7 @@ import pytest
 from awcl_jax.data.about import About
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest import command as ingest
+from awcl_jax.ingest.own.dicom import read_ids
 from tests.helpers.own_files import draw_files, moving_disc, write_dicom, write_video
 
 pytestmark = pytest.mark.quick
@@ -114,6 +115,30 @@ def test_what_was_left_out_is_listed_before_patients_that_cannot_be_split(tmp_pa
     assert [line.split(": ")[0] for line in listed] == [f"left out row {n + 1}, '{n}.png'" for n in (1, 2, 3)]
     assert error.startswith("error: 1 patient(s) cannot be split")
     assert "3 row(s) cannot be used, as listed above." in error
+
+
+def test_patients_that_differ_only_in_case_are_noticed(tmp_path, monkeypatch, capsys):
+    draw_files(tmp_path / "in", *(f"A/{name}/{name}.png" for name in ("p1", "P1", "p2", "p3", "p4")))
+    args = (f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--workers=1")
+    ingest.main(["folder", *args])
+    expected = "warning: 2 patients differ from others only in case and are different ones"
+    assert f"{expected}, such as 'P1' and 'p1'. Use one spelling" in capsys.readouterr().err
+    assert "only in case" not in next((tmp_path / "out").glob("*/*/metadata.json")).read_text()
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    for number, name in enumerate(("Mary", "mary", "p2", "p3")):
+        write_dicom(tmp_path / f"dicom/{number}.dcm", moving_disc(1, seed=number), patient=name, study=f"1.{number}")
+    ingest.main(["dicom", f"--source={tmp_path / 'dicom'}", f"--out={tmp_path / 'out2'}", "--workers=1"])
+    said = capsys.readouterr().err
+    assert f"{expected}. Use one spelling" in said
+    assert "mary" not in said.lower()
+
+
+def test_an_id_of_dicom_is_the_same_however_its_accents_are_composed(tmp_path):
+    files = [
+        write_dicom(tmp_path / f"{at}.dcm", moving_disc(1), patient=name, SpecificCharacterSet="ISO_IR 192")
+        for at, name in enumerate(("M\u00fcller", "Mu\u0308ller"))
+    ]
+    assert {read_ids(path)[0] for path in files} == {"M\u00fcller"}
 
 
 def test_a_pattern_is_never_ignored(tmp_path, capsys):

@@ -430,6 +430,23 @@ def test_accents_are_the_same_however_they_are_composed(source):
     assert {row.anatomy for row in folder.list_images(source / "classes", (".png",)).rows} == {composed}
 
 
+MUELLER = ("M\u00fcller", "Mu\u0308ller")  # composed and decomposed
+
+
+def test_patients_and_scans_are_the_same_however_their_accents_are_composed(source):
+    rows = [f"{'ab'[at]}.png,{name}1,{name},4CH,{at}" for at, name in enumerate(MUELLER)]
+    listing = read_manifest(table(source, "path,scan_id,patient_id,anatomy,frame", *rows))
+    assert {(row.patient, row.scan) for row in listing.rows} == {(MUELLER[0], f"{MUELLER[0]}1")}
+    tree(source, *(f"in/{'AB'[at]}/{name}/{at}_{name}.png" for at, name in enumerate(MUELLER)))
+    tree(source, *(f"clips/{name}/{at}.mp4" for at, name in enumerate(MUELLER)))
+    by_folder = folder.list_images(source / "in", (".png",))
+    assert said(by_folder) == [(anatomy, MUELLER[0], MUELLER[0]) for anatomy in "AB"]
+    pattern = "._(?P<patient>Mu\u0308l+er)(?P<scan>)"
+    by_name = folder.list_images(source / "in", (".png",), pattern=pattern)
+    assert [patient for _, patient, _ in said(by_name)] == [MUELLER[0]] * 2
+    assert {row.patient for row in folder.list_clips(source / "clips", (".mp4",)).rows} == {MUELLER[0]}
+
+
 def test_names_that_differ_in_case_are_noticed():
     assert labels.same_but_for_case(["head", "Head", "HEAD", "heart", "", "head"]) == [["HEAD", "Head", "head"]]
     assert labels.same_but_for_case(["head", "heart"]) == []

@@ -31,6 +31,7 @@ from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_na
 from awcl_jax.ingest.own.owners import leave_out_second_patients
 from awcl_jax.ingest.own.patients import (
     FILES,
+    alike_but_for_case,
     copies_of_others,
     describe_patients,
     patients_metadata,
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     listing.patients_confirmed |= args.patients_confirmed
     naming = Naming(pseudonyms, args.command == "dicom" and not args.show_paths, listing.unit)
     listing.cause = taken_for_patients(listing, command=args.command, show=not naming.hidden)
-    for line in [*listing.remarks, *_said_of_links(listing, naming)]:
+    for line in [*listing.remarks, *_said_of_links(listing, naming), *alike_but_for_case(listing, naming)]:
         print(line, file=sys.stderr)
     stratified = not _is_from_before(target, "stratified")
     try:

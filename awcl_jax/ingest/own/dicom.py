@@ -32,7 +32,7 @@ from awcl_jax.ingest.own.dicom_frames import (
 )
 from awcl_jax.ingest.own.dicom_greys import Greys
 from awcl_jax.ingest.own.items import BadFileError, Clip, Picture, Reading
-from awcl_jax.ingest.own.paths import opened
+from awcl_jax.ingest.own.paths import composed, opened
 from awcl_jax.ingest.own.privacy import HASHED_TAGS, MATCHED_TAGS, READ_TAGS, maker_of
 from awcl_jax.runtime.errors import InputError
 
@@ -108,7 +108,7 @@ def read_ids(path: Path) -> tuple[str, str]:
         modality = dicom_tags.text(tags, "Modality")
         if modality != "US" and (modality or dicom_tags.text(tags, "SOPClassUID") not in _ULTRASOUND):
             raise BadFileError("no_ultrasound", "" if modality else "Modality is missing")
-        patient, study = (str(dicom_tags.value(tags, name) or "").strip(" \0") for name in HASHED_TAGS)
+        patient, study = (composed(str(dicom_tags.value(tags, name) or "")).strip(" \0") for name in HASHED_TAGS)
     return patient, study
 
 

@@ -2,11 +2,10 @@
 
 import dataclasses
 import re
-import unicodedata
 from pathlib import Path
 
 from awcl_jax.ingest.own.items import Fault, Listing, Row
-from awcl_jax.ingest.own.paths import find_files
+from awcl_jax.ingest.own.paths import composed, find_files
 from awcl_jax.runtime.errors import InputError
 
 SCAN_FROM = ("auto", "folder", "stem")
@@ -64,14 +63,14 @@ def list_images(
     for row in rows:
         folders = Path(row.shown).parent.parts
         anatomy, folders = (folders[0] if folders else "", folders[1:]) if classes else ("", folders)
-        anatomy = unicodedata.normalize("NFC", anatomy)  # macOS decomposes the accents of a name
+        anatomy = composed(anatomy)
         if classes and not anatomy:
             listing.faults.append(Fault(row.number, "no_class", "", row.shown))
             continue
         if by_folder:
-            scan, patient = "/".join(folders), "".join(folders[:1])
+            scan, patient = composed("/".join(folders)), composed("".join(folders[:1]))
         else:
-            match = expression.match(row.path.stem)
+            match = expression.match(composed(row.path.stem))
             groups = match.groupdict() if match else {}
             patient = groups.get("patient") or ""
             scan = "/".join(filter(None, (patient, groups.get("scan"))))
@@ -97,7 +96,7 @@ def list_clips(root: Path, suffixes: tuple[str, ...], *, pattern: str | None = N
         listing.patients_from, listing.patients_confirmed = _said_by(expression)
         rows, listing.rows = listing.rows, []
         for row in rows:
-            match = expression.match(row.path.stem)
+            match = expression.match(composed(row.path.stem))
             groups = match.groupdict() if match else {}
             patient, scan = groups.get("patient") or "", groups.get("scan") or ""
             if patient or scan:
@@ -124,7 +123,7 @@ def list_all(root: Path) -> Listing:
 
 def top_folder(row: Row) -> str:
     """Return the folder under the source that a file is in, however deep; empty if it is in none."""
-    return row.shown.split("/")[0] if "/" in row.shown else ""
+    return composed(row.shown.split("/")[0]) if "/" in row.shown else ""
 
 
 def _said_by(expression: re.Pattern[str]) -> tuple[str, bool]:
@@ -148,7 +147,7 @@ def _find(root: Path, suffixes: tuple[str, ...] | None) -> Listing:
 
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
-        expression = re.compile(pattern)
+        expression = re.compile(composed(pattern))
     except re.error as error:
         raise InputError(f"--pattern must be a regular expression ({error}); got {pattern!r}.") from error
     if not {"scan", "patient"} & expression.groupindex.keys():

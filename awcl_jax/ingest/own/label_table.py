@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from awcl_jax.data.images import IMAGES, ColumnError
 from awcl_jax.ingest.own import dicom, videos
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing
 from awcl_jax.ingest.own.manifest import parse_labels, read_columns, rows_of, said_of_unused
+from awcl_jax.ingest.own.paths import composed
 from awcl_jax.ingest.own.privacy import Naming
 from awcl_jax.runtime.errors import InputError
 
@@ -91,10 +91,10 @@ def match(table: LabelTable, shown: Sequence[str], root: Path, instances: Callab
       root: their folder.
       instances: SOPInstanceUID -> position of its file; called only if a row may name one.
     """
-    exact = {_plain(path): place for place, path in enumerate(shown)}
+    exact = {composed(path): place for place, path in enumerate(shown)}
     ends, stems = defaultdict(list), defaultdict(list)
     for place, path in enumerate(shown):
-        for end in _ends(_plain(path).casefold()):
+        for end in _ends(composed(path).casefold()):
             ends[end].append(place)
             stems[_stem(end)].append(place)
     files: dict[int, list[tuple[int, dict[str, str]]]] = defaultdict(list)
@@ -145,7 +145,7 @@ def _folders_above(paths: Sequence[str], exact: Collection[str], root: Path, *, 
       whole: whether another row has the whole path of a file.
     """
     beginnings = {path.removesuffix(end) for path in paths for end in _ends(path) if end in exact}
-    own = [above for above in beginnings if f"/{above}".endswith(f"/{_plain(root.absolute().name)}/")]
+    own = [above for above in beginnings if f"/{above}".endswith(f"/{composed(root.absolute().name)}/")]
     if len(own) == 1:
         return own[0]
     common = [above for above in beginnings if all(path.startswith(above) for path in paths)]
@@ -283,12 +283,8 @@ def _labels_of(rows: Sequence[tuple[int, dict[str, str]]]) -> dict[str, Any]:
     return {name: value for name, value in labels.items() if value and value == value}
 
 
-def _plain(path: str) -> str:
-    return unicodedata.normalize("NFC", path)  # macOS decomposes the accents of a name
-
-
 def _relative(name: str, root: Path) -> str:
-    plain = _plain(name.strip()).replace("\\", "/")
+    plain = composed(name.strip()).replace("\\", "/")
     for folder in (str(root), os.path.abspath(root), os.path.realpath(root)):  # noqa: PTH100  links may be meant
         plain = plain.removeprefix(folder.rstrip("/") + "/") if plain.startswith("/") else plain
     return re.sub(r"^(\./)+|/(?=/)", "", plain)

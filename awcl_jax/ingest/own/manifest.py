@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 from awcl_jax.data import images
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Rectangle, Row
 from awcl_jax.ingest.own.owners import Owners
-from awcl_jax.ingest.own.paths import resolve
+from awcl_jax.ingest.own.paths import composed, resolve
 from awcl_jax.runtime.errors import InputError
 
 COLUMNS = ("path", "scan_id", "patient_id", "anatomy", "split", "machine", "mask", "pixel_mm", "frame", "region")
@@ -165,9 +164,9 @@ def parse_labels(given: Mapping[str, str]) -> dict[str, Any]:
     if pixel_mm <= 0 or math.isinf(pixel_mm):
         raise BadFileError("bad_cell", f"pixel_mm must be a length above 0; got {given['pixel_mm']!r}")
     return {
-        "scan": given.get("scan_id", ""),
-        "patient": given.get("patient_id", ""),
-        "anatomy": unicodedata.normalize("NFC", given.get("anatomy", "")),
+        "scan": composed(given.get("scan_id", "")),
+        "patient": composed(given.get("patient_id", "")),
+        "anatomy": composed(given.get("anatomy", "")),
         "split": split,
         "machine": given.get("machine", ""),
         "pixel_mm": pixel_mm,

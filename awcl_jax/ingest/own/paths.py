@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -64,6 +65,11 @@ def _walk(root: str, inside: str, found: list[str], listing: Listing) -> None:
             found.append(path)
         else:
             listing.faults.append(Fault(0, "special", path=path))
+
+
+def composed(name: str) -> str:
+    """Return a name with accents in one piece (NFC), as most programs write them: macOS decomposes those of files."""
+    return unicodedata.normalize("NFC", name)
 
 
 def resolve(name: str, root: Path) -> Path:

@@ -10,6 +10,7 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest.own.collect import Collection
 from awcl_jax.ingest.own.items import Item, Listing, Row
 from awcl_jax.ingest.own.label_table import OR_WITHOUT
+from awcl_jax.ingest.own.labels import same_but_for_case
 from awcl_jax.ingest.own.privacy import Naming
 from awcl_jax.runtime.files import write_whole
 
@@ -76,6 +77,21 @@ def _line(listing: Listing, rows: Sequence[Row], *, of: str, command: str, show:
 
 def _name(row: Row) -> str:
     return row.patient or row.scan or row.shown
+
+
+def alike_but_for_case(listing: Listing, naming: Naming) -> list[str]:
+    """Return a sentence for the terminal if patients differ only in case, with an example unless names are hidden."""
+    groups = same_but_for_case(row.patient or row.scan for row in listing.rows)
+    if not groups:
+        return []
+    count = sum(map(len, groups))
+    example = "" if naming.hidden else f", such as {' and '.join(map(repr, groups[0][:2]))}"
+    return [
+        (
+            f"warning: {count:,} patients differ from others only in case and are different ones{example}. Use one "
+            "spelling, or a table with patient_id."
+        )
+    ]
 
 
 def copies_of_others(listing: Listing, collection: Collection, naming: Naming | None = None) -> list[str]:
