@@ -6,7 +6,7 @@ File names may name patients, so the table is not in the dataset's folder, which
     data/own.private/own_scans.parquet        the table; only its owner can read the file and its folder
 
     frame_id: string    as in the dataset
-    path: string        absolute path of the file
+    path: string        absolute path of the file; bytes of it that are not UTF-8 as escapes, such as \\xe4
     frame: int32        number of the frame in the file, from 0; null if unknown
 """
 

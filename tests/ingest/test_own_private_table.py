@@ -1,5 +1,7 @@
 """The private table of an ingest leads from a stored frame back to its file and its place in it."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -37,6 +39,14 @@ def test_pictures_lead_back_to_their_files(tmp_path, monkeypatch):
         np.testing.assert_array_equal(cv2.imread(row["path"], cv2.IMREAD_GRAYSCALE), images[row["frame_id"]])
     names = [place.name for place in (tmp_path / "out").rglob("*")]
     assert not [name for name in names if "private" in name or name.endswith(".parquet")]
+
+
+def test_a_name_that_is_not_utf_8_has_escapes(tmp_path):
+    draw_files(tmp_path / "in", *(f"A/p{number}/{number}.png" for number in range(4)))
+    os.rename(tmp_path / "in/A/p0", os.fsencode(tmp_path / "in/A") + b"/K\xe4te")  # noqa: PTH104  bytes
+    index = prepared("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+    paths = [row["path"] for row in read_private_table(index.path).to_pylist()]
+    assert rf"{tmp_path}/in/A/K\xe4te/0.png" in paths
 
 
 def test_frames_of_a_clip_have_their_numbers(tmp_path):

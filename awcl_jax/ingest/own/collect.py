@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,13 +120,18 @@ def files_of(collection: Collection, jobs: Sequence[Job], folder: Path) -> Itera
         job = job_of[part.path]
         chunk = read_chunk(job, folder)
         made_from = {
-            record: (str(item.path.absolute()), number)
+            record: (_as_text(item.path.absolute()), number)
             for item, outcome in zip(job.items, chunk.outcomes, strict=True)
             for record, number in itertools.zip_longest(range(outcome.start, outcome.stop), outcome.numbers)
         }
         records = part.records.tolist()
         rows = [(chunk.frame_ids[record], *made_from[record]) for record in records]
         yield pa.RecordBatch.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
+
+
+def _as_text(path: Path) -> str:
+    """Return a path as text, with escapes (`\\xe4`) for bytes that are not UTF-8, which a name on Linux may have."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _fans_of_frames(
