@@ -30,6 +30,7 @@ from awcl_jax.ingest.own import dicom, folder, videos
 from awcl_jax.ingest.own import images as own_images
 from awcl_jax.ingest.own.items import REGIONS, BadFileError, Clip, Fault, Reading, Rectangle, Row, steps_of
 from awcl_jax.ingest.own.manifest import parse_labels, texts_of, to_text
+from awcl_jax.ingest.own.paths import composed, in_utf_8
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, Pseudonyms, read_key
 from awcl_jax.ingest.own.reading_flags import region_of
 from awcl_jax.runtime import bucket
@@ -153,7 +154,7 @@ class FileSource:
         clip = _OPENERS[kind](row.path, self.options.reading(kind))
         machine = row.machine or clip.machine or None
         if not self.pseudonyms.keyed:
-            return clip, {"scan_id": scan or None, "machine": machine}
+            return clip, {"scan_id": in_utf_8(scan) or None, "machine": machine}
         hashes = {
             f"{of}_id": self.pseudonyms.digest(of, name) if name else None
             for of, name in (("scan", scan), ("patient", patient))
@@ -163,7 +164,7 @@ class FileSource:
     def _id(self, kind: str, row: Row, file: int, frame: "_Frame") -> str:
         if self.pseudonyms.keyed:
             return frame.frame_id
-        named = self._cell("id", file) or row.shown
+        named = self._cell("id", file) or in_utf_8(row.shown)
         return str(named) if kind == "image" else f"{named}#{frame.number}"
 
     def _region(self, file: int) -> Rectangle | None:
@@ -337,7 +338,7 @@ def _in_table(labels: pa.Table, root: Path) -> Iterator[tuple[str, Row]]:
         for name in ("path", "scan_id", "patient_id", "machine")
     ]
     for number, (name, *ids) in enumerate(zip(*columns, strict=True), 1):
-        scan, patient, machine = (to_text(cell, strip=True) for cell in ids)
+        scan, patient, machine = (composed(to_text(cell, strip=True)) for cell in ids)
         path = images.find_named(root, name or "")
         yield _kind_of(path) or "image", Row(number, path, name or "", scan, patient, machine=machine)
 

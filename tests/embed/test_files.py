@@ -1,6 +1,7 @@
 """Files are read as an ingest reads them: the same frames, pixels and names; and the same pixels for every user."""
 
 import json
+import os
 import re
 import shutil
 
@@ -177,6 +178,19 @@ def test_without_a_key_clips_are_named_by_their_paths(clips, tmp_path):
         "id": f"{clips}/p3/a.mp4#8", "path": f"{clips}/p3/a.mp4", "scan_id": "73", "old": "1", "machine": None,
         "frame_number": 8,
     }  # fmt: skip
+
+
+def test_names_that_are_not_utf_8_have_escapes_and_accents_are_composed(clips, key, tmp_path):
+    shutil.copytree(clips / "p0", tmp_path / "in" / os.fsdecode(b"K\xe4te"))
+    labels, _ = read_all(open_files(tmp_path / "in", split=None, options=FileOptions(every=8)))
+    assert labels["id"].to_pylist()[0] == r"K\xe4te/a.mp4#0"
+    assert labels["scan_id"].to_pylist()[0] == r"K\xe4te/a.mp4"
+    keyed = []
+    for name in ("M\u00fcller", "Mu\u0308ller"):
+        (tmp_path / "t.csv").write_text(f"path,patient_id\n{clips}/p0/a.mp4,{name}\n")
+        labels, _ = read_all(open_files(tmp_path / "t.csv", split=None, options=FileOptions(every=8, key_file=key)))
+        keyed.append(labels["patient_id"].to_pylist()[0])
+    assert keyed[0] == keyed[1], "as an ingest has it"
 
 
 def test_a_fault_of_dicom_names_no_path_and_leaves_the_others(exams, key, tmp_path, run, capsys):

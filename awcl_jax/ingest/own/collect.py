@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.private_table import SCHEMA
 from awcl_jax.ingest.own.chunks import Outcome, read_chunk, records_of
 from awcl_jax.ingest.own.items import Fault, Item
+from awcl_jax.ingest.own.paths import in_utf_8
 from awcl_jax.ingest.own.plan import Job
 
 FanNumbers = Sequence[float | None]
@@ -120,18 +120,13 @@ def files_of(collection: Collection, jobs: Sequence[Job], folder: Path) -> Itera
         job = job_of[part.path]
         chunk = read_chunk(job, folder)
         made_from = {
-            record: (_as_text(item.path.absolute()), number)
+            record: (in_utf_8(item.path.absolute()), number)
             for item, outcome in zip(job.items, chunk.outcomes, strict=True)
             for record, number in itertools.zip_longest(range(outcome.start, outcome.stop), outcome.numbers)
         }
         records = part.records.tolist()
         rows = [(chunk.frame_ids[record], *made_from[record]) for record in records]
         yield pa.RecordBatch.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
-
-
-def _as_text(path: Path) -> str:
-    """Return a path as text, with escapes (`\\xe4`) for bytes that are not UTF-8, which a name on Linux may have."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _fans_of_frames(

@@ -72,6 +72,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def in_utf_8(path: str | Path) -> str:
+    """Return a path with escapes (`\\xe4`) for bytes that are not UTF-8, which a name on Linux may have."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def resolve(name: str, root: Path) -> Path:
     """Return the file of this name, relative to `root`, found by `awcl_jax.data.images.find_named`.
 
