@@ -10,6 +10,7 @@ File names may name patients, so the table is not in the dataset's folder, which
     frame: int32        number of the frame in the file, from 0; null if unknown
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,4 +81,26 @@ def write_private_table(dataset: Path, batches: Iterable[pa.RecordBatch]) -> Pat
         with parquet.ParquetWriter(part, SCHEMA) as writer:
             for batch in batches:
                 writer.write_batch(batch)
+    return path
+
+
+def remove_private_table(dataset: Path) -> Path | None:
+    """Delete the private table of a dataset, and its folder if no other table is in it.
+
+    Args:
+      dataset: its folder, `OUT/NAME/VERSION`.
+
+    Returns:
+      the path of the table; None if there was none.
+
+    Raises:
+      OSError: it cannot be deleted.
+    """
+    path = private_table_of(dataset)
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with contextlib.suppress(OSError):  # not empty
+        path.parent.rmdir()
     return path

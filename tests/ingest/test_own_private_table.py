@@ -1,6 +1,7 @@
 """The private table of an ingest leads from a stored frame back to its file and its place in it."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -84,6 +85,30 @@ def test_of_dicom_only_what_is_asked_for(tmp_path, monkeypatch, capsys, flags, k
         prepared(*args, "--keep_paths")
         assert "written only when a dataset is prepared" in capsys.readouterr().out
         assert not private_table_of(index.path).exists()
+
+
+def test_an_earlier_table_is_deleted_if_none_is_wanted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AWCL_ID_KEY", "a key that is long enough")
+    draw_files(tmp_path / "in", *(f"A/p{number}/{number}.png" for number in range(4)))
+    args = ("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+    table = private_table_of(prepared(*args).path)
+    prepared(*args)
+    assert table.exists()
+    prepared(*args, "--no-keep_paths")  # of a dataset that is prepared
+    assert f"Deleted {table}, which an earlier command wrote" in capsys.readouterr().out
+    assert not table.parent.exists()
+    for flags in ((), ("--no-keep_paths",)):  # of one that was deleted, by name
+        table.parent.mkdir()
+        table.write_text("Mary")
+        table.with_name("other.parquet").write_text("of another dataset")
+        for number in range(4):
+            clip = moving_disc(3, seed=number)
+            write_dicom(tmp_path / f"dicom/{number}.dcm", clip, patient=f"p{number}", study=f"1.{number}")
+        shutil.rmtree(tmp_path / "out")
+        prepared("dicom", f"--source={tmp_path / 'dicom'}", f"--out={tmp_path / 'out'}", *flags)
+        assert f"Deleted {table}" in capsys.readouterr().out
+        assert [path.name for path in table.parent.iterdir()] == ["other.parquet"]
+        shutil.rmtree(table.parent)
 
 
 def test_a_folder_that_cannot_be_written_to_costs_only_the_table(tmp_path, capsys):

@@ -15,7 +15,7 @@ from awcl_jax.data.anatomy import Taxonomy
 from awcl_jax.data.beams import FANS_OF_FRAMES
 from awcl_jax.data.fan import FANS
 from awcl_jax.data.images import GAPS, IMAGES
-from awcl_jax.data.private_table import private_table_of, write_private_table
+from awcl_jax.data.private_table import private_table_of, remove_private_table, write_private_table
 from awcl_jax.data.record import frame_features
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.square import ASPECT, LETTERBOX
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     jobs = make_jobs(items, pseudonyms, kind=KINDS[args.command], reading=reading, taxonomy=taxonomy)
     settings = _settings(args, reading, listing, jobs, pseudonyms, stratified=stratified, aspect=aspect)
     work = out / f".{args.name}.chunks"
-    if target.exists():
+    if existed := target.exists():
         said = _require_same(target, settings)
         if not work.exists():
             print(f"{target} is already prepared: nothing to do.")
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
             wanted = args.command != "dicom" if args.keep_paths is None else args.keep_paths
             if wanted:
                 shown.append(_store_files(target, collection, jobs, work))
+            elif args.keep_paths is False or not existed:
+                shown += _remove_files(target)
         report = write_report(
             out,
             command=args.command,
@@ -284,8 +286,19 @@ def _store_files(target: Path, collection: Collection, jobs: list[Job], work: Pa
     return f"{path} lists the file of each frame: keep it private, it may name patients (--no-keep_paths omits it)."
 
 
+def _remove_files(target: Path) -> list[str]:
+    """Delete the private table of an earlier command, if there is one, and return a sentence on it."""
+    try:
+        path = remove_private_table(target)
+    except OSError as error:
+        return [f"warning: {private_table_of(target)} may name patients and cannot be deleted ({in_words(error)})."]
+    return [] if path is None else [f"Deleted {path}, which an earlier command wrote: it listed files."]
+
+
 def _said_of_files(target: Path, args: argparse.Namespace) -> list[str]:
-    """Return a sentence if the private table is asked for and lacks, of a dataset that is prepared already."""
+    """Return a sentence on the private table of a dataset that is prepared already: if it lacks, or is unwanted."""
+    if args.keep_paths is False:
+        return _remove_files(target)
     if not args.keep_paths or private_table_of(target).exists():
         return []
     return ["There is no private table of source files: it is written only when a dataset is prepared (another --out)."]

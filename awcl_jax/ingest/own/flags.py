@@ -157,7 +157,8 @@ def _add(
     add(
         "--keep_paths",
         action=argparse.BooleanOptionalAction,
-        help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you "
+        help="list the file of each frame in OUT.private/NAME.parquet, beside --out and readable only by you; "
+        "--no-keep_paths deletes the list of an earlier command "
         f"(default: {'no' if name == 'dicom' else 'yes'})",
     )
     add("--workers", type=count_of, default=_processors(), metavar="N", help="decoding processes at most (%(default)s)")
