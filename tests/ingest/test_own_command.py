@@ -290,6 +290,28 @@ def test_bad_flags(tmp_path, run, flags, status, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["manifest", "folder"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_split_that_is_lost_is_said(tmp_path, run, command, absent):
+    for number in range(8):
+        draw(tmp_path / f"in/{number}.png")
+    for number in (6, 7):  # all of the test
+        (tmp_path / f"in/{number}.png").write_bytes(b"")
+        if absent:
+            (tmp_path / f"in/{number}.png").unlink()
+    rows = [f"{'in/' * (command == 'manifest')}{n}.png,s{n},{'test' if n > 5 else 'train'}" for n in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,scan_id,split", *rows]))
+    source = (f"--source={tmp_path / 't.csv'}",)
+    if command == "folder":
+        source = (f"--source={tmp_path / 'in'}", f"--labels={tmp_path / 't.csv'}", "--scan_from=stem")
+        (tmp_path / "t.csv").write_text("\n".join(["path,scan_id,split,anatomy", *(f"{row},head" for row in rows)]))
+    for _ in range(2):  # it is stored
+        status, printed, _ = run(command, *source, f"--out={tmp_path / 'out'}", "--skip_bad")
+        assert status == 0
+        assert "warning: no frame is left for test: all of its files were left out." in printed
+    assert "left for train" not in printed
+
+
 def test_a_patient_in_two_splits_is_left_out(tmp_path, run):
     lines = ["path,scan_id,patient_id,split"]
     for number, (patient, split) in enumerate([("a", "train"), ("b", "train"), ("b", "test"), ("c", "test")]):

@@ -25,9 +25,10 @@ from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect, files_of
 from awcl_jax.ingest.own.contact_sheet import write_contact_sheet, write_removed_sheet
-from awcl_jax.ingest.own.items import HARMLESS, REGIONS, WHY, Fault, Listing, Reading
+from awcl_jax.ingest.own.items import HARMLESS, REGIONS, WHY, Fault, Item, Listing, Reading
 from awcl_jax.ingest.own.label_table import EXAMPLES, examples
 from awcl_jax.ingest.own.labels import found_taxonomy, read_taxonomy, resolve_names, same_but_for_case
+from awcl_jax.ingest.own.manifest import SPLITS
 from awcl_jax.ingest.own.owners import leave_out_second_patients
 from awcl_jax.ingest.own.patients import (
     FILES,
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         _say(listing, faults, collection.falls, naming)
         usable = sum(len(part.records) for parts in collection.parts.values() for part in parts) > 0
         prepared = usable and (args.skip_bad or all(fault.kind in HARMLESS for fault in faults))
-        said = _said_of_scans(args, listing, faults, collection, pseudonyms)
+        said = _said_of_scans(args, listing, items, faults, collection, pseudonyms)
         shown = copies_of_others(listing, collection, naming)  # but not stored
         if prepared:
             stored = [*said, *copies_of_others(listing, collection)]
@@ -163,6 +164,7 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
 def _said_of_scans(
     args: argparse.Namespace,
     listing: Listing,
+    items: Sequence[Item],
     faults: Sequence[Fault],
     collection: Collection,
     pseudonyms: Pseudonyms,
@@ -171,6 +173,7 @@ def _said_of_scans(
     return [
         *listing.notes,
         *notes(faults, collection),
+        *_said_of_lost_splits(listing, items, collection),
         *_said_of_unread(listing),
         *([] if args.taxonomy else _said_of_case(listing)),
         *([listing.advice] if listing.advice else []),
@@ -220,6 +223,14 @@ def _said_of_links(listing: Listing, naming: Naming) -> list[str]:
         return []
     listed = examples(naming.of(0, path) for path in listing.dangling)
     return [f"Ignored {len(listing.dangling):,} link(s) to files that do not exist{listed}."]
+
+
+def _said_of_lost_splits(listing: Listing, items: Sequence[Item], collection: Collection) -> list[str]:
+    """Return a sentence for each split of which all files were left out."""
+    given = listing.splits if listing.has_splits else set()
+    kept = {split for split, parts in collection.parts.items() if parts}
+    lost = [split for split in SPLITS if split in given | {item.split for item in items} and split not in kept]
+    return [f"warning: no frame is left for {split}: all of its files were left out." for split in lost]
 
 
 def _said_of_unread(listing: Listing) -> list[str]:

@@ -182,6 +182,7 @@ class Listing:
       unit: what a row is: `file` (by sorted path) or `row` (of a table).
       has_classes: whether anatomies are names of folders, not cells of a table.
       has_splits: whether the rows name their splits.
+      splits: those that rows name, also rows that cannot be used.
       has_masks: whether the rows name masks, which need not exist.
       named: whether the user gave the ids of scans and patients; otherwise they come from file names.
       advice: what may be wrong with the patients, and the fix; empty if nothing is.
@@ -200,6 +201,7 @@ class Listing:
     unit: str = "file"
     has_classes: bool = False
     has_splits: bool = False
+    splits: set[str] = dataclasses.field(default_factory=set)
     has_masks: bool = False
     named: bool = False
     advice: str = ""

@@ -11,7 +11,7 @@ from typing import Any
 from awcl_jax.data.images import IMAGES, ColumnError
 from awcl_jax.ingest.own import dicom, videos
 from awcl_jax.ingest.own.items import BadFileError, Fault, Listing
-from awcl_jax.ingest.own.manifest import parse_labels, read_columns, rows_of, said_of_unused
+from awcl_jax.ingest.own.manifest import SPLITS, parse_labels, read_columns, rows_of, said_of_unused
 from awcl_jax.ingest.own.paths import composed
 from awcl_jax.ingest.own.privacy import Naming
 from awcl_jax.runtime.errors import InputError
@@ -178,6 +178,7 @@ def add_labels(
       InputError: there is no file to label, no row names one, or some fit several and `skip_bad` is not set.
     """
     listing.remarks += said_of_unused(table.path, table.unused)
+    listing.splits |= {cells.get("split", "").lower() for _, _, cells in table.rows} & {*SPLITS}
     if not listing.rows and listing.faults:
         raise InputError(
             f"None of {len(listing.faults):,} file(s) in {root} can be labelled by --labels={table.path}, the first "

@@ -60,6 +60,7 @@ def read_manifest(
     owners = Owners()
     for number, given in rows_of(table):
         listing.has_masks |= bool(given.get("mask"))
+        listing.splits |= {given.get("split", "").lower()} & {*SPLITS}
         try:
             row = _parse(number, given, root)
             keys: dict[Any, str] = {str(row.path): "the same file is in"}
