@@ -20,6 +20,7 @@ from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.collect import Part
 from awcl_jax.ingest.own.command import Prepared
 from awcl_jax.ingest.own.manifest import SPLITS
+from awcl_jax.ingest.own.patients import store_patients
 from awcl_jax.ingest.own.plan import UNSPLIT, draw_splits
 from awcl_jax.ingest.own.stratify import Kind
 from awcl_jax.ingest.prepare import prepare
@@ -88,11 +89,14 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
     if target.exists():
         _require_same(target, metadata)
         print(f"{target} is already prepared: nothing to do.")
+        if about.kind == "own":
+            store_patients(target, about.patients, confirmed=about.confirmed or args.patients_confirmed)
     else:
         _copy(index, info, np.array([splits[name] for name in index.patient_names]), metadata, out)
         said = _copy_private(index.path, target)
         metadata["notes"] += said
-    warning = [] if about.confirmed or args.patients_confirmed else [f"warning: {about.apart}"]
+    copied = About.read(target)
+    warning = [] if copied.confirmed or args.patients_confirmed else [f"warning: {copied.apart}"]
     return Prepared(target, [*metadata["notes"], *warning])
 
 

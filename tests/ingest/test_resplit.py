@@ -117,6 +117,24 @@ def test_unknown_patients_are_refused(tmp_path, table, capsys):
     assert len(prepare(tmp_path / "unknown", *args, "--patients_confirmed")) == 36
 
 
+def test_patients_of_a_copy_are_confirmed_later_and_stay_so(tmp_path, table, capsys):
+    was = from_table(table, tmp_path / "was")
+    stored = json.loads((was.path / "metadata.json").read_text())
+    (was.path / "metadata.json").write_text(json.dumps({**stored, "patients": {"from": "names", "confirmed": False}}))
+    args = ("resplit", f"--dataset={was.path}", "--seed=2")
+    copy = prepare(tmp_path / "copy", *args)
+    before = files_of(copy)
+    assert not About.read(copy.path).confirmed
+    for flags in (("--patients_confirmed",), ()):
+        capsys.readouterr()
+        prepare(tmp_path / "copy", *args, *flags)
+        said = capsys.readouterr().out
+        assert "is already prepared: nothing to do." in said
+        assert "Patients are a guess" not in said
+        assert About.read(copy.path) == About("own_scans", "", "own", "names", confirmed=True, region="whole")
+    assert files_of(copy) == before
+
+
 def test_too_few_patients(tmp_path, table, capsys):
     from_table(table, tmp_path / "was")
     with pytest.raises(SystemExit):

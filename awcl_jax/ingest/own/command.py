@@ -104,7 +104,8 @@ def run(args: argparse.Namespace, out: Path) -> Prepared:
         said = _require_same(target, settings)
         if not work.exists():
             print(f"{target} is already prepared: nothing to do.")
-            store_patients(target, listing)
+            confirmed = store_patients(target, listing.patients_from, confirmed=listing.patients_confirmed)
+            listing.patients_confirmed = confirmed
             index = ScanIndex.from_dataset(target)
             line = describe_patients(listing, items, index, command=args.command, show=not naming.hidden)
             return Prepared(target, [*said, *_said_of_files(target, args), line])

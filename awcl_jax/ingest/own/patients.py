@@ -125,17 +125,22 @@ def patients_metadata(listing: Listing) -> dict[str, object]:
     return {PATIENTS: patients_as_json(listing.patients_from, confirmed=listing.patients_confirmed)}
 
 
-def store_patients(dataset: Path, listing: Listing) -> None:
+def store_patients(dataset: Path, source: str, *, confirmed: bool) -> bool:
     """Store what patients were taken from in a dataset that is prepared; its records stay as they are.
 
     What was confirmed once stays confirmed.
 
     Args:
       dataset: its folder, with TFDS's `metadata.json`.
-      listing: the files that it was prepared of.
+      source: what they were taken from.
+      confirmed: whether someone confirms it now.
+
+    Returns:
+      whether it is confirmed, now or earlier.
     """
     path = dataset / "metadata.json"
     before = json.loads(path.read_text(encoding="utf-8"))
-    listing.patients_confirmed |= before.get(PATIENTS) == patients_as_json(listing.patients_from, confirmed=True)
-    if (after := {**before, **patients_metadata(listing)}) != before:
+    confirmed |= before.get(PATIENTS) == patients_as_json(source, confirmed=True)
+    if (after := {**before, PATIENTS: patients_as_json(source, confirmed=confirmed)}) != before:
         write_whole(path, json.dumps(after, indent=4, sort_keys=True))
+    return confirmed
