@@ -17,7 +17,7 @@ from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.ingest import phantom, resplit
 from awcl_jax.ingest.own import flags as ingest_own_flags
-from awcl_jax.ingest.prepare import make_builder, prepare
+from awcl_jax.ingest.prepare import make_builder, prepare, require_apart
 from awcl_jax.ingest.public.fetal_planes_db import CSV_NAME
 from awcl_jax.ingest.public.folder import FolderBuilder
 from awcl_jax.runtime.arguments import Parser
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _is_prepared(builder):
         print(f"{builder.data_dir} is already prepared: nothing to do.")
     else:
+        for flag in getattr(args, "folders", ()):
+            require_apart(out, getattr(args, flag), flag)
         prepare(builder, out)
     print(summarize(ScanIndex.from_dataset(builder.data_dir), _skipped(builder)))
 
@@ -142,7 +144,8 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     was = builder.info.metadata.get("settings", {})
     # Without a source, the download is not checked again: only settings from flags are compared.
     now = builder.settings(builder.source) if builder.source else builder.flags()
-    if changed := [name for name, value in now.items() if was.get(name) != value]:
+    compared = [name for name in now if name in was or name not in builder.ADDED]
+    if changed := [name for name in compared if was.get(name) != now[name]]:
         listed = "; ".join(f"{name} was {was.get(name)} and is now {now[name]}" for name in changed)
         raise InputError(f"{folder} was prepared with other settings: {listed}. {remedy}")
     return True

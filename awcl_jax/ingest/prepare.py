@@ -150,3 +150,22 @@ def _remove_leftovers(folder: Path) -> None:
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         print(f"Removing {leftover}, left by an interrupted run.")
         shutil.rmtree(leftover)
+
+
+def require_apart(out: Path, folder: str | Path | None, flag: str) -> None:
+    """Refuse a folder for a dataset that is in a folder that it is made of.
+
+    Args:
+      out: the folder for the dataset.
+      folder: what it is made of; a file or None is never refused.
+      flag: that names it.
+
+    Raises:
+      InputError: one is in the other.
+    """
+    made_of = None if folder is None else Path(folder).expanduser().resolve()
+    if made_of is not None and made_of.is_dir() and out.resolve().is_relative_to(made_of):
+        raise InputError(
+            f"--out={out} must not be in --{flag}={folder}, whose files it would be among next time. Choose another "
+            "folder."
+        )

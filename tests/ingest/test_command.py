@@ -1,6 +1,7 @@
 """The ingest command: what it prints, what it leaves, how it ends."""
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -74,6 +75,37 @@ def test_other_settings_are_refused(planes, tmp_path, capsys):
     assert re.search(
         r"csv_sha256 was \w{16} and is now \w{16}; images was 7 and is now 8", run(*args, capsys=capsys)[2]
     )
+
+
+def test_replaced_images_are_noticed_except_by_datasets_of_before(planes, tmp_path, capsys):
+    planes.write(*PLANES_ROWS)
+    args = ["fetal_planes_db", f"--source={planes.folder}", f"--out={tmp_path / 'out'}"]
+    assert run(*args, capsys=capsys)[0] == 0
+    image = next((planes.folder / "Images").glob("*.png"))
+    image.write_bytes(image.read_bytes() + b"x")
+    assert re.search(r"settings: images_sha256 was \w{16} and is now \w{16}\.", run(*args, capsys=capsys)[2])
+    metadata = tmp_path / "out/fetal_planes_db/1.0.0/metadata.json"
+    stored = json.loads(metadata.read_text())
+    del stored["settings"]["images_sha256"]
+    metadata.write_text(json.dumps(stored))
+    status, printed, _ = run(*args, capsys=capsys)
+    assert (status, "is already prepared: nothing to do." in printed) == (0, True)
+
+
+@pytest.mark.parametrize("inside", ["", "/prepared"])
+def test_out_is_not_in_a_folder_of_the_source(planes, tmp_path, capsys, inside):
+    planes.write(*PLANES_ROWS)
+    before = sorted(planes.folder.rglob("*"))
+    out = f"--out={planes.folder}{inside}"
+    status, _, error = run("fetal_planes_db", f"--source={planes.folder}", out, capsys=capsys)
+    assert status == 1
+    assert (
+        error == f"error: {out} must not be in --source={planes.folder}, whose files it would be among next time. "
+        "Choose another folder."
+    )
+    masks = [f"--masks={planes.folder}", f"--source={planes.folder / 'Images'}"]
+    assert "must not be in --masks=" in run("fetal_head_biometry", *masks, out, capsys=capsys)[2]
+    assert sorted(planes.folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("arguments", [["--source={}/nowhere"], ["--source={}", "--csv=x.csv"], ["--source={}"]])

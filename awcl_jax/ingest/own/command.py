@@ -43,7 +43,7 @@ from awcl_jax.ingest.own.plan import Job, make_items, make_jobs
 from awcl_jax.ingest.own.privacy import KEY_VARIABLE, MATCHED_TAGS, Naming, Pseudonyms, read_key
 from awcl_jax.ingest.own.region import NO_PART, steps_of
 from awcl_jax.ingest.own.summary import notes, write_report
-from awcl_jax.ingest.prepare import only_writer, prepare
+from awcl_jax.ingest.prepare import only_writer, prepare, require_apart
 from awcl_jax.runtime.bar import Bar
 from awcl_jax.runtime.errors import InputError, in_words
 
@@ -198,11 +198,7 @@ def _metadata(
 
 def _check(args: argparse.Namespace, out: Path, pseudonyms: Pseudonyms) -> None:
     """Refuse arguments that do not fit together, before any file is read."""
-    if args.source.is_dir() and out.resolve().is_relative_to(args.source.resolve()):
-        raise InputError(
-            f"--out={out} must not be in --source={args.source}, whose files it would be among next time. Choose "
-            "another folder."
-        )
+    require_apart(out, args.source, "source")
     steps, known = steps_of(args.region), REGIONS[KINDS[args.command]]
     if foreign := [step for step in steps if isinstance(step, str) and step not in known]:
         raise InputError(

@@ -7,6 +7,7 @@ FETAL_PLANES_DB_data.csv     ';'-separated, a row for each frame; its image is n
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,7 @@ class FetalPlanesDb(FolderBuilder):
     """
 
     HOMEPAGE = "https://zenodo.org/records/3904280"
+    ADDED = ("images_sha256",)
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The publisher's frames and split; brain sub-planes are one coarse anatomy."}  # noqa: RUF012
 
@@ -122,10 +124,13 @@ class FetalPlanesDb(FolderBuilder):
 
     def settings(self, source: Path) -> dict[str, Any]:
         path = _csv_path(source, self.csv)
+        images = sorted((source / "Images").glob("*.png"))
+        sizes = "".join(f"{image.name} {image.stat().st_size}\n" for image in images)
         return {
             **self.flags(),
             "csv_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-            "images": sum(1 for _ in (source / "Images").glob("*.png")),
+            "images": len(images),
+            "images_sha256": hashlib.sha256(os.fsencode(sizes)).hexdigest()[:16],  # of names and sizes
         }
 
     def flags(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -52,6 +52,9 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder):
 
     HOMEPAGE = ""
     """The publisher's page."""
+
+    ADDED: ClassVar[Sequence[str]] = ()
+    """Settings that datasets of earlier versions lack, which are then not compared."""
 
     def __init__(
         self,
