@@ -20,6 +20,7 @@ _MOST_BYTES = 1 << 30  # unpacked
 _MOST_ROWS = 1_048_576  # of Excel
 # Names of ISO 29500 strict, which Excel writes as "Strict Open XML", and of the edition that openpyxl knows.
 _STRICT, _TRANSITIONAL = rb"http://purl\.oclc\.org/ooxml/(\w+)/(\w+)", rb"http://schemas.openxmlformats.org/\1/2006/\2"
+_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*?\bref=["']([A-Z]+[0-9]+:[A-Z]+[0-9]+)["']""")
 _CONTROL = re.compile(r"_x00(09|0A|0D)_", re.IGNORECASE)  # as a text has a tab or a line break
 _NUMBER_FORMAT = re.compile(r'\[[^\]]*\]|"[^"]*"|\\.|[-0 /()]')
 
@@ -28,8 +29,9 @@ def read_sheet(path: Path) -> pa.Table:
     """Read the first visible sheet of a workbook; its first row that is not empty has the names of the columns.
 
     Cells are text as a CSV would have it: 12 for a number 12.0, or 012 if its format is `000`; 2024-01-31 for a date;
-    the last calculated value for a formula. An empty cell is null, and so is the error #N/A; empty rows, and columns
-    without a name and a value, are left out.
+    the last calculated value for a formula. Merged cells below the names have their value in each of their rows that
+    has another one. An empty cell is null, and so is the error #N/A; empty rows, and columns without a name and a
+    value, are left out.
 
     Raises:
       InputError: openpyxl is not installed, the file is not such a workbook, a column with values has no name, a cell
@@ -63,9 +65,11 @@ def read_sheet(path: Path) -> pa.Table:
 
 def _rows(path: Path) -> Iterator[list[str | None]]:
     """Yield the rows of the first visible sheet that are not empty."""
-    doubtful = False
-    for number, cells in enumerate(_cells(path, values=True)):
-        if number > _MOST_ROWS:
+    doubtful = named = False
+    merged = _merged(path)
+    lasting: dict[int, tuple[int, str | None]] = {}  # column -> last row, and text, of its merged cells
+    for number, cells in enumerate(_cells(path, values=True), 1):
+        if number - 1 > _MOST_ROWS:
             raise InputError(f"{path} must have at most {_MOST_ROWS:,} rows. Split it.")
         for cell in cells:
             if cell.data_type == "e" and cell.value != "#N/A":
@@ -75,9 +79,16 @@ def _rows(path: Path) -> Iterator[list[str | None]]:
             # A formula whose value is an empty text has a type.
             doubtful |= cell.value is None and cell.data_type == "n" and hasattr(cell, "coordinate")
         row = [_to_text(cell) for cell in cells]
+        if named and any(text is not None for text in row):
+            for column in [column for column, (last, _) in lasting.items() if last >= number]:
+                row += [None] * (column + 1 - len(row))
+                row[column] = lasting[column][1]
+        for column, last in merged.get(number, ()) if named else ():
+            lasting[column] = last, row[column] if column < len(row) else None
         while row and row[-1] is None:
             row.pop()
         if row:
+            named = True
             yield row
     if doubtful:
         _require_values(path)
@@ -96,17 +107,45 @@ def _require_values(path: Path) -> None:
 
 def _cells(path: Path, *, values: bool) -> Iterator[Sequence[Any]]:
     """Yield the rows of the first visible sheet, with formulas or their values."""
+    with _sheet(path, values=values) as sheet:
+        if sheet is not None:
+            sheet.reset_dimensions()  # some programs write a size that is too small
+            yield from sheet.iter_rows()
+
+
+def _merged(path: Path) -> dict[int, list[tuple[int, int]]]:
+    """Return row -> column (from 0) and last row of the cells that are merged with others below.
+
+    openpyxl leaves this out of a sheet that it reads row by row, so it is read from the end of the sheet's XML.
+    """
+    from openpyxl.utils.cell import range_boundaries
+
+    merged: dict[int, list[tuple[int, int]]] = {}
+    with _sheet(path, values=True) as sheet:
+        if sheet is None:
+            return merged
+        with sheet._get_source() as source:
+            rest = b""
+            while block := source.read(1 << 20):
+                found = list(_MERGED.finditer(rest + block))
+                for reference in found:
+                    column, first, _, last = range_boundaries(reference[1].decode())
+                    if last > first:
+                        merged.setdefault(first, []).append((column - 1, last))
+                rest = (rest + block)[max(found[-1].end() if found else 0, len(rest + block) - 200) :]
+    return merged
+
+
+@contextlib.contextmanager
+def _sheet(path: Path, *, values: bool) -> Iterator[Any]:
+    """Open the first visible sheet of a workbook, with formulas or their values; None if it has none."""
     import openpyxl
 
     with (
         warnings.catch_warnings(action="ignore"),  # about styles and validation, which are not read
         contextlib.closing(openpyxl.load_workbook(_readable(path), read_only=True, data_only=values)) as book,
     ):
-        sheet = next((sheet for sheet in book.worksheets if sheet.sheet_state == "visible"), None)
-        if sheet is None:
-            return
-        sheet.reset_dimensions()  # some programs write a size that is too small
-        yield from sheet.iter_rows()
+        yield next((sheet for sheet in book.worksheets if sheet.sheet_state == "visible"), None)
 
 
 def _readable(path: Path) -> Path | io.BytesIO:

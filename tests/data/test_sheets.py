@@ -105,6 +105,39 @@ def test_numbers_have_the_zeros_that_a_user_sees(tmp_path, value, number_format,
     assert read_manifest(tmp_path / "x.xlsx")["patient_id"].to_pylist() == [shown]
 
 
+def test_merged_cells_have_their_value_in_each_row(tmp_path):
+    workbook = openpyxl.Workbook()
+    sheet = workbook.active
+    for row in [
+        ("path", "anatomy", "patient_id", "note"),
+        ("0.png", "4CH", "p1", "first"),
+        ("1.png", None, None, "second"),
+        ("2.png", None, "p2", None),
+        (None, None, None, None),
+        ("3.png", None, None, None),
+        ("4.png", "LVOT", None, None),
+    ]:
+        sheet.append(row)
+    expected = {
+        "path": [f"{number}.png" for number in range(5)],
+        "anatomy": ["4CH"] * 4 + ["LVOT"],  # B2:B6, of which row 5 is empty
+        "patient_id": ["p1", "p1", "p2", None, None],  # C2:C3
+        "note": ["first", "second", None, None, None],
+    }
+    for cells in ("B2:B6", "C2:C3", "D2:E2"):
+        sheet.merge_cells(cells)
+    workbook.save(tmp_path / "x.xlsx")
+    assert read_manifest(tmp_path / "x.xlsx").to_pydict() == expected
+    # Names are no values of the rows below them, and a row of merged cells alone is empty.
+    sheet.insert_rows(1)
+    sheet.merged_cells.ranges = set()
+    sheet.merge_cells("C2:C4")
+    sheet.merge_cells("A5:A6")
+    workbook.save(tmp_path / "x.xlsx")
+    expected |= {"anatomy": ["4CH", None, None, None, "LVOT"], "patient_id": [None, None, "p2", None, None]}
+    assert read_manifest(tmp_path / "x.xlsx").to_pydict() == expected
+
+
 def test_a_workbook_of_the_strict_edition(book):
     names = {
         b"http://schemas.openxmlformats.org/spreadsheetml/2006/": b"http://purl.oclc.org/ooxml/spreadsheetml/",
