@@ -91,7 +91,7 @@ def test_frames_encoded_ahead_are_stored_in_order_and_before_a_fault(clips, tmp_
         monkeypatch.setattr(chunks, "_AHEAD", ahead)
         jobs, records = decoded(clips, tmp_path / str(ahead), "video", max_pixels=1280)
         (job,) = jobs
-        found[ahead] = records, json.loads((tmp_path / str(ahead) / f"{job.name}.json").read_text())
+        found[ahead] = records, json.loads(chunks._notes(job, tmp_path / str(ahead)).read_text())
     assert found[0] == found[4] == found[100]
     records, notes = found[4]
     assert [(each["kind"], each["start"], each["stop"]) for each in notes["outcomes"]] == [
@@ -102,6 +102,16 @@ def test_frames_encoded_ahead_are_stored_in_order_and_before_a_fault(clips, tmp_
     assert len(records) == 29
     for record, frame_id in zip(records, notes["frame_ids"], strict=True):
         assert frame_id.encode() in record
+
+
+def test_a_chunk_of_other_content_is_decoded_again(clips, tmp_path, monkeypatch):
+    jobs, _ = decoded(clips, tmp_path / "chunks", "video")
+    done = []
+    for content in (chunks._CONTENT, 0):
+        monkeypatch.setattr(chunks, "_CONTENT", content)
+        monkeypatch.setattr(chunks, "decode_job", lambda job, folder: done.append(job))
+        chunks.decode_all(jobs, tmp_path / "chunks", workers=1, progress=lambda done: None)
+        assert done == ([] if content else jobs)
 
 
 def test_records_do_not_depend_on_how_files_are_grouped(clips, tmp_path, monkeypatch):
@@ -150,7 +160,7 @@ def test_two_processes_write_what_one_writes(clips, tmp_path, monkeypatch):
     assert len(jobs) == len(again) == 3
     assert records == others
     for job in jobs:
-        one, two = (json.loads((tmp_path / folder / f"{job.name}.json").read_text()) for folder in ("one", "two"))
+        one, two = (json.loads(chunks._notes(job, tmp_path / folder).read_text()) for folder in ("one", "two"))
         assert one == two
 
 

@@ -41,6 +41,7 @@ from awcl_jax.runtime.errors import InputError
 
 _OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dicom.open_dicom}
 RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, and PNG does not compress further
+_CONTENT = 2  # a new number when the content of a chunk changes; `plan._FORMAT` refuses prepared datasets, too
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
 _STRIPS = 512  # jobs whose examples are read, which takes 300 MB
@@ -370,7 +371,7 @@ def decode_job(job: Job, folder: Path, crashed: frozenset[int] = frozenset()) ->
     part.replace(records_of(job, folder))
     if removed:
         _removed(job, folder).write_bytes(cv2.imencode(".png", np.concatenate(removed)[..., ::-1])[1].tobytes())
-    part = _notes(job, folder).with_suffix(".notes")
+    part = folder / f"{job.name}.notes"
     part.write_text(json.dumps(notes))
     part.replace(_notes(job, folder))
     _mark(job, folder).unlink()
@@ -498,7 +499,7 @@ def _frame_id(image: UInt8[np.ndarray, "h w"]) -> str:
 
 
 def _notes(job: Job, folder: Path) -> Path:
-    return folder / f"{job.name}.json"
+    return folder / f"{job.name}.{_CONTENT}.json"
 
 
 def _removed(job: Job, folder: Path) -> Path:
