@@ -338,9 +338,12 @@ def _in_table(labels: pa.Table, root: Path) -> Iterator[tuple[str, Row]]:
         for name in ("path", "scan_id", "patient_id", "machine")
     ]
     for number, (name, *ids) in enumerate(zip(*columns, strict=True), 1):
-        scan, patient, machine = (composed(to_text(cell, strip=True)) for cell in ids)
+        scan, patient, machine = (to_text(cell, strip=True) for cell in ids)
         path = images.find_named(root, name or "")
-        yield _kind_of(path) or "image", Row(number, path, name or "", scan, patient, machine=machine)
+        yield (
+            _kind_of(path) or "image",
+            Row(number, path, name or "", composed(scan), composed(patient), machine=machine),
+        )
 
 
 def _require(kinds: set[str], options: FileOptions) -> None:

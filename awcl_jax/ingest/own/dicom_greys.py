@@ -126,10 +126,10 @@ class Greys:
         if bits <= 8 or values.dtype == np.uint8:
             spare = self._spare(bits)  # shifted, YCbCr's middle stays in the middle
             return (values << spare if spare else values).astype(np.uint8, copy=False)
-        if bits > 8 and self._reading.window is not None:
+        if self._reading.window is not None:
             return np.stack([apply_window(channel, self._reading.window) for channel in np.moveaxis(values, -1, 0)], -1)
         self._require_spread(values, bits)
-        return (values >> max(bits - 8, 0)).astype(np.uint8)
+        return (values >> (bits - 8)).astype(np.uint8)
 
     def _of_colours(self, values: UInt8[np.ndarray, "h w 3"], samples: Samples) -> Picture:
         stream = samples.stream
