@@ -26,11 +26,12 @@ from awcl_jax.data.scans import ScanIndex
 from awcl_jax.embed import command as embed
 from awcl_jax.ingest import command as ingest
 from awcl_jax.ingest.own import command as ingest_own
+from awcl_jax.ingest.own.folder import list_images
 from awcl_jax.ingest.own.privacy import Pseudonyms
 from awcl_jax.pretrain import runner as pretrain
 from configs import fine
 from tests.helpers.frames import speckle
-from tests.helpers.own_files import moving_disc, write_dicom, write_video
+from tests.helpers.own_files import draw_files, moving_disc, write_dicom, write_video
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key that is long enough"
@@ -184,6 +185,37 @@ def test_pictures_of_other_formats_are_counted_in_a_line(tmp_path, run):
     status, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
     assert status == 0
     assert "Ignored 4 file(s) in other formats (2 .gif, 1 .nii, 1 .nii.gz): `folder` reads .png, .jpg" in printed
+    assert "`dicom` .dcm, .dicom. Convert the others." in printed
+
+
+def test_what_another_command_reads_need_not_be_converted(tmp_path, run):
+    for patient in range(5):
+        draw(tmp_path / f"in/head/p{patient}/a.png")
+    for name in ("a.dcm", "b.mp4"):
+        (tmp_path / "in/head/p0" / name).write_bytes(b"x")
+    _, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+    assert "Ignored 2 file(s) in other formats (1 .dcm, 1 .mp4): `folder` reads .png" in printed
+    assert "`dicom` .dcm, .dicom.\n" in printed
+    assert "Convert" not in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (["p1/1_a", "p1/1_b", "p2/2_a", "p3/3_a"], True),
+        (["head/1_a", "head/2_a", "femur/1_b", "spine/3_a"], False),  # anatomies of several patients
+        (["head/1_a", "femur/1_b", "spine/1_c"], False),  # three of one patient
+        (["head/1_a", "femur/2_a"], False),  # too few to tell
+    ],
+)
+def test_folders_of_patients_that_are_taken_for_anatomies_are_warned_of(tmp_path, names, warned):
+    listing = list_images(draw_files(tmp_path, *(f"{name}.png" for name in names)), (".png",))
+    said = (
+        "warning: each of the 3 folders taken for anatomies has one patient, and no patient is in two. If folders are "
+        "patients, put them into one folder in --source, or name anatomies with --labels=TABLE."
+    )
+    assert (said in listing.remarks) == warned
+    assert len(listing.remarks) == warned
 
 
 def bad_tree(folder: Path) -> Path:

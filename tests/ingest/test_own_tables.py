@@ -122,6 +122,7 @@ def test_paths_may_be_of_another_root(source, tmp_path_factory):
     ("lines", "message"),
     [
         (["path;patient_id", "a.png;p"], "lacks the column(s) scan_id; it has path, patient_id"),
+        (["path;patient_id", "a.png;p"], "Without scans: `ingest folder --labels="),
         (["file,scan_id", "a.png,s"], "has no column 'path' with the file names; its columns are file, scan_id"),
         (["path,scan_id"], "a header but no rows"),
         (["path,scan_id", "\udcff\udcfe,s"], "is not a CSV in UTF-8"),
@@ -333,6 +334,10 @@ def test_all_unknown_names_are_listed_with_the_nearest():
     assert "The taxonomy lacks 2 name(s): '4Ch' (2 file(s), nearest '4CH'), 'hart' (1 file(s), nearest 'heart')" in str(
         error.value
     )
+    assert "Upper and lower case are different." in str(error.value)
+    with pytest.raises(InputError) as error:
+        labels.resolve_names(["hart"], FETAL_PLANES_14)
+    assert "case" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,10 @@ def _said_of_unread(listing: Listing) -> list[str]:
     if not listing.unread:
         return []
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(listing.unread.items()))
-    known = f"`folder` reads {', '.join(IMAGES)}, `video` {', '.join(videos.SUFFIXES)}"
-    return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}. Convert the others."]
+    read = {"folder": IMAGES, "video": videos.SUFFIXES, "dicom": (".dcm", ".dicom")}
+    known = ", ".join(f"`{name}` {', '.join(endings)}" for name, endings in read.items()).replace("` ", "` reads ", 1)
+    others = " Convert the others." if listing.unread.keys() - {ending for of in read.values() for ending in of} else ""
+    return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}.{others}"]
 
 
 def _said_of_case(listing: Listing) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from awcl_jax.ingest.own.items import Fault, Listing, Row
@@ -10,6 +11,8 @@ from awcl_jax.runtime.errors import InputError
 
 SCAN_FROM = ("auto", "folder", "stem")
 PATTERN = r"(?P<scan>[^_-]+)"
+
+_SUSPICIOUS = 3  # classes; two may well be of one patient each
 
 
 def list_images(
@@ -78,7 +81,22 @@ def list_images(
             listing.faults.append(Fault(row.number, "no_scan", "", row.shown))
             continue
         listing.rows.append(dataclasses.replace(row, scan=scan, patient=patient, anatomy=anatomy, frame=row.number))
+    if classes:
+        listing.remarks += _said_of_classes(listing.rows)
     return listing
+
+
+def _said_of_classes(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence if the folders of classes seem to be those of patients."""
+    shown = {(row.anatomy, row.patient or row.scan) for row in rows}
+    classes, patients = ({pair[place] for pair in shown} for place in (0, 1))
+    if len(classes) < _SUSPICIOUS or not len(shown) == len(classes) == len(patients):
+        return []
+    text = (
+        f"warning: each of the {len(classes):,} folders taken for anatomies has one patient, and no patient is in two. "
+        "If folders are patients, put them into one folder in --source, or name anatomies with --labels=TABLE."
+    )
+    return [text]
 
 
 def list_clips(root: Path, suffixes: tuple[str, ...], *, pattern: str | None = None) -> Listing:

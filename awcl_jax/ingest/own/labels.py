@@ -98,7 +98,7 @@ def resolve_names(
     """
     counts = Counter(names)
     resolved: dict[str, tuple[int, int]] = {}
-    unknown = []
+    unknown, cased = [], False
     for name, count in sorted(counts.items()):
         plane = taxonomy.aliases.get(name, name)
         if not name or name in unlabelled:
@@ -112,11 +112,12 @@ def resolve_names(
         else:
             known = [*taxonomy.fine, *taxonomy.coarse, *taxonomy.aliases]
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            cased |= name.casefold() == nearest.casefold()
             unknown.append(f"{name!r} ({count:,} file(s), nearest {nearest!r})")
     if unknown:
         raise InputError(
             f"The taxonomy lacks {len(unknown)} name(s): {', '.join(unknown)}. Add them to [planes], "
-            "[aliases] or `unlabelled`."
+            f"[aliases] or `unlabelled`.{' Upper and lower case are different.' if cased else ''}"
         )
     return resolved
 

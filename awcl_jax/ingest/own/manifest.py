@@ -104,7 +104,8 @@ def read_columns(
     if absent := [name for name in required if name not in table.column_names]:
         raise images.ColumnError(
             f"{path} lacks the column(s) {', '.join(absent)}; it has {', '.join(table.column_names)}. Known columns: "
-            f"{', '.join(columns)}; --columns={absent[0]}=NAME uses another name.",
+            f"{', '.join(columns)}; --columns={absent[0]}=NAME uses another name."
+            + (f" Without scans: `ingest folder --labels={path}`." if absent == ["scan_id"] else ""),
             headed=True,
         )
     unused = [name for name in table.column_names if name not in columns]
