@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
+from awcl_jax.data import nearest, sector
 from awcl_jax.data.beams import UNKNOWN, fans_of, in_square
 from awcl_jax.data.decoded import DecodedFrames, open_decoded
 from awcl_jax.data.fan import Fan
@@ -20,9 +21,13 @@ from awcl_jax.data.records import REMEDY, Records
 from awcl_jax.data.scans import ScanIndex, dataset_key
 from awcl_jax.data.square import aspect_of, fitted, resize_frame, resize_mask
 from awcl_jax.runtime.errors import InputError
+from awcl_jax.runtime.source_digest import source_digest
 
 LARGEST_FRAME = 4096  # pixels of an edge; more would take gigabytes for a batch
 _SAMPLED = 64  # frames whose pixels are compared to detect a changed dataset
+# No few pictures show every way in which another search finds other sectors. Read while the search is imported, because
+# later its files may be those of another version.
+_SEARCH = source_digest(sector, nearest)
 
 
 class FrameReader:
@@ -284,9 +289,12 @@ class FrameReader:
         digest = hashlib.sha256(f"{dataset_key(self.index.path)} {cv2.__version__}".encode())
         draw = np.random.default_rng(0)
         for edge in (self.size // 2 + 1, self.size + 7):
-            # OpenCV may round differently on another CPU, and the sector may be found in another way in future.
+            # OpenCV may round differently on another CPU.
             digest.update(self._resize(picture, draw.integers(0, 256, (edge, 2 * edge), np.uint8)).tobytes())
-        overlays = "-without_overlays" if self.mask_overlays and picture == "image" else ""
+        overlays = ""
+        if self.mask_overlays and picture == "image":
+            overlays = "-without_overlays"
+            digest.update(_SEARCH.encode())
         return f"{picture}-{self.size}-{self.aspect}{overlays}-{digest.hexdigest()[:16]}"
 
     def _kept_of(self, picture: str) -> "_Kept | None":

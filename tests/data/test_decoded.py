@@ -1,7 +1,9 @@
 """Decoded frames on disk: the same pixels, whatever happened to the file, its disk and its writers."""
 
+import ast
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from awcl_jax.data import decoded
+import awcl_jax
+from awcl_jax.data import decoded, nearest, sector
 from awcl_jax.data.decoded import FOLDER, DecodedFrames, open_decoded
 from awcl_jax.data.reader import FrameReader, JoinedReader
 from awcl_jax.data.scans import ScanIndex
@@ -94,6 +97,41 @@ def test_another_version_of_opencv_decodes_again(dataset, decodings, monkeypatch
     monkeypatch.setattr(cv2, "__version__", "0.0")
     reader(dataset).read(np.arange(9))
     assert len(decodings) == 9
+
+
+def test_another_search_for_sectors_has_its_own_file(dataset, tmp_path):
+    # A later version of the package: a copy that differs in one number of the search.
+    package = Path(awcl_jax.__file__).parent
+    shutil.copytree(package, tmp_path / "awcl_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    search = tmp_path / "awcl_jax/data/sector.py"
+    assert "_OUTSIDE = (0.02, " in search.read_text()
+    search.write_text(search.read_text().replace("_OUTSIDE = (0.02, ", "_OUTSIDE = (0.0, "))
+    code = f"""
+from awcl_jax.data.reader import FrameReader
+from awcl_jax.data.scans import ScanIndex
+index = ScanIndex.from_dataset({str(dataset)!r})
+for overlays in (False, True):
+    reader = FrameReader(index, 24, 0, mask_overlays=overlays)
+    print(reader._name_on_disk("image"), reader._name_on_disk("mask"))
+"""
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options)
+    readers = [reader(dataset), reader(dataset, mask_overlays=True)]
+    image, mask, masked, its_mask = (one._name_on_disk(picture) for one in readers for picture in ("image", "mask"))
+    found = run.stdout.split()
+    assert found[0] == image
+    assert found[1] == found[3] == mask == its_mask
+    assert found[2].startswith("image-24-squash-without_overlays-")
+    assert found[2] != masked
+
+
+def test_the_search_for_sectors_uses_no_module_whose_source_does_not_count():
+    counted = {module.__name__ for module in (sector, nearest)}
+    for module in (sector, nearest):
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert {name for name in named if name.startswith("awcl_jax")} <= counted
 
 
 def test_joined_datasets_each_have_a_file(dataset, prepare_frames, decodings):

@@ -1,5 +1,7 @@
 """The digest of the sources: another one for whatever a module says or is called."""
 
+from types import ModuleType
+
 import pytest
 
 import awcl_jax
@@ -24,6 +26,18 @@ def test_a_content_or_a_name_makes_another(package):
     (package / "room/one.py").rename(package / "room/other.py")
     found.add(source_digest())
     assert len(found) == 3
+
+
+def test_of_some_modules_the_others_do_not_count(package):
+    some = ModuleType("awcl_jax.room.one")
+    some.__file__ = str(package / "room/one.py")
+    (package / "other.py").write_text("y = 1\n")
+    before = source_digest(some), source_digest()
+    (package / "other.py").write_text("y = 2\n")
+    assert source_digest(some) == before[0]
+    assert source_digest() != before[1]
+    (package / "room/one.py").write_text("x = 2\n")
+    assert source_digest(some) != before[0]
 
 
 def test_what_is_no_module_does_not_count(package):
