@@ -206,7 +206,7 @@ class BatchPlan:
         rows, frames = 0, self._unlabelled.size
         for c in _all_shuffled(rng, self._cells.classes.size, at_first=self.batch_size):
             units = min(self._cells.count(c), self.units_per_class)
-            enough = len(chosen) == self.anatomies or rows + units > self._labelled_rows
+            enough = len(chosen) >= (self.anatomies or math.inf) or rows + units > self._labelled_rows
             if enough and frames >= self.batch_size:
                 break
             if rows + units > self.batch_size:

@@ -99,6 +99,15 @@ def test_many_small_classes_leave_no_anchor_alone(step):
     assert lacks_other_unit(classes, scans, frames) == []
 
 
+def test_a_rare_class_adds_one_to_the_anatomies_of_a_batch():
+    # Class 0 has two frames, too few for a batch of 8 by itself; each other class has enough.
+    classes, units = np.repeat([0, 1, 2, 3], [2, 100, 100, 100]), np.concatenate([[0, 1], np.arange(300) % 50])
+    plan = BatchPlan(classes, units, 8, seed=0, anatomies=1, units_per_class=2)
+    found = [set(classes[plan.frames(step)].tolist()) for step in range(100)]
+    assert {len(batch) for batch in found if 0 in batch} == {2}
+    assert {len(batch) for batch in found if 0 not in batch} == {1}
+
+
 def test_frames_of_every_class_are_drawn_about_equally_often(table):
     classes, scans = table
     plan = BatchPlan(classes, scans, 12, 0, anatomies=2, units_per_class=4, unlabelled_share=0.3)

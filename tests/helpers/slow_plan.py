@@ -46,7 +46,7 @@ def _balanced(plan: BatchPlan, step: int) -> list[int]:
     chosen, taken, frames = [], 0, len(unlabelled)
     for c in rng.permutation(len(cells)).tolist():
         units = min(len(cells[c]), plan.units_per_class)
-        if (len(chosen) == plan.anatomies or taken + units > rows) and frames >= plan.batch_size:
+        if (len(chosen) >= (plan.anatomies or len(cells)) or taken + units > rows) and frames >= plan.batch_size:
             break
         if taken + units <= plan.batch_size:
             chosen.append(c)
