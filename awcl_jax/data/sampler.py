@@ -80,12 +80,12 @@ class BatchPlan:
         if not (self.classes != UNLABELLED).any():
             raise InputError(
                 "No training frame has a label, so batches cannot be composed by label. Label some frames, raise the "
-                "anatomy ratio, or use sampler.mode='natural' and sampler.pairs='frame' (configs/simclr.py)."
+                f"anatomy ratio, or use {self._without_labels()} (configs/simclr.py)."
             )
         if not self._cells.classes.size:
             raise InputError(
                 "No class has frames of two scans, so there are no cross-scan pairs. Add scans, use coarse anatomy, or "
-                "use sampler.mode='natural' (configs/simclr.py)."
+                f"use {self._without_labels()} (configs/simclr.py)."
             )
         if self.mode == "natural":
             return
@@ -101,6 +101,11 @@ class BatchPlan:
                 f"{self.anatomies or 1} anatomies x {self.units_per_class} scans. Use a larger batch, or fewer "
                 "anatomies or scans."
             )
+
+    def _without_labels(self) -> str:
+        """Return the settings to change for batches that need no labels."""
+        needed = {"mode": "natural", "pairs": "frame"}
+        return " and ".join(f"sampler.{name}={v!r}" for name, v in needed.items() if getattr(self, name) != v)
 
     def frames(self, step: int) -> Int[np.ndarray, " b"]:
         """Return the frame in every row of the global batch of this step."""

@@ -319,6 +319,19 @@ def test_bad_input_is_named_in_one_line(changed, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("classes", [np.full(20, UNLABELLED), np.arange(20)], ids=["no label", "one scan each"])
+def test_the_advice_changes_what_is_not_set_so_and_helps(classes):
+    natural, frame = "sampler.mode='natural'", "sampler.pairs='frame'"
+    for mode, pairs, advice in (
+        ("balanced", "frame", natural),
+        ("natural", "cross_scan", frame),
+        ("balanced", "cross_scan", f"{natural} and {frame}"),
+    ):
+        with pytest.raises(InputError, match=rf" or use {advice} \(configs/simclr\.py\)\.$"):
+            BatchPlan(classes, np.arange(20), 16, 0, mode=mode, pairs=pairs)
+    BatchPlan(classes, np.arange(20), 16, 0, mode="natural", pairs="frame")
+
+
 def test_natural_batches_of_one_frame_need_no_labels():
     BatchPlan(np.full(20, UNLABELLED), np.zeros(20, int), 16, 0, mode="natural")
     with pytest.raises(InputError, match="No training frame has a label"):
