@@ -219,16 +219,24 @@ def make_plan(
     Where frames have two labels, batches are composed by the first, the fine one.
 
     Raises:
-      InputError: as `BatchPlan`; scans are to be pulled together, and none has two frames.
+      InputError: as `BatchPlan`; scans are to be pulled together, and none has two frames; or the only labels are
+        coarse ones, and batches are composed by fine ones.
     """
     composed = mode == "balanced" or pairs == "cross_scan"
+    classes = labels if labels.ndim == 1 else labels[:, 0]
+    coarse, none = np.count_nonzero(index.coarse != UNLABELLED), (classes == UNLABELLED).all()
+    if positives == "anatomy" and composed and none and coarse and (index.fine == UNLABELLED).all():
+        raise InputError(
+            f"No training frame has a fine label to compose batches by; {coarse:,} have a coarse one: set "
+            "config.granularity='coarse', with config.anatomy_ratio above 0."
+        )
     if positives == "scan" and composed and np.unique(labels, return_counts=True)[1].max(initial=0) < 2:
         raise InputError(
             f"Each of the {len(index):,} training scans has one frame, so there is no pair of frames of one scan to "
             "compose; name the scans of frames that belong together, or take each frame alone (configs/simclr.py)."
         )
     return BatchPlan(
-        classes=labels if labels.ndim == 1 else labels[:, 0],
+        classes=classes,
         units=np.arange(len(index)) if positives == "scan" else index.scans,
         batch_size=batch_size,
         seed=seed,

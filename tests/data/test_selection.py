@@ -138,6 +138,24 @@ def test_anatomies_in_batches_are_counted(index):
         assert dict(zip(told["anatomies"], found, strict=True)) == expected
 
 
+@pytest.mark.parametrize("granularity", ["fine", "both"])
+@pytest.mark.parametrize("composed", [{}, {"mode": "natural", "pairs": "cross_scan"}], ids=["balanced", "cross"])
+def test_coarse_labels_alone_need_the_coarse_granularity(index, granularity, composed):
+    index = dataclasses.replace(index, fine=np.full(40, UNLABELLED, np.int32))
+    with pytest.raises(InputError, match=r"32 have a coarse one: set config\.granularity='coarse', with"):
+        make_plan(index, labels_of(index, granularity=granularity), "anatomy", **SAMPLER | composed)
+    make_plan(index, labels_of(index, granularity="coarse"), "anatomy", **SAMPLER | composed)
+    natural = SAMPLER | {"mode": "natural"}
+    assert make_plan(index, labels_of(index, granularity=granularity), "anatomy", **natural).frames(0).size == 8
+
+
+def test_labels_that_are_withheld_need_a_higher_ratio(index):
+    for granularity in ("fine", "coarse", "both"):
+        labels = labels_of(index, granularity=granularity, anatomy_ratio=0.0)
+        with pytest.raises(InputError, match=r"No training frame has a label.* raise the anatomy ratio"):
+            make_plan(index, labels, "anatomy", **SAMPLER)
+
+
 def test_batches_by_scan_hold_distinct_frames_of_each(index):
     plan = make_plan(index, labels_of(index, "scan"), "scan", **SAMPLER)
     for step in range(5):
