@@ -156,15 +156,17 @@ def _both(index: ScanIndex, anatomy_ratio: float, seed: int) -> Int[np.ndarray, 
 def nothing_apart(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> str:
     """Return one sentence where all frames with a label have the same, so that it tells none apart; else nothing.
 
-    Without other frames, such a loss is least where every frame has the same embedding.
+    Without other frames, such a loss is least where every frame has the same embedding. Of two labels, fine and coarse,
+    both must be the same in all: a frame without one of them is there pushed apart from all others.
     """
-    labelled = labels[labels != UNLABELLED]
-    if not labelled.size or (labelled != labelled[0]).any():
+    columns = labels.reshape(len(labels), -1)
+    labelled = columns[(columns != UNLABELLED).any(axis=1)]
+    if not len(labelled) or (labelled == UNLABELLED).any() or (labelled != labelled[0]).any():
         return ""
-    others = labels.size - labelled.size
+    others = len(labels) - len(labelled)
     pushed = f"apart from the {others:,} without a label alone" if others else "pushes none apart"
     return (
-        f"all {labelled.size:,} training frames with a label have the same, so the loss pulls all of them together "
+        f"all {len(labelled):,} training frames with a label have the same, so the loss pulls all of them together "
         f"{'and ' * (not others)}{pushed}; configs/simclr.py and configs/scan.py need no labels"
     )
 

@@ -84,6 +84,19 @@ def test_one_label_tells_no_frames_apart():
     assert nothing_apart(none) == nothing_apart(np.concatenate([one, one + 1])) == ""
 
 
+def test_two_labels_tell_no_frames_apart_if_each_is_the_same_in_all():
+    def both(fine, coarse):
+        return np.stack([fine, coarse], axis=1)
+
+    one, none, some = np.zeros(7, np.int32), np.full(7, UNLABELLED), np.array([0, 0, 0, 1, 1, 2, 2])
+    assert nothing_apart(both(one, one + 5)).startswith("all 7 training frames with a label have the same, so")
+    assert "apart from the 7 without" in nothing_apart(np.concatenate([both(one, one + 5), both(none, none)]))
+    # A column in which frames differ, or each is alone, pushes them apart.
+    for apart in (both(some, one + 5), both(none, one + 5), both(np.where(some == 2, UNLABELLED, 0), one + 5)):
+        assert nothing_apart(apart) == ""
+    assert nothing_apart(both(none, none)) == ""
+
+
 def test_frames_with_a_coarse_label_alone_count_as_labelled(index):
     coarse = np.where(np.arange(40) < 36, 0, UNLABELLED).astype(np.int32)
     part = Split(dataclasses.replace(index, coarse=coarse), FrameReader.__new__(FrameReader))  # not read
