@@ -8,7 +8,6 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.sampler import BatchPlan, EpochPlan, composition
 from awcl_jax.runtime.errors import InputError
 
@@ -88,9 +87,6 @@ def batches(
             first = read(frames[mine])
             return np.stack([first, read(partners[mine])], axis=1) if plan.pairs == "cross_scan" else first
 
-        rows = np.arange(plan.batch_size)
-        classes = plan.classes[frames]
-        groups = np.where(classes == UNLABELLED, -1 - rows, classes)
         arrays = {
             "image": of_views(reader.read),
             "label": labels[frames[mine]].astype(np.int32),
@@ -99,7 +95,7 @@ def batches(
         }
         if fans is not None:
             arrays["fans"] = of_views(fans)
-        return Batch(step, arrays, composition(groups, np.stack([scans[frames], scans[partners]], axis=1)))
+        return Batch(step, arrays, composition(labels[frames], np.stack([scans[frames], scans[partners]], axis=1)))
 
     return _read_ahead(load, start, stop, threads, read_ahead)
 

@@ -383,32 +383,47 @@ def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     return order
 
 
-def composition(groups: Int[np.ndarray, " b"], scans: Int[np.ndarray, "b v"]) -> dict[str, float]:
+def composition(
+    labels: Int[np.ndarray, " b"] | Int[np.ndarray, "b m"], scans: Int[np.ndarray, "b v"]
+) -> dict[str, float]:
     """Return statistics of how a batch is composed.
 
     Args:
-      groups: group of each frame; a negative one holds a single frame.
+      labels: labels of each frame in the loss, UNLABELLED for none; frames are positives if one of their m agrees.
       scans: scan of each of the frame's views.
 
     Returns:
       positives: mean number of positives of an anchor, over all views.
       cross_scan: share of the positive pairs whose scans differ.
-      anatomies: number of groups with more than one frame.
+      anatomies: number of labels that more than one frame has.
       own_view_only: share of the frames whose only positive is their own other view.
       no_cross_scan: share of the frames in shared groups without a positive of another scan.
     """
-    views = scans.shape[1]
-    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    rows = sizes[member] * views
-    pair = np.stack([np.repeat(member, views), scans.reshape(-1)], axis=1)
-    _, cell, cell_sizes = np.unique(pair, axis=0, return_inverse=True, return_counts=True)
-    positives = np.repeat(rows, views) - 1
-    cross = np.repeat(rows, views) - cell_sizes[cell.reshape(-1)]
-    shared = np.repeat(sizes[member] > 1, views)
+    b, views = scans.shape
+    columns = labels.reshape(b, -1)
+    columns = np.where(columns == UNLABELLED, -1 - np.arange(b)[:, None], columns)
+    m, each = columns.shape[1], scans.reshape(-1)
+    rows, of_scan, anatomies = np.zeros(b, np.int64), np.zeros(b * views, np.int64), 0
+    # Frames that agree in one column or another: those of each column, less those of each two, and so on.
+    for count in range(1, m + 1):
+        for some in itertools.combinations(range(m), count):
+            agreed = columns[:, some]
+            sizes = _sizes(agreed)
+            rows += (-1) ** (count - 1) * sizes
+            of_scan += (-1) ** (count - 1) * _sizes(np.column_stack([np.repeat(agreed, views, axis=0), each]))
+            anatomies += np.unique(agreed[sizes > 1]).size if count == 1 else 0
+    positives, cross = np.repeat(rows, views) * views - 1, np.repeat(rows, views) * views - of_scan
+    shared = np.repeat(rows > 1, views)
     return {
         "positives": float(positives.mean()),
         "cross_scan": float(cross.sum() / max(positives.sum(), 1)),
-        "anatomies": float((sizes > 1).sum()),
+        "anatomies": float(anatomies),
         "own_view_only": float(1 - shared.mean()),
         "no_cross_scan": float((cross[shared] == 0).mean()) if shared.any() else 0.0,
     }
+
+
+def _sizes(rows: Int[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
+    """Return how many rows are equal to each."""
+    _, member, sizes = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    return sizes[member.reshape(-1)]

@@ -21,11 +21,21 @@ _ANCHORS, _POSITIVES = 6, 3  # in the picture
 _COUNTED = 50  # batches, for the means
 
 
-def preview(train: Split, plan: BatchPlan, augmentation: Augmentation, *, seed: int, steps: int, out: Path) -> str:
+def preview(
+    train: Split,
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"],
+    plan: BatchPlan,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    steps: int,
+    out: Path,
+) -> str:
     """Draw anchors of the first batch with their views and positives of other scans, and describe the batches.
 
     Args:
       train: the training frames.
+      labels: of the loss, of each of these.
       plan: of the batches.
       augmentation: of the views.
       seed: of the run.
@@ -37,9 +47,9 @@ def preview(train: Split, plan: BatchPlan, augmentation: Augmentation, *, seed: 
     """
     frames = plan.frames(0)
     anchors = _anchors(plan.classes[frames])
-    others = [_positives(row, frames, plan, train.index) for row in anchors.tolist()]
+    others = [_positives(row, frames, labels, train.index) for row in anchors.tolist()]
     _draw(train, plan, augmentation, seed, frames, anchors, others, out)
-    return "\n".join(_describe(train.index, plan, frames, steps=steps))
+    return "\n".join(_describe(train.index, labels, plan, frames, steps=steps))
 
 
 def _anchors(classes: Int[np.ndarray, " b"]) -> Int[np.ndarray, " m"]:
@@ -50,14 +60,15 @@ def _anchors(classes: Int[np.ndarray, " b"]) -> Int[np.ndarray, " m"]:
     return np.concatenate([np.sort(labelled[first]), np.flatnonzero(classes == UNLABELLED)[:1], rest])[:_ANCHORS]
 
 
-def _positives(row: int, frames: Int[np.ndarray, " b"], plan: BatchPlan, index: ScanIndex) -> list[int]:
-    """Return frames of the batch that the anchor is pulled towards, those of other scans first."""
-    label = plan.classes[frames[row]]
-    if label == UNLABELLED:
-        return []
-    same = np.setdiff1d(np.flatnonzero(plan.classes[frames] == label), [row])
-    found = list(dict.fromkeys(frames[same].tolist()))
-    return sorted(found, key=lambda frame: index.scans[frame] == index.scans[frames[row]])[:_POSITIVES]
+def _positives(
+    row: int, frames: Int[np.ndarray, " b"], labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"], index: ScanIndex
+) -> list[int]:
+    """Return frames of the batch that the anchor is pulled towards: those of other scans, and of more labels, first."""
+    in_batch = labels[frames].reshape(frames.size, -1)
+    shared = ((in_batch == in_batch[row]) & (in_batch != UNLABELLED)).sum(axis=1)
+    others = [other for other in np.flatnonzero(shared).tolist() if other != row]
+    others.sort(key=lambda other: (index.scans[frames[other]] == index.scans[frames[row]], -shared[other]))
+    return frames[others[:_POSITIVES]].tolist()
 
 
 def _draw(
@@ -94,22 +105,26 @@ def _draw(
         )
 
 
-def _describe(index: ScanIndex, plan: BatchPlan, frames: Int[np.ndarray, " b"], *, steps: int) -> list[str]:
+def _describe(
+    index: ScanIndex,
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"],
+    plan: BatchPlan,
+    frames: Int[np.ndarray, " b"],
+    *,
+    steps: int,
+) -> list[str]:
     counted = collections.Counter(shown_on(index, frame) for frame in frames.tolist())
     by_count = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{name} {count}" for name, count in by_count)
     batches = [plan.frames(step) for step in range(min(steps, _COUNTED))]
     partners = [plan.partners(step, batch) for step, batch in enumerate(batches)]
-    rows = np.arange(plan.batch_size)
     made = [
-        composition(
-            np.where(plan.classes[batch] == UNLABELLED, -1 - rows, plan.classes[batch]),
-            np.stack([index.scans[batch], index.scans[other]], axis=1),
-        )
+        composition(labels[batch], np.stack([index.scans[batch], index.scans[other]], axis=1))
         for batch, other in zip(batches, partners, strict=True)
     ]
     mean = {name: float(np.mean([one[name] for one in made])) for name in made[0]}
-    unlabelled = np.mean([(plan.classes[batch] == UNLABELLED).mean() for batch in batches])
+    none = (labels.reshape(len(labels), -1) == UNLABELLED).all(axis=1)
+    unlabelled = np.mean([none[batch].mean() for batch in batches])
     patients = np.mean([np.unique(index.patients[batch]).size for batch in batches])
     positives = f"{mean['positives']:.1f} positives of an anchor, its own other view among them"
     return [

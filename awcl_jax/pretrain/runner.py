@@ -200,7 +200,13 @@ def preview(config: ConfigDict, out: Path) -> str:
     validate(config, devices=sharding.make_mesh().size)
     setup = set_up(config)
     described = batches.preview(
-        setup.data.train, setup.plan, augmentation(config), seed=config.seed, steps=config.train.steps, out=out
+        setup.data.train,
+        setup.labels,
+        setup.plan,
+        augmentation(config),
+        seed=config.seed,
+        steps=config.train.steps,
+        out=out,
     )
     apart = selection.nothing_apart(setup.labels)
     return "\n".join([selection.describe(setup.data), described, *([f"warning: {apart}"] if apart else [])])

@@ -99,6 +99,16 @@ def test_a_batch_says_what_it_was_composed_of():
     assert batch.composition["anatomies"] == len(set(labels) - {UNLABELLED})
 
 
+def test_a_batch_counts_positives_by_every_label_of_its_frames():
+    coarse = np.where(LABELS == UNLABELLED, UNLABELLED, 10)  # one region of all four anatomies
+    plan = plan_of(unlabelled_share=0.25)
+    (fine,), (both,) = (take(plan, stop=1, labels=of) for of in (LABELS, np.stack([LABELS, coarse], axis=1)))
+    labelled = int((LABELS[plan.frames(0)] != UNLABELLED).sum())
+    assert both.composition["positives"] == (labelled * (2 * labelled - 1) + BATCH - labelled) / BATCH
+    assert both.composition["positives"] > fine.composition["positives"]
+    assert both.composition["own_view_only"] == 1 - labelled / BATCH
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("pairs", ["frame", "cross_scan"])
 def test_the_processes_rows_laid_end_to_end_are_the_global_batch(processes, pairs):

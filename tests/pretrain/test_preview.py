@@ -80,9 +80,37 @@ def test_positives_of_other_scans_come_first(phantom, monkeypatch):
     index, frames = setup.data.train.index, setup.plan.frames(0)
     mixed = 0
     for row in range(len(frames)):
-        found = preview._positives(row, frames, setup.plan, index)
+        found = preview._positives(row, frames, setup.labels, index)
         same = [index.scans[frame] == index.scans[frames[row]] for frame in found]
         assert same == sorted(same)
         assert frames[row] not in found
         mixed += len(set(same)) == 2
     assert mixed
+
+
+def test_both_labels_count(phantom, tmp_path, drawn):
+    config = tiny(phantom, fine, **{"granularity": "both", "sampler.mode": "natural"})
+    text = pretrain.preview(config, tmp_path / "picture.png")
+    setup = pretrain.set_up(config)
+    alone, positives, unlabelled = [], [], []
+    for step in range(min(config.train.steps, 50)):
+        sets = [set(row) - {UNLABELLED} for row in setup.labels[setup.plan.frames(step)].tolist()]
+        others = [sum(bool(one & other) for other in sets) - bool(one) for one in sets]
+        alone += [other == 0 for other in others]
+        positives += [2 * other + 1 for other in others]  # of both views, and the own other view
+        unlabelled += [not one for one in sets]
+    assert f"  {np.mean(positives):.1f} positives of an anchor, " in text
+    assert f"  {np.mean(alone):.0%} of the anchors have only their own other view as a positive" in text
+    assert f"  {np.mean(unlabelled):.0%} of the frames have no label in the loss" in text
+
+
+def test_anchors_are_beside_frames_of_their_coarse_label_too(phantom):
+    fields = {"granularity": "both", "sampler.mode": "natural", "sampler.batch_size": 96}
+    setup = pretrain.set_up(tiny(phantom, fine, **fields))
+    index, frames = setup.data.train.index, setup.plan.frames(0)
+    merely_coarse = 0
+    for row, frame in enumerate(frames.tolist()):
+        found = preview._positives(row, frames, setup.labels, index)
+        assert all(index.coarse[other] == index.coarse[frame] != UNLABELLED for other in found)
+        merely_coarse += any(index.fine[other] != index.fine[frame] for other in found)
+    assert merely_coarse
