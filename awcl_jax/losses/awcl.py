@@ -94,7 +94,7 @@ def awcl_loss(
       contrast: unit embeddings z_k to compare with; on several devices, the gathered rows, including the anchors.
       anchor_ids: which embedding each anchor is; contrast rows with the same id are the anchor itself and left out.
       contrast_ids: likewise for the contrast rows. Rows of one id have the same groups. Rows with id ABSENT do not
-        exist, as in a queue that is not full: they are left out for all and have no loss.
+        exist, as in a queue that is not full: they are left out for all, have no loss and may have any finite length.
       anchor_groups: group of each anchor; or m distinct groups, ABSENT where it has fewer.
       contrast_groups: likewise for each contrast row.
       temperature: t, above 0.
@@ -121,8 +121,8 @@ def awcl_loss(
     _check_lengths("anchors", anchors, anchor_ids, anchor_groups)
     _check_lengths("contrast", contrast, contrast_ids, contrast_groups)
     weights = group_weights_of(group_weights, anchor_groups, contrast_groups)
-    for name, rows in (("anchors", anchors), ("contrast", contrast)):
-        _check_unit(name, rows)
+    for name, rows, ids in (("anchors", anchors, anchor_ids), ("contrast", contrast, contrast_ids)):
+        _check_unit(name, rows, ids)
     total, count = group_similarity(
         anchors,
         contrast,
@@ -131,7 +131,7 @@ def awcl_loss(
         anchor_groups=anchor_groups,
         contrast_groups=contrast_groups,
     )
-    _warn_of_lone_anchors(count)
+    _warn_of_lone_anchors(count, anchor_ids)
     log_denominator = log_denominators(
         anchors,
         contrast,
@@ -243,10 +243,10 @@ def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> F
     return jnp.asarray(weights, jnp.float32)
 
 
-def _check_unit(name: str, rows: Array) -> None:
+def _check_unit(name: str, rows: Array, ids: Array) -> None:
     lengths = (rows.astype(jnp.float32) ** 2).sum(axis=1)
-    unit = jnp.abs(lengths - 1) < _UNIT_TOLERANCE
-    if isinstance(lengths, jax.core.Tracer):
+    unit = (jnp.abs(lengths - 1) < _UNIT_TOLERANCE) | (ids == ABSENT)
+    if isinstance(unit, jax.core.Tracer):
         checkify.debug_check(unit.all(), f"awcl_loss needs rows of unit length; some rows of {name} are not")
     elif not unit.all():
         wrong = int(np.flatnonzero(~np.asarray(unit))[0])
@@ -255,8 +255,9 @@ def _check_unit(name: str, rows: Array) -> None:
         )
 
 
-def _warn_of_lone_anchors(count: Int[Array, "a m"]) -> None:
+def _warn_of_lone_anchors(count: Int[Array, "a m"], ids: Int[Array, " a"]) -> None:
     if isinstance(count, jax.core.Tracer):
         return
-    if lone := int((~count.any(axis=1)).sum()):
-        warnings.warn(f"{lone} of {len(count)} anchors have no positive; their loss is 0.", stacklevel=3)
+    present = ids != ABSENT
+    if lone := int((present & ~count.any(axis=1)).sum()):
+        warnings.warn(f"{lone} of {int(present.sum())} anchors have no positive; their loss is 0.", stacklevel=3)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -356,6 +357,47 @@ def test_rows_that_are_not_unit_length_are_refused():
     with pytest.raises(checkify.JaxRuntimeError, match="rows of unit length"):
         error.throw()
     checkify.checkify(jax.jit(lone))(z.at[2].divide(3))[0].throw()
+
+
+def with_absent_rows(z, contrast, ids, groups):
+    return awcl_loss(
+        z,
+        contrast,
+        anchor_ids=ids[: len(z)],
+        contrast_ids=ids,
+        anchor_groups=groups[: len(z)],
+        contrast_groups=groups,
+        temperature=0.1,
+    )
+
+
+def test_rows_that_are_absent_need_no_unit_length():
+    """A queue of six rows of which two are not filled yet, with an absent anchor."""
+    z = jnp.asarray(unit_rows(6), jnp.float32).at[2].set(0.0).at[5].multiply(7.0)
+    ids = jnp.array([0, 1, ABSENT, 3, 4, ABSENT])
+    groups = jnp.array([0, 1, 0, 0, 1, 1])
+    losses = with_absent_rows(z[:3], z, ids, groups)
+    present = jnp.array([0, 1, 3, 4])
+    np.testing.assert_allclose(
+        losses[:2], slow_loss(np.asarray(z[present]), np.array([0, 1, 0, 1]), 0.1)[:2], rtol=1e-5
+    )
+    assert losses[2] == 0
+    checked = checkify.checkify(jax.jit(with_absent_rows))
+    checked(z[:3], z, ids, groups)[0].throw()
+    # The same rows are looked at where they are present.
+    with pytest.raises(InputError, match=r"row 2 of anchors has length 0\.$"):
+        with_absent_rows(z[:3], z, ids.at[2].set(2), groups)
+    with pytest.raises(checkify.JaxRuntimeError, match="some rows of contrast are not"):
+        checked(z[:2], z, ids.at[5].set(5), groups)[0].throw()
+
+
+def test_absent_anchors_are_not_alone():
+    z, ids = jnp.asarray(unit_rows(4), jnp.float32), jnp.array([0, 1, 2, ABSENT])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_absent_rows(z, z, ids, jnp.array([0, 0, 0, 1]))
+    with pytest.warns(UserWarning, match="^1 of 3 anchors have no positive"):
+        with_absent_rows(z, z, ids, jnp.array([0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize(
