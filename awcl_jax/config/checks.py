@@ -18,6 +18,7 @@ from awcl_jax.train import loggers, optim
 MOST_FRAMES = 2**20  # in a batch
 MOST_FEATURES = 2**16  # in an embedding, or a layer of the projection
 _MOST_THREADS = 1024
+_NARROWEST = 1 / 64  # of the width of the paper: a ResNet has one feature in its first layer, as with any less
 
 
 def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
@@ -55,7 +56,11 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("data.threads", lambda x: x <= _MOST_THREADS, f"at most {_MOST_THREADS:,}"),
         ("sampler.batch_size", lambda x: x >= 2, "at least 2 frames"),
         ("sampler.batch_size", lambda x: x <= MOST_FRAMES, f"at most {MOST_FRAMES:,} frames"),
-        ("model.width_factor", lambda x: x > 0, "above 0"),
+        (
+            "model.width_factor",
+            lambda x: x >= _NARROWEST,
+            f"at least {_NARROWEST}, a feature in a ResNet's first layer",
+        ),
         ("model.width_factor", lambda x: x <= resnet.WIDEST, f"at most {resnet.WIDEST}"),
         ("model.convnext.drop_path", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ("optim.layer_decay", lambda x: 0 < x <= 1, "above 0 and at most 1"),

@@ -22,6 +22,7 @@ from awcl_jax.config.checks import (
 from awcl_jax.config.fields import augmentation_fields, refuse, vit_fields, wrong_types
 from awcl_jax.data import anatomy, sampler, selection
 from awcl_jax.losses import ring
+from awcl_jax.losses.awcl import LEAST_TEMPERATURE
 from awcl_jax.models.vit import ViTOptions
 
 _LARGEST_QUEUE = 2**20  # keys, 16 times those of MoCo v2
@@ -159,7 +160,7 @@ def _problems(config: ConfigDict, devices: int) -> Iterator[str]:
         ("model.hidden", lambda x: x is None or x <= MOST_FEATURES, f"at most {MOST_FEATURES:,}"),
         ("model.embedding", lambda x: x >= 2, "at least 2"),
         ("model.embedding", lambda x: x <= MOST_FEATURES, f"at most {MOST_FEATURES:,}"),
-        ("loss.temperature", lambda x: x > 0, "above 0"),
+        ("loss.temperature", lambda x: x >= LEAST_TEMPERATURE, f"at least {LEAST_TEMPERATURE:g}"),
         ("loss.block_size", lambda x: x is None or x >= 1, "at least 1"),
         ("loss.block_size", lambda x: x is None or x <= MOST_FRAMES, f"at most {MOST_FRAMES:,}"),
         ("loss.coarse_weight", lambda x: 0 <= x <= 1, "a share from 0 to 1"),

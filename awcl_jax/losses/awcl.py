@@ -10,6 +10,7 @@ An embedding may be in several groups: of fine and of coarse anatomy, or of all 
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -24,7 +25,10 @@ from awcl_jax.losses.blockwise import ABSENT, log_denominators
 from awcl_jax.losses.positives import group_similarity
 from awcl_jax.runtime.errors import InputError
 
-__all__ = ["ABSENT", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+__all__ = ["ABSENT", "LEAST_TEMPERATURE", "LossOptions", "awcl_loss", "groups_from_label_sets", "groups_from_labels"]
+
+LEAST_TEMPERATURE = 1e-6
+"""Cosines in float32 are exact to about 1e-7: divided by less, their rounding alone would decide the loss."""
 
 _DENSE_BYTES = 2**24
 _BLOCK = 256
@@ -97,19 +101,19 @@ def awcl_loss(
         exist, as in a queue that is not full: they are left out for all, have no loss and may have any finite length.
       anchor_groups: group of each anchor; or m distinct groups, ABSENT where it has fewer.
       contrast_groups: likewise for each contrast row.
-      temperature: t, above 0.
+      temperature: t, at least LEAST_TEMPERATURE.
       block_size: number of anchors whose similarities are in memory at a time, forward and backward; by default all of
         them if the matrix [a, n] has up to 16 MiB, else 256. It need not divide a, and does not affect the result.
         If `contrast` and `contrast_ids` are the same objects as `anchors` and `anchor_ids`, each block serves the rows
         of both its sides, in half the time.
-      group_weights: w_c, one for each of the m groups; equal by default.
+      group_weights: w_c, one for each of the m groups, finite and at least 0, not all 0; equal by default.
 
     Returns:
       Loss of each anchor [a] in float32, whatever the embeddings' type; 0 where an anchor has no positive.
 
     Raises:
-      InputError: the temperature or the block size is not positive, the shapes do not match, or (outside `jit`) rows
-        do not have unit length.
+      InputError: the temperature, the block size or a weight is out of range, the shapes do not match, or (outside
+        `jit`) rows do not have unit length.
 
     References:
       Fu et al., Anatomy-Aware Contrastive Representation Learning for Fetal Ultrasound, ECCV workshops 2022.
@@ -202,8 +206,8 @@ def choose_block_size(block_size: int | None, anchors: int, contrast: int) -> in
 
 
 def _check_settings(temperature: float, block_size: int | None) -> None:
-    if not temperature > 0:
-        raise InputError(f"The temperature must be above 0; got {temperature}.")
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise InputError(f"The temperature must be at least {LEAST_TEMPERATURE:g} and finite; got {temperature}.")
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size must be at least 1 anchor; got {block_size}.")
 
@@ -225,11 +229,11 @@ def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> F
     """Return the weight of each of the m groupings, 1 if none are given.
 
     Args:
-      group_weights: m numbers of at least 0, not all 0.
+      group_weights: m finite numbers of at least 0, not all 0.
       groups: those of the anchors and of the contrast rows, [n, m] each.
 
     Raises:
-      InputError: the numbers of groupings differ, or a weight is below 0, or all are 0.
+      InputError: the numbers of groupings differ, or a weight is below 0 or not finite, or all are 0.
     """
     (m, other) = (columns.shape[1] for columns in groups)
     weights = (1.0,) * m if group_weights is None else tuple(group_weights)
@@ -238,9 +242,12 @@ def group_weights_of(group_weights: Sequence[float] | None, *groups: Array) -> F
             f"Anchors, contrast rows and group_weights must have the same number of groups; got {m}, {other} and "
             f"{len(weights)}."
         )
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise InputError(f"group_weights must be >= 0 and not all 0; got {weights}.")
-    return jnp.asarray(weights, jnp.float32)
+    # As the loss computes with them: what float32 rounds to 0 counts as 0, what it has no number for as infinite.
+    with np.errstate(over="ignore"):
+        single = np.asarray(weights, np.float32)
+    if not (np.isfinite(single).all() and (single >= 0).all() and np.finfo(np.float32).tiny <= single.sum() < math.inf):
+        raise InputError(f"group_weights must be finite, >= 0 and not all 0; got {weights}.")
+    return jnp.asarray(single)
 
 
 def _check_unit(name: str, rows: Array, ids: Array) -> None:
