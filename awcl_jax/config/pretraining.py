@@ -56,7 +56,7 @@ def default_config() -> ConfigDict:
     config.sampler.batch_size = 32  # number of frames in a batch, over all devices; each has two views
     config.sampler.anatomies = placeholder(int)  # number of anatomies in a balanced batch; unset: as many as fit
     config.sampler.scans_per_anatomy = 4  # number of frames, from distinct scans, per anatomy in a balanced batch
-    config.sampler.unlabelled_share = 0.25  # share of unlabelled frames in a balanced batch
+    config.sampler.unlabelled_share = 0.25  # share of unlabelled frames in a balanced batch; more if scans are few
     config.sampler.pairs = "frame"  # second view: of the same frame (frame) or of another scan (cross_scan)
 
     config.augment = augmentation_fields(Augmentation(size=64))

@@ -42,7 +42,8 @@ class BatchPlan:
         `natural` uses each frame once an epoch, in a new order every epoch, whatever its class.
       anatomies: classes in a balanced batch (P); as many as the batch holds by default.
       units_per_class: distinct units of each class in a balanced batch (K); fewer where a class has fewer.
-      unlabelled_share: share of a balanced batch drawn from unlabelled frames, if there are enough.
+      unlabelled_share: share of a balanced batch drawn from unlabelled frames, if there are enough. They also fill the
+        rows for which the classes of the batch have no more units.
       pairs: the second view of a frame is of the frame itself (`frame`), or of another frame of its class from another
         unit (`cross_scan`).
 

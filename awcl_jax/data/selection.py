@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from awcl_jax.runtime.errors import InputError
 
 POSITIVES = ("anatomy", "scan", "frame")
 GRANULARITIES = (*anatomy.GRANULARITIES, "both")
+
+_COUNTED = 20  # batches whose unlabelled frames are counted
+_FAR = 0.1  # of a batch: more unlabelled frames than that above their share are worth a line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,6 +172,26 @@ def nothing_apart(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"]) -> str
     return (
         f"all {len(labelled):,} training frames with a label have the same, so the loss pulls all of them together "
         f"{'and ' * (not others)}{pushed}; configs/simclr.py and configs/scan.py need no labels"
+    )
+
+
+def more_unlabelled(labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n 2"], plan: BatchPlan) -> str:
+    """Return one sentence where far more frames of a batch are unlabelled than `unlabelled_share`; else nothing.
+
+    A batch has one frame of each scan of each of its anatomies at most, and unlabelled frames in its other rows.
+    """
+    if plan.mode != "balanced":
+        return ""
+    none = (labels.reshape(len(labels), -1) == UNLABELLED).all(axis=1)
+    found = float(np.mean([none[plan.frames(step)].mean() for step in range(_COUNTED)]))
+    if found <= plan.unlabelled_share + _FAR:
+        return ""
+    fitting = max(2, math.floor((1 - found) * plan.batch_size / (1 - plan.unlabelled_share)))
+    more = "" if plan.anatomies is None else "or more sampler.anatomies, "
+    return (
+        f"{found:.0%} of the frames of a batch have no label, not sampler.unlabelled_share={plan.unlabelled_share:g}: "
+        f"its anatomies have too few labelled scans for {plan.batch_size} frames. Use a sampler.batch_size of about "
+        f"{fitting}, {more}or label more scans (config.anatomy_ratio)"
     )
 
 

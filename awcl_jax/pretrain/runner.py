@@ -122,8 +122,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             programs.model, programs.optimiser, seed=config.seed, queue=queue, given=setup.given, name=programs.name
         )
         harness.report_data(setup.data, folder)
-        if nothing_apart := selection.nothing_apart(setup.labels):
-            say(f"warning: {nothing_apart}")
+        for warning in _warnings(setup):
+            say(warning)
         say(
             f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s); the run is in {folder.home}"
@@ -208,8 +208,13 @@ def preview(config: ConfigDict, out: Path) -> str:
         steps=config.train.steps,
         out=out,
     )
-    apart = selection.nothing_apart(setup.labels)
-    return "\n".join([selection.describe(setup.data), described, *([f"warning: {apart}"] if apart else [])])
+    return "\n".join([selection.describe(setup.data), described, *_warnings(setup)])
+
+
+def _warnings(setup: Setup) -> list[str]:
+    """Return a line for each thing about labels and batches that is most likely not meant."""
+    found = selection.nothing_apart(setup.labels), selection.more_unlabelled(setup.labels, setup.plan)
+    return [f"warning: {sentence}" for sentence in found if sentence]
 
 
 def set_up(config: ConfigDict) -> Setup:

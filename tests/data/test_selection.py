@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from awcl_jax.data.anatomy import UNLABELLED
 from awcl_jax.data.reader import FrameReader
+from awcl_jax.data.sampler import BatchPlan
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.selection import (
     Split,
@@ -18,6 +20,7 @@ from awcl_jax.data.selection import (
     describe,
     keep_label_fraction,
     make_plan,
+    more_unlabelled,
     nothing_apart,
     positive_labels,
     select,
@@ -95,6 +98,44 @@ def test_two_labels_tell_no_frames_apart_if_each_is_the_same_in_all():
     for apart in (both(some, one + 5), both(none, one + 5), both(np.where(some == 2, UNLABELLED, 0), one + 5)):
         assert nothing_apart(apart) == ""
     assert nothing_apart(both(none, none)) == ""
+
+
+def few_scans(anatomies: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
+    """Label and scan of 100 frames of each anatomy, in so many scans, and of 1,000 unlabelled frames of another."""
+    labels = np.concatenate([np.repeat(np.arange(anatomies), 100), np.full(1000, UNLABELLED)])
+    return labels, np.concatenate([scans * labels[:-1000] + np.arange(100 * anatomies) % scans, np.full(1000, 999)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_batches_with_more_unlabelled_frames_than_asked_for_are_noticed(share):
+    labels, scans = few_scans(anatomies=2, scans=3)
+
+    def told(batch_size, scans=scans, labels=labels, **options):
+        options = {"units_per_class": 3, "unlabelled_share": share} | options
+        return more_unlabelled(labels, BatchPlan(labels, scans, batch_size, 0, **options))
+
+    # Six of 32 frames have a label: one of each scan of both anatomies.
+    text = told(32)
+    assert text.startswith(f"81% of the frames of a batch have no label, not sampler.unlabelled_share={share:g}: its")
+    assert "or more sampler.anatomies" not in text
+    size = int(re.search(r"batch_size of about (\d+), ", text)[1])
+    assert size == {0.0: 6, 0.25: 8}[share]
+    assert told(size) == ""
+    # Two other remedies: more scans of each anatomy, more anatomies in a batch.
+    assert told(32, *few_scans(2, 40)[::-1]) == ""
+    labels, scans = few_scans(anatomies=8, scans=4)
+    assert "or more sampler.anatomies" in told(32, scans, labels, anatomies=2)
+    assert told(32, scans, labels, anatomies=8) == ""
+
+
+def test_unlabelled_frames_are_counted_where_a_share_of_them_is_planned():
+    labels, scans = few_scans(anatomies=2, scans=3)
+    assert more_unlabelled(labels, BatchPlan(labels, scans, 32, 0, mode="natural")) == ""
+    # A frame with a coarse label alone has a label in the loss.
+    both = np.stack([labels, np.full(labels.size, 9)], axis=1)
+    assert more_unlabelled(both, BatchPlan(labels, scans, 32, 0, units_per_class=3)) == ""
+    # Fewer than asked for, since there are no more.
+    assert more_unlabelled(labels[:200], BatchPlan(labels[:200], scans[:200] % 50, 6, 0, unlabelled_share=0.3)) == ""
 
 
 def test_frames_with_a_coarse_label_alone_count_as_labelled(index):

@@ -114,3 +114,9 @@ def test_anchors_are_beside_frames_of_their_coarse_label_too(phantom):
         assert all(index.coarse[other] == index.coarse[frame] != UNLABELLED for other in found)
         merely_coarse += any(index.fine[other] != index.fine[frame] for other in found)
     assert merely_coarse
+
+
+def test_more_unlabelled_frames_than_asked_for_are_told(phantom, tmp_path, drawn):
+    for ratio, told in ((1.0, False), (0.1, True)):
+        text = pretrain.preview(tiny(phantom, fine, anatomy_ratio=ratio), tmp_path / "picture.png")
+        assert ("\nwarning: 43% of the frames of a batch have no label, not sampler.unlabelled" in text) == told
