@@ -18,6 +18,14 @@ from awcl_jax.train import loggers, optim
 MOST_FRAMES = 2**20  # in a batch
 MOST_FEATURES = 2**16  # in an embedding, or a layer of the projection
 _MOST_THREADS = 1024
+# The augmentations that are off by default, by two fields: the others are on, and either field turns them off.
+_OFF_UNLESS_BOTH = {
+    "haze_probability": ("haze",),
+    "despeckle_probability": ("despeckle",),
+    "jitter_probability": ("jitter_brightness", "jitter_contrast"),
+    "erase_probability": ("erase",),
+    "greys_probability": ("greys",),
+}
 _NARROWEST = 1 / 64  # of the width of the paper: a ResNet has one feature in its first layer, as with any less
 
 
@@ -107,6 +115,9 @@ def common_problems(config: ConfigDict, devices: int) -> Iterator[str]:
 
 def _encoder_problems(config: ConfigDict) -> Iterator[str]:
     arch, blocks = config.model.arch, config.model.train_blocks
+    options = ViTOptions(**config.model.vit.to_dict())
+    problems = vit.option_problems(options)
+    yield from (f"config.model.vit.{field} {rule}" for field, rule in problems)
     if arch not in encoders.BY_LAYER:
         for field, off in (("model.train_blocks", None), ("model.freeze_patches", False), ("optim.layer_decay", 1)):
             if (value := _get(config, field)) != off:
@@ -123,13 +134,27 @@ def _encoder_problems(config: ConfigDict) -> Iterator[str]:
             )
     else:
         depth = vit.SIZES[arch][0]
-        options = ViTOptions(**config.model.vit.to_dict())
-        problems = vit.option_problems(options)
-        yield from (f"config.model.vit.{field} {rule}" for field, rule in problems)
         if not problems and config.augment.size % options.patch:
             yield f"config.augment.size {vit.size_rule(config.augment.size, options.patch)}"
     if blocks is not None and not 1 <= blocks <= depth:
         yield f"config.model.train_blocks must be from 1 to the {depth} blocks of {arch}; got {blocks}"
+
+
+def idle_fields(config: ConfigDict) -> Iterator[str]:
+    """Yield a sentence for each field that was set to no effect, because another one turns it off.
+
+    These are no problems for `validate`: to set one of the two is how an augmentation is turned off, and older runs
+    have such values.
+    """
+    for probability, names in _OFF_UNLESS_BOTH.items():
+        drawn, ranges = config.augment[probability], [name for name in names if len(config.augment[name])]
+        if ranges and not drawn:
+            yield f"config.augment.{ranges[0]} has no effect: set config.augment.{probability}, which is 0"
+        if drawn and not ranges:
+            yield f"config.augment.{probability} has no effect: set config.augment.{names[0]}, which is off"
+    for family, archs in (("vit", vit.SIZES), ("convnext", convnext.STAGES)):
+        if config.model[family].drop_path and config.model.arch not in archs:
+            yield f"config.model.{family}.drop_path has no effect: config.model.arch is {config.model.arch}"
 
 
 def unknown_names(config: ConfigDict, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from awcl_jax.augment.views import centre_view
 from awcl_jax.config import build
 from awcl_jax.config import downstream as downstream_config
+from awcl_jax.config.checks import idle_fields
 from awcl_jax.config.fields import augmentation, to_dict
 from awcl_jax.config.initial import Initial, initial_variables
 from awcl_jax.data import about, pipeline, selection
@@ -115,6 +116,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         programs = setup.programs
         first = begin_state(setup, seed=config.seed)
         harness.report_data(setup.data, folder)
+        for sentence in idle_fields(config):
+            say(f"warning: {sentence}")
         say(
             f"{config.task.kind}: {setup.task.train.positions.size} training frames, {setup.task.classes} classes; "
             f"{config.model.arch} ({config.encoder.init}{', frozen' if config.encoder.frozen else ''}) of "

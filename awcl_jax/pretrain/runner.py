@@ -18,6 +18,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from awcl_jax.config import build
+from awcl_jax.config.checks import idle_fields
 from awcl_jax.config.fields import augmentation, to_dict
 from awcl_jax.config.initial import Initial, initial_variables
 from awcl_jax.config.pretraining import default_config, validate
@@ -122,7 +123,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             programs.model, programs.optimiser, seed=config.seed, queue=queue, given=setup.given, name=programs.name
         )
         harness.report_data(setup.data, folder)
-        for warning in _warnings(setup):
+        for warning in _warnings(config, setup):
             say(warning)
         say(
             f"{config.model.arch} of {parameter_count(first.shapes.params) / 1e6:.2f} M parameters on {mesh.size} "
@@ -208,13 +209,13 @@ def preview(config: ConfigDict, out: Path) -> str:
         steps=config.train.steps,
         out=out,
     )
-    return "\n".join([selection.describe(setup.data), described, *_warnings(setup)])
+    return "\n".join([selection.describe(setup.data), described, *_warnings(config, setup)])
 
 
-def _warnings(setup: Setup) -> list[str]:
-    """Return a line for each thing about labels and batches that is most likely not meant."""
-    found = selection.nothing_apart(setup.labels), selection.more_unlabelled(setup.labels, setup.plan)
-    return [f"warning: {sentence}" for sentence in found if sentence]
+def _warnings(config: ConfigDict, setup: Setup) -> list[str]:
+    """Return a line for each thing about fields, labels and batches that is most likely not meant."""
+    of_labels = selection.nothing_apart(setup.labels), selection.more_unlabelled(setup.labels, setup.plan)
+    return [f"warning: {sentence}" for sentence in (*idle_fields(config), *of_labels) if sentence]
 
 
 def set_up(config: ConfigDict) -> Setup:

@@ -5,6 +5,7 @@ import pytest
 from absl import flags
 
 from awcl_jax.config import build
+from awcl_jax.config.checks import idle_fields
 from awcl_jax.config.fields import augmentation, from_dict, to_dict
 from awcl_jax.config.pretraining import default_config, validate
 from awcl_jax.runtime.errors import InputError
@@ -102,6 +103,10 @@ def test_the_variant_from_weights_is_that_of_the_dataset_with_a_resnet_50_of_ima
         ("model.freeze_patches", True, "needs a vision transformer or a ConvNeXt .*; got True with resnet18"),
         ("optim.layer_decay", 0.9, "needs a vision transformer or a ConvNeXt .*; got 0.9 with resnet18"),
         ("model.convnext.drop_path", 1.0, "from 0 to below 1; got 1.0"),
+        # Of another encoder, but no value of any.
+        ("model.vit.drop_path", float("nan"), "from 0 to below 1; got nan"),
+        ("model.vit.drop_path", -0.1, "from 0 to below 1; got -0.1"),
+        ("model.vit.epsilon", float("nan"), "between 0 and 1; got nan"),
         ("optim.layer_decay", 0.0, "above 0 and at most 1; got 0.0"),
         ("model.strides", "v2", "one of .*v1.5.*; got 'v2'"),
         ("model.dtype", "float16", "one of float32, bfloat16; got 'float16'"),
@@ -261,6 +266,39 @@ def test_all_problems_come_in_one_line():
     for field in ("granularity", "anatomy_ratio", "train.steps", "augment.size", "sampler.batch_size"):
         assert f"config.{field}" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_no_configuration_has_a_field_without_effect(file, variant):
+    assert not list(idle_fields(load(file, variant)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "idle", "why"),
+    [
+        ({"augment.haze": (-50.0, -40.0)}, "augment.haze", "augment.haze_probability, which is 0"),
+        ({"augment.despeckle_probability": 0.5}, "augment.despeckle_probability", "augment.despeckle, which is off"),
+        ({"augment.erase": (0.1, 0.2)}, "augment.erase", "augment.erase_probability, which is 0"),
+        ({"augment.greys": (0.0, 1.0)}, "augment.greys", "augment.greys_probability, which is 0"),
+        ({"augment.jitter_contrast": (0.5, 2.0)}, "augment.jitter_contrast", "augment.jitter_probability, which is 0"),
+        ({"augment.jitter_probability": 1.0}, "augment.jitter_probability", "augment.jitter_brightness, which is off"),
+        ({"model.vit.drop_path": 0.1}, "model.vit.drop_path", "model.arch is resnet18"),
+        ({"model.arch": "vit_tiny", "model.convnext.drop_path": 0.1}, "model.convnext.drop_path", "arch is vit_tiny"),
+        ({"augment.haze": (-50.0, -40.0), "augment.haze_probability": 0.2}, None, None),
+        ({"augment.shadow": ()}, None, None),
+        ({"augment.shadow_probability": 0.0}, None, None),
+        ({"model.arch": "vit_tiny", "model.vit.drop_path": 0.1}, None, None),
+    ],
+)
+def test_a_field_without_effect_is_named_and_not_refused(fields, idle, why):
+    config = changed(**fields)
+    validate(config)  # a run of an earlier version may have it, and is read and resumed
+    found = list(idle_fields(config))
+    assert len(found) == (idle is not None)
+    for sentence in found:
+        assert sentence.startswith(f"config.{idle} has no effect: ")
+        assert sentence.endswith(why)
 
 
 # Command line -------------------------------------------------------------------------------------------------------

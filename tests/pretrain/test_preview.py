@@ -120,3 +120,10 @@ def test_more_unlabelled_frames_than_asked_for_are_told(phantom, tmp_path, drawn
     for ratio, told in ((1.0, False), (0.1, True)):
         text = pretrain.preview(tiny(phantom, fine, anatomy_ratio=ratio), tmp_path / "picture.png")
         assert ("\nwarning: 43% of the frames of a batch have no label, not sampler.unlabelled" in text) == told
+
+
+def test_fields_without_effect_are_told(phantom, tmp_path, drawn):
+    text = pretrain.preview(tiny(phantom, fine, **{"augment.erase": (0.1, 0.2)}), tmp_path / "picture.png")
+    assert text.endswith(
+        "\nwarning: config.augment.erase has no effect: set config.augment.erase_probability, which is 0"
+    )
