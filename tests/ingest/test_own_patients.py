@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from awcl_jax.data.about import About
@@ -181,6 +182,24 @@ def test_tables(tmp_path, capsys, columns, confirmed):
     assert (count, about.confirmed) == ((4, True) if confirmed else (8, False))
     expected = "the column patient_id, such as 'p0'" if confirmed else "each scan (scan_id), such as 's0'"
     assert f"taken from {expected}" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "frames"),
+    [
+        ([], [3, 3, 3, 3, 3]),
+        # A folder whose files are of two patients says nothing of its other files.
+        (["p0/1.png,head,B"], [1, 1, 1, 3, 3, 3, 3]),
+    ],
+)
+def test_files_of_a_folder_without_a_row_are_of_the_patient_of_its_others(tmp_path, capsys, more, frames):
+    draw_files(tmp_path / "in", *(f"p{patient}/{number}.png" for patient in range(5) for number in range(3)))
+    rows = [*(f"p{patient}/0.png,head,A{patient}" for patient in range(5)), *more]
+    (tmp_path / "t.csv").write_text("\n".join(["path,anatomy,patient_id", *rows]) + "\n")
+    args = ("folder", f"--source={tmp_path / 'in'}", f"--labels={tmp_path / 't.csv'}", f"--out={tmp_path / 'out'}")
+    prepared(capsys, *args)
+    index = ScanIndex.from_dataset(tmp_path / "out")
+    assert sorted(np.bincount(index.patients).tolist()) == frames
 
 
 @pytest.mark.parametrize(

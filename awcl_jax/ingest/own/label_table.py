@@ -10,7 +10,7 @@ from typing import Any
 
 from awcl_jax.data.images import IMAGES, ColumnError
 from awcl_jax.ingest.own import dicom, videos
-from awcl_jax.ingest.own.items import BadFileError, Fault, Listing
+from awcl_jax.ingest.own.items import BadFileError, Fault, Listing, Row
 from awcl_jax.ingest.own.manifest import SPLITS, parse_labels, read_columns, rows_of, said_of_unused
 from awcl_jax.ingest.own.paths import composed
 from awcl_jax.ingest.own.privacy import Naming
@@ -248,18 +248,24 @@ def spread_patients(listing: Listing, stated: Mapping[int, str]) -> None:
 
 def _merge(listing: Listing, files: Mapping[int, Sequence[tuple[int, dict[str, str]]]]) -> None:
     rows, listing.rows = listing.rows, []
+    found: list[tuple[Row, dict[str, Any], bool]] = []
     stated: dict[int, str] = {}
+    named: dict[str, set[str]] = defaultdict(set)  # scan by the names of folders and files -> patients of its files
     for place, row in enumerate(rows):
         try:
             labels = _labels_of(files.get(place, ()))
         except BadFileError as error:
             listing.faults.append(Fault(row.number, error.kind, error.detail, row.shown))
             continue
-        if labels.get("patient"):
-            stated[row.number] = labels["patient"]
-            if row.scan and "scan" not in labels:  # taken from the names of folders and files, which may be of many
-                labels["scan"] = f"{labels['patient']}/{row.scan}"
-        listing.rows.append(dataclasses.replace(row, **labels, listed=place in files))
+        if patient := labels.get("patient"):
+            stated[row.number] = patient
+            named[row.scan].add(patient)
+        found.append((row, labels, place in files))
+    for row, labels, listed in found:
+        if row.scan and "scan" not in labels:  # such a name may be of the scans of many patients
+            patient = labels.get("patient") or ("".join(named[row.scan]) if len(named[row.scan]) == 1 else "")
+            labels |= {"scan": f"{patient}/{row.scan}"} if patient else {}
+        listing.rows.append(dataclasses.replace(row, **labels, listed=listed))
     listing.has_splits = any(row.split for row in listing.rows)
     if stated:
         all_of_them = len(stated) == len(listing.rows)
