@@ -140,6 +140,11 @@ def as_region(stored: Any) -> str:
     return text if isinstance(text, str) and re.fullmatch("[a-z0-9,]{1,100}", text) else ""
 
 
+def is_cut(region: str) -> bool:
+    """Return whether frames are known to be a part of their pictures."""
+    return region not in ("", "whole")
+
+
 def as_json(datasets: Sequence[About]) -> list[dict[str, Any]]:
     """Return datasets as a run stores them under `datasets`, the labelled one first; without an unknown region."""
     fields = [dataclasses.asdict(dataset) for dataset in datasets]

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from jaxtyping import UInt8
 
 from awcl_jax.data import images
+from awcl_jax.data.about import is_cut
 from awcl_jax.data.folders import holds_dataset
 from awcl_jax.data.square import Square
 from awcl_jax.data.tables import LABELS, read_labels
@@ -252,8 +253,7 @@ def cut_as_trained(
       options: likewise.
       region: of the encoder's training frames, as `--region`; empty if it is unknown.
     """
-    known = region not in ("", "whole")
-    if options.region is not None or not known or holds_dataset(bucket.local_dataset(path)):
+    if options.region is not None or not is_cut(region) or holds_dataset(bucket.local_dataset(path)):
         return frames
     kinds = {kind for kind, _ in frames.files} if isinstance(frames, FileSource) else {"image"}
     try:

@@ -108,7 +108,8 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
     config = read_config(run)
     variables = read_variables(run, step, config)
     stored, results = run_folder.read_run_config(run), run_folder.read_results(run)
-    flat = dict(run_folder.flattened(to_dict(config)))
+    settings = to_dict(config)
+    flat = dict(run_folder.flattened(settings))
     datasets = about.of_run(flat, stored.get("datasets"), results.get("datasets"))
     preprocessing = Preprocessing(
         config.data.size,
@@ -130,7 +131,6 @@ def _write(run: Path, step: int, folder: Path, formats: Sequence[str], channels:
         channels=channels,
         vit=ViTOptions(**config.model.vit.to_dict()),
     )
-    settings = to_dict(config)
     made_of = model_card.Provenance(
         settings=settings,
         fields=about.recorded_fields(flat, run_folder.shared_fields(settings)),

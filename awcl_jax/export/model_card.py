@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from awcl_jax.data.about import About, apart
+from awcl_jax.data.about import About, apart, is_cut
 from awcl_jax.data.square import LETTERBOX, SQUASH
 from awcl_jax.evaluate.scores import Score
 from awcl_jax.evaluate.table import results_table
@@ -332,7 +332,7 @@ def model_card(
         "dataset": _names(made_of.datasets),
         "simulated": _SIMULATED if all(dataset.kind == "simulated" for dataset in made_of.datasets) else "",
     }
-    cut = preprocessing.region not in ("", "whole")
+    cut = is_cut(preprocessing.region)
     values["overlays"] = textwrap.fill(_OVERLAYS[cut or preprocessing.mask_overlays], 118, subsequent_indent="  ")
     values["cut"] = _CUT.format(region=preprocessing.region) if cut else ""
     values["masking"] = _MASKING if preprocessing.mask_overlays else ""

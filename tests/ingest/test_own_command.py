@@ -185,7 +185,7 @@ def test_pictures_of_other_formats_are_counted_in_a_line(tmp_path, run):
     status, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
     assert status == 0
     assert "Ignored 4 file(s) in other formats (2 .gif, 1 .nii, 1 .nii.gz): `folder` reads .png, .jpg" in printed
-    assert "`dicom` .dcm, .dicom. Convert the others." in printed
+    assert "`dicom` .dcm, .dicom, .ima, .img. Convert the others." in printed
 
 
 def test_what_another_command_reads_need_not_be_converted(tmp_path, run):
@@ -195,7 +195,7 @@ def test_what_another_command_reads_need_not_be_converted(tmp_path, run):
         (tmp_path / "in/head/p0" / name).write_bytes(b"x")
     _, printed, _ = run("folder", f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
     assert "Ignored 2 file(s) in other formats (1 .dcm, 1 .mp4): `folder` reads .png" in printed
-    assert "`dicom` .dcm, .dicom.\n" in printed
+    assert "`dicom` .dcm, .dicom, .ima, .img.\n" in printed
     assert "Convert" not in printed
 
 

@@ -41,7 +41,7 @@ from awcl_jax.runtime.errors import InputError
 
 _OPENERS = {"image": images.open_image, "video": videos.open_video, "dicom": dicom.open_dicom}
 RECORD_OPTIONS = "group_size:1,uncompressed"  # each record can be read alone, and PNG does not compress further
-_CONTENT = 2  # a new number when the content of a chunk changes; `plan._FORMAT` refuses prepared datasets, too
+_CONTENT = 2  # raised when what a chunk holds changes; raising `plan._FORMAT` also refuses datasets prepared before
 _ID_DIGITS = 20
 _EXAMPLES = 8  # of what was removed, for each chunk
 _STRIPS = 512  # jobs whose examples are read, which takes 300 MB

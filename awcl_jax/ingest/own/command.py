@@ -20,7 +20,7 @@ from awcl_jax.data.record import frame_features
 from awcl_jax.data.scans import ScanIndex
 from awcl_jax.data.square import ASPECT, LETTERBOX
 from awcl_jax.data.stored import open_dataset
-from awcl_jax.ingest.own import videos
+from awcl_jax.ingest.own import dicom, videos
 from awcl_jax.ingest.own.builder import OwnScans
 from awcl_jax.ingest.own.chunks import decode_all, removed_examples
 from awcl_jax.ingest.own.collect import Collection, collect, files_of
@@ -235,10 +235,11 @@ def _said_of_unread(listing: Listing) -> list[str]:
     if not listing.unread:
         return []
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(listing.unread.items()))
-    read = {"folder": IMAGES, "video": videos.SUFFIXES, "dicom": (".dcm", ".dicom")}
-    known = ", ".join(f"`{name}` {', '.join(endings)}" for name, endings in read.items()).replace("` ", "` reads ", 1)
-    others = " Convert the others." if listing.unread.keys() - {ending for of in read.values() for ending in of} else ""
-    return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}.{others}"]
+    images, clips, exams = map(", ".join, (IMAGES, videos.SUFFIXES, dicom.SUFFIXES))
+    known = f"`folder` reads {images}, `video` {clips}, `dicom` {exams}"
+    others = listing.unread.keys() - {*IMAGES, *videos.SUFFIXES, *dicom.SUFFIXES}
+    convert = " Convert the others." if others else ""
+    return [f"Ignored {listing.unread.total():,} file(s) in other formats ({kinds}): {known}.{convert}"]
 
 
 def _said_of_case(listing: Listing) -> list[str]:

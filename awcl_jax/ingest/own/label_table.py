@@ -261,10 +261,11 @@ def _merge(listing: Listing, files: Mapping[int, Sequence[tuple[int, dict[str, s
             stated[row.number] = patient
             named[row.scan].add(patient)
         found.append((row, labels, place in files))
+    alone = {scan: patient for scan, (patient, *others) in named.items() if not others}
     for row, labels, listed in found:
-        if row.scan and "scan" not in labels:  # such a name may be of the scans of many patients
-            patient = labels.get("patient") or ("".join(named[row.scan]) if len(named[row.scan]) == 1 else "")
-            labels |= {"scan": f"{patient}/{row.scan}"} if patient else {}
+        patient = labels.get("patient") or alone.get(row.scan)
+        if patient and row.scan and "scan" not in labels:  # such a name may be of the scans of many patients
+            labels["scan"] = f"{patient}/{row.scan}"
         listing.rows.append(dataclasses.replace(row, **labels, listed=listed))
     listing.has_splits = any(row.split for row in listing.rows)
     if stated:

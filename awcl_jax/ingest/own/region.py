@@ -104,7 +104,7 @@ def _kept_by(step: str | Rectangle, clip: Clip, size: tuple[int, int]) -> Kept:
 
 
 class Parts:
-    """The part of each frame of a clip to keep, for its frames in order.
+    """Which part of each frame of a clip is kept; ask frame by frame, in order.
 
     A frame without a sector has that of the last frame with one, or of the first if there was none yet.
 

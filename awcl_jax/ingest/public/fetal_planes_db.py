@@ -7,7 +7,6 @@ FETAL_PLANES_DB_data.csv     ';'-separated, a row for each frame; its image is n
 import dataclasses
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from awcl_jax.data.images import find_named
 from awcl_jax.data.png import read_png
 from awcl_jax.data.record import frame_features
 from awcl_jax.ingest.public import download
-from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, record_of
+from awcl_jax.ingest.public.folder import FolderBuilder, Found, accept_missing, inventory, record_of
 from awcl_jax.ingest.public.tables import read_table, require_known
 from awcl_jax.runtime.errors import InputError
 
@@ -124,13 +123,11 @@ class FetalPlanesDb(FolderBuilder):
 
     def settings(self, source: Path) -> dict[str, Any]:
         path = _csv_path(source, self.csv)
-        images = sorted((source / "Images").glob("*.png"))
-        sizes = "".join(f"{image.name} {image.stat().st_size}\n" for image in images)
+        images = source / "Images"
         return {
             **self.flags(),
             "csv_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-            "images": len(images),
-            "images_sha256": hashlib.sha256(os.fsencode(sizes)).hexdigest()[:16],  # of names and sizes
+            **{key.replace("files", "images"): v for key, v in inventory(images, images.glob("*.png")).items()},
         }
 
     def flags(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import abc
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -216,12 +217,12 @@ def draw_split(patient_id: str) -> str:
     return "train"
 
 
-def inventory(folder: Path) -> dict[str, Any]:
-    """Return the number of files below a folder, and a digest of their names and sizes and of its tables."""
+def inventory(folder: Path, files: Iterable[Path] | None = None) -> dict[str, Any]:
+    """Return the number of files below a folder, by default all, and a digest of names and sizes and of the tables."""
     digest, count = hashlib.sha256(), 0
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in (folder.rglob("*") if files is None else files) if path.is_file()):
         count += 1
-        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(folder)} {file.stat().st_size}\n"))
         if file.suffix in _TABLES:
             digest.update(file.read_bytes())
     return {"files": count, "files_sha256": digest.hexdigest()[:16]}
